@@ -1,0 +1,197 @@
+"""Choosing and running an engine: data and specification in, posterior and diagnostics out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbsk._groups import Rows
+from hbsk._marginal_fit import MarginalFit, fit_marginal, marginal_model
+from hbsk._model_frame import ModelFrame
+from hbsk._no_pooling import fit_no_pooling
+from hbsk._posterior import MarginalPosterior
+from hbsk._posterior_draws import DrawsPosterior
+from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
+from hbsk._priors import EnginePriors, engine_priors, resolve_priors
+from hbsk.inference.marginal import MarginalModel
+from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What an engine leaves behind.
+
+    Attributes
+    ----------
+    posterior : MarginalPosterior or DrawsPosterior
+    priors : dict
+        Plain data, the estimator's ``priors_``.
+    inference : str
+        Which engine ran, and why.
+    model : MarginalModel or None
+        Sums and priors in engine units, where there is at most one grouping factor.
+    scaling : ColumnScaling or None
+    marginal : MarginalFit or None
+    draws : PosteriorDraws or None
+        What NUTS returned.
+    """
+
+    posterior: MarginalPosterior | DrawsPosterior
+    priors: dict[str, Any]
+    inference: str
+    model: MarginalModel | None = None
+    scaling: ColumnScaling | None = None
+    marginal: MarginalFit | None = None
+    draws: Any = None
+
+
+def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
+    """Run the engine that the estimator asks for, or the one that is exact and fast."""
+    specification = frame.specification
+    collected = collect_sums(frame, rows)
+    known = rows.standard_error is not None
+    priors = _priors(estimator, frame, collected, known)
+    exact = engine_priors(specification, priors, known)
+    reason = exact if isinstance(exact, str) else None
+    if estimator.pooling == "none":
+        return _no_pooling(estimator, frame, collected, priors, exact)
+    if estimator.inference == "marginal" and reason is not None:
+        raise ValueError(
+            f"inference='marginal' cannot fit this model: {reason}. Use inference='auto' or 'nuts', or a model with "
+            "one grouping factor, Normal or Flat priors on common terms and one of the listed priors on sds."
+        )
+    if estimator.inference == "nuts" or reason is not None:
+        why = "inference='nuts' was asked for" if estimator.inference == "nuts" else reason
+        return _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
+    fit = fit_marginal(collected, exact)
+    _, scaling = marginal_model(collected, exact)
+    why = "exact for one grouping factor" if specification.factors else "exact without groups"
+    return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, scaling, fit)
+
+
+def collect_sums(frame: ModelFrame, rows: Rows) -> CentredSums:
+    """Collect the sums of the first factor (of none, where groups are left out)."""
+    specification = frame.specification
+    design = specification.design(rows.features, rows.codes)
+    codes, n_groups = None, 0
+    if specification.factors:
+        name = specification.factors[0].name
+        codes, n_groups = rows.codes[name], rows.factors[name].n_groups
+    return collect(
+        design,
+        codes,
+        n_groups,
+        rows.y,
+        has_intercept=specification.has_intercept,
+        sample_weight=rows.sample_weight,
+        standard_error=rows.standard_error,
+    )
+
+
+def _priors(estimator, frame, collected, known) -> dict[str, Any]:
+    from hbsk._bambi import default_priors
+
+    defaults = default_priors(frame.specification, collected.moments)
+    if known:
+        defaults.pop("sigma", None)
+    unused = frame.grouped if frame.ignores_groups else None
+    return resolve_priors(
+        frame.specification, defaults, estimator.priors, known_standard_error=known, unused=unused
+    )
+
+
+def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
+    if estimator.inference == "nuts":
+        raise ValueError(
+            "inference='nuts' cannot be combined with pooling='none': it is the limit of infinite between-group sds, "
+            "which has no sampler. Use inference='auto'."
+        )
+    if isinstance(exact, str):
+        raise ValueError(
+            f"pooling='none' needs a model that the marginal engine can take, but {exact}. With several grouping "
+            "factors their separate effects are not identified without pooling: combine them into one column."
+        )
+    model, scaling = marginal_model(collected, exact)
+    if not frame.specification.factors:
+        fit = fit_marginal(collected, exact)
+        return Fitted(fit.posterior, priors, "marginal (exact without groups)", model, scaling, fit)
+    posterior = fit_no_pooling(model, scaling, collected.has_intercept)
+    return Fitted(posterior, priors, "marginal (exact: the limit of infinite between-group sds)", model, scaling)
+
+
+def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
+    from hbsk._bambi import build_model
+    from hbsk.inference.nuts import sample_posterior
+
+    specification = frame.specification
+    model = build_model(
+        specification,
+        priors,
+        specification.design(rows.features, rows.codes),
+        rows.y,
+        rows.codes,
+        {factor.name: rows.factors[factor.name].labels for factor in specification.factors},
+        sample_weight=rows.sample_weight,
+        standard_error=rows.standard_error,
+    )
+    draws = sample_posterior(
+        model,
+        draws=estimator.draws,
+        tune=estimator.tune,
+        chains=estimator.chains,
+        random_state=estimator.random_state,
+        n_jobs=estimator.n_jobs,
+        verbose=estimator.verbose,
+        sampler_options=estimator.sampler_options,
+    )
+    engine_model, scaling = _sums_for_comparison(specification, collected, exact)
+    return Fitted(_draws_posterior(draws), priors, why, engine_model, scaling, draws=draws)
+
+
+def _sums_for_comparison(specification, collected, exact):
+    """Return the sums that no-pooling estimates of the same model need; None with several factors."""
+    if len(specification.factors) > 1:
+        return None, None
+    if isinstance(exact, str):
+        p = len(specification.common_columns)
+        q = len(specification.factors[0].columns) if specification.factors else 0
+        exact = EnginePriors(
+            np.zeros(p), np.full(p, np.inf), None if collected.sums.log_weight else 1.0, [1.0] * q, ((),) * 0, ()
+        )
+    return marginal_model(collected, exact)
+
+
+def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool):
+    """Return the diagnostics table of whichever engine ran."""
+    if fitted.draws is not None:
+        from hbsk.inference.nuts import diagnose
+
+        return nuts_diagnostics(diagnose(fitted.draws), int(fitted.draws.divergent.sum()))
+    return marginal_diagnostics(frame.specification, fitted.posterior, sigma_is_parameter=sigma_is_parameter)
+
+
+def _draws_posterior(draws) -> DrawsPosterior:
+    """Stack the chains of what NUTS returned."""
+
+    def stacked(array):
+        return np.ascontiguousarray(array.reshape(-1, *array.shape[2:]))
+
+    factors = draws.factors.values()
+    correlations = []
+    for factor in factors:
+        q = factor.effects.shape[-1]
+        if factor.correlation is None:
+            shape = (draws.sigma.size, q, q)
+            correlations.append(np.broadcast_to(np.eye(q), shape).copy())
+        else:
+            correlations.append(stacked(factor.correlation))
+    return DrawsPosterior(
+        common=stacked(draws.b),
+        sigma=stacked(draws.sigma),
+        group_sd=[stacked(factor.sds) for factor in factors],
+        correlation=correlations,
+        effects=[stacked(factor.effects) for factor in factors],
+        n_chains=draws.sigma.shape[0],
+    )

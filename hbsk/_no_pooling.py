@@ -1,0 +1,186 @@
+"""No pooling: the limit of infinite between-group sds, by the same algebra on the same sums.
+
+As tau grows, ``H_j = (A_j + (Lambda Lambda')^-1)^-1`` tends to the pseudo-inverse of ``A_j``: the
+varying columns are free in every group, common columns that vary within groups are shared. Common
+columns that the varying ones absorb are identified by nothing but the complete-pooling fit, and
+take its value; so do directions that the rows of a group do not identify.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hbsk._marginal_fit import integrate_model
+from hbsk._posterior import GroupMoments, MarginalPosterior, RowMixture, VarianceNodes, draw_rows
+from hbsk.inference.marginal import MarginalModel
+from hbsk.inference.statistics import ColumnScaling, GroupSums
+from hbsk.inference.variance_parameters import VarianceParameters
+
+# A column or direction is unidentified where this share of its square or less is left.
+IDENTIFIED = 1e-10
+
+
+@dataclass(frozen=True)
+class NoPoolingPosterior(MarginalPosterior):
+    """Posterior without pooling; groups that fit has not seen get the complete-pooling answer.
+
+    Attributes
+    ----------
+    inverse : ndarray of shape (q (q + 1) / 2, n_groups)
+        Pseudo-inverses of ``A_j``, packed.
+    identified : ndarray of shape (n_groups, q, q)
+        Projections on the directions that the rows of a group identify.
+    complete : MarginalPosterior
+        Of the same model without groups.
+    """
+
+    inverse: np.ndarray = None
+    identified: np.ndarray = None
+    complete: MarginalPosterior = None
+
+    def _inverse(self, groups, nodes=slice(None)):
+        n_nodes = len(self.sigma[nodes])
+        inverse = self.inverse[:, groups]
+        return np.broadcast_to(inverse, (n_nodes, *inverse.shape))
+
+    def _variance_nodes(self, at):
+        sigma = self.sigma[at] * self.scaling.y_scale
+        q = self.factor.shape[1]
+        return VarianceNodes(sigma, [np.full((len(sigma), q), np.inf)], [np.full((len(sigma), q, q), np.nan)])
+
+    def row_mixture(self, x, z, codes) -> RowMixture:
+        known = codes[0] < self.sums.n_groups
+        at = np.where(known, codes[0], 0)
+        mixture = super().row_mixture(x, z, [at])
+        variance = np.where(known & self._is_free(z[0], at), np.inf, mixture.variance)
+        mean = mixture.mean
+        if not known.all():
+            fresh = self.complete.row_mixture(x[~known], [], [])
+            # Both kinds of nodes are equally likely, so that they can stand side by side.
+            mean[:, ~known], variance[:, ~known] = fresh.mean, fresh.variance
+        return RowMixture(mixture.weight, mean, variance)
+
+    def _is_free(self, z, at):
+        """Tell which rows ask for a direction that their group does not identify."""
+        z = self.scaling.varying(z)
+        inside = np.einsum("rk,rkl,rl->r", z, self.identified[at], z)
+        size = np.sum(z**2, axis=1)
+        return size - inside > np.sqrt(IDENTIFIED) * size
+
+    def row_moments(self, x, z, codes, need_variance=True):
+        known = codes[0] < self.sums.n_groups
+        at = np.where(known, codes[0], 0)
+        mean, variance = super().row_moments(x, z, [at], need_variance)
+        if need_variance:
+            variance = np.where(self._is_free(z[0], at), np.inf, variance)
+        if not known.all():
+            fresh_mean, fresh_variance = self.complete.row_moments(x[~known], [], [], need_variance)
+            mean[~known] = fresh_mean
+            if need_variance:
+                variance[~known] = fresh_variance
+        return mean, variance
+
+    def group_moments(self, factor=0, *, need_covariance=True) -> GroupMoments:
+        moments = super().group_moments(factor, need_covariance=need_covariance)
+        if need_covariance:
+            q = self.factor.shape[1]
+            free = np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED)
+            covariance = moments.covariance.copy()
+            covariance[:, range(q), range(q)] = np.where(free, np.inf, covariance[:, range(q), range(q)])
+            moments = replace(moments, covariance=covariance)
+        return moments
+
+    def shrinkage(self, factor=0):
+        """Return 1 where a group identifies the column, otherwise 0."""
+        return np.where(np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED), 0.0, 1.0)
+
+    def row_draws(self, x, z, codes, n_draws, rng):
+        known = codes[0] < self.sums.n_groups
+        predictor = np.empty((n_draws, len(x)))
+        predictor[:, known], sigma = draw_rows(self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng)
+        if not known.all():
+            predictor[:, ~known], _ = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
+        return predictor, sigma
+
+
+def complete_pooling_model(model: MarginalModel) -> MarginalModel:
+    """Return the model without its groups."""
+    sums = model.sums
+    bare = GroupSums(
+        np.zeros((0, 0, 0)), np.zeros((0, sums.n_common + 1, 0)), sums.xx, sums.n, sums.log_weight, np.zeros(0)
+    )
+    parameters = VarianceParameters(model.parameters.residual_sd, (), (), ())
+    return MarginalModel(bare, parameters, model.prior_mean, model.prior_precision)
+
+
+def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: bool) -> NoPoolingPosterior:
+    """Return the posterior in the limit of infinite between-group sds."""
+    sums = model.sums
+    q, p1 = sums.zx.shape[:2]
+    complete_model = complete_pooling_model(model)
+    complete = integrate_model(complete_model, scaling, has_intercept).posterior
+    inverse, identified, rank = pseudo_inverses(sums.zz)
+    reduced = sums.xx - np.einsum("kaj,klj,lbj->ab", sums.zx, inverse, sums.zx, optimize=True)
+    left, size = np.diag(reduced)[:-1], np.diag(sums.xx)[:-1]
+    shared = np.flatnonzero(left > IDENTIFIED * size)
+    rows = np.append(shared, p1 - 1)
+    within = GroupSums(
+        np.zeros((0, 0, 0)),
+        np.zeros((0, len(rows), 0)),
+        reduced[np.ix_(rows, rows)],
+        max(sums.n - float(rank.sum()), 0.0),
+        sums.log_weight,
+        np.zeros(0),
+    )
+    shared_model = MarginalModel(
+        within, complete_model.parameters, model.prior_mean[shared], model.prior_precision[shared]
+    )
+    part = integrate_model(shared_model, scaling, has_intercept).posterior
+    p = p1 - 1
+    n_nodes = part.n_nodes
+    mean = np.tile(complete.weight @ complete.common_mean, (n_nodes, 1))
+    mean[:, shared] = part.common_mean
+    root = np.zeros((n_nodes, p, p))
+    root[:, shared[:, None], shared] = part.common_root
+    row, column = np.tril_indices(q)
+    return NoPoolingPosterior(
+        weight=part.weight,
+        replicate=part.replicate,
+        pareto_k=0.0,
+        sigma=part.sigma,
+        factor=np.zeros((n_nodes, q, q)),
+        common_mean=mean,
+        common_root=root,
+        sums=sums,
+        scaling=scaling,
+        has_intercept=has_intercept,
+        inverse=np.ascontiguousarray(inverse[row, column]),
+        identified=identified,
+        complete=complete,
+    )
+
+
+def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pseudo-inverses of ``A_j``, projections on their ranges, and ranks.
+
+    Parameters
+    ----------
+    zz : ndarray of shape (q, q, n_groups)
+
+    Returns
+    -------
+    inverse : ndarray of shape (q, q, n_groups)
+    identified : ndarray of shape (n_groups, q, q)
+    rank : ndarray of shape (n_groups,)
+    """
+    matrices = zz.transpose(2, 0, 1)
+    q = matrices.shape[1]
+    values, vectors = np.linalg.eigh(matrices)
+    top = np.max(np.abs(values), axis=1, keepdims=True, initial=0.0)
+    inside = values > IDENTIFIED * np.maximum(top, 1e-300)
+    reciprocal = np.where(inside, 1.0 / np.where(inside, values, 1.0), 0.0)
+    inverse = (vectors * reciprocal[:, None, :]) @ vectors.swapaxes(1, 2)
+    identified = (vectors * inside[:, None, :]) @ vectors.swapaxes(1, 2)
+    return inverse.transpose(1, 2, 0).reshape(q, q, -1), identified, inside.sum(axis=1)

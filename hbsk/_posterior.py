@@ -1,0 +1,483 @@
+"""Posteriors as answers: moments, mixtures and draws of coefficients, group effects and rows.
+
+Two kinds with one interface, so that nothing after ``fit`` depends on which engine ran:
+`MarginalPosterior` (weighted nodes of the variance parameters and group sums; everything else is
+conditional Gaussian algebra) and `DrawsPosterior` (draws of all parameters, from NUTS). Rows come
+in as raw design columns; answers are in the units of y.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hbsk.inference.marginal import MarginalPoints, relative_inverse, unpack_symmetric
+from hbsk.inference.statistics import ColumnScaling, GroupSums
+
+# Nodes times rows times columns worked on at a time.
+BLOCK_ELEMENTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class RowMixture:
+    """The law of the linear predictor of rows: a mixture of normals over nodes.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (n_nodes,)
+    mean, variance : ndarray of shape (n_nodes, n_rows)
+        Variance 0 where a node fixes the row (draws); infinite where nothing identifies it.
+    """
+
+    weight: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of each row."""
+        mean = self.weight @ self.mean
+        return mean, self.weight @ (self.variance + (self.mean - mean) ** 2)
+
+
+@dataclass(frozen=True)
+class VarianceNodes:
+    """Variance parameters at the nodes, in the units of y and of the columns.
+
+    Attributes
+    ----------
+    sigma : ndarray of shape (n_nodes,)
+    group_sd : list of ndarray of shape (n_nodes, q), one per factor
+    correlation : list of ndarray of shape (n_nodes, q, q), one per factor
+    """
+
+    sigma: np.ndarray
+    group_sd: list[np.ndarray]
+    correlation: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class JointDraws:
+    """Joint draws of all parameters; effects of groups are drawn when asked for.
+
+    Attributes
+    ----------
+    common : ndarray of shape (n_draws, p)
+        Coefficients of the raw common columns.
+    variance : VarianceNodes
+        One row per draw.
+    effects : list of ndarray of shape (n_draws, n_codes, q)
+        Effects of the groups that were asked for, one array per factor.
+    """
+
+    common: np.ndarray
+    variance: VarianceNodes
+    effects: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class MarginalPosterior:
+    """Posterior of a Gaussian model with at most one grouping factor.
+
+    All arrays are in engine units (`ColumnScaling`).
+
+    Attributes
+    ----------
+    weight : ndarray of shape (n_nodes,)
+    replicate : ndarray of shape (n_nodes,), dtype int
+    pareto_k : float
+    sigma : ndarray of shape (n_nodes,)
+    factor : ndarray of shape (n_nodes, q, q)
+        ``Lambda``: sds relative to sigma, times the factor of the correlation matrix.
+    common_mean : ndarray of shape (n_nodes, p)
+    common_root : ndarray of shape (n_nodes, p, p)
+        ``R`` with ``R R'`` the covariance of the common coefficients given the node.
+    sums : GroupSums
+    scaling : ColumnScaling
+    has_intercept : bool
+    infinite_variance : tuple of bool, length q
+        Varying columns for which the posterior mean of tau^2 does not exist.
+    """
+
+    weight: np.ndarray
+    replicate: np.ndarray
+    pareto_k: float
+    sigma: np.ndarray
+    factor: np.ndarray
+    common_mean: np.ndarray
+    common_root: np.ndarray
+    sums: GroupSums
+    scaling: ColumnScaling
+    has_intercept: bool
+    infinite_variance: tuple[bool, ...] = ()
+
+    @property
+    def n_groups(self) -> tuple[int, ...]:
+        """Number of groups of each factor."""
+        return (self.sums.n_groups,) if self.factor.shape[1] else ()
+
+    @property
+    def n_nodes(self) -> int:
+        """Number of nodes."""
+        return len(self.weight)
+
+    # parameters
+
+    def common_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean (p,) and covariance (p, p) of the coefficients of the raw columns."""
+        mean = self.weight @ self.common_mean
+        deviation = self.common_mean - mean
+        covariance = (self.weight[:, None] * deviation).T @ deviation
+        covariance += np.einsum("m,mij,mkj->ik", self.weight, self.common_root, self.common_root)
+        raw = self.scaling.coefficients(mean, self.has_intercept)
+        jacobian = self.scaling.coefficients(np.eye(len(mean)), self.has_intercept)
+        if self.has_intercept:
+            jacobian[:, 0] -= self.scaling.y_centre
+        return raw, jacobian.T @ covariance @ jacobian
+
+    def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns."""
+        mean = self.scaling.coefficients(self.common_mean, self.has_intercept)
+        p = self.common_mean.shape[1]
+        jacobian = self.scaling.coefficients(np.eye(p), self.has_intercept)
+        if self.has_intercept:
+            jacobian[:, 0] -= self.scaling.y_centre
+        root = np.einsum("ir,mij->mrj", jacobian, self.common_root)
+        return mean, np.sqrt(np.sum(root**2, axis=2))
+
+    def variance_nodes(self) -> VarianceNodes:
+        """Return the variance parameters at the nodes."""
+        return self._variance_nodes(slice(None))
+
+    def _variance_nodes(self, at) -> VarianceNodes:
+        sigma, factor = self.sigma[at], self.factor[at]
+        sigma_y = sigma * self.scaling.y_scale
+        if not self.factor.shape[1]:
+            return VarianceNodes(sigma_y, [], [])
+        relative_sd = np.sqrt(np.sum(factor**2, axis=2))
+        shape = factor / np.where(relative_sd > 0, relative_sd, 1.0)[:, :, None]
+        correlation = shape @ shape.swapaxes(1, 2)
+        q = relative_sd.shape[1]
+        correlation[:, range(q), range(q)] = 1.0
+        return VarianceNodes(
+            sigma_y, [sigma_y[:, None] * relative_sd / self.scaling.z_scale], [correlation]
+        )
+
+    def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
+        """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
+        return relative_inverse(self.sums.zz[:, :, groups], self.factor[nodes])[0]
+
+    # rows
+
+    def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
+        """Return the mixture of the linear predictor of rows.
+
+        Parameters
+        ----------
+        x : ndarray of shape (n_rows, p)
+            Raw common columns.
+        z : sequence of ndarray of shape (n_rows, q)
+            Raw varying columns of each factor.
+        codes : sequence of ndarray of shape (n_rows,)
+            Group of each row; a code that is not below the number of groups is a new group.
+        """
+        intercept = x[:, 0] if self.has_intercept else 0.0
+        x = self.scaling.common(x, self.has_intercept)
+        mean = self.common_mean @ x.T
+        reach = np.broadcast_to(x, (self.n_nodes, *x.shape)).swapaxes(1, 2)
+        if not self.n_groups:
+            variance = _squared_norm(self.common_root, reach)
+            return self._in_units_of_y(mean, variance, intercept)
+        z = self.scaling.varying(z[0])
+        known = codes[0] < self.sums.n_groups
+        at = np.where(known, codes[0], 0)
+        inverse = unpack_symmetric(self._inverse(at), z.shape[1])
+        solved = np.einsum("mklr,rl->mkr", inverse, z)  # H z
+        solved[:, :, ~known] = 0.0
+        zx = self.sums.zx[:, :, at]
+        mean = mean + self._effect_means(zx, solved)
+        reach = reach - np.einsum("kar,mkr->mar", zx[:, :-1], solved)
+        variance = _squared_norm(self.common_root, reach)
+        spread = np.einsum("mkr,rk->mr", solved, z)
+        if not known.all():
+            fresh = np.einsum("mkl,rk->mlr", self.factor, z[~known])
+            spread[:, ~known] = np.sum(fresh**2, axis=1)
+        return self._in_units_of_y(mean, variance + self.sigma[:, None] ** 2 * spread, intercept)
+
+    def _effect_means(self, zx, solved):
+        """Return ``z' H (B_y - B_x b)`` over nodes and rows, from ``solved = H z``."""
+        contrast = np.concatenate([-self.common_mean, np.ones((self.n_nodes, 1))], axis=1)
+        left = np.tensordot(contrast, zx, axes=([1], [1]))  # (n_nodes, q, n_rows)
+        return np.sum(left * solved, axis=1)
+
+    def _in_units_of_y(self, mean, variance, intercept) -> RowMixture:
+        scale = self.scaling.y_scale
+        return RowMixture(self.weight, self.scaling.y_centre * intercept + scale * mean, scale**2 * variance)
+
+    def row_moments(self, x, z, codes, need_variance=True):
+        """Return mean and variance (or None) of the linear predictor of rows.
+
+        Many rows use moments of the groups, few rows the mixture; the answers are the same.
+        """
+        if self.n_groups and len(x) <= self.sums.n_groups:
+            return moments_by_block(self, x, z, codes)
+        common = self.common_moments() if need_variance else (self._raw_common_mean(), None)
+        mean = x @ common[0]
+        variance = None
+        if need_variance:
+            variance = np.einsum("ri,ij,rj->r", x, common[1], x, optimize=True)
+        if not self.n_groups:
+            return mean, variance
+        z, code = z[0], codes[0]
+        known = code < self.sums.n_groups
+        at = np.where(known, code, 0)
+        effects = self.group_moments(need_covariance=need_variance)
+        mean = mean + np.where(known, np.sum(z * effects.mean[at], axis=1), 0.0)
+        if need_variance:
+            within = np.einsum("rk,rkl,rl->r", z, effects.covariance[at], z, optimize=True)
+            cross = np.einsum("ri,rik,rk->r", x, effects.with_common[at], z, optimize=True)
+            fresh = np.einsum("rk,kl,rl->r", z, self._new_group_covariance(), z, optimize=True)
+            variance = variance + np.where(known, within + 2 * cross, fresh)
+        return mean, variance
+
+    def _raw_common_mean(self):
+        return self.scaling.coefficients(self.weight @ self.common_mean, self.has_intercept)
+
+    def _new_group_covariance(self):
+        """Return the posterior mean of Sigma, in the units of y over those of the columns."""
+        factor = self.sigma[:, None, None] * self.factor
+        covariance = np.einsum("m,mkl,mil->ki", self.weight, factor, factor)
+        return covariance * self.scaling.y_scale**2 / np.outer(
+            self.scaling.z_scale, self.scaling.z_scale
+        )
+
+    # groups
+
+    def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:
+        """Return posterior moments of the effects of all groups."""
+        n_groups, q = self.sums.n_groups, self.factor.shape[1]
+        p = self.common_mean.shape[1]
+        mean = np.empty((n_groups, q))
+        covariance = np.empty((n_groups, q, q)) if need_covariance else None
+        with_common = np.empty((n_groups, p, q)) if need_covariance else None
+        contrast = np.concatenate([-self.common_mean, np.ones((self.n_nodes, 1))], axis=1)
+        common_deviation = self.common_mean - self.weight @ self.common_mean
+        size = self.n_nodes * q * (p if need_covariance else 1) * q
+        width = max(16, BLOCK_ELEMENTS // size)
+        for start in range(0, n_groups, width):
+            groups = slice(start, start + width)
+            inverse = unpack_symmetric(self._inverse(groups), q)
+            zx = self.sums.zx[:, :, groups]
+            left = np.tensordot(contrast, zx, axes=([1], [1]))
+            effect = np.einsum("mklj,mlj->mkj", inverse, left)
+            mean[groups] = np.tensordot(self.weight, effect, 1).T
+            if not need_covariance:
+                continue
+            reach = np.einsum("mklj,laj->mkaj", inverse, zx[:, :-1])  # H B_x
+            through = np.einsum("mkaj,mab->mkbj", reach, self.common_root, optimize=True)
+            deviation = effect - mean[groups].T
+            total = np.einsum("m,mkj,mlj->jkl", self.weight, deviation, deviation, optimize=True)
+            total += np.einsum("m,mklj->jkl", self.weight * self.sigma**2, inverse)
+            total += np.einsum("m,mkbj,mlbj->jkl", self.weight, through, through, optimize=True)
+            covariance[groups] = total
+            cross = np.einsum(
+                "m,mi,mkj->jik", self.weight, common_deviation, deviation, optimize=True
+            )
+            cross -= np.einsum(
+                "m,mib,mkbj->jik", self.weight, self.common_root, through, optimize=True
+            )
+            with_common[groups] = cross
+        return self._group_moments_in_units_of_y(mean, covariance, with_common)
+
+    def _group_moments_in_units_of_y(self, mean, covariance, with_common) -> GroupMoments:
+        unit = self.scaling.y_scale / self.scaling.z_scale
+        if covariance is None:
+            return GroupMoments(mean * unit, None, None)
+        p = with_common.shape[1]
+        jacobian = self.scaling.coefficients(np.eye(p), self.has_intercept)
+        if self.has_intercept:
+            jacobian[:, 0] -= self.scaling.y_centre
+        return GroupMoments(
+            mean * unit,
+            covariance * np.outer(unit, unit),
+            np.einsum("ia,jik->jak", jacobian, with_common) * unit,
+        )
+
+    def shrinkage(self, factor: int = 0) -> np.ndarray:
+        """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
+        n_groups, q = self.sums.n_groups, self.factor.shape[1]
+        prior = np.sum(self.factor**2, axis=2)
+        prior = np.where(prior > 0, prior, 1.0)
+        shrinkage = np.empty((n_groups, q))
+        row, column = np.tril_indices(q)
+        diagonal = np.flatnonzero(row == column)
+        width = max(16, BLOCK_ELEMENTS // (self.n_nodes * q * q))
+        for start in range(0, n_groups, width):
+            groups = slice(start, start + width)
+            inverse = self._inverse(groups)
+            left = 1.0 - inverse[:, diagonal] / prior[:, :, None]
+            shrinkage[groups] = np.tensordot(self.weight, left, 1).T
+        return np.clip(shrinkage, 0.0, 1.0)
+
+    # draws
+
+    def joint_draws(
+        self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]
+    ) -> JointDraws:
+        """Draw parameters jointly.
+
+        Parameters
+        ----------
+        n_draws : int
+        rng : numpy.random.Generator
+        groups : sequence of ndarray of shape (n_codes,)
+            Codes of the groups whose effects are wanted, one array per factor; a code that is not
+            below the number of groups is a new group, drawn from its law given the rest.
+        """
+        at = _systematic_resample(self.weight, n_draws, rng)
+        root = self.common_root[at]
+        common = self.common_mean[at] + np.einsum("sij,sj->si", root, rng.standard_normal((len(root), root.shape[2])))
+        variance = self._variance_nodes(at)
+        raw = self.scaling.coefficients(common, self.has_intercept)
+        if not self.n_groups:
+            return JointDraws(raw, variance, [])
+        effects = self._draw_effects(at, common, rng, groups[0])
+        return JointDraws(raw, variance, [effects])
+
+    def row_draws(self, x, z, codes, n_draws, rng):
+        """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
+        return draw_rows(self, x, z, codes, n_draws, rng)
+
+    def _draw_effects(self, at, common, rng, codes):
+        q = self.factor.shape[1]
+        known = codes < self.sums.n_groups
+        effects = np.empty((len(at), len(codes), q))
+        contrast = np.concatenate([-common, np.ones((len(at), 1))], axis=1)
+        width = max(1, BLOCK_ELEMENTS // (len(at) * q * q))
+        for start in range(0, len(codes), width):
+            block = slice(start, start + width)
+            group = np.where(known[block], codes[block], 0)
+            inverse = unpack_symmetric(self._inverse(group, at), q).transpose(0, 3, 1, 2)
+            left = np.tensordot(contrast, self.sums.zx[:, :, group], axes=([1], [1]))
+            mean = np.einsum("sjkl,slj->sjk", inverse, left)
+            noise = rng.standard_normal((len(at), len(group), q))
+            root = _semidefinite_cholesky(inverse)
+            drawn = mean + self.sigma[at, None, None] * np.einsum("sjkl,sjl->sjk", root, noise)
+            fresh = np.einsum("skl,sjl->sjk", self.sigma[at, None, None] * self.factor[at], noise)
+            effects[:, block] = np.where(known[block][:, None], drawn, fresh)
+        return effects * self.scaling.y_scale / self.scaling.z_scale
+
+
+@dataclass(frozen=True)
+class GroupMoments:
+    """Posterior moments of group effects, in the units of y over those of the columns.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_groups, q)
+    covariance : ndarray of shape (n_groups, q, q) or None
+    with_common : ndarray of shape (n_groups, p, q) or None
+        Covariance with the coefficients of the raw common columns.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray | None
+    with_common: np.ndarray | None
+
+
+def marginal_posterior(
+    points: MarginalPoints,
+    weight: np.ndarray,
+    replicate: np.ndarray,
+    pareto_k: float,
+    uniforms: np.ndarray,
+    sums: GroupSums,
+    scaling: ColumnScaling,
+    has_intercept: bool,
+) -> MarginalPosterior:
+    """Fix sigma at each node, by its conditional law at a quasi-random level, and store."""
+    log_sigma = _conditional_quantile(points.log_sigma, points.weight, uniforms)
+    _, eigenvalue, coordinate = points.common.at(log_sigma[:, None])
+    basis = points.common.basis
+    return MarginalPosterior(
+        weight=weight,
+        replicate=replicate,
+        pareto_k=pareto_k,
+        sigma=np.exp(log_sigma),
+        factor=points.variance.relative_factor,
+        common_mean=np.einsum("mij,mj->mi", basis, coordinate[:, 0]),
+        common_root=basis / np.sqrt(eigenvalue),
+        sums=sums,
+        scaling=scaling,
+        has_intercept=has_intercept,
+    )
+
+
+def _conditional_quantile(grid, weight, level):
+    """Return quantiles of laws on grids, each (n, n_grid), at levels (n,)."""
+    if grid.shape[1] == 1:
+        return grid[:, 0]
+    cumulative = np.cumsum(weight, axis=1) - 0.5 * weight
+    at = np.clip(np.sum(cumulative < level[:, None], axis=1), 1, grid.shape[1] - 1)
+    row = np.arange(len(grid))
+    low, high = cumulative[row, at - 1], cumulative[row, at]
+    share = np.clip((level - low) / np.maximum(high - low, 1e-300), 0.0, 1.0)
+    return grid[row, at - 1] + share * (grid[row, at] - grid[row, at - 1])
+
+
+def moments_by_block(posterior, x, z, codes):
+    """Return mean and variance of rows through their mixture, a block of rows at a time."""
+    n_rows = len(x)
+    mean, variance = np.empty(n_rows), np.empty(n_rows)
+    width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * max(x.shape[1], 1)))
+    for start in range(0, n_rows, width):
+        rows = slice(start, start + width)
+        block = posterior.row_mixture(x[rows], [part[rows] for part in z], [c[rows] for c in codes])
+        mean[rows], variance[rows] = block.moments()
+    return mean, variance
+
+
+def draw_rows(posterior, x, z, codes, n_draws, rng):
+    """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of sigma, (n_draws,).
+
+    Rows of one group, a new one included, share the draw of its effects.
+    """
+    groups, positions = [], []
+    for code in codes:
+        distinct, position = np.unique(code, return_inverse=True)
+        groups.append(distinct)
+        positions.append(position)
+    draws = posterior.joint_draws(n_draws, rng, groups)
+    predictor = draws.common @ x.T
+    for columns, position, effects in zip(z, positions, draws.effects, strict=True):
+        for k in range(columns.shape[1]):
+            predictor += effects[:, position, k] * columns[:, k]
+    return predictor, draws.variance.sigma
+
+
+def _squared_norm(root, reach):
+    """Return ``|R' v|^2`` for roots (n_nodes, p, p) and vectors (n_nodes, p, n_rows)."""
+    return np.sum((root.swapaxes(1, 2) @ reach) ** 2, axis=1)
+
+
+def _semidefinite_cholesky(matrices):
+    """Return lower factors of semidefinite matrices (..., q, q), zero columns where singular."""
+    q = matrices.shape[-1]
+    lower = np.zeros_like(matrices)
+    for j in range(q):
+        pivot = matrices[..., j, j] - np.sum(lower[..., j, :j] ** 2, axis=-1)
+        root = np.sqrt(np.maximum(pivot, 0.0))
+        lower[..., j, j] = root
+        safe = np.where(root > 0, root, 1.0)
+        for i in range(j + 1, q):
+            entry = matrices[..., i, j] - np.sum(lower[..., i, :j] * lower[..., j, :j], axis=-1)
+            lower[..., i, j] = np.where(root > 0, entry / safe, 0.0)
+    return lower
+
+
+def _systematic_resample(weight, n_draws, rng):
+    """Return node indices in random order, each node as often as its weight says, within one."""
+    levels = (np.arange(n_draws) + rng.random()) / n_draws
+    at = np.minimum(np.searchsorted(np.cumsum(weight), levels), len(weight) - 1)
+    return rng.permutation(at)

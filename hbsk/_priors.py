@@ -1,0 +1,448 @@
+"""Priors as plain data: check what the user gave, fill in the defaults, and hand the marginal engine its arrays."""
+
+from __future__ import annotations
+
+import difflib
+import numbers
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbsk._sd_prior import SD_FAMILIES, SdPrior
+from hbsk._specification import RESERVED, Specification
+
+__all__ = ["EnginePriors", "SdPrior", "engine_priors", "resolve_priors"]
+
+_REQUIRED = object()
+# Arguments in every parametrisation, with PyMC's defaults.
+DISTRIBUTIONS: dict[str, tuple[dict[str, Any], ...]] = {
+    "Normal": ({"mu": 0.0, "sigma": 1.0}, {"mu": 0.0, "tau": _REQUIRED}),
+    "Flat": ({},),
+    "HalfFlat": ({},),
+    "HalfNormal": ({"sigma": 1.0}, {"tau": _REQUIRED}),
+    "HalfStudentT": ({"nu": _REQUIRED, "sigma": 1.0}, {"nu": _REQUIRED, "lam": _REQUIRED}),
+    "HalfCauchy": ({"beta": _REQUIRED},),
+    "Exponential": ({"lam": _REQUIRED}, {"scale": 1.0}),
+    "Gamma": ({"alpha": _REQUIRED, "beta": _REQUIRED}, {"mu": _REQUIRED, "sigma": _REQUIRED}),
+    "InverseGamma": ({"alpha": _REQUIRED, "beta": _REQUIRED}, {"mu": _REQUIRED, "sigma": _REQUIRED}),
+    "Uniform": ({"lower": 0.0, "upper": 1.0},),
+    "StudentT": ({"nu": _REQUIRED, "mu": 0.0, "sigma": 1.0}, {"nu": _REQUIRED, "mu": 0.0, "lam": _REQUIRED}),
+    "Cauchy": ({"alpha": _REQUIRED, "beta": _REQUIRED},),
+    "Laplace": ({"mu": _REQUIRED, "b": _REQUIRED},),
+    "Logistic": ({"mu": 0.0, "s": 1.0},),
+    "LogNormal": ({"mu": 0.0, "sigma": 1.0}, {"mu": 0.0, "tau": _REQUIRED}),
+    "TruncatedNormal": ({"mu": 0.0, "sigma": 1.0, "lower": None, "upper": None},),
+    "SkewNormal": ({"alpha": 1.0, "mu": 0.0, "sigma": 1.0},),
+    "Gumbel": ({"mu": _REQUIRED, "beta": _REQUIRED},),
+    "Weibull": ({"alpha": _REQUIRED, "beta": _REQUIRED},),
+    "Wald": ({"mu": _REQUIRED, "lam": _REQUIRED},),
+    "Beta": ({"alpha": _REQUIRED, "beta": _REQUIRED}, {"mu": _REQUIRED, "sigma": _REQUIRED}),
+    "Pareto": ({"alpha": _REQUIRED, "m": _REQUIRED},),
+}
+_POSITIVE = {"sigma", "tau", "lam", "nu", "beta", "b", "s", "scale", "m"}
+_POSITIVE_ALPHA = {"Gamma", "InverseGamma", "Weibull", "Beta", "Pareto"}
+_SD_ONLY = {*SD_FAMILIES, "LogNormal", "Weibull", "Wald", "Pareto", "Beta", "TruncatedNormal"}
+_LKJ_NAMES = ("LKJ", "LKJCorr", "LKJCholeskyCov")
+
+
+@dataclass(frozen=True)
+class EnginePriors:
+    """Priors as the marginal engine takes them.
+
+    Attributes
+    ----------
+    common_mean, common_sd : ndarray of shape (p,)
+        Of the common columns, intercept first; the sd is infinite for a flat prior.
+    residual_sd : SdPrior, float or None
+        A number is a fixed sd, None stands for known standard errors.
+    group_sd : list of SdPrior or float
+        One for each varying column of the factor.
+    blocks : tuple of tuple of int
+        Correlated columns.
+    lkj_eta : tuple of float
+        One for each block.
+    """
+
+    common_mean: np.ndarray
+    common_sd: np.ndarray
+    residual_sd: SdPrior | float | None
+    group_sd: list[SdPrior | float]
+    blocks: tuple[tuple[int, ...], ...]
+    lkj_eta: tuple[float, ...]
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The user's priors and the defaults
+
+
+def resolve_priors(
+    specification: Specification,
+    defaults: Mapping[str, Any],
+    user_priors: Mapping[str, Any] | None,
+    *,
+    known_standard_error: bool = False,
+    unused: Specification | None = None,
+) -> dict[str, Any]:
+    """Fill the user's priors into the defaults.
+
+    Parameters
+    ----------
+    specification : Specification
+    defaults : dict
+        A prior for every term, in plain data.
+    user_priors : dict or None
+        `bambi.Prior` objects, plain data or numbers, by term name.
+    known_standard_error : bool
+        Whether the residual sd is known and has no prior.
+    unused : Specification, optional
+        A larger model whose keys are accepted and left unused, such as the one with groups where they are ignored.
+
+    Returns
+    -------
+    dict
+        Term name to plain data, or to a number where the parameter is fixed.
+    """
+    terms = _Terms(specification, known_standard_error)
+    resolved = {key: value for key, value in defaults.items() if key in terms.order}
+    if not known_standard_error and "sigma" not in resolved:
+        raise ValueError("defaults lack a prior for 'sigma'.")
+    for key in terms.correlated:
+        resolved.setdefault(key, ("LKJ", {"eta": 1.0}))
+    given = {} if user_priors is None else user_priors
+    if not isinstance(given, Mapping):
+        raise TypeError(f"priors must be a dict from term names to priors, got {user_priors!r}.")
+    given = terms.by_name(given, _Terms(unused, known_standard_error) if unused is not None else None)
+    for kind, members in (("common", terms.common), ("group_specific", terms.varying)):
+        if kind in given:
+            value = given.pop(kind)
+            given |= {term: value for term in members if term not in given}
+    for key, value in given.items():
+        resolved[key] = terms.check(key, value)
+    missing = [key for key in terms.order if key not in resolved]
+    if missing:
+        raise ValueError(f"defaults lack priors for {missing!r}.")
+    return {key: resolved[key] for key in terms.order}
+
+
+class _Terms:
+    """What a model can have priors on."""
+
+    def __init__(self, specification: Specification, known_standard_error: bool):
+        self.common = _counts(specification.common_terms)
+        self.varying: dict[str, int] = {}
+        for factor in specification.factors:
+            self.varying |= _counts(factor.terms)
+        self.correlated = {
+            f"corr|{factor.name}": factor
+            for factor in specification.factors
+            if any(len(block) > 1 for block in factor.blocks)
+        }
+        self.independent = {f"corr|{factor.name}" for factor in specification.factors} - set(self.correlated)
+        self.known_standard_error = known_standard_error
+        sigma = [] if known_standard_error else ["sigma"]
+        self.order = [*self.common, *self.varying, *self.correlated, *sigma]
+        self.empty = set(specification.empty_terms)
+        # RESERVED names mean what they say; a column of that name is reached by its backquoted name.
+        self.names = {name: key for name, key in specification.aliases.items() if name not in RESERVED or name == key}
+
+    def by_name(self, given: Mapping[str, Any], larger: _Terms | None) -> dict[str, Any]:
+        """Return the user's priors by our own names of terms, unknown keys refused."""
+        found: dict[str, Any] = {}
+        for name, value in given.items():
+            key = self.names.get(name, name) if isinstance(name, str) else name
+            if key == "sigma" and self.known_standard_error:
+                raise ValueError(
+                    f"priors has a prior for 'sigma' ({value!r}), but the residual sd is known from standard_error= "
+                    "and has no prior; leave one of them out."
+                )
+            if key in self.empty or (larger is not None and key not in self.order and larger.accepts(key)):
+                continue
+            if key in self.independent:
+                raise ValueError(
+                    f"priors has the key {name!r}, but no effects of this factor are correlated: that needs two "
+                    "varying terms in one pair of parentheses, such as (x | g), and correlated=True."
+                )
+            if key not in self.order and key not in ("common", "group_specific"):
+                raise self.unknown(name)
+            if key in found:
+                raise ValueError(f"priors names the term {key!r} twice; keep one of the keys.")
+            found[key] = value
+        return found
+
+    def accepts(self, name: Any) -> bool:
+        """Return whether the name is a key of this model."""
+        key = self.names.get(name, name)
+        return key in self.order or key in self.independent or key in self.empty
+
+    def unknown(self, name: Any) -> ValueError:
+        valid = [*self.order, "common", "group_specific"]
+        close = difflib.get_close_matches(str(name), valid, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        return ValueError(
+            f"priors has the key {name!r}, which is no term of this model.{hint} Valid keys: "
+            f"{', '.join(map(repr, valid))}."
+        )
+
+    def check(self, key: str, value: Any) -> Any:
+        """Return the prior of one term as plain data."""
+        if key in self.correlated:
+            return _lkj(key, value)
+        plain = _plain(key, value)
+        if key == "sigma":
+            _check_sd(key, plain, 1)
+        elif key in self.varying:
+            _check_varying(key, plain, self.varying[key])
+        elif not isinstance(plain, tuple):
+            _check_length(key, "the fixed value", plain, self.common[key])
+        else:
+            if any(isinstance(argument, tuple) for argument in plain[1].values()):
+                raise ValueError(f"priors[{key!r}] has a prior inside a prior, which only varying terms can have.")
+            _check_lengths(key, plain, self.common[key])
+        return plain
+
+
+def _counts(terms: Sequence[str]) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for term in terms:
+        counts[term] = counts.get(term, 0) + 1
+    return counts
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# One prior
+
+
+def _is_bambi_prior(value: Any) -> bool:
+    """Return whether it is a `bambi.Prior`, without importing Bambi: it is imported already if this is one."""
+    bambi = sys.modules.get("bambi")
+    return bambi is not None and isinstance(value, bambi.Prior)
+
+
+def _plain(key: str, value: Any) -> Any:
+    """Return a prior, or a number or list of numbers in its place, as checked plain data."""
+    if _is_bambi_prior(value):
+        if value.dist is not None:
+            raise ValueError(
+                f"priors[{key!r}] is a bambi.Prior with dist={value.dist!r}; a function is no plain data. "
+                "Use a named distribution, or set it on the model that to_bambi() returns."
+            )
+        value = (value.name, value.args)
+    if _is_pair(value):
+        return _distribution(key, *value)
+    number = _number(value)
+    if number is None:
+        raise ValueError(
+            f"priors[{key!r}] is {value!r}; a prior is a bambi.Prior, a pair such as "
+            "('Normal', {'mu': 0, 'sigma': 1}), or a number that fixes the parameter."
+        )
+    if not np.all(np.isfinite(number)):
+        raise ValueError(f"priors[{key!r}] is {value!r}; a fixed value must be finite.")
+    return number
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2 and isinstance(value[0], str)
+
+
+def _number(value: Any) -> float | list[float] | None:
+    """Return a number or a list of numbers, None for anything else."""
+    if isinstance(value, bool | np.bool_ | str):
+        return None
+    if isinstance(value, numbers.Real):
+        return float(value)
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        return None
+    if array.dtype.kind not in "iuf" or array.ndim > 1 or array.size == 0:
+        return None
+    return float(array.reshape(())) if array.size == 1 else array.astype(np.float64).tolist()
+
+
+def _distribution(key: str, name: str, arguments: Any) -> tuple[str, dict[str, Any]]:
+    name = "LogNormal" if name == "Lognormal" else name
+    if name not in DISTRIBUTIONS:
+        raise ValueError(
+            f"priors[{key!r}] has the distribution {name!r}; known distributions are {', '.join(DISTRIBUTIONS)}."
+        )
+    if not isinstance(arguments, Mapping):
+        raise ValueError(f"priors[{key!r}]: the arguments of {name} must be a dict, got {arguments!r}.")
+    for parameters in DISTRIBUTIONS[name]:
+        required = {argument for argument, default in parameters.items() if default is _REQUIRED}
+        if required <= set(arguments) <= set(parameters):
+            break
+    else:
+        choices = " or ".join(f"({', '.join(parameters)})" for parameters in DISTRIBUTIONS[name])
+        raise ValueError(f"priors[{key!r}]: {name} takes {choices}, got {sorted(arguments)}.")
+    plain = {}
+    for argument, default in parameters.items():
+        value = arguments.get(argument, default)
+        if value is not None:
+            plain[argument] = _argument(key, name, argument, value)
+    if name == "Uniform" and not np.all(np.less(plain["lower"], plain["upper"])):
+        raise ValueError(f"priors[{key!r}]: Uniform needs lower < upper, got {plain!r}.")
+    return name, plain
+
+
+def _argument(key: str, name: str, argument: str, value: Any) -> Any:
+    if _is_bambi_prior(value) or _is_pair(value):
+        return _plain(key, value)
+    number = _number(value)
+    if number is None or not np.all(np.isfinite(number)):
+        raise ValueError(f"priors[{key!r}]: {argument} of {name} must be a finite number, got {value!r}.")
+    positive = (argument in _POSITIVE and name != "Uniform") or (argument == "alpha" and name in _POSITIVE_ALPHA)
+    positive = positive or (argument == "mu" and name in ("Gamma", "InverseGamma", "Wald"))
+    if positive and not np.all(np.greater(number, 0)):
+        raise ValueError(f"priors[{key!r}]: {argument} of {name} must be positive, got {value!r}.")
+    return number
+
+
+def _check_length(key: str, what: str, value: Any, n_columns: int) -> None:
+    if isinstance(value, list) and len(value) != n_columns:
+        raise ValueError(
+            f"priors[{key!r}]: {what} has {len(value)} values, but the term has {n_columns} column(s); give one "
+            "number for all or one for each."
+        )
+
+
+def _check_lengths(key: str, prior: tuple[str, dict[str, Any]], n_columns: int) -> None:
+    for argument, value in prior[1].items():
+        if isinstance(value, tuple):
+            _check_lengths(key, value, n_columns)
+        else:
+            _check_length(key, argument, value, n_columns)
+
+
+def _check_sd(key: str, prior: Any, n_columns: int) -> None:
+    """Check the prior of a standard deviation, or the number it is fixed at."""
+    if not isinstance(prior, tuple):
+        if not np.all(np.greater(prior, 0)):
+            raise ValueError(f"priors[{key!r}] fixes a standard deviation at {prior!r}; it must be positive.")
+        _check_length(key, "the fixed standard deviation", prior, n_columns)
+        return
+    name, arguments = prior
+    if any(isinstance(value, tuple) for value in arguments.values()):
+        raise ValueError(f"priors[{key!r}]: the prior of a standard deviation cannot hold further priors.")
+    below_zero = [arguments.get("lower", -np.inf)] if name in ("Uniform", "TruncatedNormal") else [0.0]
+    if name not in _SD_ONLY or np.any(np.less(below_zero, 0)):
+        raise ValueError(
+            f"priors[{key!r}]: {name}({arguments!r}) allows negative values, a standard deviation has none. "
+            f"Use one of {', '.join(SD_FAMILIES)}."
+        )
+    _check_lengths(key, prior, n_columns)
+
+
+def _check_varying(key: str, prior: Any, n_columns: int) -> None:
+    if not isinstance(prior, tuple):
+        raise ValueError(
+            f"priors[{key!r}] is {prior!r}, but a varying term has one effect for each group. To fix their standard "
+            f"deviation write ('Normal', {{'mu': 0, 'sigma': {prior!r}}})."
+        )
+    name, arguments = prior
+    if name in ("Flat", "HalfFlat"):
+        raise ValueError(f"priors[{key!r}] is {name}, under which groups share nothing; use pooling='none' for that.")
+    for argument, value in arguments.items():
+        if argument in ("sigma", "b", "s", "beta"):
+            _check_sd(key, value, n_columns)
+        elif isinstance(value, tuple):
+            _check_lengths(key, value, n_columns)
+        else:
+            _check_length(key, argument, value, n_columns)
+
+
+def _lkj(key: str, value: Any) -> tuple[str, dict[str, float]]:
+    if _is_bambi_prior(value):
+        value = (value.name, value.args)
+    if _is_pair(value):
+        name, arguments = value
+        if name not in _LKJ_NAMES or not isinstance(arguments, Mapping) or set(arguments) != {"eta"}:
+            raise ValueError(f"priors[{key!r}] must be ('LKJ', {{'eta': number}}) or the number eta, got {value!r}.")
+        value = arguments["eta"]
+    eta = _number(value)
+    if not isinstance(eta, float) or not 0 < eta < np.inf:
+        raise ValueError(f"priors[{key!r}]: eta of the LKJ prior must be a positive number, got {value!r}.")
+    return "LKJ", {"eta": eta}
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# The engine's form
+
+
+def engine_priors(
+    specification: Specification, priors: Mapping[str, Any], known_standard_error: bool
+) -> EnginePriors | str:
+    """Return the arrays of the marginal engine, or a sentence that says why it is not exact for these priors."""
+    if len(specification.factors) > 1:
+        names = ", ".join(factor.name for factor in specification.factors)
+        return f"the model has several grouping factors ({names})"
+    try:
+        mean, sd = _common_arrays(specification, priors)
+        residual = None if known_standard_error else _sd_prior("sigma", priors["sigma"])
+        group: list[SdPrior | float] = []
+        blocks: tuple[tuple[int, ...], ...] = ()
+        etas: tuple[float, ...] = ()
+        for factor in specification.factors:
+            group = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
+            blocks = factor.blocks
+            eta = priors.get(f"corr|{factor.name}", ("LKJ", {"eta": 1.0}))[1]["eta"]
+            etas = (float(eta),) * len(blocks)
+    except _NotExactError as reason:
+        return str(reason)
+    return EnginePriors(mean, sd, residual, group, blocks, etas)
+
+
+class _NotExactError(Exception):
+    """The marginal engine cannot take a prior; the message says why."""
+
+
+def _common_arrays(specification: Specification, priors: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    means, sds = [], []
+    for term, n_columns in _counts(specification.common_terms).items():
+        prior = priors[term]
+        if not isinstance(prior, tuple):
+            raise _NotExactError(f"the coefficient of {term!r} is fixed at {prior!r}")
+        name, arguments = prior
+        if name not in ("Normal", "Flat"):
+            raise _NotExactError(f"the prior of {term!r} is {name}, neither Normal nor Flat")
+        means.append(np.broadcast_to(arguments.get("mu", 0.0), n_columns))
+        sds.append(np.broadcast_to(np.inf if name == "Flat" else _normal_sd(arguments), n_columns))
+    empty = np.empty(0)
+    return np.concatenate([empty, *means]), np.concatenate([empty, *sds]).astype(np.float64)
+
+
+def _normal_sd(arguments: Mapping[str, Any]) -> np.ndarray:
+    return np.asarray(arguments["sigma"]) if "sigma" in arguments else np.asarray(arguments["tau"]) ** -0.5
+
+
+def _varying(term: str, terms: Sequence[str], priors: Mapping[str, Any]) -> list[SdPrior | float]:
+    """Return the prior of the sd of each column of a varying term."""
+    name, arguments = priors[term]
+    if name != "Normal":
+        raise _NotExactError(f"the prior of {term!r} is {name}, not Normal")
+    mu = arguments["mu"]
+    if isinstance(mu, tuple) or np.any(np.asarray(mu) != 0):
+        raise _NotExactError(f"the prior of {term!r} does not have the mean 0")
+    if "sigma" not in arguments:
+        if isinstance(arguments["tau"], tuple):
+            raise _NotExactError(f"the prior of {term!r} has a prior on its precision, not on its standard deviation")
+        arguments = {"sigma": (np.asarray(arguments["tau"]) ** -0.5).tolist()}
+    sd, n_columns = arguments["sigma"], terms.count(term)
+    return [_sd_prior(term, _of_column(sd, k)) for k in range(n_columns)]
+
+
+def _of_column(value: Any, k: int) -> Any:
+    """Return what a prior with lists of numbers says about column k."""
+    if isinstance(value, tuple):
+        return value[0], {argument: _of_column(number, k) for argument, number in value[1].items()}
+    return value[k] if isinstance(value, list) else value
+
+
+def _sd_prior(key: str, prior: Any) -> SdPrior | float:
+    if not isinstance(prior, tuple):
+        return float(prior)
+    if prior[0] not in SD_FAMILIES:
+        raise _NotExactError(f"the prior of the standard deviation of {key!r} is {prior[0]}, which the engine lacks")
+    return SdPrior.from_plain(*prior)

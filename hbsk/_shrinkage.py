@@ -1,0 +1,383 @@
+"""Shrinkage of many normal means, as free functions of arrays that know nothing of estimators.
+
+The model of all of them: J group means y_j with known sampling variances v_j, y_j | theta_j ~ N(theta_j, v_j), and a
+target that the theta_j are shrunken towards, t_j = z_j' beta with r free coefficients beta (r = 0: a fixed target,
+subtracted from y before). Symbols of the papers and names used here:
+
+=================  =====================================================================
+y_j, X_j           `means`, group means, shape (J,)
+v_j, V_j, A_j      `variances`, sampling variances (not sds) of the means, shape (J,)
+z_j                rows of `basis`, shape (J, r); r may be 0
+tau^2, A, lambda   `tau2`, variance (not sd) of the theta_j around the target
+B_j                1 - shrinkage: the share of the target in the estimate of theta_j
+nu                 degrees of freedom behind an estimated sigma^2; inf where v_j is known
+=================  =====================================================================
+
+References
+----------
+- James, W., and Stein, C. (1961). Estimation with quadratic loss. Proc. 4th Berkeley Symposium 1, 361-379.
+- Efron, B., and Morris, C. (1973). Stein's estimation rule and its competitors: an empirical Bayes approach. JASA 68.
+- DerSimonian, R., and Laird, N. (1986). Meta-analysis in clinical trials. Controlled Clinical Trials 7, 177-188.
+- Paule, R. C., and Mandel, J. (1982). Consensus values and weighting factors. J. Res. Nat. Bur. Standards 87, 377-385.
+- Morris, C. (1983). Parametric empirical Bayes inference: theory and applications. JASA 78, 47-55.
+- Harville, D. (1977). Maximum likelihood approaches to variance component estimation. JASA 72, 320-338.
+- Viechtbauer, W. (2005). Bias and efficiency of meta-analytic variance estimators. J. Educ. Behav. Stat. 30, 261-293.
+- Xie, X., Kou, S. C., and Brown, L. (2012). SURE estimates for a heteroscedastic hierarchical model. JASA 107.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from scipy.optimize import brentq
+
+_STEPS_PER_DECADE = 5
+_MOST_DECADES = 24
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# James and Stein
+
+
+def james_stein_shrinkage(
+    deviations: np.ndarray, variances: np.ndarray, n_target: int, nu: float, *, positive_part: bool
+) -> float:
+    """Compute the common factor by which deviations from the target are multiplied, 1 - B.
+
+    B = (J - r - 2) nu / (nu + 2) / sum_j (d_j^2 / v_j), where d_j = y_j - t_j, r counts the coefficients of the target
+    that were estimated (by least squares with weights 1 / v_j) and nu / (nu + 2) is 1 for known v_j. James and Stein (1961,
+    eqs. 9 and 17) for equal v_j and t = 0; with unequal v_j this is their estimator of the standardised means
+    y_j / sqrt(v_j). Efron and Morris (1973) for r > 0. With `positive_part` the factor is not less than 0.
+
+    Parameters
+    ----------
+    deviations : ndarray of shape (J,)
+        d_j.
+    variances : ndarray of shape (J,)
+        v_j.
+    n_target : int
+        r.
+    nu : float
+        Degrees of freedom behind the v_j, or inf.
+    positive_part : bool
+        Whether to cut negative factors at 0.
+    """
+    distance = float(np.sum(np.square(deviations) / variances))
+    if distance == 0:
+        return 0.0
+    correction = 1.0 if np.isinf(nu) else nu / (nu + 2.0)
+    factor = 1.0 - (len(deviations) - n_target - 2) * correction / distance
+    return max(factor, 0.0) if positive_part else factor
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sums over groups of equal variance: everything below is a function of tau^2 through weights that depend on v_j alone
+
+
+class Cells(NamedTuple):
+    """Groups of equal variance taken together; J groups of 1 to 50 rows make 50 cells.
+
+    Parameters
+    ----------
+    variances : ndarray of shape (K,)
+        Distinct v_j.
+    counts : ndarray of shape (K,)
+        Groups in each cell.
+    products : ndarray of shape (K, (r + 1)^2)
+        Sum over the groups of a cell of the outer product of (z_j, y_j) with itself, in rows.
+    """
+
+    variances: np.ndarray
+    counts: np.ndarray
+    products: np.ndarray
+
+    @property
+    def n_target(self) -> int:
+        """Number r of target coefficients."""
+        return int(np.sqrt(self.products.shape[1])) - 1
+
+    @property
+    def n_groups(self) -> int:
+        """Number J of groups."""
+        return int(self.counts.sum())
+
+
+def collect_cells(means: np.ndarray, variances: np.ndarray, basis: np.ndarray) -> Cells:
+    """Sum the groups of equal variance.
+
+    Parameters
+    ----------
+    means : ndarray of shape (J,)
+        y_j; centred beforehand where digits matter.
+    variances : ndarray of shape (J,)
+        v_j.
+    basis : ndarray of shape (J, r)
+        z_j; nearly orthogonal columns of like size, where digits matter.
+    """
+    cell, distinct = pd.factorize(variances, sort=True)
+    columns = [*basis.T, means]
+    size = len(columns)
+    products = np.empty((len(distinct), size, size))
+    for i in range(size):
+        for j in range(i + 1):
+            sums = np.bincount(cell, weights=columns[i] * columns[j], minlength=len(distinct))
+            products[:, i, j] = products[:, j, i] = sums
+    return Cells(distinct, np.bincount(cell).astype(np.float64), products.reshape(len(distinct), -1))
+
+
+def _weighted_products(cells: Cells, weights: np.ndarray) -> np.ndarray:
+    """[Z y]' diag(weights) [Z y], shape (r + 1, r + 1)."""
+    size = cells.n_target + 1
+    return (weights @ cells.products).reshape(size, size)
+
+
+class _Fit(NamedTuple):
+    """Weighted least squares of the means on the basis."""
+
+    coef: np.ndarray  # (r,)
+    residual: float  # weighted sum of squared residuals
+    inverse: np.ndarray  # (r, r), inverse of Z' W Z
+    log_det: float  # log |Z' W Z|
+
+
+def _least_squares(cells: Cells, weights: np.ndarray) -> _Fit:
+    products = _weighted_products(cells, weights)
+    gram, cross, square = products[:-1, :-1], products[:-1, -1], products[-1, -1]
+    if not len(cross):
+        return _Fit(cross, float(square), gram, 0.0)
+    inverse = np.linalg.inv(gram)
+    coef = inverse @ cross
+    return _Fit(coef, float(max(square - cross @ coef, 0.0)), inverse, float(np.linalg.slogdet(gram)[1]))
+
+
+def _squared_residual(cells: Cells, weights: np.ndarray, coef: np.ndarray) -> float:
+    """Sum of weights times squared residuals of given coefficients."""
+    contrast = np.append(-coef, 1.0)
+    return float(contrast @ _weighted_products(cells, weights) @ contrast)
+
+
+def target_coefficients(cells: Cells, tau2: float) -> np.ndarray:
+    """Generalised least squares estimate of beta, weights 1 / (v_j + tau^2), shape (r,)."""
+    return _least_squares(cells, 1.0 / (cells.variances + tau2)).coef
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The variance between groups
+
+
+def between_group_variance(cells: Cells, method: str) -> float:
+    """Estimate tau^2 (a variance, 0 or more) by one of four methods.
+
+    Parameters
+    ----------
+    cells : Cells
+        From `collect_cells`; J > r.
+    method : {"reml", "ml", "dersimonian-laird", "paule-mandel"}
+        Restricted or full maximum likelihood, or a method of moments.
+    """
+    return _ESTIMATORS[method](cells)
+
+
+def reml(cells: Cells) -> float:
+    """Estimate tau^2 by restricted maximum likelihood; the best of all local maxima.
+
+    Maximises -1/2 [sum log(v_j + tau^2) + log |Z'WZ| + sum w_j (y_j - z_j' beta)^2], w_j = 1 / (v_j + tau^2), beta by
+    generalised least squares (Harville 1977).
+    """
+    return _maximise(cells, restricted=True)
+
+
+def ml(cells: Cells) -> float:
+    """Estimate tau^2 by maximum likelihood: as `reml` without log |Z'WZ|."""
+    return _maximise(cells, restricted=False)
+
+
+def log_likelihood(cells: Cells, tau2: float, *, restricted: bool) -> float:
+    """Log likelihood of tau^2 with beta at its estimate, up to a constant that does not depend on tau^2."""
+    fit = _least_squares(cells, 1.0 / (cells.variances + tau2))
+    value = cells.counts @ np.log(cells.variances + tau2) + fit.residual
+    return float(-0.5 * (value + fit.log_det)) if restricted else float(-0.5 * value)
+
+
+def likelihood_slope(cells: Cells, tau2: float, *, restricted: bool) -> float:
+    """Differentiate `log_likelihood` by tau^2: 1/2 (y'PPy - tr P), or 1/2 (y'PPy - tr W) for ML."""
+    weights = 1.0 / (cells.variances + tau2)
+    fit = _least_squares(cells, weights)
+    trace = float(cells.counts @ weights)
+    if restricted:
+        trace -= _leverage_trace(cells, fit, weights)
+    return 0.5 * (_squared_residual(cells, np.square(weights), fit.coef) - trace)
+
+
+def _leverage_trace(cells: Cells, fit: _Fit, weights: np.ndarray) -> float:
+    """tr[(Z'WZ)^-1 Z'W^2 Z]."""
+    return float(np.sum(fit.inverse * _weighted_products(cells, np.square(weights))[:-1, :-1]))
+
+
+def _maximise(cells: Cells, *, restricted: bool) -> float:
+    # Beyond 2 SS / (J - r) and the largest v_j the slope is negative: y'PPy <= SS / tau^4, tr P >= (J - r) / 2 tau^2.
+    spread = _least_squares(cells, np.ones_like(cells.variances)).residual / (cells.n_groups - cells.n_target)
+    high = max(2.0 * spread, cells.variances[-1])
+    roots = _sign_changes(
+        lambda tau2: likelihood_slope(cells, tau2, restricted=restricted), _grid(cells.variances[0], high)
+    )
+    return max([0.0, *roots], key=lambda tau2: log_likelihood(cells, tau2, restricted=restricted))
+
+
+def dersimonian_laird(cells: Cells) -> float:
+    """Estimate tau^2 by the method of moments with weights 1 / v_j (DerSimonian and Laird 1986).
+
+    tau^2 = max(0, (Q - (J - r)) / tr P), Q the weighted residual sum of squares and
+    tr P = sum w_j - tr[(Z'WZ)^-1 Z'W^2 Z], all at tau^2 = 0.
+    """
+    weights = 1.0 / cells.variances
+    fit = _least_squares(cells, weights)
+    trace = float(cells.counts @ weights) - _leverage_trace(cells, fit, weights)
+    return max(0.0, (fit.residual - (cells.n_groups - cells.n_target)) / trace)
+
+
+def paule_mandel(cells: Cells) -> float:
+    """Estimate tau^2 by solving sum_j w_j (y_j - z_j' beta)^2 = J - r (Paule and Mandel 1982); 0 without a solution."""
+    degrees = cells.n_groups - cells.n_target
+
+    def excess(tau2: float) -> float:
+        return _least_squares(cells, 1.0 / (cells.variances + tau2)).residual - degrees
+
+    if excess(0.0) <= 0:
+        return 0.0
+    high = _least_squares(cells, np.ones_like(cells.variances)).residual / degrees
+    while excess(high) > 0:  # only rounding can bring this about
+        high *= 2.0
+    return _root(excess, 0.0, high)
+
+
+_ESTIMATORS: dict[str, Callable[[Cells], float]] = {
+    "reml": reml,
+    "ml": ml,
+    "dersimonian-laird": dersimonian_laird,
+    "paule-mandel": paule_mandel,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Stein's unbiased risk estimate
+
+
+def sure_risk(cells: Cells, tau2: float) -> float:
+    """Compute Stein's unbiased estimate of sum_j E(theta_hat_j - theta_j)^2 (Xie, Kou and Brown 2012).
+
+    SURE(tau^2, beta) = sum_j [b_j^2 (y_j - z_j' beta)^2 + v_j (tau^2 - v_j) / (tau^2 + v_j)], with
+    b_j = v_j / (v_j + tau^2), at the beta that makes it least, which is weighted least squares with weights b_j^2.
+    """
+    v = cells.variances
+    penalty = float(cells.counts @ (v * (tau2 - v) / (tau2 + v)))
+    return _least_squares(cells, np.square(v / (v + tau2))).residual + penalty
+
+
+def sure_slope(cells: Cells, tau2: float) -> float:
+    """Differentiate `sure_risk` by tau^2: 2 sum_j b_j^2 [1 - (y_j - z_j' beta)^2 / (v_j + tau^2)]."""
+    b2 = np.square(cells.variances / (cells.variances + tau2))
+    coef = _least_squares(cells, b2).coef
+    residual = _squared_residual(cells, b2 / (cells.variances + tau2), coef)
+    return 2.0 * (float(cells.counts @ b2) - residual)
+
+
+def sure(cells: Cells) -> tuple[float, np.ndarray]:
+    """Minimise `sure_risk` over tau^2 and the target; the best of all local minima.
+
+    Returns
+    -------
+    tau2 : float
+        Variance between groups, 0 or more.
+    coef : ndarray of shape (r,)
+        beta.
+    """
+    high = max(_least_squares(cells, np.ones_like(cells.variances)).residual, cells.variances[-1])
+    while sure_slope(cells, high) <= 0 and np.isfinite(high):
+        high *= 4.0
+    roots = _sign_changes(lambda tau2: -sure_slope(cells, tau2), _grid(cells.variances[0], high))
+    tau2 = min([0.0, *roots], key=lambda value: sure_risk(cells, value))
+    return tau2, _least_squares(cells, np.square(cells.variances / (cells.variances + tau2))).coef
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One-dimensional search
+
+
+def _grid(smallest: float, high: float) -> np.ndarray:
+    """0 and points between a thousandth of the smallest variance and `high`, evenly on the log scale."""
+    low = max(1e-3 * smallest, high * 10.0**-_MOST_DECADES)
+    n_points = 2 + int(np.ceil(_STEPS_PER_DECADE * np.log10(high / low)))
+    return np.append(0.0, np.geomspace(low, high, n_points))
+
+
+def _sign_changes(function: Callable[[float], float], grid: np.ndarray) -> list[float]:
+    """Roots where the function goes from positive to not positive, between neighbours on the grid."""
+    values = [function(point) for point in grid]
+    return [_root(function, grid[i], grid[i + 1]) for i in range(len(grid) - 1) if values[i] > 0 and values[i + 1] <= 0]
+
+
+def _root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Root to the last digits: two ways to write one data set (weights, copies) must agree to 1e-7."""
+    return float(brentq(function, low, high, xtol=1e-15 * high, rtol=8.9e-16, maxiter=500))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Standard deviations
+
+
+def posterior_variance(
+    deviations: np.ndarray,
+    variances: np.ndarray,
+    basis: np.ndarray,
+    shrinkage: np.ndarray,
+    covariance: np.ndarray,
+    totals: np.ndarray | None,
+) -> np.ndarray:
+    """Empirical-Bayes posterior variance of each theta_j with the corrections of Morris (1983, section 5).
+
+    s_j^2 = v_j (1 - B_j) + b_j B_j z_j' C z_j + [2 / (J - r - 2)] B_j^2 d_j^2 (vbar + tau^2) / (v_j + tau^2)
+
+    The first term is the posterior variance were tau^2 and the target known; the second is for estimating the target,
+    whose coefficients have the covariance C; the third is for estimating tau^2. There b_j = 1 - shrinkage_j, and
+    B_j = b_j (J - r - 2) / (J - r) makes up for the skewness of an estimated b_j. vbar is the mean of the v_j with
+    weights 1 / (v_j + tau^2). Where tau^2 is given and not estimated, B_j = b_j and there is no third term.
+
+    Parameters
+    ----------
+    deviations : ndarray of shape (J,)
+        d_j = y_j - z_j' beta.
+    variances : ndarray of shape (J,)
+        v_j.
+    basis : ndarray of shape (J, r)
+        z_j.
+    shrinkage : ndarray of shape (J,)
+        1 - b_j.
+    covariance : ndarray of shape (r, r)
+        C.
+    totals : ndarray of shape (J,) or None
+        v_j + tau^2 up to a common factor; None where tau^2 was given.
+
+    Returns
+    -------
+    variance : ndarray of shape (J,)
+        Variances, not sds.
+    """
+    b = np.clip(1.0 - shrinkage, 0.0, 1.0)
+    leverage = np.einsum("jk,kl,jl->j", basis, covariance, basis)
+    if totals is None:
+        return variances * (1.0 - b) + np.square(b) * leverage
+    degrees = len(variances) - basis.shape[1]
+    big_b = b * (degrees - 2) / degrees
+    mean_total = 1.0 / np.mean(1.0 / totals)  # vbar + tau^2
+    third = 2.0 / (degrees - 2) * np.square(big_b * deviations) * mean_total / totals
+    return variances * (1.0 - big_b) + b * big_b * leverage + third
+
+
+def target_covariance(totals: np.ndarray, basis: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Compute the covariance, shape (r, r), of beta estimated with `weights` from means of variance `totals`."""
+    inverse = np.linalg.inv(basis.T @ (weights[:, None] * basis))
+    return inverse @ (basis.T @ ((np.square(weights) * totals)[:, None] * basis)) @ inverse

@@ -1,0 +1,329 @@
+"""X of any container as named columns, checked the way scikit-learn checks it, without copying numeric columns."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+from sklearn.utils import assert_all_finite
+from sklearn.utils.validation import validate_data
+
+ACCEPTED_COLUMNS = "numbers, booleans, strings or categories"
+
+_MISSING_TYPES = (type(None), type(pd.NA), type(pd.NaT))
+_TEXT_TYPES = (str, np.str_)
+
+
+class Table:
+    """Named columns of equal length; columns are made plain on first use and kept.
+
+    Parameters
+    ----------
+    columns : mapping of str to column
+        Columns as they arrived: ndarray, pandas Series or narwhals Series.
+    n_rows : int
+        Length of every column.
+    """
+
+    __slots__ = ("_cache", "_columns", "_index", "_parent", "n_rows", "names")
+
+    def __init__(self, columns: Mapping[str, Any], n_rows: int):
+        self.names: tuple[str, ...] = tuple(columns)
+        self.n_rows = n_rows
+        self._columns = columns
+        self._cache: dict[str, np.ndarray | pd.Series] = {}
+        self._parent: Table | None = None
+        self._index: slice | np.ndarray | None = None
+
+    @classmethod
+    def _view(cls, parent: Table, names: Iterable[str], index: slice | np.ndarray | None, n_rows: int) -> Table:
+        view = cls(dict.fromkeys(names), n_rows)
+        view._parent = parent
+        view._index = index
+        return view
+
+    def __repr__(self) -> str:
+        return f"Table({self.n_rows} rows, columns {list(self.names)})"
+
+    def _raw(self, name: str) -> Any:
+        if self._parent is None:
+            return self._columns[name]
+        return _take(self._parent._raw(name), self._index)
+
+    def column(self, name: str) -> np.ndarray | pd.Series:
+        """Give one column: ndarray for numbers and booleans, pandas Series for text and categories."""
+        if name not in self._cache:
+            if self._parent is None:
+                self._cache[name] = plain_column(self._columns[name], name)
+            else:
+                self._cache[name] = _take(self._parent.column(name), self._index)
+        return self._cache[name]
+
+    def labels(self, name: str) -> np.ndarray | pd.Series:
+        """Give one column as it arrived, for use as group labels: text stays text, missing stays missing."""
+        return label_column(self._raw(name))
+
+    def is_numeric(self, name: str) -> bool:
+        """Tell whether a column holds numbers or booleans."""
+        column = self.column(name)
+        return isinstance(column, np.ndarray) and column.dtype.kind in "biuf"
+
+    def select(self, names: Iterable[str]) -> Table:
+        """Keep some columns."""
+        return Table._view(self, tuple(names), None, self.n_rows)
+
+    def rows(self, start: int, stop: int) -> Table:
+        """Slice rows, start to stop (exclusive), as views."""
+        start, stop, _ = slice(start, stop).indices(self.n_rows)
+        return Table._view(self, self.names, slice(start, stop), max(stop - start, 0))
+
+    def where(self, keep: np.ndarray) -> Table:
+        """Keep the rows where the boolean mask `keep` is True."""
+        return Table._view(self, self.names, np.flatnonzero(keep), int(np.count_nonzero(keep)))
+
+    def to_frame(self, names: Iterable[str] | None = None, rename: Mapping[str, str] | None = None) -> pd.DataFrame:
+        """Make a pandas frame of some columns, renamed where `rename` says so, with a fresh index."""
+        names = self.names if names is None else tuple(names)
+        rename = {} if rename is None else rename
+        data = {}
+        for name in names:
+            column = self.column(name)
+            if isinstance(column, pd.Series):
+                column = column.reset_index(drop=True)
+            data[rename.get(name, name)] = column
+        return pd.DataFrame(data, index=pd.RangeIndex(self.n_rows), copy=False)
+
+    def check_features(self, names: Iterable[str], estimator_name: str) -> None:
+        """Raise for a missing or infinite value, or a dtype that is no feature, in any of the columns."""
+        for name in names:
+            column = self.column(name)
+            if isinstance(column, np.ndarray):
+                _check_finite(column, name, estimator_name)
+            elif column.isna().any():
+                raise ValueError(
+                    f"Input X contains NaN: column {name!r} has {int(column.isna().sum())} missing values. "
+                    f"{estimator_name} does not accept missing values in features; impute them or drop the rows."
+                )
+
+
+def _take(column: Any, index: slice | np.ndarray | None) -> Any:
+    """Rows of a column; Series of any library keep their type."""
+    if index is None:
+        return column
+    if isinstance(column, pd.Series):
+        return column.iloc[index]
+    return column[index]
+
+
+def _check_finite(column: np.ndarray, name: str, estimator_name: str) -> None:
+    """scikit-learn's finiteness check, which sums first and only looks at every value when the sum is not finite."""
+    try:
+        assert_all_finite(column, estimator_name=estimator_name, input_name="X")
+    except ValueError as error:
+        raise ValueError(f"Column {name!r} of X: {error}") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One column
+
+
+def label_column(column: Any) -> np.ndarray | pd.Series:
+    """Give a column as ndarray or pandas Series; nothing is converted but the container."""
+    if isinstance(column, nw.Series):
+        return _narwhals_labels(column)
+    return column
+
+
+def _narwhals_labels(column: nw.Series) -> np.ndarray | pd.Series:
+    dtype = column.dtype
+    if (dtype.is_numeric() and not dtype.is_decimal()) or dtype == nw.Boolean:
+        if column.null_count() == 0:
+            return column.to_numpy()
+        if dtype.is_float():
+            return column.cast(nw.Float64).to_numpy()
+    if dtype == nw.Categorical or dtype == nw.Enum:
+        column = column.cast(nw.String)
+    return pd.Series(np.fromiter(column.to_list(), dtype=object, count=len(column)), dtype=object)
+
+
+def plain_column(column: Any, name: str) -> np.ndarray | pd.Series:
+    """Bring a feature column into one of two forms: numeric ndarray, or Series of text or categories.
+
+    Raises
+    ------
+    TypeError
+        If the column holds neither numbers, booleans, text nor categories.
+    """
+    if isinstance(column, nw.Series):
+        if column.dtype == nw.Categorical or column.dtype == nw.Enum:
+            categories = column.cat.get_categories().to_list()
+            return pd.Series(pd.Categorical(column.cast(nw.String).to_list(), categories=categories))
+        if column.dtype.is_numeric():
+            if column.dtype.is_decimal() or column.null_count():
+                column = column.cast(nw.Float64)
+            return column.to_numpy()
+        column = _narwhals_labels(column)
+    if isinstance(column, pd.Series):
+        dtype = column.dtype
+        if isinstance(dtype, pd.CategoricalDtype):
+            return column
+        if isinstance(dtype, np.dtype) and dtype.kind in "biuf":
+            return column.to_numpy()
+        if isinstance(dtype, pd.SparseDtype):
+            return plain_column(np.asarray(column), name)
+        if pd.api.types.is_bool_dtype(dtype) or pd.api.types.is_numeric_dtype(dtype):
+            return _nullable_numbers(column, name)
+        if isinstance(dtype, pd.StringDtype):
+            return column
+        column = column.to_numpy(dtype=object) if not isinstance(dtype, np.dtype) else column.to_numpy()
+    kind = column.dtype.kind
+    if kind in "biuf":
+        return column
+    if kind == "U":
+        return _plain_text(column, name)
+    if kind == "O":
+        return _plain_objects(column, name)
+    raise TypeError(_not_a_feature(name, column.dtype))
+
+
+def _nullable_numbers(column: pd.Series, name: str) -> np.ndarray:
+    if pd.api.types.is_complex_dtype(column.dtype):
+        raise ValueError(f"Complex data not supported: column {name!r} of X has dtype {column.dtype}.")
+    if column.hasnans:
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    if pd.api.types.is_bool_dtype(column.dtype):
+        return column.to_numpy(dtype=bool)
+    if pd.api.types.is_integer_dtype(column.dtype):
+        return column.to_numpy(dtype=np.int64)
+    return column.to_numpy(dtype=np.float64)
+
+
+def _plain_objects(values: np.ndarray, name: str) -> np.ndarray | pd.Series:
+    """Objects to numbers where all are numbers, to text where all are text."""
+    types = {t for t in set(map(type, values)) if not issubclass(t, _MISSING_TYPES)}
+    if types and all(issubclass(t, _TEXT_TYPES) for t in types):
+        return pd.Series(values, dtype=object)
+    if all(issubclass(t, (numbers.Real, np.number, np.bool_)) or t.__name__ == "Decimal" for t in types):
+        if any(issubclass(t, (complex, np.complexfloating)) for t in types):
+            raise ValueError(f"Complex data not supported: column {name!r} of X.")
+        missing = pd.isna(values)
+        if missing.any():
+            values = np.where(missing, np.nan, values)
+        elif types and all(issubclass(t, (bool, np.bool_)) for t in types):
+            return values.astype(bool)
+        return values.astype(np.float64)
+    odd = sorted(t.__name__ for t in types if not issubclass(t, (*_TEXT_TYPES, numbers.Number)))
+    if odd and any(hasattr(t, "year") or "datetime" in t.__name__.lower() for t in types):
+        raise TypeError(_not_a_feature(name, f"object, with values of type {', '.join(odd)}"))
+    if odd:
+        raise TypeError(
+            f"Column {name!r} of X: argument must be a string or a real number, not {odd[0]!r}. "
+            f"Accepted are {ACCEPTED_COLUMNS}."
+        )
+    raise TypeError(
+        f"Column {name!r} of X mixes text and numbers (types {sorted(t.__name__ for t in types)}). "
+        f"Accepted are {ACCEPTED_COLUMNS}, one kind in a column: convert it to one of these."
+    )
+
+
+def _plain_text(column: np.ndarray, name: str) -> pd.Series:
+    """Take a column of an array of text, unless it held numbers: NumPy makes text of the numbers in mixed lists."""
+    try:
+        column.astype(np.float64)
+    except ValueError:
+        return pd.Series(column.astype(object), dtype=object)
+    raise ValueError(
+        f"Column {name!r} of X holds numbers written as text (X is an array of dtype {column.dtype}). "
+        "Pass a dataframe, or an array of dtype object, in which numbers are numbers."
+    )
+
+
+def _not_a_feature(name: str, dtype: Any) -> str:
+    return (
+        f"Column {name!r} of X has dtype {dtype}, which cannot be a feature. Accepted are {ACCEPTED_COLUMNS}: "
+        "convert the column (for example a date to the number of days since a start), or drop it from X."
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# X
+
+
+def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Table:
+    """Read X as a Table; shape, size and names are checked as scikit-learn does, values are not looked at yet.
+
+    Columns without names (arrays, lists, frames whose names are not strings) are called x0, x1, ... At predict the
+    names are those seen in fit, so that a frame in fit and an array in predict, which scikit-learn allows with a
+    warning, agree.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Gets `n_features_in_` and `feature_names_in_` when `reset`, else is compared with.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Numbers, objects or a frame of any kind narwhals knows.
+    reset : bool
+        True in fit.
+    min_samples : int, default=1
+        Least number of rows.
+    """
+    if nw.dependencies.is_into_dataframe(X):
+        return _read_frame(estimator, X, reset=reset, min_samples=min_samples)
+    # Finiteness is checked column by column later: a missing label is not a missing feature.
+    array = validate_data(estimator, _as_array(X), reset=reset, dtype=None, ensure_all_finite=False)
+    if array.dtype.kind not in "biufOU":
+        raise TypeError(f"X has dtype {array.dtype}; accepted are {ACCEPTED_COLUMNS}.")
+    _check_n_rows(estimator, array.shape[0], min_samples)
+    names = _column_names(estimator, array.shape[1])
+    return Table({name: array[:, j] for j, name in enumerate(names)}, array.shape[0])
+
+
+def _as_array(X: Any) -> Any:
+    """X as it came, but a list that mixes numbers and text as objects: NumPy would turn its numbers into text."""
+    if not isinstance(X, (list, tuple)):
+        return X
+    array = np.asarray(X)
+    return np.asarray(X, dtype=object) if array.dtype.kind in "US" else array
+
+
+def _read_frame(estimator: Any, X: Any, *, reset: bool, min_samples: int) -> Table:
+    names = list(X.columns) if isinstance(X, pd.DataFrame) else list(nw.from_native(X, eager_only=True).columns)
+    duplicates = sorted({str(name) for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if duplicates:
+        raise ValueError(f"X has more than one column named {', '.join(map(repr, duplicates))}. Rename them.")
+    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    n_rows, n_columns = X.shape
+    context = f" is required by {type(estimator).__name__}."
+    if n_rows < 1:
+        raise ValueError(f"Found array with 0 sample(s) (shape={X.shape}) while a minimum of 1{context}")
+    if n_columns < 1:
+        raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1{context}")
+    _check_n_rows(estimator, n_rows, min_samples)
+    get: Callable[[int], Any]
+    if isinstance(X, pd.DataFrame):
+
+        def get(j: int) -> Any:
+            return X.iloc[:, j]
+    else:
+        frame = nw.from_native(X, eager_only=True)
+
+        def get(j: int) -> Any:
+            return frame.get_column(frame.columns[j])
+
+    return Table({name: get(j) for j, name in enumerate(_column_names(estimator, n_columns))}, n_rows)
+
+
+def _column_names(estimator: Any, n_columns: int) -> list[str]:
+    names = getattr(estimator, "feature_names_in_", None)
+    return [f"x{j}" for j in range(n_columns)] if names is None else [str(name) for name in names]
+
+
+def _check_n_rows(estimator: Any, n_rows: int, min_samples: int) -> None:
+    if n_rows < min_samples:
+        raise ValueError(
+            f"X has n_samples={n_rows}, while a minimum of {min_samples} is required by {type(estimator).__name__}."
+        )

@@ -1,0 +1,86 @@
+"""Checks of the arguments that stand beside X: y, sample_weight and standard_error."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+import numpy as np
+from sklearn.utils import assert_all_finite, check_array, column_or_1d
+
+_FLOATS = [np.float64, np.float32]
+
+
+def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
+    """Make y a float64 array of shape (n_rows,), with scikit-learn's words for what is wrong with it.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_rows,)
+        A column of shape (n_rows, 1) is accepted with a DataConversionWarning.
+    n_rows : int
+        Rows of X.
+    name : str
+        Name of the estimator, for messages.
+    """
+    if y is None:
+        raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
+    y = column_or_1d(y, warn=True)
+    if y.dtype.kind in "mM":
+        raise TypeError(f"y has dtype {y.dtype}; {name} needs numbers.")
+    if y.dtype.kind not in "biuf":
+        try:
+            y = y.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"y has values that are not numbers: {error}. {name} needs one number per row.") from error
+    assert_all_finite(y, input_name="y", estimator_name=name)
+    if y.shape[0] != n_rows:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows, y has "
+            f"{y.shape[0]} values."
+        )
+    return y.astype(np.float64, copy=False)
+
+
+def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | None:
+    """Make sample_weight a float64 array of shape (n_rows,), or None; a number is the weight of every row.
+
+    A weight says how many copies of its row there are, so it cannot be negative, and somewhere it must be positive.
+    """
+    if sample_weight is None:
+        return None
+    weights = _per_row(sample_weight, n_rows, "sample_weight")
+    if weights.min() < 0:
+        raise ValueError(
+            f"Negative values in sample_weight (smallest {weights.min()!r}). {name} takes a weight as a number of "
+            "copies of the row: it must be 0 or more."
+        )
+    if not weights.any():
+        raise ValueError("sample_weight is zero everywhere; it must contain at least one value that is not zero.")
+    return weights
+
+
+def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndarray | None:
+    """Make standard_error a float64 array of shape (n_rows,), or None; a number is the standard error of every row."""
+    if standard_error is None:
+        return None
+    errors = _per_row(standard_error, n_rows, "standard_error")
+    if errors.min() <= 0:
+        row = int(errors.argmin())
+        raise ValueError(
+            f"standard_error must be positive; row {row} has {errors[row]!r}. {name} takes it as the known sampling "
+            "standard deviation of y in each row; leave it out (None) to have one estimated."
+        )
+    return errors
+
+
+def _per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
+    if isinstance(values, numbers.Real):
+        values = np.full(n_rows, float(values))
+    # A shape of (n, 1) or (n, k) must not be flattened silently: it is most often a second y or a frame by mistake.
+    values = check_array(values, ensure_2d=False, dtype=_FLOATS, input_name=argument, ensure_min_samples=0)
+    if values.ndim != 1:
+        raise ValueError(f"{argument} must be 1-D, one number per row; got an array of shape {values.shape}.")
+    if values.shape[0] != n_rows:
+        raise ValueError(f"{argument} has {values.shape[0]} values, but X has {n_rows} rows.")
+    return values.astype(np.float64, copy=False)

@@ -1,0 +1,1 @@
+"""The CSV files of the data sets; README.md names their sources."""

@@ -1,0 +1,1 @@
+"""Descriptions of the data sets, as in the attribute DESCR."""

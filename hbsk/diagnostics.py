@@ -1,0 +1,137 @@
+"""Was the posterior found? Thresholds, tables and one warning for both engines."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+
+from hbsk.exceptions import ConvergenceWarning
+from hbsk.inference.integrate import PARETO_K_LIMIT, monte_carlo_error
+
+__all__ = ["ESS_THRESHOLD", "PARETO_K_THRESHOLD", "R_HAT_THRESHOLD"]
+
+# Vehtari, Gelman, Simpson, Carpenter, Buerkner 2021 (Bayesian Analysis 16), section 4; Vehtari et al. 2024 (JMLR 25).
+R_HAT_THRESHOLD = 1.01
+ESS_THRESHOLD = 400.0
+PARETO_K_THRESHOLD = PARETO_K_LIMIT
+
+COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "divergences", "pareto_k", "in_model"]
+TAIL_PROBABILITY = 0.05
+
+
+def variance_names(specification) -> list[str]:
+    """Return names of residual sd, group sds and correlations, as Bambi would have them."""
+    names = ["sigma"]
+    for factor in specification.factors:
+        names += [f"{column}|{factor.name}_sigma" for column in factor.columns]
+        for i, k in correlated_pairs(factor):
+            names.append(f"corr_{factor.name}[{factor.columns[k]}, {factor.columns[i]}]")
+    return names
+
+
+def correlated_pairs(factor) -> list[tuple[int, int]]:
+    """Return index pairs (later, earlier) of columns that are correlated a priori."""
+    return [
+        (block[i], block[k]) for block in factor.blocks for i in range(len(block)) for k in range(i)
+    ]
+
+
+def variance_values(specification, nodes) -> np.ndarray:
+    """Return values of the variance parameters at nodes, (n_nodes, n_names), in the order of `variance_names`."""
+    columns = [nodes.sigma[:, None]]
+    for f, factor in enumerate(specification.factors):
+        columns.append(nodes.group_sd[f])
+        columns += [nodes.correlation[f][:, i, k, None] for i, k in correlated_pairs(factor)]
+    return np.concatenate(columns, axis=1)
+
+
+def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) -> pd.DataFrame:
+    """Return the table of diagnostics of the marginal engine.
+
+    Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
+    indicators of the 5 % tails (tail).
+    """
+    names = variance_names(specification)
+    values = variance_values(specification, posterior.variance_nodes())
+    if not sigma_is_parameter:
+        names, values = names[1:], values[:, 1:]
+    finite = np.isfinite(values).all(axis=0)
+    common, _ = posterior.common_mixture()
+    in_model = np.zeros(common.shape[1], dtype=bool)
+    in_model[posterior.scaling.kept] = True
+    names = [*np.asarray(names, dtype=object)[finite], *specification.common_columns]
+    values = np.concatenate([values[:, finite], common], axis=1)
+    mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
+    # A coefficient's sd is wider than that of its conditional mean.
+    _, covariance = posterior.common_moments()
+    sd[len(sd) - common.shape[1] :] = np.sqrt(np.diag(covariance))
+    table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
+    table["ess_bulk"] = effective_size(sd, error)
+    table["ess_tail"] = _tail_size(values, posterior.weight, posterior.replicate)
+    table["mcse_mean"] = error
+    table["pareto_k"] = posterior.pareto_k
+    table["in_model"] = np.concatenate([np.ones(int(finite.sum()), dtype=bool), in_model])
+    return table
+
+
+def effective_size(sd, error) -> np.ndarray:
+    """Return ``sd^2 / error^2``; NaN where there is no spread, infinite where there is no error."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(sd > 0, (sd / error) ** 2, np.nan)
+
+
+def _tail_size(values, weight, replicate):
+    """Return the smaller effective size of the two tail probabilities."""
+    sizes = []
+    for k in range(values.shape[1]):
+        order = np.argsort(values[:, k])
+        cumulative = np.cumsum(weight[order])
+        low = values[order[min(np.searchsorted(cumulative, TAIL_PROBABILITY), len(order) - 1)], k]
+        high = values[order[min(np.searchsorted(cumulative, 1 - TAIL_PROBABILITY), len(order) - 1)], k]
+        tails = np.column_stack([values[:, k] <= low, values[:, k] >= high]).astype(float)
+        _, sd, error = monte_carlo_error(tails, weight, replicate)
+        sizes.append(np.min(effective_size(sd, error)))
+    return np.array(sizes)
+
+
+def nuts_diagnostics(table: pd.DataFrame, n_divergent: int) -> pd.DataFrame:
+    """Return ArviZ's diagnostics of NUTS in the common layout."""
+    table = table.copy()
+    table["divergences"] = float(n_divergent)
+    table["in_model"] = True
+    table.index.name = "parameter"
+    return table.reindex(columns=COLUMNS)
+
+
+def warn_if_unreliable(table: pd.DataFrame, *, engine: str, stacklevel: int) -> None:
+    """Warn once, naming the parameters and what to do."""
+    problems = []
+    bad = table.index[table["r_hat"] > R_HAT_THRESHOLD]
+    if len(bad):
+        problems.append(f"r_hat above {R_HAT_THRESHOLD} for {_listed(bad)}")
+    bad = table.index[(table["ess_bulk"] < ESS_THRESHOLD) | (table["ess_tail"] < ESS_THRESHOLD)]
+    if engine == "marginal":
+        bad = table.index[table["ess_bulk"] < ESS_THRESHOLD / 4]
+    if len(bad):
+        problems.append(f"effective sample size below {ESS_THRESHOLD:.0f} for {_listed(bad)}")
+    if (table["divergences"] > 0).any():
+        problems.append(f"{int(table['divergences'].max())} divergent transitions")
+    if (table["pareto_k"] > PARETO_K_THRESHOLD).any():
+        problems.append(f"Pareto k = {table['pareto_k'].max():.2f}, above {PARETO_K_THRESHOLD}")
+    if not problems:
+        return
+    advice = (
+        "Increase tune= and draws=, set sampler_options={'target_accept': 0.95}, or simplify the model; inference="
+        "'marginal', where it is possible, needs no sampling."
+        if engine == "nuts"
+        else "Fewer varying columns or correlated=False, or tighter priors on the sds in priors=, make the posterior "
+        "easier; inference='nuts' samples the full model."
+    )
+    warnings.warn(f"The posterior is not reliable: {'; '.join(problems)}. {advice}", ConvergenceWarning, stacklevel)
+
+
+def _listed(names) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,25 @@
+"""Warnings of hbsk, one class for each thing a user may want to silence or to turn into an error."""
+
+from sklearn.exceptions import ConvergenceWarning as _SklearnConvergenceWarning
+
+__all__ = ["ConvergenceWarning", "NoGroupsWarning", "ShrinkageWarning", "SuspiciousGroupsWarning"]
+
+
+class NoGroupsWarning(UserWarning):
+    """The estimator was fitted without any group labels and shares nothing between groups.
+
+    scikit-learn drops `groups=` on the way to `fit` in several places (for example `GridSearchCV.fit(X, y, groups=g)`
+    with metadata routing off). Naming the group column in `group_features` is safe everywhere.
+    """
+
+
+class ConvergenceWarning(_SklearnConvergenceWarning):
+    """An inference engine missed one of its accuracy thresholds."""
+
+
+class SuspiciousGroupsWarning(UserWarning):
+    """Every label of a group column is a different number that is not an integer: most likely a measurement."""
+
+
+class ShrinkageWarning(UserWarning):
+    """There are too few groups for shrinkage to be justified, so the group means are returned as they are."""

@@ -1,0 +1,329 @@
+"""Integration over a few unconstrained parameters: mode, importance sampling, honest error.
+
+Knows nothing of models: a log density, its gradient, and points in R^d. The proposal is a split-t
+about the mode (Geweke 1989, Econometrica 57, section 4), nodes are scrambled Sobol points in
+antithetic pairs, weights are Pareto smoothed (Vehtari, Simpson, Gelman, Yao, Gabry 2024, JMLR 25),
+and the Monte Carlo error comes from sixteen independent randomisations of the points. Where the
+proposal does not fit, further proposals are fitted to the weighted nodes and all nodes are weighted
+against the mixture of all proposals (Cornuet, Marin, Mira, Robert 2012, Scand. J. Stat. 39).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import optimize, special
+from scipy.stats import qmc
+
+N_REPLICATES = 16
+# Accuracy: Monte Carlo error of every variance parameter in posterior sds; an ESS of 400.
+ERROR_TARGET = 0.05
+PARETO_K_ADAPT = 0.5
+PARETO_K_LIMIT = 0.7
+PROPOSAL_DF = 6.0
+MAX_ROUNDS = 6
+DIFFERENCE_STEP = 1e-4
+SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
+KERNELS = 64
+# Share of kernel nodes that are spread as widely as the posterior itself: keeps weights bounded.
+WIDE_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class SplitT:
+    """Product of split-t laws along the axes of ``scale``, about ``centre``.
+
+    Attributes
+    ----------
+    centre : ndarray of shape (d,)
+    scale : ndarray of shape (d, d)
+        Columns are the axes, of the length of one sd.
+    below, above : ndarray of shape (d,)
+        Factors of the scale on either side of the centre.
+    """
+
+    centre: np.ndarray
+    scale: np.ndarray
+    below: np.ndarray
+    above: np.ndarray
+
+    def points(self, uniforms: np.ndarray) -> np.ndarray:
+        """Map points of the unit cube (n, d) to theta."""
+        lower_share = self.below / (self.below + self.above)
+        is_below = uniforms < lower_share
+        within = np.where(
+            is_below,
+            0.5 * uniforms / lower_share,
+            0.5 + 0.5 * (uniforms - lower_share) / (1 - lower_share),
+        )
+        z = special.stdtrit(PROPOSAL_DF, within) * np.where(is_below, self.below, self.above)
+        return self.centre + z @ self.scale.T
+
+    def log_density(self, theta: np.ndarray) -> np.ndarray:
+        """Return the log density at points (n, d)."""
+        z = np.linalg.solve(self.scale, (theta - self.centre).T).T
+        z = z / np.where(z < 0, self.below, self.above)
+        log_axis = _log_t(z) + np.log(2.0 / (self.below + self.above))
+        return log_axis.sum(axis=1) - np.linalg.slogdet(self.scale)[1]
+
+
+@dataclass(frozen=True)
+class KernelT:
+    """Mixture of multivariate t kernels of one shape, and one wide t about the mean.
+
+    Attributes
+    ----------
+    centres : ndarray of shape (KERNELS, d)
+    mean : ndarray of shape (d,)
+    scale : ndarray of shape (d, d)
+        Lower factor of the covariance of the whole.
+    bandwidth : float
+        Of the kernels, in units of ``scale``.
+    """
+
+    centres: np.ndarray
+    mean: np.ndarray
+    scale: np.ndarray
+    bandwidth: float
+
+    def points(self, uniforms: np.ndarray) -> np.ndarray:
+        """Map points of the unit cube (n, d + 1) to theta; the last coordinate chooses the kernel."""
+        z = special.stdtrit(PROPOSAL_DF, uniforms[:, :-1])
+        choice = uniforms[:, -1]
+        wide = choice < WIDE_SHARE
+        at = np.minimum(((choice - WIDE_SHARE) / (1 - WIDE_SHARE) * len(self.centres)).astype(int), KERNELS - 1)
+        centre = np.where(wide[:, None], self.mean, self.centres[at])
+        return centre + (z * np.where(wide, 1.0, self.bandwidth)[:, None]) @ self.scale.T
+
+    def log_density(self, theta: np.ndarray) -> np.ndarray:
+        """Return the log density at points (n, d)."""
+        d = theta.shape[1]
+        white = np.linalg.solve(self.scale, (theta - self.mean).T).T
+        kernels = np.linalg.solve(self.scale, (self.centres - self.mean).T).T
+        steps = (white[:, None, :] - kernels) / self.bandwidth
+        near = special.logsumexp(_log_t(steps).sum(axis=2), axis=1) - np.log(len(kernels)) - d * np.log(self.bandwidth)
+        far = _log_t(white).sum(axis=1)
+        log_both = np.logaddexp(np.log(1 - WIDE_SHARE) + near, np.log(WIDE_SHARE) + far)
+        return log_both - np.log(np.diag(self.scale)).sum()
+
+
+def _log_t(z):
+    """Return the log density of Student's t with `PROPOSAL_DF` degrees of freedom."""
+    df = PROPOSAL_DF
+    log_norm = special.gammaln((df + 1) / 2) - special.gammaln(df / 2) - 0.5 * np.log(df * np.pi)
+    return log_norm - (df + 1) / 2 * np.log1p(z**2 / df)
+
+
+@dataclass(frozen=True)
+class Nodes:
+    """Weighted points that stand for a posterior.
+
+    Attributes
+    ----------
+    evaluated : list
+        What the density returned for each round of points, in order.
+    theta : ndarray of shape (n_nodes, d)
+    weight : ndarray of shape (n_nodes,)
+        Smoothed, summing to 1.
+    replicate : ndarray of shape (n_nodes,), dtype int
+        Which of the independent randomisations a node belongs to.
+    pareto_k : float
+    spare : ndarray of shape (n_nodes,)
+        A further quasi-random coordinate of each node, for what is drawn given theta.
+    """
+
+    evaluated: list
+    theta: np.ndarray
+    weight: np.ndarray
+    replicate: np.ndarray
+    pareto_k: float
+    spare: np.ndarray
+
+
+def find_mode(
+    value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mode of a log density and minus its Hessian there.
+
+    Every step evaluates the point and its neighbours in one call, so that the Hessian comes from
+    differences of exact gradients at no further call.
+
+    Parameters
+    ----------
+    value_and_gradient : callable
+        Maps points (n, d) to log densities (n,) and gradients (n, d).
+    start : ndarray of shape (d,)
+    """
+    d = len(start)
+    offsets = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)]) * DIFFERENCE_STEP
+    memory: dict = {}
+
+    def at(theta):
+        if memory.get("theta") is None or not np.array_equal(memory["theta"], theta):
+            value, gradient = value_and_gradient(theta + offsets)
+            hessian = (gradient[1 : d + 1] - gradient[d + 1 :]) / (2 * DIFFERENCE_STEP)
+            memory.update(
+                theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian
+            )
+        return memory
+
+    # The trust region keeps steps to a few units of log sd; a gradient of 1e-7 is a thousandth
+    # of a millionth of a posterior sd for any sd up to 100.
+    result = optimize.minimize(
+        lambda theta: (-at(theta)["value"], -at(theta)["gradient"]),
+        start,
+        jac=True,
+        hess=lambda theta: -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T),
+        method="trust-exact",
+        options={"gtol": 1e-7, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
+    )
+    hessian = at(result.x)["hessian"]
+    return result.x, -0.5 * (hessian + hessian.T)
+
+
+def split_t(log_density, mode: np.ndarray, precision: np.ndarray) -> SplitT:
+    """Return the split-t whose axes follow the curvature and whose tails follow the density.
+
+    Geweke (1989), eq. 4.1: the scale on either side of an axis is the largest that a normal law
+    would need to fall as the density does, over distances of 1, 2 and 3 sds.
+    """
+    eigenvalues, axes = np.linalg.eigh(precision)
+    # A flat or rising direction is given the length at which priors on log sds have decayed.
+    scale = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
+    d = len(mode)
+    steps = np.concatenate([SPLIT_DISTANCES[:, None, None] * np.eye(d) * sign for sign in (-1, 1)])
+    points = mode + steps.reshape(-1, d) @ scale.T
+    everything = log_density(np.concatenate([mode[None], points]))
+    drop = np.maximum(everything[0] - everything[1:], 1e-3).reshape(2, len(SPLIT_DISTANCES), d)
+    needed = SPLIT_DISTANCES[:, None] / np.sqrt(2 * drop)
+    below, above = np.clip(needed.max(axis=1), 0.7, 5.0)
+    return SplitT(mode, scale, below, above)
+
+
+@lru_cache(maxsize=64)
+def unit_cube_points(d: int, per_replicate: int, salt: int) -> np.ndarray:
+    """Return quasi-random points (N_REPLICATES * per_replicate, d), always the same.
+
+    Each replicate is an independently scrambled Sobol set, completed by its mirror image.
+    """
+    half = max(per_replicate // 2, 1)
+    sets = []
+    for replicate in range(N_REPLICATES):
+        sobol = qmc.Sobol(d, scramble=True, rng=np.random.default_rng([salt, d, replicate]))
+        points = np.clip(sobol.random(half), 1e-12, 1 - 1e-12)
+        sets.append(np.concatenate([points, 1 - points])[:per_replicate])
+    points = np.concatenate(sets)
+    points.flags.writeable = False
+    return points
+
+
+def monte_carlo_error(
+    values: np.ndarray, weight: np.ndarray, replicate: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return weighted mean, sd, and the Monte Carlo error of the mean.
+
+    The error is that of a ratio estimate over independent replicates (delta method).
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_nodes, k)
+    weight : ndarray of shape (n_nodes,), summing to 1
+    replicate : ndarray of shape (n_nodes,), dtype int
+    """
+    mean = weight @ values
+    deviation = values - mean
+    sd = np.sqrt(weight @ deviation**2)
+    by_replicate = np.zeros((N_REPLICATES, values.shape[1]))
+    np.add.at(by_replicate, replicate, weight[:, None] * deviation)
+    error = np.sqrt(N_REPLICATES / (N_REPLICATES - 1) * np.sum(by_replicate**2, axis=0))
+    return mean, sd, error
+
+
+def importance_sample(
+    evaluate: Callable[[np.ndarray], object],
+    proposal: SplitT,
+    monitored: Callable[[list], np.ndarray],
+    *,
+    first_per_replicate: int,
+    max_nodes: int,
+) -> Nodes:
+    """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
+
+    Parameters
+    ----------
+    evaluate : callable
+        Maps points (n, d) to an object with ``log_density`` of shape (n,).
+    proposal : SplitT
+    monitored : callable
+        Maps the list of evaluated rounds to values (n_nodes, k) whose error counts.
+    first_per_replicate : int
+        Nodes of each replicate in the first round.
+    max_nodes : int
+    """
+    proposals, thetas, evaluated, replicates, spare = [proposal], [], [], [], []
+    d = len(proposal.centre)
+    per_replicate = first_per_replicate
+    for round_ in range(MAX_ROUNDS):
+        uniforms = unit_cube_points(d + 1 + bool(round_), per_replicate, salt=round_)
+        spare.append(uniforms[:, 0])
+        theta = proposals[-1].points(uniforms[:, 1:])
+        thetas.append(theta)
+        evaluated.append(evaluate(theta))
+        replicates.append(np.repeat(np.arange(N_REPLICATES), per_replicate))
+        nodes = _weigh(proposals, thetas, evaluated, replicates, spare)
+        _, sd, error = monte_carlo_error(monitored(evaluated), nodes.weight, nodes.replicate)
+        accurate = np.all(error <= ERROR_TARGET * np.maximum(sd, 1e-300))
+        if accurate and nodes.pareto_k <= PARETO_K_ADAPT:
+            break
+        if 3 * len(nodes.weight) > max_nodes:
+            break
+        per_replicate *= 2
+        proposals.append(_refit(nodes))
+    return nodes
+
+
+def _weigh(proposals, thetas, evaluated, replicates, spare) -> Nodes:
+    theta = np.concatenate(thetas)
+    log_density = np.concatenate([points.log_density for points in evaluated])
+    share = np.log([len(block) / len(theta) for block in thetas])
+    log_mixture = special.logsumexp(
+        [log_share + q.log_density(theta) for log_share, q in zip(share, proposals, strict=True)],
+        axis=0,
+    )
+    log_weight = np.where(np.isfinite(log_density), log_density, -np.inf) - log_mixture
+    weight, pareto_k = smoothed_weights(log_weight)
+    return Nodes(evaluated, theta, weight, np.concatenate(replicates), pareto_k, np.concatenate(spare))
+
+
+def smoothed_weights(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return Pareto smoothed weights that sum to 1, and the shape k."""
+    from arviz_stats.base import array_stats
+
+    spread = np.ptp(log_weight[np.isfinite(log_weight)])
+    if len(log_weight) < 25 or spread < 1e-9:
+        weight = np.exp(log_weight - log_weight.max())
+        return weight / weight.sum(), 0.0
+    # psislw smooths the weights of exp(-argument)
+    smoothed, pareto_k = array_stats.psislw(-log_weight)
+    weight = np.exp(smoothed - smoothed.max())
+    return weight / weight.sum(), float(pareto_k)
+
+
+def _refit(nodes: Nodes) -> KernelT:
+    """Return kernels on nodes resampled by weight, with the bandwidth of Silverman's rule.
+
+    With few effective nodes the covariance is inflated.
+    """
+    d = nodes.theta.shape[1]
+    effective = 1.0 / np.sum(nodes.weight**2)
+    deviation = nodes.theta - nodes.weight @ nodes.theta
+    covariance = (nodes.weight[:, None] * deviation).T @ deviation
+    covariance += np.diag(np.diag(covariance)) * d / effective
+    scale = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(d))
+    levels = (np.arange(KERNELS) + 0.5) / KERNELS
+    at = np.minimum(np.searchsorted(np.cumsum(nodes.weight), levels), len(nodes.weight) - 1)
+    bandwidth = (4 / (d + 2) / min(effective, 4 * KERNELS)) ** (1 / (d + 4))
+    return KernelT(nodes.theta[at], nodes.weight @ nodes.theta, scale, bandwidth)

@@ -1,0 +1,447 @@
+"""The marginal posterior of the variance parameters of a Gaussian hierarchical model.
+
+Common coefficients and group effects are integrated out exactly. Symbols, for one grouping factor:
+``y = X b + Z_j u_j + e``, ``e ~ N(0, sigma^2)``, ``u_j ~ N(0, sigma^2 Lambda Lambda')``,
+``b ~ N(m, K^-1)``; ``A_j = Z_j' W Z_j``, ``B_j = Z_j' W [X y]``, ``G = [X y]' W [X y]``. With
+
+    H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda' = (A_j + (Lambda Lambda')^-1)^-1
+    C   = G - sum_j B_j' H_j B_j                       (free of sigma)
+    Q   = C_xx / sigma^2 + K,   r = C_xy / sigma^2 + K m,   b_hat = Q^-1 r
+
+    -2 log p(y | sigma, Lambda) = n log 2 pi + n log sigma^2 + sum_j log|I + Lambda' A_j Lambda|
+        + log|Q| - log|K| + C_yy / sigma^2 + m' K m - r' b_hat
+
+(Bates et al. 2015, J. Stat. Softw. 67(1), sections 3.4 and 3.5, with a prior on b).
+
+Arrays hold the points of theta first and the groups last, so that a few points times thousands of
+groups, or hundreds of points times a few groups, are one stretch of arithmetic.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hbsk.inference.statistics import GroupSums
+from hbsk.inference.variance_parameters import (
+    RESIDUAL_SD_FLOOR,
+    VarianceParameters,
+    VariancePoints,
+)
+
+# Points times groups worked on at a time: a block of the arithmetic stays in the cache.
+BLOCK_ELEMENTS = 16_384
+
+# Given theta, x = log(sigma - floor) is integrated by the trapezoid rule in t, x = mode + width
+# sinh(t): the stretched tails hold for any number of rows. Few rows make the law of x skew and
+# need a finer rule; against adaptive quadrature each of them is within 1e-6 of log p.
+_SIGMA_RULES = ((30, -3.4, 4.2, 0.13), (1000, -3.4, 4.2, 0.2), (np.inf, -2.6, 2.6, 0.26))
+SIGMA_NEWTON_STEPS = 60
+SIGMA_MODE_TOLERANCE = 0.1  # in widths; the rule needs no better
+
+
+def _sigma_rule(n: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return offsets in widths and weights of the quadrature of x for n rows."""
+    low, high, step = next(rule[1:] for rule in _SIGMA_RULES if n < rule[0])
+    t = np.arange(low, high, step)
+    return np.sinh(t), np.cosh(t) * step
+
+
+@dataclass(frozen=True)
+class ConditionalCommon:
+    """Law of the common coefficients given (sigma, Lambda), diagonal in sigma.
+
+    ``Q = basis^-T (s d + 1 - d) basis^-1`` with ``s = reference^2 / sigma^2`` and d in [0, 1], so
+    that every sigma costs p operations. Leading axis: points of theta.
+    """
+
+    basis: np.ndarray  # (n_points, p, p)
+    share: np.ndarray  # (n_points, p), d
+    slope: np.ndarray  # (n_points, p), basis' C_xy / reference^2
+    constant: np.ndarray  # (n_points, p), basis' K m
+    half_log_det: np.ndarray  # (n_points,), 1/2 log|Q| at sigma = reference
+    residual: np.ndarray  # (n_points,), C_yy / reference^2
+    reference: np.ndarray  # (n_points,)
+
+    @classmethod
+    def of(cls, reduced, prior_mean, prior_precision, n):
+        """Diagonalise C_xx / reference^2 against K."""
+        c_xx, c_xy, c_yy = reduced[:, :-1, :-1], reduced[:, :-1, -1], reduced[:, -1, -1]
+        c_yy = np.maximum(c_yy, 0.0)
+        reference = np.maximum(np.sqrt(c_yy / n), 1e-8)
+        scale = reference[:, None] ** -2.0
+        p = c_xy.shape[1]
+        precision = c_xx * scale[:, :, None] + np.diag(prior_precision)
+        # Cholesky of the matrix with unit diagonal: columns on different scales do no harm.
+        size = np.sqrt(np.einsum("mkk->mk", precision))
+        size = np.where(size > 0, size, 1.0)
+        unit = precision / (size[:, :, None] * size[:, None, :])
+        lower = _cholesky(unit)
+        identity = np.broadcast_to(np.eye(p), precision.shape)
+        half_solve = np.linalg.solve(lower, identity) / size[:, None, :]
+        whitened = half_solve @ (c_xx * scale[:, :, None]) @ half_solve.swapaxes(1, 2)
+        share, vectors = np.linalg.eigh(whitened)
+        basis = half_solve.swapaxes(1, 2) @ vectors
+        transposed = basis.swapaxes(1, 2)
+        return cls(
+            basis=basis,
+            share=np.clip(share, 0.0, 1.0),
+            slope=(transposed @ (c_xy * scale)[:, :, None])[:, :, 0],
+            constant=transposed @ (prior_precision * prior_mean),
+            half_log_det=np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1),
+            residual=c_yy * scale[:, 0],
+            reference=reference,
+        )
+
+    def at(self, log_sigma: np.ndarray):
+        """Return s, the eigenvalues of Q and the coordinates of b_hat, for a grid of sigma.
+
+        Shapes (n_points, n_grid), (n_points, n_grid, p), (n_points, n_grid, p).
+        """
+        s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
+        eigenvalue = self.share[:, None, :] * (s[:, :, None] - 1.0) + 1.0
+        moment = self.slope[:, None, :] * s[:, :, None] + self.constant[:, None, :]
+        return s, eigenvalue, moment / eigenvalue
+
+
+@dataclass(frozen=True)
+class MarginalPoints:
+    """The marginal posterior at several points theta.
+
+    Attributes
+    ----------
+    theta : ndarray of shape (n_points, n_dim)
+    log_density : ndarray of shape (n_points,)
+        Log posterior density of theta, sigma integrated out where that form is used, up to
+        the constant log p(y).
+    variance : VariancePoints
+    common : ConditionalCommon
+    log_sigma, weight : ndarray of shape (n_points, n_grid)
+        Grid of log sigma and its conditional probabilities given theta (one column, weight 1,
+        in the joint form).
+    """
+
+    theta: np.ndarray
+    log_density: np.ndarray
+    variance: VariancePoints
+    common: ConditionalCommon
+    log_sigma: np.ndarray
+    weight: np.ndarray
+
+
+class MarginalModel:
+    """A Gaussian hierarchical model with one grouping factor, in engine units.
+
+    Parameters
+    ----------
+    sums : GroupSums
+    parameters : VarianceParameters
+    prior_mean, prior_precision : ndarray of shape (p,)
+        Of the common coefficients; precision 0 is a flat prior.
+    """
+
+    def __init__(
+        self,
+        sums: GroupSums,
+        parameters: VarianceParameters,
+        prior_mean: np.ndarray,
+        prior_precision: np.ndarray,
+    ):
+        self.sums = sums
+        self.parameters = parameters
+        self.prior_mean = prior_mean
+        self.prior_precision = prior_precision
+
+    # the density
+
+    def evaluate(self, theta: np.ndarray) -> MarginalPoints:
+        """Return the log posterior density at points of shape (n_points, n_dim)."""
+        variance = self.parameters.points(theta)
+        log_det, reduced = self.reduce(variance.relative_factor)
+        common = ConditionalCommon.of(
+            reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0)
+        )
+        if self.parameters.integrated:
+            mode, width = self._sigma_mode(common, variance.relative_sd)
+            # x = log(sigma - floor) runs over the real line
+            offset, step = self._sigma_rule
+            log_sigma = _log_sigma(mode[:, None] + width[:, None] * offset)
+            log_step = np.log(width[:, None] * step)
+        else:
+            log_sigma = np.log(variance.sigma)[:, None]
+            log_step = 0.0
+        log_joint = self._log_likelihood(common, log_det, log_sigma)
+        log_joint += self.parameters.sd_log_prior(theta, np.exp(log_sigma), variance.relative_sd)
+        log_joint += log_step
+        top = log_joint.max(axis=1, keepdims=True)
+        weight = np.exp(log_joint - top)
+        total = weight.sum(axis=1, keepdims=True)
+        log_density = (top + np.log(total))[:, 0]
+        log_density += self.parameters.correlation_log_prior(theta)
+        return MarginalPoints(theta, log_density, variance, common, log_sigma, weight / total)
+
+    def gradient(self, points: MarginalPoints) -> np.ndarray:
+        """Return the gradient of the log density at evaluated points, (n_points, n_dim)."""
+        s, eigenvalue, coordinate = points.common.at(points.log_sigma)
+        influence = self._influence(points.common, points.weight, s, eigenvalue, coordinate)
+        by_covariance = self.covariance_gradient(points.variance.relative_factor, influence)
+        by_log_sigma = None
+        if not self.parameters.integrated:
+            slope = self._log_likelihood_slope(points.common, s, eigenvalue, coordinate)
+            by_log_sigma = slope[:, 0]
+        return self.parameters.gradient(
+            points.theta,
+            points.variance,
+            np.exp(points.log_sigma),
+            points.weight,
+            2.0 * by_covariance @ points.variance.relative_factor,
+            by_log_sigma,
+        )
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return log density (n_points,) and gradient (n_points, n_dim)."""
+        points = self.evaluate(theta)
+        return points.log_density, self.gradient(points)
+
+    def log_marginal_likelihood(self, relative_factor, sigma) -> np.ndarray:
+        """Return log p(y | sigma, Lambda), the common coefficients integrated over their prior.
+
+        With a flat prior on all of them this is the restricted likelihood (REML) up to a
+        constant. ``relative_factor`` is (n_points, q, q), ``sigma`` (n_points,).
+        """
+        log_det, reduced = self.reduce(relative_factor)
+        common = ConditionalCommon.of(
+            reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0)
+        )
+        return self._log_likelihood(common, log_det, np.log(sigma)[:, None])[:, 0]
+
+    def _log_likelihood(self, common, log_det, log_sigma):
+        """Return log p(y | sigma, Lambda) over a grid of sigma."""
+        s, eigenvalue, coordinate = common.at(log_sigma)
+        moment = coordinate * eigenvalue
+        proper = self.prior_precision > 0
+        quadratic = s * common.residual[:, None] - np.sum(moment * coordinate, axis=2)
+        quadratic += np.sum(self.prior_precision * self.prior_mean**2)
+        log_prior_det = np.sum(np.log(self.prior_precision[proper]))
+        log_q = 2 * common.half_log_det[:, None] + np.sum(np.log(eigenvalue), axis=2)
+        return -0.5 * (
+            self.sums.n * (np.log(2 * np.pi) + 2 * log_sigma)
+            + log_det[:, None]
+            + log_q
+            - log_prior_det
+            - np.sum(~proper) * np.log(2 * np.pi)
+            + quadratic
+            - self.sums.log_weight
+        )
+
+    def _log_likelihood_slope(self, common, s, eigenvalue, coordinate):
+        """Return d log p(y | sigma, Lambda) / d log sigma over a grid of sigma."""
+        inner = common.share[:, None, :] / eigenvalue
+        inner -= 2 * coordinate * common.slope[:, None, :]
+        inner += coordinate**2 * common.share[:, None, :]
+        return s * (common.residual[:, None] + inner.sum(axis=2)) - self.sums.n
+
+    # sigma given theta
+
+    def _sigma_mode(self, common, relative_sd):
+        """Return mode and width of x = log(sigma - floor) given theta."""
+
+        def slope(x):
+            log_sigma = _log_sigma(x)
+            likelihood = self._log_likelihood_slope(common, *common.at(log_sigma))
+            prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), relative_sd)
+            return (likelihood + prior) * np.exp(x - log_sigma)
+
+        # The residual sum of squares at sigma = reference is a start within a few per cent.
+        _, _, coordinate = common.at(np.log(common.reference)[:, None])
+        fitted = np.sum(coordinate[:, 0] * (common.slope + common.constant), axis=1)
+        left = np.maximum(common.residual - fitted, 1e-3 * common.residual) + 1e-300
+        x = np.log(common.reference) + 0.5 * np.log(left / max(self.sums.n, 1.0))
+        difference = np.array([0.0, 1e-4])
+        for _ in range(SIGMA_NEWTON_STEPS):
+            here, above = slope(x[:, None] + difference).T
+            curvature = np.maximum((here - above) / difference[1], 1e-2)
+            step = np.clip(here / curvature, -1.0, 1.0)
+            x = x + step
+            if np.all(np.abs(step) <= SIGMA_MODE_TOLERANCE * np.minimum(curvature**-0.5, 2.0)):
+                break
+        return x, np.minimum(curvature**-0.5, 2.0)
+
+    @cached_property
+    def _sigma_rule(self):
+        return _sigma_rule(self.sums.n)
+
+    def _influence(self, common, weight, s, eigenvalue, coordinate):
+        """Return the expectation over sigma of ``-2 d log p(y) / d C``, (n_points, P, P)."""
+        scale = weight * s / common.reference[:, None] ** 2
+        inner = np.einsum("mg,mgi,mgj->mij", scale, coordinate, coordinate)
+        p = inner.shape[1]
+        inner[:, range(p), range(p)] += np.sum(scale[:, :, None] / eigenvalue, axis=1)
+        influence = np.empty((len(scale), p + 1, p + 1))
+        influence[:, :p, :p] = common.basis @ inner @ common.basis.swapaxes(1, 2)
+        mean = np.einsum("mg,mgi->mi", scale, coordinate)
+        influence[:, :p, p] = influence[:, p, :p] = -np.einsum("mij,mj->mi", common.basis, mean)
+        influence[:, p, p] = scale.sum(axis=1)
+        return influence
+
+    # passes over the groups
+
+    @cached_property
+    def _layout(self):
+        """Index pairs of packed symmetric matrices, of varying and of common columns."""
+        q, p1 = self.sums.zx.shape[:2]
+        return np.tril_indices(q), np.tril_indices(p1)
+
+    def _blocks(self, n_points):
+        """Yield slices of groups that keep points times groups within a block."""
+        width = max(64, BLOCK_ELEMENTS // max(n_points, 1))
+        for start in range(0, self.sums.n_groups, width):
+            yield slice(start, min(start + width, self.sums.n_groups))
+
+    def _products(self, groups):
+        """Return ``B_k' B_l + B_l' B_k`` (half of it for k = l), packed: (pairs_q, pairs_p, J)."""
+        (row, column), (a, b) = self._layout
+        zx = self.sums.zx[:, :, groups]
+        products = np.empty((len(row), len(a), zx.shape[2]))
+        for i, (k, m) in enumerate(zip(row, column, strict=True)):
+            np.multiply(zx[k][a], zx[m][b], out=products[i])
+            if k != m:
+                products[i] += zx[m][a] * zx[k][b]
+        return products
+
+    def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Integrate the group effects out.
+
+        Parameters
+        ----------
+        factor : ndarray of shape (n_points, q, q)
+            ``Lambda``.
+
+        Returns
+        -------
+        log_det : ndarray of shape (n_points,)
+            ``sum_j log|I + Lambda' A_j Lambda|``.
+        reduced : ndarray of shape (n_points, p + 1, p + 1)
+            ``C``.
+        """
+        n_points = len(factor)
+        _, (a, b) = self._layout
+        log_det = np.zeros(n_points)
+        packed = np.zeros((n_points, len(a)))
+        for groups in self._blocks(n_points):
+            inverse, block_log_det = relative_inverse(self.sums.zz[:, :, groups], factor)
+            log_det += block_log_det
+            products = self._products(groups)
+            packed += np.tensordot(inverse, products, axes=([1, 2], [0, 2]))
+        reduced = np.empty((n_points, *self.sums.xx.shape))
+        reduced[:, a, b] = reduced[:, b, a] = self.sums.xx[a, b] - packed
+        return log_det, reduced
+
+    def covariance_gradient(self, factor: np.ndarray, influence: np.ndarray) -> np.ndarray:
+        """Return d log p(y) / d(Lambda Lambda'), shape (n_points, q, q).
+
+        With ``F_j = I - A_j H_j``: ``-1/2 sum_j (F_j A_j - F_j B_j N B_j' F_j')``, N the influence.
+        """
+        n_points, q = factor.shape[:2]
+        (row, column), (a, b) = self._layout
+        packed = influence[:, a, b] * np.where(a == b, 1.0, 2.0)
+        total = np.zeros((n_points, q, q))
+        for groups in self._blocks(n_points):
+            zz = self.sums.zz[:, :, groups]
+            inverse, _ = relative_inverse(zz, factor)
+            # B_k N B_l' of every group; _products holds twice its symmetric part for k != l
+            crossed = np.tensordot(packed, self._products(groups), axes=([1], [1]))
+            full_inverse = unpack_symmetric(inverse, q)
+            full_crossed = unpack_symmetric(crossed * np.where(row == column, 1.0, 0.5)[:, None], q)
+            rest = np.empty_like(full_inverse)
+            for k in range(q):
+                for m in range(q):
+                    rest[:, k, m] = float(k == m)
+                    for i in range(q):
+                        rest[:, k, m] -= zz[k, i] * full_inverse[:, i, m]
+            for k in range(q):
+                left = sum(rest[:, k, i, None] * full_crossed[:, i] for i in range(q))
+                for m in range(k + 1):
+                    inner = sum(left[:, i] * rest[:, m, i] for i in range(q))
+                    inner -= sum(rest[:, k, i] * zz[i, m] for i in range(q))
+                    total[:, k, m] += 0.5 * inner.sum(axis=1)
+        total[:, column, row] = total[:, row, column]
+        return total
+
+
+def _log_sigma(x):
+    """Return log(floor + exp(x))."""
+    return np.logaddexp(np.log(RESIDUAL_SD_FLOOR), x)
+
+
+def _cholesky(matrices):
+    """Return Cholesky factors; a matrix singular to rounding gets a last bit of ridge."""
+    try:
+        return np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        ridge = 1e-12 * np.eye(matrices.shape[-1])
+        return np.linalg.cholesky(matrices + ridge)
+
+
+def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda'`` for points and groups.
+
+    Parameters
+    ----------
+    zz : ndarray of shape (q, q, n_groups)
+        ``A_j``.
+    factor : ndarray of shape (n_points, q, q)
+        ``Lambda``, lower triangular.
+
+    Returns
+    -------
+    inverse : ndarray of shape (n_points, q (q + 1) / 2, n_groups)
+        Lower triangles of ``H_j``, packed by rows.
+    log_det : ndarray of shape (n_points,)
+        ``sum_j log|I + Lambda' A_j Lambda|``.
+    """
+    n_points, q = factor.shape[:2]
+    row, column = np.tril_indices(q)
+    n_groups = zz.shape[2]
+    # I + Lambda' A Lambda is linear in the entries of A: one matrix product for all points
+    twice = np.einsum("mak,mbl->mklab", factor, factor)
+    linear = twice + twice.swapaxes(3, 4)
+    linear = linear[:, row, column][:, :, row, column] * np.where(row == column, 0.5, 1.0)
+    packed = (linear.reshape(-1, len(row)) @ zz[row, column]).reshape(n_points, -1, n_groups)
+    lower: dict[tuple[int, int], np.ndarray] = {}
+    solved: dict[tuple[int, int], np.ndarray] = {}
+    det = np.ones((n_points, n_groups))
+    for i in range(q):
+        for j in range(i + 1):
+            entry = packed[:, i * (i + 1) // 2 + j]
+            for k in range(j):
+                entry = entry - lower[i, k] * lower[j, k]
+            if i == j:
+                # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
+                pivot = np.maximum(entry + 1.0, 1.0)
+                det *= pivot
+                lower[i, i] = np.sqrt(pivot)
+            else:
+                lower[i, j] = entry / lower[j, j]
+        for j in range(q):
+            entry = factor[:, j, i, None]
+            for k in range(i):
+                entry = entry - lower[i, k] * solved[k, j]
+            solved[i, j] = entry / lower[i, i]
+    inverse = np.empty_like(packed)
+    for at, (i, j) in enumerate(zip(row, column, strict=True)):
+        np.multiply(solved[0, i], solved[0, j], out=inverse[:, at])
+        for k in range(1, q):
+            inverse[:, at] += solved[k, i] * solved[k, j]
+    return inverse, np.log(det).sum(axis=1)
+
+
+def unpack_symmetric(packed, q):
+    """Return symmetric matrices (n_points, q, q, n_groups) from packed lower triangles."""
+    row, column = np.tril_indices(q)
+    full = np.empty((len(packed), q, q, packed.shape[2]))
+    full[:, row, column] = packed
+    full[:, column, row] = packed
+    return full

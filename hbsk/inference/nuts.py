@@ -1,0 +1,354 @@
+"""Sampling by PyMC's NUTS: of a Bambi model, and of any log density given as a Python function.
+
+The only place that samples with PyMC. What comes back are arrays with axes (chain, draw, ...) under the names of the
+user. PyMC takes seconds to import, so it is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from joblib import effective_n_jobs
+
+# Diagnostics take milliseconds for each number: of every factor this many groups, evenly spaced, are looked at.
+DIAGNOSED_GROUPS = 100
+
+# What `sampler_options` may not set, because a parameter of the estimator does, and which one that is.
+OWNED_OPTIONS = {
+    "draws": "draws",
+    "tune": "tune",
+    "chains": "chains",
+    "cores": "n_jobs",
+    "random_seed": "random_state",
+    "progressbar": "verbose",
+    "quiet": "verbose",
+}
+FIXED_OPTIONS = frozenset({"model", "var_names", "return_inferencedata", "trace"})
+
+
+@dataclass(frozen=True)
+class FactorDraws:
+    """Draws of the effects of one grouping factor: J groups, q varying columns."""
+
+    columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    terms: tuple[tuple[str, tuple[int, ...]], ...]  # (variable, its columns)
+    sds: np.ndarray  # (chains, draws, q); NaN where the prior of a term has no sd
+    correlation: np.ndarray | None  # (chains, draws, q, q); None where all effects are independent
+    effects: np.ndarray  # (chains, draws, J, q)
+
+
+@dataclass(frozen=True)
+class PosteriorDraws:
+    """Draws of all parameters of a model; the axes (chain, draw) come first."""
+
+    columns: tuple[str, ...]
+    b: np.ndarray  # (chains, draws, p), the intercept that of raw columns; 0 for columns left out of the model
+    sigma: np.ndarray  # (chains, draws); NaN with known standard errors
+    factors: dict[str, FactorDraws]
+    divergent: np.ndarray  # (chains, draws), bool
+    datatree: Any  # xarray.DataTree: posterior (raw intercept), sample_stats, observed_data
+
+
+def sample_posterior(
+    model,
+    *,
+    draws: int = 1000,
+    tune: int = 1000,
+    chains: int = 4,
+    random_state=None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+    sampler_options: Mapping[str, Any] | None = None,
+) -> PosteriorDraws:
+    """Sample the posterior of a model from `hbsk._bambi.build_model` with NUTS.
+
+    Chains start spread out by the scales of the data (PyMC's own jitter of +-1 is in the units of each variable).
+
+    Parameters
+    ----------
+    model : bambi.Model
+    draws, tune, chains : int
+        Draws kept and draws for tuning in each chain, number of chains.
+    random_state : None, int, RandomState or Generator
+    n_jobs : int, optional
+        Chains in parallel processes, as in scikit-learn: None means 1, -1 all processors.
+    verbose : int
+        0 is silent; above, PyMC shows its progress and says what it does.
+    sampler_options : mapping, optional
+        More arguments of `pymc.sample`, such as `target_accept`, `init` or `nuts_sampler`.
+
+    Returns
+    -------
+    PosteriorDraws
+    """
+    layout = model.hbsk_layout
+    options = _checked_options(sampler_options)
+    with _quiet(verbose):
+        if not model.built:
+            model.build()
+        pymc_model = model.backend.model
+        if "init" not in options and "initvals" not in options and options["nuts_sampler"] == "pymc":
+            options |= {"init": "adapt_diag", "initvals": _start_distributions(pymc_model, layout)}
+        tree = _sample(
+            pymc_model, _variables(pymc_model, layout), draws, tune, chains, random_state, n_jobs, verbose, options
+        )
+    return _as_arrays(tree, layout)
+
+
+def sample_log_density(
+    log_density_and_gradient: Callable[[np.ndarray], tuple[float, np.ndarray]],
+    start: np.ndarray,
+    scale: np.ndarray,
+    *,
+    draws: int = 1000,
+    tune: int = 1000,
+    chains: int = 4,
+    random_state=None,
+    n_jobs: int | None = None,
+    verbose: int = 0,
+    sampler_options: Mapping[str, Any] | None = None,
+) -> np.ndarray:
+    """Sample a log density on R^d that is a Python function, with NUTS.
+
+    NUTS moves z in theta = start + scale @ z, so with the mode and a square root of the inverse Hessian it starts
+    near the mode (z uniform in [-1, 1]) and sees axes of unit scale. A value that is not finite counts as density 0.
+
+    Parameters
+    ----------
+    log_density_and_gradient : callable
+        theta (d,) -> log density (up to a constant) and its gradient (d,). With `n_jobs` > 1 it must pickle.
+    start : ndarray of shape (d,)
+    scale : ndarray of shape (d, d)
+    draws, tune, chains, random_state, n_jobs, verbose, sampler_options
+        As in `sample_posterior`.
+
+    Returns
+    -------
+    ndarray of shape (chains, draws, d)
+    """
+    start, scale = np.asarray(start, dtype=float), np.asarray(scale, dtype=float)
+    options = _checked_options(sampler_options)
+    with _quiet(verbose):
+        import pymc as pm
+        from pytensor.compile.mode import Mode
+
+        from hbsk.inference._log_density_op import LogDensityOp
+
+        # Nothing here is worth compiling: all work is in the Python function.
+        options.setdefault("compile_kwargs", {"mode": Mode(linker="py", optimizer="fast_compile")})
+        with pm.Model() as pymc_model:
+            z = pm.Flat("z", shape=start.shape)
+            value, _ = LogDensityOp(log_density_and_gradient)(start + scale @ z)
+            pm.Potential("log_density", value)
+        tree = _sample(pymc_model, ["z"], draws, tune, chains, random_state, n_jobs, verbose, options)
+    return start + tree["posterior"]["z"].to_numpy() @ scale.T
+
+
+def diagnose(posterior: PosteriorDraws):
+    """Return convergence diagnostics by ArviZ of all parameters, one row for each number.
+
+    Of every factor the effects of at most `DIAGNOSED_GROUPS` groups are looked at.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Index: names such as "floor", "sigma", "1|county_sigma", "corr_county[1, floor]", "1|county[ANOKA]"; columns
+        `r_hat`, `ess_bulk`, `ess_tail` (5% and 95% quantile), `mcse_mean`. Parameters that are constant are left out.
+    """
+    import pandas as pd
+    from arviz_stats.base import array_stats
+
+    named = {name: draws for name, draws in _named_draws(posterior) if np.ptp(draws) > 0}
+    chains = np.stack(list(named.values()), axis=-1)
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    return pd.DataFrame(
+        {
+            "r_hat": array_stats.rhat(chains, **axes),
+            "ess_bulk": array_stats.ess(chains, method="bulk", **axes),
+            "ess_tail": array_stats.ess(chains, method="tail", prob=(0.05, 0.95), **axes),
+            "mcse_mean": array_stats.mcse(chains, method="mean", **axes),
+        },
+        index=list(named),
+    )
+
+
+def _named_draws(posterior):
+    """Yield (name, (chains, draws) array) of every number that is diagnosed."""
+    for k, column in enumerate(posterior.columns):
+        yield column, posterior.b[..., k]
+    yield "sigma", np.nan_to_num(posterior.sigma)
+    for name, factor in posterior.factors.items():
+        q = len(factor.columns)
+        for k, column in enumerate(factor.columns):
+            yield f"{column}|{name}_sigma", np.nan_to_num(factor.sds[..., k])
+        if factor.correlation is not None:
+            for i, k in zip(*np.tril_indices(q, -1), strict=True):
+                pair = f"{factor.columns[k]}, {factor.columns[i]}"
+                yield f"corr_{name}[{pair}]", factor.correlation[..., i, k]
+        n_groups = len(factor.labels)
+        for j in np.unique(np.linspace(0, n_groups - 1, min(n_groups, DIAGNOSED_GROUPS)).astype(int)):
+            for k, column in enumerate(factor.columns):
+                yield f"{column}|{name}[{factor.labels[j]}]", factor.effects[..., j, k]
+
+
+def _checked_options(sampler_options):
+    """Return the user's options of `pymc.sample` on top of our defaults."""
+    options = dict(sampler_options or {})
+    for name in options:
+        if name in OWNED_OPTIONS:
+            raise ValueError(
+                f"sampler_options={sampler_options!r} sets {name!r}, which the parameter {OWNED_OPTIONS[name]} of the "
+                "estimator sets. Use that instead."
+            )
+        if name in FIXED_OPTIONS:
+            raise ValueError(
+                f"sampler_options={sampler_options!r} sets {name!r}, which hbsk needs for itself. Leave it out; use "
+                "to_bambi() and sample that model for full control."
+            )
+    # PyMC would otherwise take another sampler where one happens to be installed.
+    return {"nuts_sampler": "pymc"} | options
+
+
+def _sample(pymc_model, variables, draws, tune, chains, random_state, n_jobs, verbose, options):
+    """Call `pymc.sample`."""
+    import pymc as pm
+
+    defaults = {"compute_convergence_checks": False}  # slow with many groups; `diagnose` has them
+    return pm.sample(
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        cores=effective_n_jobs(n_jobs),
+        random_seed=_seed(random_state),
+        var_names=variables,
+        model=pymc_model,
+        progressbar=verbose > 0,
+        quiet=verbose <= 0,
+        **(defaults | options),
+    )
+
+
+def _seed(random_state):
+    """Return a seed for PyMC, which does not take a RandomState; None stays None."""
+    if random_state is None or isinstance(random_state, int | np.integer):
+        return None if random_state is None else int(random_state)
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31 - 1))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**31 - 1))
+    raise ValueError(
+        f"random_state={random_state!r} cannot seed a sampler: pass None, an int, a numpy.random.RandomState or a "
+        "numpy.random.Generator."
+    )
+
+
+@contextlib.contextmanager
+def _quiet(verbose: int) -> Iterator[None]:
+    """Keep PyMC, PyTensor, Bambi and ArviZ from logging and warning, unless verbose."""
+    if verbose > 0:
+        yield
+        return
+    loggers = [logging.getLogger(name) for name in ("pymc", "pytensor", "bambi", "arviz", "numba")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        # PyTensor about a missing BLAS or compiler, overflow on the way to a rejected step, and the like: nothing a
+        # user of the estimator can act on. Our own warnings come from the diagnostics, outside this block.
+        warnings.simplefilter("ignore")
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL + 1)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+def _variables(pymc_model, layout):
+    """Return the variables to keep draws of: no offsets, nothing of the size of the data."""
+    names = ["Intercept"] if layout.has_intercept else []
+    names += [variable for variable, _ in layout.common]
+    for factor in layout.factors:
+        for variable, _ in factor.terms:
+            names += [variable, f"{variable}_sigma"]
+        if factor.correlation is not None:
+            names.append(factor.correlation)
+    if layout.sigma is None:
+        names.append("sigma")
+    return [name for name in names if name in pymc_model.named_vars]
+
+
+def _start_distributions(pymc_model, layout):
+    """Return what the chains' starts are drawn from, in units of the data, for each free variable."""
+    import pymc as pm
+    from pymc.distributions.transforms import LogTransform
+
+    starts = {}
+    for rv in pymc_model.free_RVs:
+        shape = tuple(len(pymc_model.coords[dim]) for dim in pymc_model.named_vars_to_dims.get(rv.name) or ())
+        transform = pymc_model.rvs_to_transforms[rv]
+        term = rv.name.removesuffix("_sigma")
+        scale = layout.scales["Intercept" if rv.name == "sigma" else term] if _has_scale(layout, rv.name) else 1.0
+        if rv.name == "Intercept" and transform is None:
+            starts[rv.name] = pm.Uniform.dist(layout.y_mean - scale, layout.y_mean + scale)
+        elif transform is None:
+            starts[rv.name] = pm.Uniform.dist(-scale, scale, shape=shape)
+        elif isinstance(transform, LogTransform) and _has_scale(layout, rv.name):
+            starts[rv.name] = pm.Uniform.dist(scale / 4, scale, shape=shape)
+    return starts
+
+
+def _has_scale(layout, name):
+    return name == "sigma" or name.removesuffix("_sigma") in layout.scales
+
+
+def _as_arrays(tree, layout):
+    """Return the draws of a DataTree as arrays, by the layout of the model."""
+    raw = {name: values.to_numpy() for name, values in tree["posterior"].data_vars.items()}
+    shape = (tree["posterior"].sizes["chain"], tree["posterior"].sizes["draw"])
+
+    b = np.zeros((*shape, len(layout.columns)))
+    for variable, columns in layout.common:
+        b[..., list(columns)] = raw[variable].reshape(*shape, len(columns))
+    if layout.has_intercept:
+        b[..., 0] = raw["Intercept"] - b @ layout.centre
+    sigma = raw["sigma"] if layout.sigma is None else np.full(shape, layout.sigma)
+
+    factors = {}
+    for factor in layout.factors:
+        sds = np.full((*shape, len(factor.columns)), np.nan)
+        effects = np.empty((*shape, len(factor.labels), len(factor.columns)))
+        for variable, columns in factor.terms:
+            k = list(columns)
+            effects[..., k] = raw[variable].reshape(*shape, len(factor.labels), len(k))
+            if f"{variable}_sigma" in raw:
+                sds[..., k] = raw[f"{variable}_sigma"].reshape(*shape, len(k))
+        correlation = raw[factor.correlation] if factor.correlation is not None else None
+        factors[factor.name] = FactorDraws(factor.columns, factor.labels, factor.terms, sds, correlation, effects)
+    divergent = tree["sample_stats"]["diverging"].to_numpy().astype(bool)
+    tree["posterior"] = type(tree)(_named_posterior(tree["posterior"].to_dataset(), layout, b))
+    return PosteriorDraws(layout.columns, b, sigma, factors, divergent, tree)
+
+
+def _named_posterior(dataset, layout, b):
+    """Return the posterior with the raw intercept, column names as coordinates and one dimension for each factor."""
+    if layout.has_intercept:
+        dataset["Intercept"] = dataset["Intercept"].copy(data=b[..., 0])
+    columns_of = {f"{variable}_dim": [layout.columns[k] for k in columns] for variable, columns in layout.common}
+    for factor in layout.factors:
+        group_dim = next(f"{variable.rpartition('|')[2]}__factor_dim" for variable, _ in factor.terms)
+        for variable, columns in factor.terms:
+            columns_of[f"{variable}__expr_dim"] = [factor.columns[k] for k in columns]
+            own_dim = f"{variable}__factor_dim"  # a term under an alias has one of its own in Bambi
+            if own_dim in dataset.dims:
+                values = dataset[variable]
+                dims = [group_dim if dim == own_dim else dim for dim in values.dims]
+                dataset = dataset.drop_vars([variable, own_dim]).assign({variable: (dims, values.to_numpy())})
+        dataset = dataset.assign_coords({group_dim: list(factor.labels)})
+    return dataset.assign_coords({dim: names for dim, names in columns_of.items() if dim in dataset.dims})

@@ -1,0 +1,1 @@
+"""Tests; a package, because installed packages bring a top-level `tests` of their own."""

@@ -1,0 +1,10 @@
+"""What several test files share. Keep it small: a fixture used by one file belongs in that file."""
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """Return a generator of its own for each test, with the same seed at every run."""
+    return np.random.default_rng(20261122)

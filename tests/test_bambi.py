@@ -1,0 +1,482 @@
+"""Default priors against Bambi itself, and the graph Bambi builds against densities computed by SciPy."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from hbsk import _bambi
+from hbsk._bambi import build_model, default_priors
+from tests.candidate import log_joint
+from tests.stand_ins import Design, FactorTerms, Specification, moments_of
+
+# formulae keeps its levels sorted, so these are treatment codings as Bambi makes them.
+LEVELS = ("a", "b", "c")
+INTERCEPT = (("Intercept",), ("Intercept",))
+
+
+@pytest.fixture
+def frame(rng):
+    """Columns x and z with mean zero, a category, groups; nothing symmetric."""
+    n = 70
+    frame = pd.DataFrame({"x": rng.gamma(2.0, 3.0, n), "z": rng.normal(0.0, 0.2, n), "y": rng.normal(40.0, 7.0, n)})
+    frame["x"] -= frame["x"].mean()
+    frame["z"] -= frame["z"].mean()
+    frame["cat"] = pd.Categorical(rng.choice(LEVELS, n, p=[0.5, 0.3, 0.2]), LEVELS, ordered=True)
+    frame["g"] = pd.Categorical(rng.choice(["u", "v", "w", "t"], n), ["t", "u", "v", "w"], ordered=True)
+    return frame
+
+
+def dummies(frame, levels):
+    return np.column_stack([frame["cat"] == level for level in levels]).astype(float)
+
+
+def our_priors(frame, common, varying, has_intercept=True):
+    """Default priors of terms given as {term: (column names, values)}."""
+
+    def flat(terms):
+        columns = [c for names, _ in terms.values() for c in names]
+        owners = [t for t, (names, _) in terms.items() for _ in names]
+        return tuple(columns), tuple(owners), np.column_stack([v for _, v in terms.values()])
+
+    columns, terms, X = flat(common)
+    z_columns, z_terms, Z = flat(varying)
+    factor = FactorTerms("g", z_columns, tuple(f"{t}|g" for t in z_terms), tuple((k,) for k in range(len(z_terms))))
+    specification = Specification("y", has_intercept, columns, terms, (factor,))
+    return default_priors(specification, moments_of(X, [Z], frame["y"].to_numpy()))
+
+
+def bambi_priors(formula, frame):
+    """The same numbers read from the true model, without our code."""
+    import bambi as bmb
+
+    model = bmb.Model(formula, frame)
+    numbers = {"sigma": np.asarray(model.parameters["sigma"].prior.args["sigma"])}
+    for name, term in model.parameters["mu"].terms.items():
+        sigma = term.prior.args["sigma"]
+        numbers[name] = np.asarray(sigma.args["sigma"] if hasattr(sigma, "args") else sigma)
+    return numbers, float(frame["y"].mean())
+
+
+def assert_same_numbers(ours, theirs, y_mean):
+    scales = {}
+    for name, (_, arguments) in ours.items():
+        sigma = arguments["sigma"]
+        scales[name] = np.asarray(sigma[1]["sigma"] if isinstance(sigma, tuple) else sigma)
+        np.testing.assert_allclose(arguments.get("mu", 0.0), y_mean if name == "Intercept" else 0.0, rtol=1e-12)
+    assert scales.keys() == theirs.keys()
+    for name, scale in scales.items():
+        np.testing.assert_allclose(scale, theirs[name], rtol=1e-12, err_msg=name)
+
+
+def test_default_priors_are_those_of_the_true_model_numeric(frame):
+    ones = np.ones(len(frame))
+    common = {"Intercept": (["Intercept"], ones), "x": (["x"], frame["x"]), "z": (["z"], frame["z"])}
+    ours = our_priors(frame, common, {"1": (["1"], ones), "x": (["x"], frame["x"])})
+    assert_same_numbers(ours, *bambi_priors("y ~ x + z + (x | g)", frame))
+
+
+def test_default_priors_are_those_of_the_true_model_categorical_slope(frame):
+    # Both common terms vary by group, so their means count, in Bambi and here.
+    shifted = frame.assign(x=frame["x"] + 5.0)
+    ones, cat = np.ones(len(frame)), dummies(frame, "bc")
+    common = {"Intercept": (["Intercept"], ones), "x": (["x"], shifted["x"]), "cat": (["cat[b]", "cat[c]"], cat)}
+    varying = {"1": (["1"], ones), "x": (["x"], shifted["x"]), "cat": (["cat[b]", "cat[c]"], cat)}
+    ours = our_priors(frame, common, varying)
+    assert_same_numbers(ours, *bambi_priors("y ~ x + cat + (x + cat | g)", shifted))
+
+
+def test_default_priors_are_those_of_the_true_model_interaction_of_varying_terms(frame):
+    x = frame["x"].to_numpy()
+    ones, cat = np.ones(len(frame)), dummies(frame, "bc")
+    product = cat * x[:, None]
+    common = {
+        "Intercept": (["Intercept"], ones),
+        "x": (["x"], x),
+        "cat": (["cat[b]", "cat[c]"], cat),
+        "x:cat": (["x:cat[b]", "x:cat[c]"], product),
+    }
+    varying = {"1": (["1"], ones), **{term: common[term] for term in ("x", "cat", "x:cat")}}
+    ours = our_priors(frame, common, varying)
+    assert_same_numbers(ours, *bambi_priors("y ~ x * cat + (x * cat | g)", frame))
+
+
+def test_default_priors_are_those_of_the_true_model_without_intercepts(frame):
+    cat = dummies(frame, "abc")
+    common = {"z": (["z"], frame["z"])}
+    varying = {"cat": (["cat[a]", "cat[b]", "cat[c]"], cat)}
+    ours = our_priors(frame, common, varying, has_intercept=False)
+    assert_same_numbers(ours, *bambi_priors("y ~ 0 + z + (0 + cat | g)", frame))
+
+
+def test_default_priors_of_two_factors_and_of_none(frame):
+    import bambi as bmb
+
+    ones, y = np.ones((len(frame), 1)), frame["y"].to_numpy()
+    frame["h"] = pd.Categorical(np.arange(len(frame)) % 3, ordered=True)
+    factors = tuple(FactorTerms(name, ("1",), (f"1|{name}",), ((0,),)) for name in "gh")
+    priors = default_priors(Specification("y", True, *INTERCEPT, factors), moments_of(ones, [ones, ones], y))
+    true = bmb.Model("y ~ 1 + (1|g) + (1|h)", frame).parameters["mu"].terms
+    for term in ("1|g", "1|h"):
+        assert priors[term][1]["sigma"][1]["sigma"] == pytest.approx(
+            float(true[term].prior.args["sigma"].args["sigma"])
+        )
+    no_groups = default_priors(Specification("y", True, *INTERCEPT), moments_of(ones, [], y))
+    assert list(no_groups) == ["Intercept", "sigma"]
+
+
+def test_a_column_that_does_not_vary_by_group_leaves_the_prior_of_the_group_sd_alone(frame):
+    ones = np.ones(len(frame))
+    varying = {"1": (["1"], ones)}
+    at_zero = our_priors(frame, {"Intercept": (["Intercept"], ones), "x": (["x"], frame["x"])}, varying)
+    far = our_priors(frame, {"Intercept": (["Intercept"], ones), "x": (["x"], frame["x"] + 2000.0)}, varying)
+    assert far["1|g"][1]["sigma"][1]["sigma"] == pytest.approx(at_zero["1|g"][1]["sigma"][1]["sigma"], rel=1e-12)
+    assert far["Intercept"][1]["sigma"] == pytest.approx(at_zero["Intercept"][1]["sigma"], rel=1e-12)
+
+
+def test_default_priors_follow_a_shift_of_y_by_1e8(frame):
+    ones = np.ones((len(frame), 1))
+    specification = Specification("y", True, *INTERCEPT)
+    moments = moments_of(ones, [], frame["y"].to_numpy())
+    near = default_priors(specification, moments)
+    moments_far = type(moments)(**{**vars(moments), "y_mean": moments.y_mean + 1e8})
+    far = default_priors(specification, moments_far)
+    assert far["sigma"] == near["sigma"]
+    assert far["Intercept"][1]["sigma"] == near["Intercept"][1]["sigma"]
+    assert far["Intercept"][1]["mu"] == moments.y_mean + 1e8
+
+
+def test_constant_columns_and_constant_y_get_finite_priors_in_their_units():
+    ones = np.ones(9)
+    X = np.column_stack([ones, np.full(9, -4.0), np.zeros(9)])
+    specification = Specification(
+        "y",
+        True,
+        ("Intercept", "four", "zero"),
+        ("Intercept", "four", "zero"),
+        (FactorTerms("g", ("1", "four"), ("1|g", "four|g"), ((0, 1),)),),
+    )
+    priors = default_priors(specification, moments_of(X, [X[:, :2]], np.full(9, 3.0)))
+    assert priors["four"][1]["sigma"] == pytest.approx(2.5 * 3.0 / 4.0)
+    assert priors["zero"][1]["sigma"] == pytest.approx(2.5 * 3.0)
+    assert priors["four|g"][1]["sigma"][1]["sigma"] == pytest.approx(2.5 * 3.0 / 4.0)
+    assert priors["1|g"][1]["sigma"][1]["sigma"] == pytest.approx(2.5 * 3.0)
+    assert priors["sigma"] == ("HalfStudentT", {"nu": 4.0, "sigma": 3.0})
+
+
+def test_only_correlated_factors_have_an_lkj_prior(frame):
+    X = np.column_stack([np.ones(len(frame)), frame["x"]])
+    moments = moments_of(X, [X, X], frame["y"].to_numpy())
+    terms = ("1", "x")
+    factors = (
+        FactorTerms("g", terms, ("1|g", "x|g"), ((0, 1),)),
+        FactorTerms("h", terms, ("1|h", "x|h"), ((0,), (1,))),
+    )
+    priors = default_priors(Specification("y", True, ("Intercept", "x"), ("Intercept", "x"), factors), moments)
+    assert priors["corr|g"] == ("LKJ", {"eta": 1.0})
+    assert "corr|h" not in priors
+
+
+# The graph that Bambi builds
+
+
+class Problem:
+    """A random data set with a category that varies by group, and its model with unsymmetrical priors."""
+
+    def __init__(self, rng, blocks=((0, 1, 2, 3),), factor="school class"):
+        self.n, self.n_groups, self.factor = 40, 5, factor
+        category = rng.integers(0, 3, self.n)
+        self.X = np.column_stack([np.ones(self.n), rng.normal(2.0, 3.0, self.n), category == 1, category == 2])
+        self.X = self.X.astype(float)
+        self.codes = {factor: rng.integers(0, self.n_groups, self.n)}
+        self.groups = {factor: [3, 1, 2, 10, "x"]}
+        self.y = rng.normal(5.0, 2.0, self.n)
+        names = ("Intercept", "x", "cat[b]", "cat[c]")
+        factors = (
+            FactorTerms(
+                factor, ("1", *names[1:]), (f"1|{factor}", f"x|{factor}", f"cat|{factor}", f"cat|{factor}"), blocks
+            ),
+        )
+        self.specification = Specification("log y", True, names, ("Intercept", "x", "cat", "cat"), factors)
+        self.eta = 1.7
+        self.tau_scales, self.b_sds = [2.0, 0.7, 1.1, 1.3], [4.0, 1.5, 0.8, 0.6]
+        self.priors = {
+            "Intercept": ("Normal", {"mu": 1.0, "sigma": 4.0}),
+            "x": ("Normal", {"mu": 0.3, "sigma": 1.5}),
+            "cat": ("Normal", {"mu": [0.0, 0.0], "sigma": [0.8, 0.6]}),
+            f"1|{factor}": ("Normal", {"mu": 0.0, "sigma": ("HalfNormal", {"sigma": 2.0})}),
+            f"x|{factor}": ("Normal", {"mu": 0.0, "sigma": ("HalfNormal", {"sigma": 0.7})}),
+            f"cat|{factor}": ("Normal", {"mu": 0.0, "sigma": ("HalfNormal", {"sigma": [1.1, 1.3]})}),
+            f"corr|{factor}": ("LKJ", {"eta": self.eta}),
+            "sigma": ("HalfStudentT", {"nu": 4.0, "sigma": 0.8}),
+        }
+
+    def model(self, **options):
+        design = Design(self.X, [self.X])
+        return build_model(self.specification, self.priors, design, self.y, self.codes, self.groups, **options)
+
+    def point(self, rng):
+        """Random values of all parameters; the Cholesky factor has the blocks of the specification."""
+        q = 4
+        R = np.eye(q)
+        for block in self.specification.factors[0].blocks:
+            A = rng.normal(size=(len(block), 7))
+            C = A @ A.T
+            R[np.ix_(block, block)] = C / np.sqrt(np.outer(np.diag(C), np.diag(C)))
+        return {
+            "b": rng.normal(size=4),
+            "sigma": rng.uniform(0.5, 2.0),
+            "tau": {self.factor: rng.uniform(0.5, 2.0, q)},
+            "L": {self.factor: np.linalg.cholesky(R)},
+            "u": {self.factor: rng.normal(size=(self.n_groups, q))},
+        }
+
+    def log_density(self, b, sigma, tau, L, u, weight=None, standard_error=None):
+        """The joint density by SciPy, but for the constant of the LKJ prior."""
+        tau, L, u = tau[self.factor], L[self.factor], u[self.factor]
+        weight = np.ones(self.n) if weight is None else weight
+        centre = weight @ self.X / weight.sum()
+        centre[0] = 0.0
+        mean = (self.X - centre) @ b + np.sum(self.X * u[self.codes[self.factor]], axis=1)
+        known = standard_error is not None
+        total = weight @ stats.norm(mean, standard_error if known else sigma).logpdf(self.y)
+        total += stats.norm([1.0, 0.3, 0.0, 0.0], self.b_sds).logpdf(b).sum()
+        Sigma = tau[:, None] * (L @ L.T) * tau
+        total += stats.multivariate_normal(np.zeros(4), Sigma).logpdf(u).sum()
+        total += stats.halfnorm(scale=self.tau_scales).logpdf(tau).sum()
+        if not known:
+            total += np.log(2.0) + stats.t(4.0, scale=0.8).logpdf(sigma)
+        for block in self.specification.factors[0].blocks:
+            d = len(block)
+            diagonal = np.diag(L)[list(block)]
+            total += np.sum((2.0 * self.eta - 2.0 + d - np.arange(1, d + 1)) * np.log(diagonal))
+        return total
+
+
+BLOCKS = {"correlated": ((0, 1, 2, 3),), "independent": ((0,), (1,), (2,), (3,)), "two blocks": ((0, 1), (2, 3))}
+
+
+@pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS.keys())
+@pytest.mark.parametrize("known_errors", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_joint_density_of_the_centred_graph_is_that_of_the_model(rng, blocks, known_errors, weighted):
+    problem = Problem(rng, blocks)
+    weight = rng.integers(0, 4, problem.n).astype(float) if weighted else None
+    errors = rng.uniform(0.5, 2.0, problem.n) if known_errors else None
+    density = log_joint(problem.model(noncentered=False, sample_weight=weight, standard_error=errors))
+    points = [problem.point(rng) for _ in range(4)]
+    difference = [density(**p) - problem.log_density(**p, weight=weight, standard_error=errors) for p in points]
+    np.testing.assert_allclose(difference, difference[0], rtol=1e-8, atol=1e-8)
+    if blocks == BLOCKS["independent"]:  # no LKJ constant is left then
+        np.testing.assert_allclose(difference, 0.0, atol=1e-7)
+
+
+@pytest.mark.parametrize("blocks", BLOCKS.values(), ids=BLOCKS.keys())
+def test_joint_density_of_the_graph_of_offsets_differs_by_their_jacobian(rng, blocks):
+    problem = Problem(rng, blocks)
+    density = log_joint(problem.model(noncentered=True))
+    difference = []
+    for point in [problem.point(rng) for _ in range(4)]:
+        tau, L = point["tau"][problem.factor], point["L"][problem.factor]
+        jacobian = problem.n_groups * (np.log(tau).sum() + np.log(np.diag(L)).sum())
+        difference.append(density(**point) - problem.log_density(**point) - jacobian)
+    np.testing.assert_allclose(difference, difference[0], rtol=1e-8, atol=1e-8)
+
+
+def test_weights_count_copies(rng):
+    problem = Problem(rng)
+    errors = rng.uniform(0.5, 2.0, problem.n)
+    weight = rng.integers(0, 3, problem.n)
+    copied = np.repeat(np.arange(problem.n), weight)
+    design = Design(problem.X[copied], [problem.X[copied]])
+    codes = {problem.factor: problem.codes[problem.factor][copied]}
+    arguments = (problem.specification, problem.priors)
+    repeated = build_model(
+        *arguments, design, problem.y[copied], codes, problem.groups, standard_error=errors[copied], noncentered=False
+    )
+    weighted = problem.model(sample_weight=weight, standard_error=errors, noncentered=False)
+    point = problem.point(rng)
+    assert log_joint(weighted)(**point) == pytest.approx(log_joint(repeated)(**point), rel=1e-12)
+
+
+def test_names_and_coordinates_are_those_of_the_user(rng):
+    model = Problem(rng).model(noncentered=False)
+    model.build()
+    graph = model.backend.model
+    assert {v.name for v in graph.free_RVs} >= {
+        "Intercept", "x", "cat", "sigma", "1|school class", "1|school class_sigma", "cat|school class",
+        "cat|school class_sigma",
+    }  # fmt: skip
+    assert "corr_school class" in graph.named_vars
+    assert list(graph.coords["corr_school class_dim"]) == ["1", "x", "cat[b]", "cat[c]"]
+    assert list(graph.coords["school class__factor_dim"]) == ["3", "1", "2", "10", "x"]
+    assert graph.named_vars_to_dims["log y"] == ("__obs__",)
+
+
+def test_a_model_can_be_built_twice_and_fits_by_itself(rng):
+    model = Problem(rng).model(noncentered=False)
+    model.build()
+    first = model.backend.model.point_logps()
+    model.build()
+    assert model.backend.model.point_logps() == first
+
+
+@pytest.mark.parametrize(("group_sd", "offsets"), [(0.3, True), (5.0, False)])
+@pytest.mark.parametrize("known_errors", [False, True])
+def test_offsets_are_for_groups_that_the_data_hardly_tell_apart(rng, group_sd, offsets, known_errors):
+    n_groups, rows = 20, 6
+    code = np.repeat(np.arange(n_groups), rows)
+    # A common column that differs by group must not pass for a difference between groups.
+    X = np.column_stack([np.ones(len(code)), code])
+    y = 30.0 * code + group_sd * rng.normal(size=n_groups)[code] + rng.normal(size=len(code))
+    factor = FactorTerms("g", ("1",), ("1|g",), ((0,),))
+    specification = Specification("y", True, ("Intercept", "x"), ("Intercept", "x"), (factor,))
+    priors = default_priors(specification, moments_of(X, [X[:, :1]], y))
+    errors = np.ones(len(y)) if known_errors else None
+    design = Design(X, [X[:, :1]])
+    model = build_model(specification, priors, design, y, {"g": code}, {"g": range(n_groups)}, standard_error=errors)
+    model.build()
+    assert ("1|g_offset" in model.backend.model.named_vars) == offsets
+
+
+@pytest.mark.parametrize(
+    "name", ["a|b", "a`b", "a/b", "mu", "sigma", "Intercept", "1", "y", "", "a:", "x__y", "é\n\"'", "c", "weighted"]
+)
+def test_any_column_name_and_any_factor_name_can_be_modelled(rng, name):
+    n = 12
+    code = np.arange(n) % 3
+    X = np.column_stack([np.ones(n), rng.normal(size=n)])
+    term = f"{name}|{name} group"
+    specification = Specification(
+        "y",
+        True,
+        ("Intercept", name),
+        ("Intercept", name),
+        (FactorTerms(f"{name} group", ("1", name), (f"1|{name} group", term), ((0, 1),)),),
+    )
+    y = rng.normal(size=n)
+    priors = default_priors(specification, moments_of(X, [X], y))
+    weight = rng.integers(1, 3, n)
+    model = build_model(
+        specification, priors, Design(X, [X]), y, {f"{name} group": code}, {f"{name} group": [1, 2, 3]},
+        sample_weight=weight,
+    )  # fmt: skip
+    model.build()
+    variables = set(model.backend.model.named_vars)
+    assert {variable for variable, _ in model.hbsk_layout.common} <= variables
+    assert {variable for variable, _ in model.hbsk_layout.factors[0].terms} <= variables
+
+
+def test_labels_that_read_alike_stay_apart():
+    assert _bambi._group_names([1, "1"]) == ["1", "'1'"]
+    assert _bambi._group_names([("a", 1), ("b", 2)]) == ["a:1", "b:2"]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_constant_columns_stay_out_of_the_model(rng, weighted):
+    n = 12
+    X = np.column_stack([np.ones(n), np.full(n, 3.0), rng.normal(size=n), np.zeros(n)])
+    names = ("Intercept", "three", "cat[b]", "cat[c]")
+    specification = Specification("y", True, names, ("Intercept", "three", "cat", "cat"))
+    y = rng.normal(size=n)
+    priors = default_priors(specification, moments_of(X, [], y))
+    weight = rng.integers(1, 3, n) if weighted else None
+    model = build_model(specification, priors, Design(X, []), y, {}, {}, sample_weight=weight)
+    model.build()
+    assert model.hbsk_layout.common == (("cat", (2,)),)
+    assert {v.name for v in model.backend.model.free_RVs} == {"Intercept", "cat", "sigma"}
+
+
+def test_a_constant_column_without_an_intercept_is_refused(rng):
+    n = 12
+    specification = Specification("y", False, ("three",), ("three",))
+    X, y = np.full((n, 1), 3.0), rng.normal(size=n)
+    priors = default_priors(specification, moments_of(X, [], y))
+    with pytest.raises(ValueError, match=r"'three'.*constant"):
+        build_model(specification, priors, Design(X, []), y, {}, {})
+
+
+def test_numbers_fix_parameters(rng):
+    problem = Problem(rng)
+    factor = problem.factor
+    problem.priors |= {
+        f"1|{factor}": ("Normal", {"mu": 0.0, "sigma": 2.5}),
+        f"cat|{factor}": ("Normal", {"mu": 0.0, "sigma": [0.4, 0.9]}),
+        "x": 0.25,
+        "sigma": 1.5,
+    }
+    model = problem.model(noncentered=False)
+    free = log_free(model)
+    assert f"x|{factor}_sigma" in free
+    assert not {"sigma", "x", f"1|{factor}_sigma", f"cat|{factor}_sigma"} & free
+    graph = model.backend.model
+    assert float(graph[f"1|{factor}_sigma"].eval()) == 2.5
+    np.testing.assert_array_equal(graph[f"cat|{factor}_sigma"].eval(), [0.4, 0.9])
+    assert model.hbsk_layout.sigma == 1.5
+
+
+def log_free(model):
+    model.build()
+    return {v.name for v in model.backend.model.free_RVs}
+
+
+def test_a_group_sd_fixed_at_zero_has_a_finite_density(rng):
+    n = 12
+    ones, y = np.ones((n, 1)), rng.normal(size=n)
+    specification = Specification("y", True, *INTERCEPT, (FactorTerms("g", ("1",), ("1|g",), ((0,),)),))
+    priors = default_priors(specification, moments_of(ones, [ones], y)) | {"1|g": ("Normal", {"mu": 0.0, "sigma": 0.0})}
+    model = build_model(
+        specification, priors, Design(ones, [ones]), y, {"g": np.arange(n) % 3}, {"g": [1, 2, 3]}, noncentered=False
+    )
+    model.build()
+    assert np.all(np.isfinite(list(model.backend.model.point_logps().values())))
+
+
+def test_priors_may_be_bambi_objects_and_of_other_families(rng):
+    import bambi as bmb
+
+    problem = Problem(rng, BLOCKS["independent"])
+    problem.priors["x"] = bmb.Prior("Laplace", mu=0, b=1)
+    problem.priors[f"1|{problem.factor}"] = ("Laplace", {"mu": 0.0, "b": ("HalfNormal", {"sigma": 1.0})})
+    free = log_free(problem.model(noncentered=True))
+    assert f"1|{problem.factor}_b" in free
+    assert f"1|{problem.factor}_offset" not in free
+
+
+def test_a_correlated_effect_that_is_not_normal_is_refused(rng):
+    problem = Problem(rng)
+    problem.priors[f"x|{problem.factor}"] = ("Laplace", {"mu": 0.0, "b": ("HalfNormal", {"sigma": 1.0})})
+    with pytest.raises(ValueError, match=r"x\|school class.*correlated=False"):
+        problem.model()
+
+
+def test_a_mean_of_the_effects_survives_in_both_forms(rng):
+    # Bambi's own offsets lose it.
+    for noncentered in (False, True):
+        for blocks in (BLOCKS["correlated"], BLOCKS["independent"]):
+            problem = Problem(rng, blocks)
+            problem.priors[f"1|{problem.factor}"] = ("Normal", {"mu": 50.0, "sigma": 0.01})
+            model = problem.model(noncentered=noncentered)
+            model.build()
+            from pymc import draw
+
+            effects = draw(model.backend.model[f"1|{problem.factor}"], random_seed=1)
+            np.testing.assert_allclose(effects, 50.0, atol=0.1)
+
+
+def test_a_dense_block_above_the_limit_is_refused_before_it_is_made():
+    specification = Specification("y", True, *INTERCEPT, (FactorTerms("g", ("1",), ("1|g",), ((0,),)),))
+    with pytest.raises(ValueError, match=r"GiB.*10000000.*inference='marginal'"):
+        _bambi.check_dummy_block(specification, 10_000_000, {"g": range(100)})
+    _bambi.check_dummy_block(specification, 1_000_000, {"g": range(100)})
+
+
+def test_an_offset_of_the_formula_enters_the_mean(rng):
+    n = 12
+    ones, y, offset = np.ones((n, 1)), rng.normal(size=n), rng.normal(size=n)
+    specification = Specification("y", True, *INTERCEPT)
+    priors = default_priors(specification, moments_of(ones, [], y))
+    with_offset = build_model(specification, priors, Design(ones, [], offset), y, {}, {})
+    without = build_model(specification, priors, Design(ones, []), y - offset, {}, {})
+    values = {"b": np.array([0.4]), "sigma": 1.3}
+    assert log_joint(with_offset)(**values) == pytest.approx(log_joint(without)(**values), rel=1e-12)

@@ -1,0 +1,54 @@
+"""What the files at the root of the repository say of each other is true."""
+
+import re
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def test_ci_runs_the_commands_of_the_readme():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = re.findall(r"^    (python3 .*)$", readme, flags=re.MULTILINE)
+    assert commands == ["python3 run.py example", "python3 run.py test"]
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert set(commands) <= set(ci)
+
+
+def test_code_of_the_readme_runs():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+
+
+def test_oldest_environment_pins_the_floors_of_the_project():
+    floors = dict(requirement.split(",")[0].split(">=") for requirement in PROJECT["dependencies"])
+    floors |= dict(requirement.split(">=") for requirement in PROJECT["optional-dependencies"]["test"])
+    environment = (ROOT / "tox.ini").read_text(encoding="utf-8").split("[testenv:oldest]")[1].split("[testenv:")[0]
+    pins = dict(re.findall(r"^    ([\w-]+)==([\d.]+)$", environment, flags=re.MULTILINE))
+    assert floors.keys() <= pins.keys()
+    for name, floor in floors.items():
+        assert re.fullmatch(re.escape(floor) + r"(\.0)*", pins[name]), f"{name}: floor {floor}, pinned {pins[name]}"
+
+
+def test_python_versions_agree():
+    versions = (ROOT / ".python-version").read_text(encoding="utf-8").split()
+    assert versions == ["3.13", "3.12"]
+    assert PROJECT["requires-python"] == ">=" + min(versions)
+    for version in versions:
+        assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+def test_changelog_knows_the_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## {re.escape(PROJECT['version'])}\b", changelog, flags=re.MULTILINE)
+
+
+def test_every_source_file_is_on_the_map():
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "hbsk").rglob("*.py")}
+    files = {path for path in files if not path.startswith("hbsk/datasets/") and path != "hbsk/inference/__init__.py"}
+    assert sorted(path for path in files if f"`{path}`" not in contributing) == []
+    named = set(re.findall(r"`(hbsk/[\w/]+\.py)`", contributing))
+    assert sorted(path for path in named if not (ROOT / path).exists()) == []
