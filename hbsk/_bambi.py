@@ -11,7 +11,7 @@ import numpy as np
 
 from hbsk._bambi_priors import as_bambi_prior, columns_by_term, default_priors, is_number, usable_scale, varying_priors
 
-__all__ = ["DUMMY_BLOCK_LIMIT", "ROWS_FOR_CENTRED", "FactorLayout", "Layout", "build_model", "default_priors"]
+__all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "FactorLayout", "Layout", "build_model", "default_priors"]
 
 # Effects are sampled centred (u itself) where the groups of a factor are told apart by the data so well that an F
 # statistic of their means passes this, a shrinkage weight of 0.9; otherwise as offsets (u / tau). At sleepstudy's size

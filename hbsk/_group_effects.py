@@ -16,7 +16,7 @@ def sd_series(frame, posterior) -> dict[str, pd.Series]:
     """Return the posterior mean of the between-group sds, by factor, indexed by term."""
     nodes = posterior.variance_nodes()
     return {
-        factor.name: pd.Series(posterior.weight @ sd, index=_column_labels(factor), name="sd")
+        factor.name: pd.Series(posterior.weight @ sd, index=column_labels(factor), name="sd")
         for factor, sd in zip(frame.specification.factors, nodes.group_sd, strict=True)
     }
 
@@ -26,13 +26,13 @@ def correlation_frames(frame, posterior) -> dict[str, pd.DataFrame]:
     nodes = posterior.variance_nodes()
     return {
         factor.name: pd.DataFrame(
-            np.einsum("m,mkl->kl", posterior.weight, correlation), _column_labels(factor), _column_labels(factor)
+            np.einsum("m,mkl->kl", posterior.weight, correlation), column_labels(factor), column_labels(factor)
         )
         for factor, correlation in zip(frame.specification.factors, nodes.correlation, strict=True)
     }
 
 
-def _column_labels(factor) -> list[str]:
+def column_labels(factor) -> list[str]:
     """Return a label for each varying column: its term, or its column where a term has several."""
     return [
         term if factor.terms.count(term) == 1 else f"{column}|{factor.name}"
@@ -44,13 +44,13 @@ def shrinkage_frames(frame, posterior) -> dict[str, pd.DataFrame]:
     """Return shrinkage by factor, a frame of groups times terms."""
     return {
         factor.name: pd.DataFrame(
-            posterior.shrinkage(f), _label_index(frame.factors[factor.name].labels, factor.name), _column_labels(factor)
+            posterior.shrinkage(f), label_index(frame.factors[factor.name].labels, factor.name), column_labels(factor)
         )
         for f, factor in enumerate(frame.specification.factors)
     }
 
 
-def _label_index(labels, name) -> pd.Index:
+def label_index(labels, name) -> pd.Index:
     if len(labels) and isinstance(labels[0], tuple):
         return pd.Index(list(labels), name=name, tupleize_cols=False)
     return pd.Index(labels, name=name)
@@ -62,7 +62,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
     for f, factor in enumerate(frame.specification.factors):
         labels = frame.factors[factor.name].labels
         moments = fitted.posterior.group_moments(f)
-        with_common = _common_columns(frame.specification, factor)
+        with_common = common_counterparts(frame.specification, factor)
         mean, sd = _coefficients(fitted.posterior, moments, with_common)
         separate = _no_pooling_estimates(fitted, frame.specification, with_common)
         shrinkage = fitted.posterior.shrinkage(f)
@@ -73,7 +73,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
                 "group": pd.Series(np.tile(np.arange(n_groups), q)).map(dict(enumerate(labels)))
                 if labels.dtype == object
                 else np.tile(labels, q),
-                "term": np.repeat(_column_labels(factor), n_groups),
+                "term": np.repeat(column_labels(factor), n_groups),
                 "n": np.tile(copies[factor.name], q),
                 "no_pooling": separate.T.ravel(),
                 "mean": mean.T.ravel(),
@@ -89,7 +89,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _common_columns(specification, factor) -> list[int | None]:
+def common_counterparts(specification, factor) -> list[int | None]:
     """Return for each varying column the common column of the same name, if there is one."""
     names = list(specification.common_columns)
     wanted = [INTERCEPT_COLUMNS.get(column, column) for column in factor.columns]

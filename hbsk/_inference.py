@@ -13,8 +13,8 @@ from hbsk._model_frame import ModelFrame
 from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import MarginalPosterior
 from hbsk._posterior_draws import DrawsPosterior
-from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
 from hbsk._priors import EnginePriors, engine_priors, resolve_priors
+from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
 
@@ -46,6 +46,11 @@ class Fitted:
     marginal: MarginalFit | None = None
     draws: Any = None
 
+    @property
+    def reliable(self) -> bool:
+        """Whether there is no need to look at the diagnostics."""
+        return self.draws is None and (self.marginal is None or self.marginal.reliable)
+
 
 def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     """Run the engine that the estimator asks for, or the one that is exact and fast."""
@@ -71,23 +76,28 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, scaling, fit)
 
 
-def collect_sums(frame: ModelFrame, rows: Rows) -> CentredSums:
-    """Collect the sums of the first factor (of none, where groups are left out)."""
+def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
+    """Collect the sums over the groups of one factor (over none, where groups are left out)."""
     specification = frame.specification
-    design = specification.design(rows.features, rows.codes)
     codes, n_groups = None, 0
     if specification.factors:
-        name = specification.factors[0].name
+        name = specification.factors[factor].name
         codes, n_groups = rows.codes[name], rows.factors[name].n_groups
     return collect(
-        design,
+        specification.design(rows.features, rows.codes),
         codes,
         n_groups,
         rows.y,
         has_intercept=specification.has_intercept,
+        factor=factor,
         sample_weight=rows.sample_weight,
         standard_error=rows.standard_error,
     )
+
+
+def model_priors(estimator: Any, frame: ModelFrame, rows: Rows) -> dict[str, Any]:
+    """Return every prior of the model as plain data."""
+    return _priors(estimator, frame, collect_sums(frame, rows), rows.standard_error is not None)
 
 
 def _priors(estimator, frame, collected, known) -> dict[str, Any]:
@@ -122,22 +132,11 @@ def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
 
 
 def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
-    from hbsk._bambi import build_model
     from hbsk.inference.nuts import sample_posterior
 
     specification = frame.specification
-    model = build_model(
-        specification,
-        priors,
-        specification.design(rows.features, rows.codes),
-        rows.y,
-        rows.codes,
-        {factor.name: rows.factors[factor.name].labels for factor in specification.factors},
-        sample_weight=rows.sample_weight,
-        standard_error=rows.standard_error,
-    )
     draws = sample_posterior(
-        model,
+        bambi_model(frame, rows, priors),
         draws=estimator.draws,
         tune=estimator.tune,
         chains=estimator.chains,
@@ -147,7 +146,26 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
         sampler_options=estimator.sampler_options,
     )
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
-    return Fitted(_draws_posterior(draws), priors, why, engine_model, scaling, draws=draws)
+    more = [collect_sums(frame, rows, f).sums.zz for f in range(1, len(specification.factors))]
+    information = (collected.sums.zz, *more) if specification.factors else ()
+    return Fitted(_draws_posterior(draws, information), priors, why, engine_model, scaling, draws=draws)
+
+
+def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
+    """Return the model as a `bambi.Model` with explicit priors."""
+    from hbsk._bambi import build_model
+
+    specification = frame.specification
+    return build_model(
+        specification,
+        priors,
+        specification.design(rows.features, rows.codes),
+        rows.y,
+        rows.codes,
+        {factor.name: rows.factors[factor.name].labels for factor in specification.factors},
+        sample_weight=rows.sample_weight,
+        standard_error=rows.standard_error,
+    )
 
 
 def _sums_for_comparison(specification, collected, exact):
@@ -172,7 +190,7 @@ def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool)
     return marginal_diagnostics(frame.specification, fitted.posterior, sigma_is_parameter=sigma_is_parameter)
 
 
-def _draws_posterior(draws) -> DrawsPosterior:
+def _draws_posterior(draws, information) -> DrawsPosterior:
     """Stack the chains of what NUTS returned."""
 
     def stacked(array):
@@ -194,4 +212,5 @@ def _draws_posterior(draws) -> DrawsPosterior:
         correlation=correlations,
         effects=[stacked(factor.effects) for factor in factors],
         n_chains=draws.sigma.shape[0],
+        information=information,
     )

@@ -25,7 +25,7 @@ from hbsk.inference.variance_parameters import VarianceParameters
 
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
-NODES_PER_REPLICATE = (4, 32)
+NODES_PER_REPLICATE = (4, 24)
 MAX_NODES = 6_000
 # Nodes where sigma is all there is to integrate.
 SIGMA_NODES_PER_REPLICATE = 16

@@ -14,6 +14,7 @@ from hbsk._posterior import (
     draw_rows,
     moments_by_block,
 )
+from hbsk.inference.marginal import relative_inverse
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class DrawsPosterior:
     effects : list of ndarray of shape (n_draws, n_groups, q), one per factor
     n_chains : int
         Draws are ordered by chain.
+    information : tuple of ndarray of shape (q, q, n_groups), one per factor
+        ``Z_j' W Z_j`` in raw units.
     """
 
     common: np.ndarray
@@ -37,6 +40,7 @@ class DrawsPosterior:
     correlation: list[np.ndarray]
     effects: list[np.ndarray]
     n_chains: int
+    information: tuple[np.ndarray, ...] = ()
 
     infinite_variance = ()
 
@@ -126,6 +130,50 @@ class DrawsPosterior:
                 drawn[:, ~known] = np.einsum("skl,sjl->sjk", factor, noise) * variance.group_sd[f][:, None, :]
             effects.append(drawn)
         return JointDraws(self.common[at], variance, effects)
+
+    def all_draws(self) -> JointDraws:
+        """Return every draw in its order, with the effects of all groups."""
+        return JointDraws(self.common, self.variance_nodes(), self.effects)
+
+    def thinned(self, n_draws: int) -> DrawsPosterior:
+        """Return at most ``n_draws`` draws of each chain, evenly spaced."""
+        length = self.n_nodes // self.n_chains
+        if n_draws >= length:
+            return self
+        at = np.linspace(0, length - 1, n_draws).astype(int)
+        at = (np.arange(self.n_chains)[:, None] * length + at).ravel()
+        return DrawsPosterior(
+            self.common[at],
+            self.sigma[at],
+            [sd[at] for sd in self.group_sd],
+            [correlation[at] for correlation in self.correlation],
+            [effects[at] for effects in self.effects],
+            self.n_chains,
+            self.information,
+        )
+
+    def shrinkage(self, factor: int = 0) -> np.ndarray:
+        """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged over draws; (n_groups, q).
+
+        Needs the information ``Z_j' W Z_j`` of each group (`information`); NaN without it.
+        """
+        n_groups, q = self.effects[factor].shape[1:]
+        if not self.information:
+            return np.full((n_groups, q), np.nan)
+        zz = self.information[factor]
+        scale = np.sqrt(np.einsum("jkk->k", zz.transpose(2, 0, 1)) / max(n_groups, 1))
+        scale = np.where(scale > 0, scale, 1.0)
+        known_errors = np.isnan(self.sigma).any()
+        at = np.linspace(0, self.n_nodes - 1, min(self.n_nodes, 500)).astype(int)
+        sigma = np.ones(len(at)) if known_errors else self.sigma[at]
+        relative_sd = self.group_sd[factor][at] * scale / sigma[:, None]
+        lower = np.linalg.cholesky(self.correlation[factor][at] + 1e-12 * np.eye(q))
+        relative = relative_sd[:, :, None] * lower
+        inverse, _ = relative_inverse(zz / np.multiply.outer(scale, scale)[:, :, None], relative)
+        row, column = np.tril_indices(q)
+        prior = np.maximum(relative_sd**2, 1e-300)
+        left = 1.0 - inverse[:, np.flatnonzero(row == column)] / prior[:, :, None]
+        return np.clip(left.mean(axis=0).T, 0.0, 1.0)
 
     def row_draws(self, x, z, codes, n_draws, rng):
         """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""

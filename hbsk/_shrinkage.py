@@ -48,8 +48,8 @@ def james_stein_shrinkage(
     """Compute the common factor by which deviations from the target are multiplied, 1 - B.
 
     B = (J - r - 2) nu / (nu + 2) / sum_j (d_j^2 / v_j), where d_j = y_j - t_j, r counts the coefficients of the target
-    that were estimated (by least squares with weights 1 / v_j) and nu / (nu + 2) is 1 for known v_j. James and Stein (1961,
-    eqs. 9 and 17) for equal v_j and t = 0; with unequal v_j this is their estimator of the standardised means
+    that were estimated (by least squares with weights 1 / v_j) and nu / (nu + 2) is 1 for known v_j. James and Stein
+    (1961, section 2) for equal v_j and t = 0; with unequal v_j this is their estimator of the standardised means
     y_j / sqrt(v_j). Efron and Morris (1973) for r > 0. With `positive_part` the factor is not less than 0.
 
     Parameters

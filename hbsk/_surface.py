@@ -153,7 +153,7 @@ def shrink_regression(
     """James-Stein estimate of the slopes of a linear regression; the intercept is not shrunken.
 
     In orthogonal coordinates least squares gives k independent N(zeta_k, sigma^2), so that the estimator of James and
-    Stein (1961, eq. 17) applies with the residual variance s^2 on nu = n - 1 - k degrees of freedom:
+    Stein (1961) applies with the residual variance s^2 on nu = n - 1 - k degrees of freedom:
     B = (k - 2) nu / (nu + 2) s^2 / (sum of squares of the regression). It improves on least squares in expected squared
     error of the fitted values whatever the slopes, for k of 3 or more (Sclove 1968).
 

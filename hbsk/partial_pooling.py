@@ -6,17 +6,19 @@ import warnings
 from numbers import Integral
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context, clone
 from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._group_effects import correlation_frames, group_effect_table, sd_series, shrinkage_frames
-from hbsk._inference import diagnose_fit, infer
+from hbsk._datatree import posterior_datatree
+from hbsk._inference import bambi_model, diagnose_fit, infer, model_priors
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
 from hbsk._routing import GroupRoutingMixin
+from hbsk._summary import rank_table, summary_table
 from hbsk.diagnostics import warn_if_unreliable
 from hbsk.exceptions import NoGroupsWarning
 
@@ -141,6 +143,49 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         check_is_fitted(self)
         return group_effect_table(self._frame, self._fitted, self._copies, coverage)
 
+    @property
+    def diagnostics_(self):
+        """Diagnostics."""
+        check_is_fitted(self)
+        return diagnose_fit(self._frame, self._fitted, sigma_is_parameter=not self._has_known_errors)
+
+    def summary(self):
+        """Summary."""
+        check_is_fitted(self)
+        return summary_table(self._frame, self._fitted, self.diagnostics_)
+
+    def rank_groups(self, term=None, *, ascending=False, top=None):
+        """Ranks."""
+        check_is_fitted(self)
+        seed = 0 if self.random_state is None else self.random_state
+        return rank_table(self._frame, self._fitted.posterior, term, ascending, top, self._generator(seed))
+
+    def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
+        """DataTree."""
+        check_is_fitted(self)
+        rows = None
+        if X is not None:
+            rows, read = read_new_rows(self, self._frame, X, groups, standard_error, y=y)
+            y = read.y
+            self._require_standard_error(standard_error, "to_datatree with X")
+        elif y is not None or groups is not None or standard_error is not None:
+            raise ValueError("to_datatree takes y=, groups= and standard_error= together with X only.")
+        return posterior_datatree(
+            self._frame,
+            self._fitted,
+            self.chains,
+            self.draws if draws is None else draws,
+            self._generator(random_state),
+            rows,
+            y,
+            self._has_known_errors,
+        )
+
+    def to_bambi(self, X, y, groups=None, *, standard_error=None):
+        """Bambi model."""
+        frame, rows = read_training_frame(clone(self), X, y, groups, standard_error, None)
+        return bambi_model(frame, rows, model_priors(self, frame, rows))
+
     # private
 
     def _check_options(self):
@@ -181,8 +226,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         self.groups_ = {factor.name: frame.factors[factor.name].labels for factor in frame.grouped.factors}
         self.group_sd_ = sd_series(frame, posterior)
         self.group_correlation_ = correlation_frames(frame, posterior)
-        self.diagnostics_ = diagnose_fit(frame, fitted, sigma_is_parameter=not self._has_known_errors)
-        warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0], stacklevel=5)
+        if not fitted.reliable:
+            warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0], stacklevel=5)
 
     def _read(self, X, groups, standard_error=None):
         check_is_fitted(self)

@@ -23,6 +23,7 @@ is one constant, the same at any (b, u, theta), and 0 where our marginal is norm
 
 import numpy as np
 from pymc.model.transform.conditioning import remove_value_transforms
+from pytensor.compile.mode import Mode
 
 
 def log_joint(model):
@@ -31,7 +32,8 @@ def log_joint(model):
     if not model.built:
         model.build()
     graph = remove_value_transforms(model.backend.model)
-    density = graph.compile_logp(jacobian=False)
+    # Python's linker: evaluated a few times, so compiling would be most of the time.
+    density = graph.compile_logp(jacobian=False, mode=Mode(linker="py", optimizer="fast_compile"))
     # PyMC misnames the value of a variable whose transform has an underscore in its name (LKJCorr).
     values = {rv.name: graph.rvs_to_values[rv].name for rv in graph.free_RVs}
 

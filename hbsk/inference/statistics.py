@@ -191,6 +191,7 @@ def collect(
     y: np.ndarray,
     *,
     has_intercept: bool,
+    factor: int = 0,
     sample_weight: np.ndarray | None = None,
     standard_error: np.ndarray | None = None,
 ) -> CentredSums:
@@ -201,11 +202,13 @@ def collect(
     design : object with ``n_rows`` and ``block(start, stop)``
         Gives common columns, varying columns of each factor, and offset of a range of rows.
     codes : ndarray of shape (n_rows,) or None
-        Group of each row under the first factor; None leaves the groups out.
+        Group of each row; None leaves the groups out.
     n_groups : int
     y : ndarray of shape (n_rows,)
     has_intercept : bool
         Whether the first common column is 1 everywhere.
+    factor : int, default=0
+        Which factor's varying columns belong to the groups.
     sample_weight : ndarray of shape (n_rows,), optional
         Number of copies ``f`` of each row.
     standard_error : ndarray of shape (n_rows,), optional
@@ -222,7 +225,7 @@ def collect(
         x_centre[1:], y_centre = first.x_centre[1:], first.y_centre
     grouped = codes is not None
     products = _ProductSums(
-        len(x_centre) + 1, len(first.z_centres[0]) if grouped else 0, n_groups if grouped else 0
+        len(x_centre) + 1, len(first.z_centres[factor]) if grouped else 0, n_groups if grouped else 0
     )
     log_weight = 0.0
     for start in range(0, n_rows, products.rows_per_block):
@@ -244,7 +247,7 @@ def collect(
             log_precision = np.log(precision)
             log_weight += float(np.sum(log_precision if copies is None else copies * log_precision))
         if grouped:
-            products.add(columns, z[0], codes[rows], weight, copies)
+            products.add(columns, z[factor], codes[rows], weight, copies)
         else:
             products.add(columns, None, None, weight, copies)
     moments = first.moments()

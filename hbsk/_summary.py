@@ -1,0 +1,98 @@
+"""Tables over parameters and groups: posterior summary, and ranks of groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hbsk._group_effects import column_labels, common_counterparts, label_index
+from hbsk._posterior import RowMixture
+from hbsk._posterior_draws import DrawsPosterior
+from hbsk._prediction import mixture_quantiles
+from hbsk.diagnostics import variance_names, variance_values
+
+# As in ArviZ 1.x: equal-tailed intervals of 89 %.
+INTERVAL = 0.89
+RANK_DRAWS = 4000
+RANK_NUMBERS = 40_000_000
+
+
+def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, sd, interval and diagnostics of every parameter, laid out as `arviz.summary`."""
+    specification, posterior = frame.specification, fitted.posterior
+    levels = np.array([(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
+    weight = posterior.weight
+    mean, sd = posterior.common_mixture()
+    covariance = posterior.common_moments()[1]
+    common = pd.DataFrame(
+        {"mean": weight @ mean, "sd": np.sqrt(np.diag(covariance))}, index=list(specification.common_columns)
+    )
+    low_high = mixture_quantiles(RowMixture(weight, mean, sd**2), levels)
+    common["eti89_lb"], common["eti89_ub"] = low_high[:, 0], low_high[:, 1]
+    names, values = variance_names(specification), variance_values(specification, posterior.variance_nodes())
+    usable = np.isfinite(values).all(axis=0)
+    names, values = [name for name, ok in zip(names, usable, strict=True) if ok], values[:, usable]
+    average = weight @ values
+    variance = pd.DataFrame(
+        {"mean": average, "sd": np.sqrt(weight @ (values - average) ** 2)}, index=names, dtype=float
+    )
+    low_high = mixture_quantiles(RowMixture(weight, values, np.zeros_like(values)), levels)
+    variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]
+    table = pd.concat([common, variance])
+    return table.join(diagnostics[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]])
+
+
+def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) -> pd.DataFrame:
+    """Return the posterior of the rank of every group's coefficient.
+
+    Rank 1 is the largest coefficient (the smallest where ``ascending``); ranks are of joint draws, so that they know
+    how the groups' errors hang together.
+    """
+    f, k = _find_term(frame.specification, term)
+    factor = frame.specification.factors[f]
+    labels = frame.factors[factor.name].labels
+    n_groups = len(labels)
+    if top is not None and not 1 <= top <= n_groups:
+        raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {top!r}.")
+    coefficients = _coefficient_draws(posterior, frame.specification, f, k, n_groups, rng)
+    order = coefficients if ascending else -coefficients
+    ranks = np.empty(order.shape)
+    np.put_along_axis(ranks, np.argsort(order, axis=1), np.arange(1.0, n_groups + 1)[None], axis=1)
+    table = pd.DataFrame(
+        {
+            "mean": coefficients.mean(axis=0),
+            "expected_rank": ranks.mean(axis=0),
+            "rank_sd": ranks.std(axis=0),
+            "p_best": np.mean(ranks == 1, axis=0),
+        },
+        index=label_index(labels, factor.name),
+    )
+    if top is not None:
+        table[f"p_top_{top}"] = np.mean(ranks <= top, axis=0)
+    return table.sort_values("expected_rank", kind="stable")
+
+
+def _find_term(specification, term) -> tuple[int, int]:
+    known = {
+        label: (f, k)
+        for f, factor in enumerate(specification.factors)
+        for k, label in enumerate(column_labels(factor))
+    }
+    if not known:
+        raise ValueError("There are no groups to rank: the model was fitted without groups, or pooling='complete'.")
+    if term is None:
+        return next(iter(known.values()))
+    if term not in known:
+        raise ValueError(f"term={term!r} is no varying term of this model; the terms are {', '.join(map(repr, known))}.")
+    return known[term]
+
+
+def _coefficient_draws(posterior, specification, f, k, n_groups, rng):
+    n_draws = int(np.clip(RANK_NUMBERS // max(n_groups, 1), 100, RANK_DRAWS))
+    if isinstance(posterior, DrawsPosterior):
+        draws = posterior.all_draws()
+    else:
+        draws = posterior.joint_draws(n_draws, rng, [np.arange(n) for n in posterior.n_groups])
+    coefficient = draws.effects[f][:, :, k]
+    column = common_counterparts(specification, specification.factors[f])[k]
+    return coefficient if column is None else coefficient + draws.common[:, column, None]

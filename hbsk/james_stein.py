@@ -1,0 +1,494 @@
+"""JamesSteinEstimator: shrinkage of group means without sampling."""
+
+from __future__ import annotations
+
+import warnings
+from numbers import Integral, Real
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.metrics import r2_score
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import check_is_fitted
+
+from hbsk._group_means import group_averages, summarise_groups
+from hbsk._groups import Rows, read_rows, read_training_rows
+from hbsk._routing import GroupRoutingMixin
+from hbsk._shrunken_means import combined_degrees, shrink_means, t_quantile, target_basis, target_surface
+from hbsk._surface import shrink_regression
+from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
+
+__all__ = ["JamesSteinEstimator"]
+
+
+class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
+    r"""Group means shrunken towards a common target, without sampling.
+
+    The mean of a small group is a poor guess of what the group is really like. This estimator moves every group mean
+    :math:`\bar y_j` towards a target :math:`t_j`,
+
+    .. math:: \hat\theta_j = t_j + \lambda_j (\bar y_j - t_j),
+
+    and predicts :math:`\hat\theta_j` for the rows of group j. The `method` says where :math:`\lambda_j` comes from:
+
+    - "james-stein": one factor for all groups, :math:`\lambda = 1 - (J - r - 2) \frac{\nu}{\nu + 2} \big/ \sum_j
+      (\bar y_j - t_j)^2 / v_j`, where :math:`v_j` is the sampling variance of :math:`\bar y_j` and r counts the
+      coefficients of the target that were estimated (0 for "zero", 1 for "mean"). With equal :math:`v_j`, known
+      variance and `target="zero"` this is :math:`(1 - (J - 2) v / \sum_j \bar y_j^2)\, \bar y_j`.
+    - "empirical-bayes": small groups move more, :math:`\lambda_j = \tau^2 / (\tau^2 + v_j)`, the posterior mean under
+      :math:`\theta_j \sim N(t_j, \tau^2)` with :math:`\tau^2` estimated as `between_group_variance` says.
+    - "sure": the same form, with :math:`\tau^2` and the target chosen to minimise Stein's unbiased estimate of the
+      total squared error, which asks nothing of the distribution of the :math:`\theta_j`.
+
+    From rows, :math:`v_j = \sigma^2 / n_j` with :math:`\sigma^2` pooled within groups; with `standard_error` in `fit`
+    the variances are known, one value per group or several.
+
+    Parameters
+    ----------
+    group_features : str, int or array-like, default=None
+        The column of X that holds the group labels, by name or by index (negative ones count from the end). None: the
+        labels are given as `groups=` to `fit` and `predict`.
+    method : {"james-stein", "empirical-bayes", "sure"}, default="james-stein"
+        Where the shrinkage comes from, see above.
+    target : {"mean", "zero", "regression"} or float, default="mean"
+        What the group means are moved towards. "mean": their weighted mean, estimated. "zero" or a number: that number.
+        "regression": a least-squares surface in the other columns of X (their group averages), which then also take
+        part in `predict`. Under every other target the other columns of X are checked and not used.
+    positive_part : bool, default=True
+        Whether a negative factor of "james-stein" is replaced by 0, which is never worse. The other methods have no
+        negative factors.
+    between_group_variance : {"reml", "ml", "dersimonian-laird", "paule-mandel"} or float, default="reml"
+        How the variance (not sd) :math:`\tau^2` of the true group means around the target is estimated, or its value.
+        "sure" has its own. Under "james-stein" it only enters the sd of groups that were not seen in `fit`.
+    unknown_groups : {"population", "error", "nan"}, default="population"
+        What to predict for groups not seen in `fit`: the target, with an sd that includes :math:`\tau^2`; an error that
+        names them; or NaN. A missing label is a group of its own.
+
+    Attributes
+    ----------
+    groups_ : ndarray of shape (n_groups,)
+        Labels of the groups, sorted where they sort, else in order of appearance. Empty without groups, as are all
+        further arrays over groups.
+    group_sizes_ : ndarray of shape (n_groups,)
+        Number of rows in each group; sum of their weights where there are weights.
+    group_means_ : ndarray of shape (n_groups,)
+        Mean of each group, before shrinkage.
+    theta_ : ndarray of shape (n_groups,)
+        Shrunken means.
+    theta_sd_ : ndarray of shape (n_groups,)
+        Empirical-Bayes posterior sd (not variance) of each true group mean, with the corrections of Morris (1983) for
+        estimating the target and :math:`\tau^2`. Infinite where the variance within groups cannot be estimated.
+    shrinkage_ : ndarray of shape (n_groups,) or float
+        Weight :math:`\lambda_j` of the group's own mean: 1 leaves it where it is, 0 puts it on the target. In [0, 1],
+        but for "james-stein" with `positive_part=False`. Without groups one number, the factor of all slopes.
+    target_ : float or ndarray of shape (n_groups,)
+        What the means were moved towards; an array for `target="regression"`. NaN without groups.
+    between_group_variance_ : float
+        Variance (not sd) :math:`\tau^2` of the true group means around the target. NaN where it cannot be estimated.
+    sigma2_ : float
+        Variance (not sd) of one row within its group, pooled over groups; without groups the residual variance. NaN
+        with known standard errors, and where no group has two rows.
+    coef_ : ndarray of shape (n_columns,)
+        Slopes of the target in the other columns of X. Only with `target="regression"` or without groups.
+    coef_names_ : ndarray of shape (n_columns,)
+        Names of these columns. Only with `target="regression"` or without groups.
+    intercept_ : float
+        Height of that surface where all columns are 0. Only with `target="regression"` or without groups.
+    n_features_in_ : int
+        Number of columns of X, group column included.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns of X. Only if they are all strings.
+
+    See Also
+    --------
+    sklearn.preprocessing.TargetEncoder : Group means as features.
+
+    Notes
+    -----
+    **What is proved for which case.** With known equal variances, or equal group sizes and :math:`\sigma^2` estimated
+    on :math:`\nu` degrees of freedom, "james-stein" has a smaller expected total squared error than the group means
+    whatever the true means are: James and Stein (1961) for a fixed target and J of 3 or more, Efron and Morris (1973)
+    for an estimated mean and J of 4 or more. The gain is largest where the true means lie close to the target, and it
+    grows with J; far from the target it vanishes. With unequal variances the factor is that of the standardised means
+    :math:`\bar y_j / \sqrt{v_j}`, for which the same theorem holds: the loss it improves weighs group j by
+    :math:`1 / v_j`. For the plain sum of squares Bock (1975) proves dominance for a fixed target only where no variance
+    stands out, :math:`2 (\sum_j v_j / \max_j v_j - 2) \ge J - 2`; elsewhere "empirical-bayes" and "sure" are better
+    choices.
+    "empirical-bayes" is the posterior mean of a normal model and best where that model holds; "sure" is asymptotically
+    the best estimator of its form whatever the true means are (Xie, Kou and Brown 2012).
+
+    **Too few groups.** With r estimated coefficients in the target there must be r + 3 groups: 3 for a fixed target, 4
+    for "mean". With fewer (or no group of two rows, and so no :math:`\sigma^2`) the group means are returned as they
+    are, with a :class:`~hbsk.exceptions.ShrinkageWarning`. A number given as `between_group_variance` needs no groups to
+    be estimated from, and "empirical-bayes" then shrinks any number of them.
+
+    **Regression.** Fay and Herriot (1979). Columns that vary within groups enter by their group averages. A row of a
+    known group is predicted by the surface at this row plus the shrunken deviation of its group, so for columns that
+    are constant within groups the prediction is `theta_`.
+
+    **Without groups** (no column named, none given by keyword) the slopes of a least-squares regression on X are
+    shrunken towards zero by one James-Stein factor, which improves on least squares from 3 columns on (Sclove 1968);
+    `method`, `target` and `between_group_variance` are not used, and a :class:`~hbsk.exceptions.NoGroupsWarning` says
+    that there were no groups.
+
+    **Intervals.** `predict_interval` uses quantiles of Student's t with :math:`\nu` degrees of freedom for known groups
+    (exact where nothing is shrunken). For new groups it has J - r - 1, as in Higgins, Thompson and Spiegelhalter
+    (2009), combined by Satterthwaite's rule with those of :math:`\sigma^2`.
+
+    References
+    ----------
+    - James, W., and Stein, C. (1961). Estimation with quadratic loss. Proceedings of the Fourth Berkeley Symposium 1,
+      361-379.
+    - Efron, B., and Morris, C. (1973). Stein's estimation rule and its competitors: an empirical Bayes approach.
+      Journal of the American Statistical Association 68, 117-130.
+    - Bock, M. E. (1975). Minimax estimators of the mean of a multivariate normal distribution. Annals of Statistics 3,
+      209-218.
+    - Fay, R. E., and Herriot, R. A. (1979). Estimates of income for small places: an application of James-Stein
+      procedures to census data. Journal of the American Statistical Association 74, 269-277.
+    - Morris, C. (1983). Parametric empirical Bayes inference: theory and applications. Journal of the American
+      Statistical Association 78, 47-55.
+    - Higgins, J. P. T., Thompson, S. G., and Spiegelhalter, D. J. (2009). A re-evaluation of random-effects
+      meta-analysis. Journal of the Royal Statistical Society A 172, 137-159.
+    - Xie, X., Kou, S. C., and Brown, L. (2012). SURE estimates for a heteroscedastic hierarchical model. Journal of the
+      American Statistical Association 107, 1465-1479.
+
+    Examples
+    --------
+    The batting averages of 18 players after 45 at-bats, and what became of them (Efron and Morris 1977):
+
+    >>> import numpy as np
+    >>> from hbsk import JamesSteinEstimator
+    >>> from hbsk.datasets import load_baseball
+    >>> players = load_baseball(as_frame=True)
+    >>> shrunken = JamesSteinEstimator(group_features="player")
+    >>> X, early, later = players.data, players.target, players.remaining_average
+    >>> shrunken = shrunken.fit(X, early, standard_error=players.standard_error)
+    >>> print(f"{shrunken.shrinkage_[0]:.3f}")
+    0.212
+    >>> error = np.sum((early - later) ** 2) / np.sum((shrunken.predict(X) - later) ** 2)
+    >>> print(f"{error:.1f} times the total squared error")
+    3.5 times the total squared error
+
+    From rows, with small groups moving more:
+
+    >>> school = np.array(["a", "a", "a", "a", "b", "b", "c", "c", "d", "e", "e"])
+    >>> marks = np.array([5.1, 6.2, 5.6, 5.9, 7.7, 8.4, 4.2, 3.3, 9.0, 6.6, 6.1])
+    >>> shrunken = JamesSteinEstimator(method="empirical-bayes")
+    >>> shrunken = shrunken.fit(np.zeros((11, 1)), marks, groups=school)
+    >>> shrunken.shrinkage_.round(2)
+    array([0.99, 0.97, 0.97, 0.95, 0.97])
+    >>> shrunken.predict(np.zeros((2, 1)), groups=["d", "new"]).round(1)
+    array([8.9, 6.6])
+    """
+
+    _parameter_constraints: ClassVar[dict[str, Any]] = {
+        "group_features": [str, Integral, "array-like", None],
+        "method": [StrOptions({"james-stein", "empirical-bayes", "sure"})],
+        "target": [StrOptions({"mean", "zero", "regression"}), Interval(Real, None, None, closed="neither")],
+        "positive_part": ["boolean"],
+        "between_group_variance": [
+            StrOptions({"reml", "ml", "dersimonian-laird", "paule-mandel"}),
+            Interval(Real, 0, None, closed="left"),
+        ],
+        "unknown_groups": [StrOptions({"population", "error", "nan"})],
+    }
+
+    def __init__(
+        self,
+        *,
+        group_features=None,
+        method="james-stein",
+        target="mean",
+        positive_part=True,
+        between_group_variance="reml",
+        unknown_groups="population",
+    ):
+        self.group_features = group_features
+        self.method = method
+        self.target = target
+        self.positive_part = positive_part
+        self.between_group_variance = between_group_variance
+        self.unknown_groups = unknown_groups
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
+        """Estimate the group means and shrink them.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            Columns, the group column among them if `group_features` names one.
+        y : array-like of shape (n_samples,)
+            Responses.
+        groups : array-like of shape (n_samples,), default=None
+            Group labels, of any hashable kind, where they are not a column of X.
+        standard_error : array-like of shape (n_samples,) or float, default=None
+            Known sd of the sampling error of each y. The variance within groups is then not estimated.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Number of copies of each row: weight 2 is the same as the row given twice.
+
+        Returns
+        -------
+        self : JamesSteinEstimator
+            Fitted estimator.
+        """
+        rows = read_training_rows(
+            self,
+            X,
+            y,
+            groups,
+            group_features=self.group_features,
+            standard_error=standard_error,
+            sample_weight=sample_weight,
+            min_samples=2,
+        )
+        self._known_errors = rows.standard_error is not None
+        self._sources, self._factors = rows.sources, rows.factors
+        if len(rows.sources) > 1:
+            raise ValueError(
+                f"JamesSteinEstimator shrinks the means of one grouping; got {len(rows.sources)} "
+                f"({', '.join(repr(source.name) for source in rows.sources)}). Join the columns into one, or use "
+                "PartialPoolingRegressor."
+            )
+        return self._shrink_means(rows) if rows.sources else self._shrink_slopes(rows)
+
+    def predict(self, X, groups=None, *, return_std=False, standard_error=None):
+        """Predict the shrunken mean of each row's group.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            Columns as in `fit`.
+        groups : array-like of shape (n_samples,), default=None
+            Group labels; needed if `fit` had them, else refused.
+        return_std : bool, default=False
+            Whether to return the sd of a new observation as well.
+        standard_error : array-like of shape (n_samples,) or float, default=None
+            Known sd of the sampling error of the new observations; needed with `return_std` if `fit` had standard
+            errors, else refused.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples,)
+            Predicted means.
+        std : ndarray of shape (n_samples,)
+            Sd of a new observation in the row's group: of the group's mean and of the observation around it. Only with
+            `return_std=True`. The sd of the mean alone is `theta_sd_`.
+        """
+        rows = self._read(X, groups, standard_error)
+        mean = self._means(rows)
+        if not return_std:
+            return mean
+        variance, _ = self._variances(rows, "prediction")
+        return mean, np.sqrt(variance)
+
+    def predict_interval(self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None):
+        """Predict a central interval for a new observation, or for the mean, of each row's group.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            Columns as in `fit`.
+        groups : array-like of shape (n_samples,), default=None
+            Group labels; needed if `fit` had them, else refused.
+        coverage : float, default=0.9
+            Probability of the interval, between 0 and 1.
+        kind : {"prediction", "mean"}, default="prediction"
+            Interval for a new observation, or for the true mean of the group.
+        standard_error : array-like of shape (n_samples,) or float, default=None
+            Known sd of the sampling error of the new observations; needed with `kind="prediction"` if `fit` had
+            standard errors, else refused.
+
+        Returns
+        -------
+        interval : ndarray of shape (n_samples, 2)
+            Lower and upper ends.
+        """
+        check_is_fitted(self)
+        if not (isinstance(coverage, Real) and 0 < coverage < 1):
+            raise ValueError(f"coverage must be a number between 0 and 1, both excluded; got {coverage!r}.")
+        if kind not in ("prediction", "mean"):
+            raise ValueError(f'kind must be "prediction" or "mean"; got {kind!r}.')
+        rows = self._read(X, groups, standard_error)
+        variance, degrees = self._variances(rows, kind)
+        reach = t_quantile(0.5 + coverage / 2, degrees) * np.sqrt(variance)
+        return self._means(rows)[:, None] + np.column_stack([-reach, reach])
+
+    def score(self, X, y, sample_weight=None, *, groups=None):
+        """Compute the coefficient of determination, R squared, of the predictions.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            Columns as in `fit`.
+        y : array-like of shape (n_samples,)
+            Responses.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the rows.
+        groups : array-like of shape (n_samples,), default=None
+            Group labels; needed if `fit` had them, else refused.
+
+        Returns
+        -------
+        score : float
+            R squared of `predict(X, groups)` with respect to y.
+        """
+        return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "theta_")
+
+    def _shrink_means(self, rows: Rows) -> JamesSteinEstimator:
+        (factor,) = rows.factors.values()
+        (codes,) = rows.codes.values()
+        n_groups = factor.n_groups
+        groups = summarise_groups(codes, n_groups, rows.y, rows.sample_weight, rows.standard_error)
+        names = self._regression_columns(rows)
+        columns = [group_averages(codes, n_groups, rows.features.column(c), rows.sample_weight) for c in names]
+        directions, basis, offset = target_basis(groups, columns, self.target)
+        shrunken = shrink_means(
+            groups,
+            basis,
+            offset,
+            method=self.method,
+            between_group_variance=self.between_group_variance,
+            positive_part=self.positive_part,
+        )
+        if shrunken.why_not:
+            warnings.warn(f"Group means are returned as they are: {shrunken.why_not}.", ShrinkageWarning, stacklevel=4)
+        self._surface = target_surface(directions, offset, shrunken)
+        self._nu = groups.nu
+        given = isinstance(self.between_group_variance, Real)
+        self._nu_between = np.inf if given else float(n_groups - basis.shape[1] - 1)
+        self._effects = shrunken.theta - self._surface.value(columns, n_groups)
+        self.groups_ = factor.labels
+        self.group_sizes_ = groups.counts
+        self.group_means_ = groups.means
+        self.theta_ = shrunken.theta
+        self.theta_sd_ = np.sqrt(np.nan_to_num(shrunken.variance, nan=np.inf))
+        self.shrinkage_ = shrunken.shrinkage
+        self.target_ = self._surface.value(columns, n_groups) if self._uses_columns() else float(self._surface.coef[0])
+        self.between_group_variance_ = shrunken.tau2
+        self.sigma2_ = groups.sigma2
+        if self._uses_columns():
+            self._name_slopes(names)
+        return self
+
+    def _shrink_slopes(self, rows: Rows) -> JamesSteinEstimator:
+        """Fit without groups: least squares, its slopes shrunken towards zero."""
+        warnings.warn(
+            "No groups: the slopes of a linear regression on the columns of X are shrunken instead. Name the group "
+            "column in group_features=, or pass groups= to fit; note that cross-validation and searches drop groups= "
+            "unless metadata routing is on.",
+            NoGroupsWarning,
+            stacklevel=4,
+        )
+        names = self._numeric_columns(rows, rows.feature_names)
+        fitted = shrink_regression(
+            [rows.features.column(c) for c in names],
+            rows.y,
+            rows.sample_weight,
+            rows.standard_error,
+            positive_part=self.positive_part,
+        )
+        if fitted.rank < 3 or fitted.nu <= 0:
+            reason = "fewer than 3 slopes" if fitted.rank < 3 else "no degrees of freedom for the residual variance"
+            warnings.warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning, stacklevel=4)
+        self._surface, self._nu = fitted.surface, fitted.nu
+        for name in ("groups_", "group_sizes_", "group_means_", "theta_", "theta_sd_"):
+            setattr(self, name, np.empty(0))
+        self.shrinkage_ = fitted.factor
+        self.target_ = self.between_group_variance_ = np.nan
+        self.sigma2_ = fitted.sigma2
+        self._name_slopes(names)
+        return self
+
+    def _name_slopes(self, names: list[str]) -> None:
+        self.coef_ = self._surface.slopes
+        self.coef_names_ = np.array(names, dtype=object)
+        self.intercept_ = self._surface.intercept
+        self._columns = names
+
+    def _uses_columns(self) -> bool:
+        return isinstance(self.target, str) and self.target == "regression"
+
+    def _regression_columns(self, rows: Rows) -> list[str]:
+        return self._numeric_columns(rows, rows.feature_names) if self._uses_columns() else []
+
+    def _numeric_columns(self, rows: Rows, names: tuple[str, ...]) -> list[str]:
+        for name in names:
+            if not rows.features.is_numeric(name):
+                raise TypeError(
+                    f"Column {name!r} of X holds text or categories, and JamesSteinEstimator needs numbers to regress "
+                    "on. Encode it (OneHotEncoder), leave it out, or name it in group_features= if it holds the groups."
+                )
+        return list(names)
+
+    def _read(self, X: Any, groups: Any, standard_error: Any) -> Rows:
+        check_is_fitted(self)
+        rows = read_rows(
+            self,
+            X,
+            groups,
+            sources=self._sources,
+            factors=self._factors,
+            unknown_groups=self.unknown_groups,
+            standard_error=standard_error,
+        )
+        if standard_error is not None and not self._known_errors:
+            raise ValueError(
+                "standard_error= was given, but this JamesSteinEstimator was fitted without it: the variance within "
+                "groups was estimated (sigma2_). Leave it out."
+            )
+        return rows
+
+    def _surface_columns(self, rows: Rows) -> list[np.ndarray]:
+        columns = getattr(self, "_columns", []) if len(self._surface.directions.centre) else []
+        return [rows.features.column(name) for name in columns]
+
+    def _known(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+        """Rows of groups seen in fit, and their codes."""
+        (codes,) = rows.codes.values()
+        known = codes < len(self.theta_)
+        return known, codes[known]
+
+    def _means(self, rows: Rows) -> np.ndarray:
+        mean = self._surface.value(self._surface_columns(rows), rows.n_rows)
+        if not self._sources:
+            return mean
+        known, codes = self._known(rows)
+        if len(self._surface.directions.centre):
+            mean[known] += self._effects[codes]
+        else:
+            mean[known] = self.theta_[codes]
+        if self.unknown_groups == "nan":
+            mean[~known] = np.nan
+        return mean
+
+    def _variances(self, rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
+        """Variance of what `kind` says in each row, infinite where it cannot be estimated; its degrees of freedom."""
+        variance = self._surface.variance(self._surface_columns(rows), rows.n_rows)
+        degrees = np.full(rows.n_rows, self._nu)
+        noise = self._noise(rows) if kind == "prediction" else np.zeros(rows.n_rows)
+        if self._sources:
+            known, codes = self._known(rows)
+            new = ~known
+            variance[known] = np.square(self.theta_sd_[codes])
+            variance[new] += self.between_group_variance_
+            degrees[new] = combined_degrees(variance[new], self._nu_between, noise[new], self._nu)
+        variance = np.nan_to_num(variance + noise, nan=np.inf)
+        if self._sources and self.unknown_groups == "nan":
+            variance[new] = np.nan
+        return variance, degrees
+
+    def _noise(self, rows: Rows) -> np.ndarray:
+        """Variance of a new observation around the mean of its group."""
+        if not self._known_errors:
+            return np.full(rows.n_rows, self.sigma2_)
+        if rows.standard_error is None:
+            raise ValueError(
+                "This JamesSteinEstimator was fitted with standard_error=, so the sd of new observations needs "
+                'standard_error= of their own (one per row, or a number). Plain predict and kind="mean" do without.'
+            )
+        return np.square(rows.standard_error)
