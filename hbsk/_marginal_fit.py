@@ -25,7 +25,7 @@ from hbsk.inference.variance_parameters import VarianceParameters
 
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
-NODES_PER_REPLICATE = (4, 24)
+NODES_PER_REPLICATE = (4, 32)
 MAX_NODES = 6_000
 # Nodes where sigma is all there is to integrate.
 SIGMA_NODES_PER_REPLICATE = 16
@@ -113,7 +113,8 @@ def integrate_model(
     proposal = split_t(lambda theta: model.evaluate(theta).log_density, mode, precision)
     low, high = NODES_PER_REPLICATE
     per_replicate = int(np.clip(FIRST_ROUND_ELEMENTS // (16 * max(model.sums.n_groups, 1)), low, high))
-    per_replicate = min(64, per_replicate * max(1, parameters.n_dim // 4)) // 2 * 2
+    # Sobol points are balanced in powers of two, each of them with its mirror image
+    per_replicate = 2 ** int(np.log2(min(64, per_replicate * max(1, parameters.n_dim // 4))))
     monitored = _monitor(infinite_variance)
     nodes = importance_sample(
         model.evaluate, proposal, monitored, first_per_replicate=per_replicate, max_nodes=MAX_NODES
@@ -122,8 +123,9 @@ def integrate_model(
     posterior = marginal_posterior(
         points, nodes.weight, nodes.replicate, nodes.pareto_k, nodes.spare, model.sums, scaling, has_intercept
     )
-    _, sd, error = monte_carlo_error(monitored(nodes.evaluated), nodes.weight, nodes.replicate)
-    reliable = nodes.pareto_k <= PARETO_K_LIMIT and bool(np.all(error <= 2 * ERROR_TARGET * sd))
+    mean, sd, error = monte_carlo_error(monitored(nodes.evaluated), nodes.weight, nodes.replicate)
+    accurate = np.all(error <= np.maximum(2 * ERROR_TARGET * sd, 1e-10 * np.abs(mean)))
+    reliable = nodes.pareto_k <= PARETO_K_LIMIT and bool(accurate)
     return MarginalFit(replace(posterior, infinite_variance=infinite_variance), reliable, model, nodes)
 
 

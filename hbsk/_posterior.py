@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hbsk.inference.marginal import MarginalPoints, relative_inverse, unpack_symmetric
+from hbsk.inference.group_algebra import relative_inverse, unpack_symmetric
+from hbsk.inference.marginal import MarginalPoints
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Nodes times rows times columns worked on at a time.

@@ -14,7 +14,7 @@ from hbsk._posterior import (
     draw_rows,
     moments_by_block,
 )
-from hbsk.inference.marginal import relative_inverse
+from hbsk.inference.group_algebra import relative_inverse
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from scipy.optimize import brentq
 
 _STEPS_PER_DECADE = 5
 _MOST_DECADES = 24
+_MOST_CELLS = 2048
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -221,10 +222,14 @@ def _maximise(cells: Cells, *, restricted: bool) -> float:
     # Beyond 2 SS / (J - r) and the largest v_j the slope is negative: y'PPy <= SS / tau^4, tr P >= (J - r) / 2 tau^2.
     spread = _least_squares(cells, np.ones_like(cells.variances)).residual / (cells.n_groups - cells.n_target)
     high = max(2.0 * spread, cells.variances[-1])
+    few = _merge_cells(cells)
     roots = _sign_changes(
-        lambda tau2: likelihood_slope(cells, tau2, restricted=restricted), _grid(cells.variances[0], high)
+        lambda tau2: likelihood_slope(few, tau2, restricted=restricted), _grid(cells.variances[0], high)
     )
-    return max([0.0, *roots], key=lambda tau2: log_likelihood(cells, tau2, restricted=restricted))
+    best = max([0.0, *roots], key=lambda tau2: log_likelihood(few, tau2, restricted=restricted))
+    if few is cells:
+        return best
+    return _polish(lambda tau2: likelihood_slope(cells, tau2, restricted=restricted), best, 1e-3 * cells.variances[0])
 
 
 def dersimonian_laird(cells: Cells) -> float:
@@ -298,8 +303,11 @@ def sure(cells: Cells) -> tuple[float, np.ndarray]:
     high = max(_least_squares(cells, np.ones_like(cells.variances)).residual, cells.variances[-1])
     while sure_slope(cells, high) <= 0 and np.isfinite(high):
         high *= 4.0
-    roots = _sign_changes(lambda tau2: -sure_slope(cells, tau2), _grid(cells.variances[0], high))
-    tau2 = min([0.0, *roots], key=lambda value: sure_risk(cells, value))
+    few = _merge_cells(cells)
+    roots = _sign_changes(lambda tau2: -sure_slope(few, tau2), _grid(cells.variances[0], high))
+    tau2 = min([0.0, *roots], key=lambda value: sure_risk(few, value))
+    if few is not cells:
+        tau2 = _polish(lambda value: -sure_slope(cells, value), tau2, 1e-3 * cells.variances[0])
     return tau2, _least_squares(cells, np.square(cells.variances / (cells.variances + tau2))).coef
 
 
@@ -318,6 +326,33 @@ def _sign_changes(function: Callable[[float], float], grid: np.ndarray) -> list[
     """Roots where the function goes from positive to not positive, between neighbours on the grid."""
     values = [function(point) for point in grid]
     return [_root(function, grid[i], grid[i + 1]) for i in range(len(grid) - 1) if values[i] > 0 and values[i + 1] <= 0]
+
+
+def _merge_cells(cells: Cells) -> Cells:
+    """Merge cells of nearly equal variance where there are very many: good enough to find the right optimum."""
+    if len(cells.variances) <= _MOST_CELLS:
+        return cells
+    place = np.log(cells.variances / cells.variances[0])
+    place = np.minimum((place * (_MOST_CELLS / max(place[-1], 1e-300))).astype(np.int64), _MOST_CELLS - 1)
+    start = np.flatnonzero(np.diff(place, prepend=-1))
+    counts = np.add.reduceat(cells.counts, start)
+    variances = np.add.reduceat(cells.counts * cells.variances, start) / counts
+    return Cells(variances, counts, np.add.reduceat(cells.products, start, axis=0))
+
+
+def _polish(function: Callable[[float], float], guess: float, smallest: float) -> float:
+    """Find the root, from positive to not positive, near a good guess; 0 where there is none above 0."""
+    if guess == 0.0 and function(0.0) <= 0:
+        return 0.0
+    low = high = max(guess, smallest)
+    step = 1.01
+    while function(high) > 0:
+        low, high, step = high, high * step, step * step
+    while function(low) <= 0:
+        if low < smallest:
+            return 0.0 if function(0.0) <= 0 else _root(function, 0.0, high)
+        high, low, step = low, low / step, step * step
+    return _root(function, low, high)
 
 
 def _root(function: Callable[[float], float], low: float, high: float) -> float:

@@ -112,17 +112,17 @@ def shrink_means(
         Whether to cut a negative factor at 0.
     """
     means, variances = groups.means - offset, groups.variances
-    given = not isinstance(between_group_variance, str)
-    why_not = _why_not(groups, basis.shape[1], given=given and method == "empirical-bayes")
-    noise_free = not why_not and variances.max() == 0.0
-    tau2 = float(between_group_variance) if given else _estimate_tau2(means, variances, basis, between_group_variance)
+    known_tau2 = method == "empirical-bayes" and not isinstance(between_group_variance, str)
+    why_not = _why_not(groups, basis.shape[1], known_tau2=known_tau2)
     plain_weights = 1.0 / groups.relative_variances
-    if why_not or noise_free:
+    if why_not or variances.max() == 0.0:
         # Nothing moves. The target is still what new groups get.
-        covariance = _shrinkage.target_covariance(variances + tau2, basis, plain_weights)
+        tau2 = _tau2(means, variances, basis, between_group_variance)
         coef = _weighted_least_squares(means, basis, plain_weights)
-        return ShrunkenMeans(groups.means, variances + 0.0, np.ones_like(means), coef, covariance, tau2, why_not)
+        covariance = _shrinkage.target_covariance(variances + tau2, basis, plain_weights)
+        return ShrunkenMeans(groups.means, variances, np.ones_like(means), coef, covariance, tau2, why_not)
     if method == "james-stein":
+        tau2 = _tau2(means, variances, basis, between_group_variance)
         coef = _weighted_least_squares(means, basis, plain_weights)
         deviations = means - basis @ coef
         factor = _shrinkage.james_stein_shrinkage(
@@ -130,36 +130,35 @@ def shrink_means(
         )
         shrinkage = np.full_like(means, factor)
         # One factor means that the prior variance of a group goes with its sampling variance: v_j + tau_j^2 = v_j / B.
-        own_covariance = _shrinkage.target_covariance(
-            variances / np.clip(1.0 - factor, 1e-12, 1.0), basis, plain_weights
-        )
+        totals = variances / np.clip(1.0 - factor, 1e-12, 1.0)
+        own_covariance = _shrinkage.target_covariance(totals, basis, plain_weights)
         variance = _shrinkage.posterior_variance(
             deviations, variances, basis, shrinkage, own_covariance, np.ones_like(means)
         )
         covariance = _shrinkage.target_covariance(variances + tau2, basis, plain_weights)
     else:
         if method == "sure":
-            given = False
             tau2, coef = _shrinkage.sure(_shrinkage.collect_cells(means, variances, basis))
             weights = np.square(variances / (variances + tau2))
         else:
+            tau2 = _tau2(means, variances, basis, between_group_variance)
             weights = 1.0 / (variances + tau2)
             coef = _weighted_least_squares(means, basis, weights)
         deviations = means - basis @ coef
         shrinkage = tau2 / (tau2 + variances)
         covariance = _shrinkage.target_covariance(variances + tau2, basis, weights)
         variance = _shrinkage.posterior_variance(
-            deviations, variances, basis, shrinkage, covariance, None if given else variances + tau2
+            deviations, variances, basis, shrinkage, covariance, None if known_tau2 else variances + tau2
         )
     theta = offset + (means - deviations) + shrinkage * deviations
     return ShrunkenMeans(theta, variance, shrinkage, coef, covariance, tau2, "")
 
 
-def _why_not(groups: GroupMeans, n_target: int, *, given: bool) -> str:
+def _why_not(groups: GroupMeans, n_target: int, *, known_tau2: bool) -> str:
     """Say why no shrinkage is justified, or nothing."""
     n_groups = len(groups.means)
     if np.isinf(groups.nu) or np.isfinite(groups.sigma2):
-        if given or n_groups >= n_target + 3:
+        if known_tau2 or n_groups >= n_target + 3:
             return ""
         what = f"{n_groups} group{'s' if n_groups > 1 else ''} and a target with {n_target} estimated coefficients"
         return (
@@ -172,7 +171,10 @@ def _why_not(groups: GroupMeans, n_target: int, *, given: bool) -> str:
     )
 
 
-def _estimate_tau2(means: np.ndarray, variances: np.ndarray, basis: np.ndarray, method: str) -> float:
+def _tau2(means: np.ndarray, variances: np.ndarray, basis: np.ndarray, method: str | float) -> float:
+    """Estimate tau^2, or take the number that was given; NaN where it cannot be estimated."""
+    if not isinstance(method, str):
+        return float(method)
     if len(means) <= basis.shape[1] or not np.isfinite(variances).all():
         return np.nan
     # Methods of moments divide by the variances, which are 0 where groups have no spread at all.

@@ -19,6 +19,8 @@ PARETO_K_THRESHOLD = PARETO_K_LIMIT
 
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "divergences", "pareto_k", "in_model"]
 TAIL_PROBABILITY = 0.05
+# Relative spread that is rounding.
+NO_SPREAD = 1e-10
 
 
 def variance_names(specification) -> list[str]:
@@ -68,7 +70,7 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     _, covariance = posterior.common_moments()
     sd[len(sd) - common.shape[1] :] = np.sqrt(np.diag(covariance))
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
-    table["ess_bulk"] = effective_size(sd, error)
+    table["ess_bulk"] = effective_size(mean, sd, error)
     table["ess_tail"] = _tail_size(values, posterior.weight, posterior.replicate)
     table["mcse_mean"] = error
     table["pareto_k"] = posterior.pareto_k
@@ -76,10 +78,11 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     return table
 
 
-def effective_size(sd, error) -> np.ndarray:
-    """Return ``sd^2 / error^2``; NaN where there is no spread, infinite where there is no error."""
+def effective_size(mean, sd, error) -> np.ndarray:
+    """Return ``sd^2 / error^2``; NaN where there is no spread but rounding, infinite where there is no error."""
+    spread = sd > NO_SPREAD * np.abs(mean)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(sd > 0, (sd / error) ** 2, np.nan)
+        return np.where(spread, (sd / error) ** 2, np.nan)
 
 
 def _tail_size(values, weight, replicate):
@@ -91,8 +94,8 @@ def _tail_size(values, weight, replicate):
         low = values[order[min(np.searchsorted(cumulative, TAIL_PROBABILITY), len(order) - 1)], k]
         high = values[order[min(np.searchsorted(cumulative, 1 - TAIL_PROBABILITY), len(order) - 1)], k]
         tails = np.column_stack([values[:, k] <= low, values[:, k] >= high]).astype(float)
-        _, sd, error = monte_carlo_error(tails, weight, replicate)
-        sizes.append(np.min(effective_size(sd, error)))
+        mean, sd, error = monte_carlo_error(tails, weight, replicate)
+        sizes.append(np.min(effective_size(mean, sd, error)))
     return np.array(sizes)
 
 

@@ -120,8 +120,8 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     **Too few groups.** With r estimated coefficients in the target there must be r + 3 groups: 3 for a fixed target, 4
     for "mean". With fewer (or no group of two rows, and so no :math:`\sigma^2`) the group means are returned as they
-    are, with a :class:`~hbsk.exceptions.ShrinkageWarning`. A number given as `between_group_variance` needs no groups to
-    be estimated from, and "empirical-bayes" then shrinks any number of them.
+    are, with a :class:`~hbsk.exceptions.ShrinkageWarning`. A number given as `between_group_variance` is not estimated,
+    so that "empirical-bayes" then shrinks any number of groups.
 
     **Regression.** Fay and Herriot (1979). Columns that vary within groups enter by their group averages. A row of a
     known group is predicted by the surface at this row plus the shrunken deviation of its group, so for columns that
@@ -359,7 +359,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             warnings.warn(f"Group means are returned as they are: {shrunken.why_not}.", ShrinkageWarning, stacklevel=4)
         self._surface = target_surface(directions, offset, shrunken)
         self._nu = groups.nu
-        given = isinstance(self.between_group_variance, Real)
+        given = isinstance(self.between_group_variance, Real) and self.method != "sure"
         self._nu_between = np.inf if given else float(n_groups - basis.shape[1] - 1)
         self._effects = shrunken.theta - self._surface.value(columns, n_groups)
         self.groups_ = factor.labels

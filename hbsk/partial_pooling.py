@@ -188,6 +188,16 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     # private
 
+    def _takes_groups_keyword(self):
+        """Tell whether labels may arrive by groups=: not where a column or a formula without `groups` names them."""
+        return self.group_features is None and (self.formula is None or "groups" in self.formula)
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = self.group_features is not None
+        tags.input_tags.string = True
+        return tags
+
     def _check_options(self):
         if self.formula is not None:
             for name in ("group_features", "slope_features"):

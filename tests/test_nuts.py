@@ -156,7 +156,7 @@ def test_chains_start_apart_in_the_units_of_y():
     starts = nuts._start_distributions(model.backend.model, model.hbsk_layout)
     from pymc import draw
 
-    drawn = draw([starts["Intercept"], starts["1|school_sigma"], starts["1|school_offset"]], draws=200, random_state=1)
+    drawn = draw([starts["Intercept"], starts["1|school_sigma"], starts["1|school_offset"]], draws=200, random_seed=1)
     assert np.ptp(drawn[0]) == pytest.approx(2 * EFFECTS.std(), rel=0.1)
     assert 0 < drawn[1].min() < drawn[1].max() < 1.01 * EFFECTS.std()
     assert np.abs(drawn[2]).max() <= 1.0

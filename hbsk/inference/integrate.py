@@ -277,8 +277,8 @@ def importance_sample(
         evaluated.append(evaluate(theta))
         replicates.append(np.repeat(np.arange(N_REPLICATES), per_replicate))
         nodes = _weigh(proposals, thetas, evaluated, replicates, spare)
-        _, sd, error = monte_carlo_error(monitored(evaluated), nodes.weight, nodes.replicate)
-        accurate = np.all(error <= ERROR_TARGET * np.maximum(sd, 1e-300))
+        mean, sd, error = monte_carlo_error(monitored(evaluated), nodes.weight, nodes.replicate)
+        accurate = np.all(error <= np.maximum(ERROR_TARGET * sd, 1e-10 * np.abs(mean)))
         if accurate and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         if 3 * len(nodes.weight) > max_nodes:

@@ -4,14 +4,18 @@ Common coefficients and group effects are integrated out exactly. Symbols, for o
 ``y = X b + Z_j u_j + e``, ``e ~ N(0, sigma^2)``, ``u_j ~ N(0, sigma^2 Lambda Lambda')``,
 ``b ~ N(m, K^-1)``; ``A_j = Z_j' W Z_j``, ``B_j = Z_j' W [X y]``, ``G = [X y]' W [X y]``. With
 
-    H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda' = (A_j + (Lambda Lambda')^-1)^-1
-    C   = G - sum_j B_j' H_j B_j                       (free of sigma)
+    A_j = L_j L_j',  D_j = L_j^-1 B_j,  W = G - sum_j D_j' D_j     (once; W is within groups)
+    M_j = I + L_j' S L_j,  S = Lambda Lambda'
+    C   = W + sum_j D_j' M_j^-1 D_j                    (free of sigma)
     Q   = C_xx / sigma^2 + K,   r = C_xy / sigma^2 + K m,   b_hat = Q^-1 r
 
-    -2 log p(y | sigma, Lambda) = n log 2 pi + n log sigma^2 + sum_j log|I + Lambda' A_j Lambda|
+    -2 log p(y | sigma, Lambda) = n log 2 pi + n log sigma^2 + sum_j log|M_j|
         + log|Q| - log|K| + C_yy / sigma^2 + m' K m - r' b_hat
 
-(Bates et al. 2015, J. Stat. Softw. 67(1), sections 3.4 and 3.5, with a prior on b).
+(Bates et al. 2015, J. Stat. Softw. 67(1), sections 3.4 and 3.5, with a prior on b). C is a sum of
+squares, so that no digits are lost where groups explain nearly all; ``G - sum_j B_j' H_j B_j``, the
+same in exact arithmetic, loses them all. Given (sigma, Lambda, b) the effects u_j have the covariance
+``sigma^2 H_j``, ``H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda'``.
 
 Arrays hold the points of theta first and the groups last, so that a few points times thousands of
 groups, or hundreds of points times a few groups, are one stretch of arithmetic.
@@ -24,6 +28,8 @@ from functools import cached_property
 
 import numpy as np
 
+from hbsk.inference.common_coefficients import ConditionalCommon
+from hbsk.inference.group_algebra import marginal_inverse, nonnegative, rotate_groups, unpack_symmetric
 from hbsk.inference.statistics import GroupSums
 from hbsk.inference.variance_parameters import (
     RESIDUAL_SD_FLOOR,
@@ -47,63 +53,6 @@ def _sigma_rule(n: float) -> tuple[np.ndarray, np.ndarray]:
     low, high, step = next(rule[1:] for rule in _SIGMA_RULES if n < rule[0])
     t = np.arange(low, high, step)
     return np.sinh(t), np.cosh(t) * step
-
-
-@dataclass(frozen=True)
-class ConditionalCommon:
-    """Law of the common coefficients given (sigma, Lambda), diagonal in sigma.
-
-    ``Q = basis^-T (s d + 1 - d) basis^-1`` with ``s = reference^2 / sigma^2`` and d in [0, 1], so
-    that every sigma costs p operations. Leading axis: points of theta.
-    """
-
-    basis: np.ndarray  # (n_points, p, p)
-    share: np.ndarray  # (n_points, p), d
-    slope: np.ndarray  # (n_points, p), basis' C_xy / reference^2
-    constant: np.ndarray  # (n_points, p), basis' K m
-    half_log_det: np.ndarray  # (n_points,), 1/2 log|Q| at sigma = reference
-    residual: np.ndarray  # (n_points,), C_yy / reference^2
-    reference: np.ndarray  # (n_points,)
-
-    @classmethod
-    def of(cls, reduced, prior_mean, prior_precision, n):
-        """Diagonalise C_xx / reference^2 against K."""
-        c_xx, c_xy, c_yy = reduced[:, :-1, :-1], reduced[:, :-1, -1], reduced[:, -1, -1]
-        c_yy = np.maximum(c_yy, 0.0)
-        reference = np.maximum(np.sqrt(c_yy / n), 1e-8)
-        scale = reference[:, None] ** -2.0
-        p = c_xy.shape[1]
-        precision = c_xx * scale[:, :, None] + np.diag(prior_precision)
-        # Cholesky of the matrix with unit diagonal: columns on different scales do no harm.
-        size = np.sqrt(np.einsum("mkk->mk", precision))
-        size = np.where(size > 0, size, 1.0)
-        unit = precision / (size[:, :, None] * size[:, None, :])
-        lower = _cholesky(unit)
-        identity = np.broadcast_to(np.eye(p), precision.shape)
-        half_solve = np.linalg.solve(lower, identity) / size[:, None, :]
-        whitened = half_solve @ (c_xx * scale[:, :, None]) @ half_solve.swapaxes(1, 2)
-        share, vectors = np.linalg.eigh(whitened)
-        basis = half_solve.swapaxes(1, 2) @ vectors
-        transposed = basis.swapaxes(1, 2)
-        return cls(
-            basis=basis,
-            share=np.clip(share, 0.0, 1.0),
-            slope=(transposed @ (c_xy * scale)[:, :, None])[:, :, 0],
-            constant=transposed @ (prior_precision * prior_mean),
-            half_log_det=np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1),
-            residual=c_yy * scale[:, 0],
-            reference=reference,
-        )
-
-    def at(self, log_sigma: np.ndarray):
-        """Return s, the eigenvalues of Q and the coordinates of b_hat, for a grid of sigma.
-
-        Shapes (n_points, n_grid), (n_points, n_grid, p), (n_points, n_grid, p).
-        """
-        s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
-        eigenvalue = self.share[:, None, :] * (s[:, :, None] - 1.0) + 1.0
-        moment = self.slope[:, None, :] * s[:, :, None] + self.constant[:, None, :]
-        return s, eigenvalue, moment / eigenvalue
 
 
 @dataclass(frozen=True)
@@ -294,6 +243,14 @@ class MarginalModel:
         q, p1 = self.sums.zx.shape[:2]
         return np.tril_indices(q), np.tril_indices(p1)
 
+    @cached_property
+    def _rotated(self):
+        """Return ``L_j`` (q, q, n_groups), ``D_j`` (q, p + 1, n_groups) and W (p + 1, p + 1)."""
+        lower, rotated = rotate_groups(self.sums.zz, self.sums.zx)
+        by_column = rotated.transpose(1, 0, 2).reshape(rotated.shape[1], -1)
+        within = nonnegative(self.sums.xx - by_column @ by_column.T, np.diag(self.sums.xx))
+        return lower, rotated, within
+
     def _blocks(self, n_points):
         """Yield slices of groups that keep points times groups within a block."""
         width = max(64, BLOCK_ELEMENTS // max(n_points, 1))
@@ -301,14 +258,14 @@ class MarginalModel:
             yield slice(start, min(start + width, self.sums.n_groups))
 
     def _products(self, groups):
-        """Return ``B_k' B_l + B_l' B_k`` (half of it for k = l), packed: (pairs_q, pairs_p, J)."""
+        """Return ``D_k' D_l + D_l' D_k`` (half of it for k = l), packed: (pairs_q, pairs_p, J)."""
         (row, column), (a, b) = self._layout
-        zx = self.sums.zx[:, :, groups]
-        products = np.empty((len(row), len(a), zx.shape[2]))
+        rotated = self._rotated[1][:, :, groups]
+        products = np.empty((len(row), len(a), rotated.shape[2]))
         for i, (k, m) in enumerate(zip(row, column, strict=True)):
-            np.multiply(zx[k][a], zx[m][b], out=products[i])
+            np.multiply(rotated[k][a], rotated[m][b], out=products[i])
             if k != m:
-                products[i] += zx[m][a] * zx[k][b]
+                products[i] += rotated[m][a] * rotated[k][b]
         return products
 
     def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -322,51 +279,54 @@ class MarginalModel:
         Returns
         -------
         log_det : ndarray of shape (n_points,)
-            ``sum_j log|I + Lambda' A_j Lambda|``.
+            ``sum_j log|M_j|``.
         reduced : ndarray of shape (n_points, p + 1, p + 1)
             ``C``.
         """
         n_points = len(factor)
         _, (a, b) = self._layout
+        lower, _, within = self._rotated
+        covariance = factor @ factor.swapaxes(1, 2)
         log_det = np.zeros(n_points)
         packed = np.zeros((n_points, len(a)))
         for groups in self._blocks(n_points):
-            inverse, block_log_det = relative_inverse(self.sums.zz[:, :, groups], factor)
+            inverse, block_log_det = marginal_inverse(lower[:, :, groups], covariance)
             log_det += block_log_det
-            products = self._products(groups)
-            packed += np.tensordot(inverse, products, axes=([1, 2], [0, 2]))
-        reduced = np.empty((n_points, *self.sums.xx.shape))
-        reduced[:, a, b] = reduced[:, b, a] = self.sums.xx[a, b] - packed
+            packed += np.tensordot(inverse, self._products(groups), axes=([1, 2], [0, 2]))
+        reduced = np.empty((n_points, *within.shape))
+        reduced[:, a, b] = reduced[:, b, a] = within[a, b] + packed
         return log_det, reduced
 
     def covariance_gradient(self, factor: np.ndarray, influence: np.ndarray) -> np.ndarray:
-        """Return d log p(y) / d(Lambda Lambda'), shape (n_points, q, q).
+        """Return d log p(y) / dS, shape (n_points, q, q).
 
-        With ``F_j = I - A_j H_j``: ``-1/2 sum_j (F_j A_j - F_j B_j N B_j' F_j')``, N the influence.
+        ``-1/2 sum_j L_j (M_j^-1 - M_j^-1 D_j N D_j' M_j^-1) L_j'``, N the influence.
         """
         n_points, q = factor.shape[:2]
         (row, column), (a, b) = self._layout
+        lower, _, _ = self._rotated
+        covariance = factor @ factor.swapaxes(1, 2)
         packed = influence[:, a, b] * np.where(a == b, 1.0, 2.0)
         total = np.zeros((n_points, q, q))
         for groups in self._blocks(n_points):
-            zz = self.sums.zz[:, :, groups]
-            inverse, _ = relative_inverse(zz, factor)
-            # B_k N B_l' of every group; _products holds twice its symmetric part for k != l
+            block = lower[:, :, groups]
+            inverse, _ = marginal_inverse(block, covariance)
+            # D N D' of every group; _products holds twice its symmetric part for k != l
             crossed = np.tensordot(packed, self._products(groups), axes=([1], [1]))
-            full_inverse = unpack_symmetric(inverse, q)
-            full_crossed = unpack_symmetric(crossed * np.where(row == column, 1.0, 0.5)[:, None], q)
-            rest = np.empty_like(full_inverse)
+            inverse = unpack_symmetric(inverse, q)
+            crossed = unpack_symmetric(crossed * np.where(row == column, 1.0, 0.5)[:, None], q)
+            middle = np.empty_like(inverse)
             for k in range(q):
-                for m in range(q):
-                    rest[:, k, m] = float(k == m)
-                    for i in range(q):
-                        rest[:, k, m] -= zz[k, i] * full_inverse[:, i, m]
-            for k in range(q):
-                left = sum(rest[:, k, i, None] * full_crossed[:, i] for i in range(q))
+                left = sum(inverse[:, k, i, None] * crossed[:, i] for i in range(q))
                 for m in range(k + 1):
-                    inner = sum(left[:, i] * rest[:, m, i] for i in range(q))
-                    inner -= sum(rest[:, k, i] * zz[i, m] for i in range(q))
-                    total[:, k, m] += 0.5 * inner.sum(axis=1)
+                    inner = sum(left[:, i] * inverse[:, m, i] for i in range(q))
+                    middle[:, k, m] = middle[:, m, k] = 0.5 * (inner - inverse[:, k, m])
+            for k in range(q):
+                left = sum(block[k, i] * middle[:, i] for i in range(k + 1))
+                for m in range(k + 1):
+                    total[:, k, m] += np.sum(
+                        sum(left[:, i] * block[m, i] for i in range(m + 1)), axis=1
+                    )
         total[:, column, row] = total[:, row, column]
         return total
 
@@ -374,74 +334,3 @@ class MarginalModel:
 def _log_sigma(x):
     """Return log(floor + exp(x))."""
     return np.logaddexp(np.log(RESIDUAL_SD_FLOOR), x)
-
-
-def _cholesky(matrices):
-    """Return Cholesky factors; a matrix singular to rounding gets a last bit of ridge."""
-    try:
-        return np.linalg.cholesky(matrices)
-    except np.linalg.LinAlgError:
-        ridge = 1e-12 * np.eye(matrices.shape[-1])
-        return np.linalg.cholesky(matrices + ridge)
-
-
-def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda'`` for points and groups.
-
-    Parameters
-    ----------
-    zz : ndarray of shape (q, q, n_groups)
-        ``A_j``.
-    factor : ndarray of shape (n_points, q, q)
-        ``Lambda``, lower triangular.
-
-    Returns
-    -------
-    inverse : ndarray of shape (n_points, q (q + 1) / 2, n_groups)
-        Lower triangles of ``H_j``, packed by rows.
-    log_det : ndarray of shape (n_points,)
-        ``sum_j log|I + Lambda' A_j Lambda|``.
-    """
-    n_points, q = factor.shape[:2]
-    row, column = np.tril_indices(q)
-    n_groups = zz.shape[2]
-    # I + Lambda' A Lambda is linear in the entries of A: one matrix product for all points
-    twice = np.einsum("mak,mbl->mklab", factor, factor)
-    linear = twice + twice.swapaxes(3, 4)
-    linear = linear[:, row, column][:, :, row, column] * np.where(row == column, 0.5, 1.0)
-    packed = (linear.reshape(-1, len(row)) @ zz[row, column]).reshape(n_points, -1, n_groups)
-    lower: dict[tuple[int, int], np.ndarray] = {}
-    solved: dict[tuple[int, int], np.ndarray] = {}
-    det = np.ones((n_points, n_groups))
-    for i in range(q):
-        for j in range(i + 1):
-            entry = packed[:, i * (i + 1) // 2 + j]
-            for k in range(j):
-                entry = entry - lower[i, k] * lower[j, k]
-            if i == j:
-                # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
-                pivot = np.maximum(entry + 1.0, 1.0)
-                det *= pivot
-                lower[i, i] = np.sqrt(pivot)
-            else:
-                lower[i, j] = entry / lower[j, j]
-        for j in range(q):
-            entry = factor[:, j, i, None]
-            for k in range(i):
-                entry = entry - lower[i, k] * solved[k, j]
-            solved[i, j] = entry / lower[i, i]
-    inverse = np.empty_like(packed)
-    for at, (i, j) in enumerate(zip(row, column, strict=True)):
-        np.multiply(solved[0, i], solved[0, j], out=inverse[:, at])
-        for k in range(1, q):
-            inverse[:, at] += solved[k, i] * solved[k, j]
-    return inverse, np.log(det).sum(axis=1)
-
-
-def unpack_symmetric(packed, q):
-    """Return symmetric matrices (n_points, q, q, n_groups) from packed lower triangles."""
-    row, column = np.tril_indices(q)
-    full = np.empty((len(packed), q, q, packed.shape[2]))
-    full[:, row, column] = packed
-    full[:, column, row] = packed
-    return full

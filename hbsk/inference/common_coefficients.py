@@ -1,0 +1,83 @@
+"""Common coefficients given the variance parameters: Gaussian, and diagonal in the residual variance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR
+
+# Share of the data in the information on a direction of the common coefficients, at sigma = sd(y),
+# that cannot be told from rounding, for each column (measured: 1.6e-13 with 31 columns).
+NO_DATA = 1e-13
+
+
+@dataclass(frozen=True)
+class ConditionalCommon:
+    """Law of the common coefficients given (sigma, Lambda), diagonal in sigma.
+
+    ``Q = basis^-T (s d + 1 - d) basis^-1`` with ``s = reference^2 / sigma^2`` and d in [0, 1], so
+    that every sigma costs p operations. Leading axis: points of theta.
+    """
+
+    basis: np.ndarray  # (n_points, p, p)
+    share: np.ndarray  # (n_points, p), d
+    slope: np.ndarray  # (n_points, p), basis' C_xy / reference^2
+    constant: np.ndarray  # (n_points, p), basis' K m
+    half_log_det: np.ndarray  # (n_points,), 1/2 log|Q| at sigma = reference
+    residual: np.ndarray  # (n_points,), C_yy / reference^2
+    reference: np.ndarray  # (n_points,)
+
+    @classmethod
+    def of(cls, reduced, prior_mean, prior_precision, n):
+        """Diagonalise C_xx / reference^2 against K."""
+        c_xx, c_xy, c_yy = reduced[:, :-1, :-1], reduced[:, :-1, -1], reduced[:, -1, -1]
+        c_yy = np.maximum(c_yy, 0.0)
+        reference = np.maximum(np.sqrt(c_yy / n), RESIDUAL_SD_FLOOR)
+        scale = reference[:, None] ** -2.0
+        p = c_xy.shape[1]
+        precision = c_xx * scale[:, :, None] + np.diag(prior_precision)
+        # Cholesky of the matrix with unit diagonal: columns on different scales do no harm.
+        size = np.sqrt(np.maximum(np.einsum("mkk->mk", precision), 0.0))
+        size = np.where(size > 0, size, 1.0)
+        lower = _cholesky(precision / (size[:, :, None] * size[:, None, :]))
+        identity = np.broadcast_to(np.eye(p), precision.shape)
+        half_solve = np.linalg.solve(lower, identity) / size[:, None, :]
+        whitened = half_solve @ (c_xx * scale[:, :, None]) @ half_solve.swapaxes(1, 2)
+        share, vectors = np.linalg.eigh(whitened)
+        basis = half_solve.swapaxes(1, 2) @ vectors
+        transposed = basis.swapaxes(1, 2)
+        slope = (transposed @ (c_xy * scale)[:, :, None])[:, :, 0]
+        # What rounding leaves of a direction without data would be magnified where sigma is small.
+        empty = share < NO_DATA * (p + 10)
+        return cls(
+            basis=basis,
+            share=np.where(empty, 0.0, np.minimum(share, 1.0)),
+            slope=np.where(empty, 0.0, slope),
+            constant=transposed @ (prior_precision * prior_mean),
+            half_log_det=np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1),
+            residual=c_yy * scale[:, 0],
+            reference=reference,
+        )
+
+    def at(self, log_sigma: np.ndarray):
+        """Return s, the eigenvalues of Q and the coordinates of b_hat, for a grid of sigma.
+
+        Shapes (n_points, n_grid), (n_points, n_grid, p), (n_points, n_grid, p).
+        """
+        s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
+        eigenvalue = self.share[:, None, :] * (s[:, :, None] - 1.0) + 1.0
+        moment = self.slope[:, None, :] * s[:, :, None] + self.constant[:, None, :]
+        return s, eigenvalue, moment / eigenvalue
+
+
+def _cholesky(matrices):
+    """Return Cholesky factors; matrices singular to rounding have their eigenvalues clipped first."""
+    try:
+        return np.linalg.cholesky(matrices)
+    except np.linalg.LinAlgError:
+        values, vectors = np.linalg.eigh(matrices)
+        values = np.maximum(values, 1e-14 * np.maximum(values[:, -1:], 1e-300))
+        clipped = (vectors * values[:, None, :]) @ vectors.swapaxes(1, 2)
+        return np.linalg.cholesky(clipped + 1e-15 * np.eye(matrices.shape[-1]))

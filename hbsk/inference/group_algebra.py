@@ -1,0 +1,166 @@
+"""Small matrices of many groups at once: factors, inverses, determinants, packed and unpacked.
+
+Arrays of shape (q, q, n_groups) or (n_points, ..., n_groups) hold the groups last; loops run over the
+few varying columns, arithmetic over points and groups.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+# Relative size of what is left of a sum of squares after another is taken off, when nothing is.
+ROUNDING = 1e-13
+
+
+def nonnegative(matrix, size):
+    """Return a semidefinite matrix: eigenvalues that cannot be told from rounding become zero."""
+    unit = np.sqrt(np.where(size > 0, size, 1.0))
+    values, vectors = np.linalg.eigh(matrix / np.outer(unit, unit))
+    if values[0] > ROUNDING:
+        return matrix
+    values = np.where(values > ROUNDING, values, 0.0)
+    return (vectors * values) @ vectors.T * np.outer(unit, unit)
+
+
+def rotate_groups(zz: np.ndarray, zx: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``L_j`` with ``A_j = L_j L_j'`` and ``D_j = L_j^-1 B_j``, zero where A_j is singular.
+
+    Parameters
+    ----------
+    zz : ndarray of shape (q, q, n_groups)
+    zx : ndarray of shape (q, p + 1, n_groups)
+    """
+    q = len(zz)
+    lower = np.zeros_like(zz)
+    rotated = np.zeros_like(zx)
+    for j in range(q):
+        pivot = zz[j, j] - np.sum(lower[j, :j] ** 2, axis=0)
+        seen = pivot > ROUNDING * zz[j, j]
+        lower[j, j] = np.sqrt(np.where(seen, pivot, 0.0))
+        reciprocal = np.divide(1.0, lower[j, j], out=np.zeros_like(pivot), where=seen)
+        for i in range(j + 1, q):
+            lower[i, j] = (zz[i, j] - np.sum(lower[i, :j] * lower[j, :j], axis=0)) * reciprocal
+        rest = zx[j] - np.einsum("kj,kaj->aj", lower[j, :j], rotated[:j])
+        rotated[j] = rest * reciprocal
+    return lower, rotated
+
+
+def marginal_inverse(lower: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``M_j^-1 = (I + L_j' S L_j)^-1`` for points and groups, and ``sum_j log|M_j|``.
+
+    Parameters
+    ----------
+    lower : ndarray of shape (q, q, n_groups)
+        ``L_j``.
+    covariance : ndarray of shape (n_points, q, q)
+        ``S``.
+
+    Returns
+    -------
+    inverse : ndarray of shape (n_points, q (q + 1) / 2, n_groups)
+        Lower triangles, packed by rows.
+    log_det : ndarray of shape (n_points,)
+    """
+    n_points, q = covariance.shape[:2]
+    row, column = np.tril_indices(q)
+    # M is linear in the entries of S: one small matrix product for all points, pair by pair
+    packed = covariance[:, row, column]
+    entries = []
+    for k, m in zip(row, column, strict=True):
+        linear = lower[row, k] * lower[column, m]
+        linear[row != column] += (lower[column, k] * lower[row, m])[row != column]
+        entries.append(packed @ linear)
+    return _invert(entries, q, n_points, lower.shape[2])
+
+
+def _invert(entries, q, n_points, n_groups):
+    """Return packed inverses of I + (semidefinite), given its lower entries, and log determinants."""
+    lower: dict[tuple[int, int], np.ndarray] = {}
+    solved: dict[tuple[int, int], np.ndarray] = {}
+    det = np.ones((n_points, n_groups))
+    for i in range(q):
+        for j in range(i + 1):
+            entry = entries[i * (i + 1) // 2 + j]
+            for k in range(j):
+                entry = entry - lower[i, k] * lower[j, k]
+            if i == j:
+                # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
+                pivot = np.maximum(entry + 1.0, 1.0)
+                det *= pivot
+                lower[i, i] = np.sqrt(pivot)
+                solved[i, i] = 1.0 / lower[i, i]
+            else:
+                lower[i, j] = entry / lower[j, j]
+        for j in range(i):
+            entry = sum(lower[i, k] * solved[k, j] for k in range(j, i))
+            solved[i, j] = -entry * solved[i, i]
+    inverse = np.empty((n_points, q * (q + 1) // 2, n_groups))
+    for i in range(q):
+        for j in range(i + 1):
+            out = inverse[:, i * (i + 1) // 2 + j]
+            np.multiply(solved[i, i], solved[i, j], out=out)
+            for k in range(i + 1, q):
+                out += solved[k, i] * solved[k, j]
+    return inverse, np.log(det).sum(axis=1)
+
+
+def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda'`` for points and groups.
+
+    Parameters
+    ----------
+    zz : ndarray of shape (q, q, n_groups)
+        ``A_j``.
+    factor : ndarray of shape (n_points, q, q)
+        ``Lambda``, lower triangular.
+
+    Returns
+    -------
+    inverse : ndarray of shape (n_points, q (q + 1) / 2, n_groups)
+        Lower triangles of ``H_j``, packed by rows.
+    log_det : ndarray of shape (n_points,)
+        ``sum_j log|I + Lambda' A_j Lambda|``.
+    """
+    n_points, q = factor.shape[:2]
+    row, column = np.tril_indices(q)
+    n_groups = zz.shape[2]
+    # I + Lambda' A Lambda is linear in the entries of A: one matrix product for all points
+    twice = np.einsum("mak,mbl->mklab", factor, factor)
+    linear = twice + twice.swapaxes(3, 4)
+    linear = linear[:, row, column][:, :, row, column] * np.where(row == column, 0.5, 1.0)
+    packed = (linear.reshape(-1, len(row)) @ zz[row, column]).reshape(n_points, -1, n_groups)
+    lower: dict[tuple[int, int], np.ndarray] = {}
+    solved: dict[tuple[int, int], np.ndarray] = {}
+    det = np.ones((n_points, n_groups))
+    for i in range(q):
+        for j in range(i + 1):
+            entry = packed[:, i * (i + 1) // 2 + j]
+            for k in range(j):
+                entry = entry - lower[i, k] * lower[j, k]
+            if i == j:
+                # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
+                pivot = np.maximum(entry + 1.0, 1.0)
+                det *= pivot
+                lower[i, i] = np.sqrt(pivot)
+            else:
+                lower[i, j] = entry / lower[j, j]
+        for j in range(q):
+            entry = factor[:, j, i, None]
+            for k in range(i):
+                entry = entry - lower[i, k] * solved[k, j]
+            solved[i, j] = entry / lower[i, i]
+    inverse = np.empty_like(packed)
+    for at, (i, j) in enumerate(zip(row, column, strict=True)):
+        np.multiply(solved[0, i], solved[0, j], out=inverse[:, at])
+        for k in range(1, q):
+            inverse[:, at] += solved[k, i] * solved[k, j]
+    return inverse, np.log(det).sum(axis=1)
+
+
+def unpack_symmetric(packed, q):
+    """Return symmetric matrices (n_points, q, q, n_groups) from packed lower triangles."""
+    row, column = np.tril_indices(q)
+    full = np.empty((len(packed), q, q, packed.shape[2]))
+    full[:, row, column] = packed
+    full[:, column, row] = packed
+    return full

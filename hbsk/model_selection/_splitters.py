@@ -1,0 +1,177 @@
+"""Splitting rows so that every group is met again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import BaseCrossValidator
+from sklearn.utils import check_random_state, indexable
+from sklearn.utils.validation import _num_samples
+
+from hbsk._labels import GroupFactor
+from hbsk._sources import read_keyword
+from hbsk._table import Table
+
+__all__ = ["WithinGroupKFold", "encode_groups"]
+
+
+class WithinGroupKFold(BaseCrossValidator):
+    """K folds in which the rows to predict belong to groups that the model has seen.
+
+    The rows of each group are dealt to the folds one by one, as cards are dealt to players. Wherever a group has two
+    rows, each of its rows is therefore tested by a model that was fitted to at least one other row of the group. It asks
+    how well *new rows of known groups* are predicted; its companion :class:`~sklearn.model_selection.GroupKFold`, which
+    puts all rows of a group into one fold, asks how well *new groups* are.
+
+    Parameters
+    ----------
+    n_splits : int, default=5
+        Number of folds. At least 2.
+    shuffle : bool, default=False
+        Whether to shuffle the groups, and the rows within each group, before they are dealt. Without it neighbouring
+        rows of a group go to different folds.
+    random_state : int, RandomState instance or None, default=None
+        Seed of the shuffling. Pass an int for the same folds at every call. Only with `shuffle=True`.
+
+    See Also
+    --------
+    sklearn.model_selection.GroupKFold : No group of the test rows is among the training rows.
+    sklearn.model_selection.KFold : Pays no attention to groups: small ones may be missing from the training rows.
+
+    Notes
+    -----
+    Sizes of folds differ by at most one, and so do the numbers of rows that one group has in each fold. The only row of
+    a group of one is tested like every other, so that each row is tested once; there the group is new to the model.
+
+    `groups` is requested by default where metadata routing is on, as it is for
+    :class:`~sklearn.model_selection.GroupKFold`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from hbsk.model_selection import WithinGroupKFold
+    >>> X = np.zeros((7, 1))
+    >>> school = np.array(["a", "a", "a", "a", "b", "b", "c"])
+    >>> for train, test in WithinGroupKFold(n_splits=3).split(X, groups=school):
+    ...     print("fit", school[train], "predict", school[test])
+    fit ['a' 'a' 'b' 'b'] predict ['a' 'a' 'c']
+    fit ['a' 'a' 'a' 'b' 'c'] predict ['a' 'b']
+    fit ['a' 'a' 'a' 'b' 'c'] predict ['a' 'b']
+
+    A `KFold` of the same rows would ask the model for "b" and "c" before it had seen either.
+    """
+
+    # Documented by scikit-learn as the way to request metadata by default; the base class says `groups` is unused.
+    __metadata_request__split = {"groups": True}  # noqa: RUF012
+
+    def __init__(self, n_splits: int = 5, *, shuffle: bool = False, random_state: Any = None):
+        # Splitters are checked when they are made, as scikit-learn's are: they have no fit to do it in.
+        if not isinstance(n_splits, Integral) or isinstance(n_splits, bool) or n_splits < 2:
+            raise ValueError(f"n_splits must be an integer of at least 2, got {n_splits!r}.")
+        if not isinstance(shuffle, bool | np.bool_):
+            raise TypeError(f"shuffle must be True or False, got {shuffle!r}.")
+        if random_state is not None and not shuffle:
+            raise ValueError(
+                f"random_state={random_state!r} has no effect with shuffle=False. Set shuffle=True, or leave it out."
+            )
+        self.n_splits = int(n_splits)
+        self.shuffle = bool(shuffle)
+        self.random_state = random_state
+
+    def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Generate the rows to fit to and the rows to predict, fold by fold.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Only its number of rows is used.
+        y : array-like of shape (n_samples,), default=None
+            Not used.
+        groups : array-like of shape (n_samples,)
+            Group labels of any hashable kind.
+
+        Yields
+        ------
+        train : ndarray of shape (n_train,)
+            Positions of the rows to fit to.
+        test : ndarray of shape (n_test,)
+            Positions of the rows to predict.
+        """
+        # Only checks here: without a `yield` in this method errors come at the call, not at the first fold.
+        X, y, groups = indexable(X, y, groups)
+        codes = encode_groups(groups, _num_samples(X), type(self).__name__)
+        if self.n_splits > len(codes):
+            raise ValueError(f"n_splits={self.n_splits} is more than the number of rows, {len(codes)}.")
+        if np.bincount(codes).max() < 2:
+            raise ValueError(
+                f"groups holds {len(codes)} labels that are all different: there are no further rows of any group to "
+                "predict. Pass the column that rows share; GroupKFold asks about new groups."
+            )
+        return self._splits(codes)
+
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+        """Return the number of folds.
+
+        Parameters
+        ----------
+        X, y, groups : object, default=None
+            Not used.
+
+        Returns
+        -------
+        n_splits : int
+            Number of folds.
+        """
+        return self.n_splits
+
+    def _splits(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        fold = self._folds(codes)
+        for k in range(self.n_splits):
+            yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+
+    def _folds(self, codes: np.ndarray) -> np.ndarray:
+        """Deal the rows, group by group, to the folds in turn, never starting anew."""
+        rows = np.arange(len(codes))
+        if self.shuffle:
+            rng = check_random_state(self.random_state)
+            rows = rng.permutation(rows)
+            codes = rng.permutation(codes.max() + 1)[codes]
+        rows = rows[np.argsort(codes[rows], kind="stable")]
+        folds = np.empty(len(codes), dtype=np.intp)
+        folds[rows] = np.arange(len(codes)) % self.n_splits
+        return folds
+
+
+def encode_groups(groups: Any, n_rows: int, user: str) -> np.ndarray:
+    """Turn group labels of any kind, one for each row, into codes from 0 in the order of the sorted labels.
+
+    Parameters
+    ----------
+    groups : array-like of shape (n_rows,)
+        Labels; two are equal where an estimator of hbsk takes them for equal.
+    n_rows : int
+        Number of rows.
+    user : str
+        What needs the labels, for messages.
+    """
+    if groups is None:
+        raise ValueError(
+            f"{user} needs the group of each row, but groups is None. Pass groups=, for example the column of X that "
+            "holds them; with metadata routing on, scikit-learn's functions take it in params={'groups': ...}."
+        )
+    columns = read_keyword(groups, Table({}, n_rows))
+    if len(columns) > 1:
+        raise ValueError(
+            f"{user} takes one label for each row, but groups has {len(columns)} columns. Pass the one whose groups "
+            "are known or new, or one label made of them all."
+        )
+    factor, codes = GroupFactor.learn("groups", list(columns.values()))
+    if len(codes) and codes.min() < 0:
+        raise ValueError(
+            f"groups holds {np.count_nonzero(codes < 0)} missing labels in {n_rows} rows. Drop these rows, or give "
+            "them a label of their own."
+        )
+    return codes
