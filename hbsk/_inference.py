@@ -70,10 +70,11 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     if estimator.inference == "nuts" or reason is not None:
         why = "inference='nuts' was asked for" if estimator.inference == "nuts" else reason
         return _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
-    fit = fit_marginal(collected, exact)
-    _, scaling = marginal_model(collected, exact)
+    fit = fit_marginal(collected, exact, _sampler(estimator))
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
-    return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, scaling, fit)
+    if fit.posterior.n_chains:
+        why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
+    return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, fit.posterior.scaling, fit)
 
 
 def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
@@ -135,20 +136,17 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
     from hbsk.inference.nuts import sample_posterior
 
     specification = frame.specification
-    draws = sample_posterior(
-        bambi_model(frame, rows, priors),
-        draws=estimator.draws,
-        tune=estimator.tune,
-        chains=estimator.chains,
-        random_state=estimator.random_state,
-        n_jobs=estimator.n_jobs,
-        verbose=estimator.verbose,
-        sampler_options=estimator.sampler_options,
-    )
+    draws = sample_posterior(bambi_model(frame, rows, priors), **_sampler(estimator))
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
     more = [collect_sums(frame, rows, f).sums.zz for f in range(1, len(specification.factors))]
     information = (collected.sums.zz, *more) if specification.factors else ()
     return Fitted(_draws_posterior(draws, information), priors, why, engine_model, scaling, draws=draws)
+
+
+def _sampler(estimator) -> dict[str, Any]:
+    """Return the estimator's options of sampling."""
+    names = ("draws", "tune", "chains", "random_state", "n_jobs", "verbose", "sampler_options")
+    return {name: getattr(estimator, name) for name in names}
 
 
 def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from hbsk._posterior import MarginalPosterior, marginal_posterior
 from hbsk._priors import EnginePriors
 from hbsk.inference.integrate import (
     ERROR_TARGET,
+    N_REPLICATES,
     PARETO_K_LIMIT,
     Nodes,
     find_mode,
@@ -50,7 +52,9 @@ class MarginalFit:
     nodes: Nodes | None
 
 
-def fit_marginal(collected: CentredSums, priors: EnginePriors) -> MarginalFit:
+def fit_marginal(
+    collected: CentredSums, priors: EnginePriors, sampler: dict[str, Any] | None = None
+) -> MarginalFit:
     """Integrate a Gaussian model with at most one grouping factor.
 
     Parameters
@@ -58,9 +62,16 @@ def fit_marginal(collected: CentredSums, priors: EnginePriors) -> MarginalFit:
     collected : CentredSums
     priors : EnginePriors
         In the user's units.
+    sampler : dict, optional
+        Arguments of `sample_log_density`, for a posterior that importance sampling cannot reach; without it, such a
+        posterior is returned as not reliable.
     """
     model, scaling = marginal_model(collected, priors)
-    return integrate_model(model, scaling, collected.has_intercept, _tail_is_infinite(priors, model.sums.n_groups))
+    infinite = _tail_is_infinite(priors, model.sums.n_groups)
+    fit = integrate_model(model, scaling, collected.has_intercept, infinite)
+    if fit.reliable or sampler is None:
+        return fit
+    return _sample_theta(fit, scaling, collected.has_intercept, sampler)
 
 
 def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[MarginalModel, ColumnScaling]:
@@ -127,6 +138,44 @@ def integrate_model(
     accurate = np.all(error <= np.maximum(2 * ERROR_TARGET * sd, 1e-10 * np.abs(mean)))
     reliable = nodes.pareto_k <= PARETO_K_LIMIT and bool(accurate)
     return MarginalFit(replace(posterior, infinite_variance=infinite_variance), reliable, model, nodes)
+
+
+def _sample_theta(fit: MarginalFit, scaling: ColumnScaling, has_intercept: bool, sampler: dict) -> MarginalFit:
+    """Sample the variance parameters by NUTS where importance sampling has failed.
+
+    The density of these few parameters needs the group sums only: neither rows nor a dummy block.
+    """
+    from hbsk.inference.nuts import sample_log_density
+
+    model, nodes = fit.model, fit.nodes
+    mean = nodes.weight @ nodes.theta
+    deviation = nodes.theta - mean
+    covariance = (nodes.weight[:, None] * deviation).T @ deviation
+    scale = np.linalg.cholesky(covariance + 1e-6 * np.diag(np.diag(covariance)) + 1e-12 * np.eye(len(mean)))
+    chains = sample_log_density(LogDensity(model), mean, scale, **sampler)
+    theta = chains.reshape(-1, chains.shape[-1])
+    blocks = [model.evaluate(block) for block in np.array_split(theta, max(1, len(theta) // 500))]
+    points = _concatenate(blocks)
+    n_nodes = len(theta)
+    level = (np.random.default_rng(0).permutation(n_nodes) + 0.5) / n_nodes
+    weight = np.full(n_nodes, 1 / n_nodes)
+    replicate = np.arange(n_nodes) * N_REPLICATES // n_nodes
+    posterior = marginal_posterior(
+        points, weight, replicate, float("nan"), level, model.sums, scaling, has_intercept
+    )
+    posterior = replace(posterior, infinite_variance=fit.posterior.infinite_variance, n_chains=chains.shape[0])
+    return MarginalFit(posterior, False, model, None)
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """The log density of one theta and its gradient; a class, so that it pickles."""
+
+    model: MarginalModel
+
+    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = self.model.value_and_gradient(np.asarray(theta)[None])
+        return float(value[0]), gradient[0]
 
 
 def _start(model: MarginalModel) -> np.ndarray:
@@ -213,6 +262,3 @@ def _map_arrays(function, *items):
         return None if first is None else function(*items)
     fields = {name: _map_arrays(function, *(getattr(i, name) for i in items)) for name in vars(first)}
     return type(first)(**fields)
-
-
-__all__ = ["GroupSums", "MarginalFit", "fit_marginal", "integrate_model", "marginal_model"]

@@ -99,6 +99,8 @@ class MarginalPosterior:
     has_intercept : bool
     infinite_variance : tuple of bool, length q
         Varying columns for which the posterior mean of tau^2 does not exist.
+    n_chains : int
+        Chains of equal length that the nodes are, where the variance parameters were sampled; otherwise 0.
     """
 
     weight: np.ndarray
@@ -112,6 +114,7 @@ class MarginalPosterior:
     scaling: ColumnScaling
     has_intercept: bool
     infinite_variance: tuple[bool, ...] = ()
+    n_chains: int = 0
 
     @property
     def n_groups(self) -> tuple[int, ...]:

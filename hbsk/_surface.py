@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hbsk._shrinkage import james_stein_shrinkage, posterior_variance
+from hbsk._shrinkage import james_stein_shrinkage
 
 
 class Directions(NamedTuple):
@@ -106,13 +106,14 @@ def find_directions(columns: Sequence[np.ndarray], weight: np.ndarray) -> tuple[
         matrix[:, j] = root * np.subtract(column, mean, dtype=np.float64)
     largest = np.array([np.abs(column).max() * root.max() for column in columns])
     size = np.linalg.norm(matrix, axis=0)
-    # Below this the deviations of a column are what rounding leaves of a constant.
-    varies = size > 16 * np.finfo(float).eps * largest * np.sqrt(len(weight))
+    # What rounding leaves of the deviations of a constant column.
+    noise = 16 * np.finfo(float).eps * largest * np.sqrt(len(weight))
+    varies = size > noise
     scale = np.where(varies, size, 1.0)
     matrix /= scale
     matrix[:, ~varies] = 0.0
     left, values, right = np.linalg.svd(matrix, full_matrices=False)
-    keep = values > 1e-10 * max(values.max(initial=0.0), 1.0)
+    keep = values > max(1e-11 * values.max(initial=0.0), (noise / scale)[varies].max(initial=0.0))
     transform = right[keep].T / values[keep] / scale[:, None]
     transform[~varies] = 0.0
     return Directions(centre, transform), left[:, keep] / root[:, None]
@@ -188,10 +189,21 @@ def shrink_regression(
     factor = 1.0
     if rank >= 3 and unit > 0:
         factor = james_stein_shrinkage(zeta, np.full(rank, unit), 0, nu, positive_part=positive_part)
-    variances = np.full(rank, unit)
-    if rank >= 3:
-        shrinkage, none = np.full(rank, factor), np.empty((rank, 0))
-        variances = posterior_variance(zeta, variances, none, shrinkage, np.empty((0, 0)), np.ones(rank))
-    covariance = np.diag(np.append(unit / precision.sum(), variances))
+    covariance = np.zeros((1 + rank, 1 + rank))
+    covariance[0, 0] = unit / precision.sum()
+    covariance[1:, 1:] = _slope_covariance(zeta, unit, factor)
     surface = Surface(directions, np.append(mean, factor * zeta), covariance)
     return ShrunkenRegression(surface, factor, rank, sigma2, nu)
+
+
+def _slope_covariance(zeta: np.ndarray, unit: float, factor: float) -> np.ndarray:
+    """Compute the covariance of slopes shrunken by a common factor, shape (k, k).
+
+    The corrections of Morris (1983) as in `posterior_variance`, for a known target: B is shared, so that not knowing it
+    moves all slopes together.
+    """
+    k = len(zeta)
+    if k < 3:
+        return unit * np.eye(k)
+    b = min(max(1.0 - factor, 0.0), 1.0) * (k - 2) / k
+    return unit * (1.0 - b) * np.eye(k) + 2.0 / (k - 2) * b**2 * np.outer(zeta, zeta)

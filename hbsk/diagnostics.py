@@ -65,6 +65,8 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     in_model[posterior.scaling.kept] = True
     names = [*np.asarray(names, dtype=object)[finite], *specification.common_columns]
     values = np.concatenate([values[:, finite], common], axis=1)
+    if posterior.n_chains:
+        return _sampled_diagnostics(names, values, posterior.n_chains, len(specification.common_columns), in_model)
     mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
     # A coefficient's sd is wider than that of its conditional mean.
     _, covariance = posterior.common_moments()
@@ -75,6 +77,21 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     table["mcse_mean"] = error
     table["pareto_k"] = posterior.pareto_k
     table["in_model"] = np.concatenate([np.ones(int(finite.sum()), dtype=bool), in_model])
+    return table
+
+
+def _sampled_diagnostics(names, values, n_chains, n_common, in_model) -> pd.DataFrame:
+    """Return ArviZ's diagnostics where the variance parameters were sampled, of conditional means for the rest."""
+    from arviz_stats.base import array_stats
+
+    chains = values.reshape(n_chains, -1, values.shape[1])
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
+    table["r_hat"] = array_stats.rhat(chains, **axes)
+    table["ess_bulk"] = array_stats.ess(chains, method="bulk", **axes)
+    table["ess_tail"] = array_stats.ess(chains, method="tail", prob=(TAIL_PROBABILITY, 1 - TAIL_PROBABILITY), **axes)
+    table["mcse_mean"] = array_stats.mcse(chains, method="mean", **axes)
+    table["in_model"] = np.concatenate([np.ones(len(names) - n_common, dtype=bool), in_model])
     return table
 
 

@@ -1,5 +1,10 @@
 """What several test files share. Keep it small: a fixture used by one file belongs in that file."""
 
+import os
+
+# Without it scikit-learn skips its checks of array API input; SciPy reads it once, when it is first imported.
+os.environ.setdefault("SCIPY_ARRAY_API", "1")
+
 import numpy as np
 import pytest
 

@@ -177,6 +177,26 @@ def test_nuts_follows_the_scale_of_y(rng, scale):
     assert draws.b.mean() == pytest.approx(y.mean(), abs=0.6 * scale)
 
 
+@pytest.mark.parametrize(("tune", "init"), [(15, "adapt_full"), (14, "adapt_diag")])
+def test_a_dense_mass_matrix_needs_a_centred_factor_and_tuning_draws(monkeypatch, tune, init):
+    import pymc
+
+    seen = {}
+    sample = pymc.sample
+    monkeypatch.setattr(pymc, "sample", lambda **options: seen.update(options) or sample(**options))
+    code = np.arange(24) % 3
+    ones, y = np.ones((24, 1)), 100.0 * code + np.sin(np.arange(24))
+    factor = FactorTerms("g", ("1",), ("1|g",), ((0,),))
+    specification = Specification("y", True, ("Intercept",), ("Intercept",), (factor,))
+    priors = default_priors(specification, moments_of(ones, [ones], y))
+    for noncentered, expected in ((None, init), (True, "adapt_diag")):
+        model = build_model(
+            specification, priors, Design(ones, [ones]), y, {"g": code}, {"g": range(3)}, noncentered=noncentered
+        )
+        nuts.sample_posterior(model, draws=5, tune=tune, chains=1, random_state=1)
+        assert seen["init"] == expected
+
+
 def test_silent_by_default(capfd, caplog):
     with caplog.at_level(logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("error")

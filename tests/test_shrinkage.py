@@ -523,8 +523,7 @@ def test_slopes_that_are_mostly_noise_have_the_variances_of_morris(rng):
     left, _, _ = np.linalg.svd(x - x.mean(0), full_matrices=False)
     zeta = left.T @ (y - y.mean())
     b = (1 - ours.factor) * 3 / 5
-    variance = ours.sigma2 * (1 - b) + 2 / 3 * b**2 * zeta**2
-    expected = ours.sigma2 / 40 + left**2 @ variance
+    expected = ours.sigma2 / 40 + ours.sigma2 * (1 - b) * np.sum(left**2, axis=1) + 2 / 3 * (b * left @ zeta) ** 2
     np.testing.assert_allclose(ours.surface.variance(list(x.T), 40), expected, rtol=1e-9)
 
 

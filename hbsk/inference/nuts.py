@@ -19,6 +19,13 @@ from joblib import effective_n_jobs
 # Diagnostics take milliseconds for each number: of every factor this many groups, evenly spaced, are looked at.
 DIAGNOSED_GROUPS = 100
 
+# With a centred factor and at most this many effects, NUTS learns a dense mass matrix, given some tuning draws for
+# each: common and group effects then lie on ridges (the group effects up, the common one down) that a diagonal one
+# does not see. Measured, 18 groups, 1000 draws: 952 effective draws instead of 140 at 100 rows a group, 428 instead
+# of 255 at 10 (sleepstudy's size). With offsets the diagonal one did better.
+EFFECTS_FOR_DENSE_METRIC = 300
+TUNING_DRAWS_PER_EFFECT = 5
+
 # What `sampler_options` may not set, because a parameter of the estimator does, and which one that is.
 OWNED_OPTIONS = {
     "draws": "draws",
@@ -95,7 +102,10 @@ def sample_posterior(
             model.build()
         pymc_model = model.backend.model
         if "init" not in options and "initvals" not in options and options["nuts_sampler"] == "pymc":
-            options |= {"init": "adapt_diag", "initvals": _start_distributions(pymc_model, layout)}
+            options |= {
+                "init": "adapt_full" if _wants_dense_metric(layout, tune) else "adapt_diag",
+                "initvals": _start_distributions(pymc_model, layout),
+            }
         tree = _sample(
             pymc_model, _variables(pymc_model, layout), draws, tune, chains, random_state, n_jobs, verbose, options
         )
@@ -282,6 +292,13 @@ def _variables(pymc_model, layout):
     if layout.sigma is None:
         names.append("sigma")
     return [name for name in names if name in pymc_model.named_vars]
+
+
+def _wants_dense_metric(layout, tune):
+    """Whether the mass matrix of NUTS should be dense."""
+    n_effects = sum(len(factor.labels) * len(factor.columns) for factor in layout.factors)
+    centred = any(not factor.noncentered for factor in layout.factors)
+    return centred and n_effects <= min(EFFECTS_FOR_DENSE_METRIC, tune // TUNING_DRAWS_PER_EFFECT)
 
 
 def _start_distributions(pymc_model, layout):

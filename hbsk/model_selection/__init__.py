@@ -1,5 +1,7 @@
-"""Choosing between models of grouped data: scorers, splitters, and comparisons with anything that has fit and predict."""
+"""Choosing between models of grouped data: scorers, splitters, and comparisons of anything with fit and predict."""
 
+from hbsk.model_selection._compare import compare_estimators
+from hbsk.model_selection._scorers import make_group_scorer
 from hbsk.model_selection._splitters import WithinGroupKFold
 
-__all__ = ["WithinGroupKFold"]
+__all__ = ["WithinGroupKFold", "compare_estimators", "make_group_scorer"]

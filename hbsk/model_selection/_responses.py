@@ -9,14 +9,13 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRouter, get_routing_for_object
 
 GROUPS = "groups"
-_ROUTED_METHODS = ("fit", "predict", "score")
 
 
 def answering_step(estimator: Any, X: Any) -> tuple[Any, Any]:
     """Follow fitted pipelines and searches to the estimator that answers, with X as it arrives there.
 
-    A Pipeline has `predict`, but neither `predict_interval` nor, with metadata routing on, `predict(X, return_std=True)`;
-    a search refuses `predict(X, groups=...)`.
+    A Pipeline has `predict`, but neither `predict_interval` nor, with metadata routing on, an argument `return_std`; a
+    search refuses `predict(X, groups=...)`.
     """
     while True:
         if isinstance(estimator, Pipeline):
@@ -43,15 +42,18 @@ def takes_groups(estimator: Any, method: str) -> bool:
     routing = get_routing_for_object(estimator)
     if isinstance(routing, MetadataRouter):
         return _some_part_asks(routing, method)
-    if GROUPS not in _parameters(getattr(estimator, method)):
+    if GROUPS not in parameters(getattr(estimator, method)):
         return False
     # Methods that scikit-learn knows nothing of, such as predict_interval, are asked as predict is.
     return _request(routing, method) is not False
 
 
-def returns_std(estimator: Any) -> bool:
-    """Tell whether `predict` has a parameter `return_std`."""
-    return "return_std" in _parameters(estimator.predict)
+def parameters(function: Any) -> set[str]:
+    """Find the names of the parameters of a function."""
+    try:
+        return set(signature(function).parameters)
+    except (TypeError, ValueError):  # nothing callable; some functions of compiled modules
+        return set()
 
 
 def _some_part_asks(routing: MetadataRouter, method: str) -> bool:
@@ -71,10 +73,3 @@ def _request(routing: Any, method: str, absent: Any = None) -> Any:
     """Get what was requested of `groups`: True, False, None (never set) or a str (another name), or `absent`."""
     method = method if hasattr(routing, method) else "predict"
     return getattr(routing, method).requests.get(GROUPS, absent)
-
-
-def _parameters(function: Any) -> set[str]:
-    try:
-        return set(signature(function).parameters)
-    except ValueError:  # some functions of compiled modules
-        return set()

@@ -24,8 +24,8 @@ def make_group_scorer(
 
     The scorers of scikit-learn cannot pass metadata to `predict`: an estimator that is given its groups by `groups=`
     rather than as a column of X is scored without them. With metadata routing on, a scorer made here closes that gap in
-    `cross_validate`, `GridSearchCV` and everything else that routes to scorers. Estimators that take no groups (`Ridge`),
-    or read them from a column (`group_features`), are scored as by any other scorer.
+    `cross_validate`, `GridSearchCV` and everything else that routes to scorers. Estimators that take no groups
+    (`Ridge`), or read them from a column (`group_features`), are scored as by any other scorer.
 
     Parameters
     ----------
@@ -44,8 +44,8 @@ def make_group_scorer(
     Returns
     -------
     scorer : GroupScorer
-        Callable as `scorer(estimator, X, y_true, groups=None)`, for use as `scoring`. It requests `groups` from the start
-        (no `set_score_request` is needed); `set_score_request(groups="school")` gives them another name,
+        Callable as `scorer(estimator, X, y_true, groups=None)`, for use as `scoring`. It requests `groups` from the
+        start, without `set_score_request`; `set_score_request(groups="school")` gives them another name,
         `set_score_request(groups=False)` does without, `set_score_request(sample_weight=True)` adds weights.
 
     See Also
@@ -110,8 +110,8 @@ class GroupScorer:
     def __init__(self, metric: Callable, greater_is_better: bool, response: str, kwargs: dict[str, Any]):
         if not callable(metric):
             raise TypeError(
-                f"metric must be a function metric(y_true, y_pred), got {metric!r}. The functions of sklearn.metrics are "
-                "such metrics; names of scorers are not."
+                f"metric must be a function metric(y_true, y_pred), got {metric!r}. The functions of sklearn.metrics "
+                "are such metrics; names of scorers are not."
             )
         if not isinstance(greater_is_better, bool | np.bool_):
             raise TypeError(f"greater_is_better must be True or False, got {greater_is_better!r}.")
@@ -193,8 +193,8 @@ class GroupScorer:
         fixed = sorted(set(requests) & set(self._kwargs))
         if fixed:
             raise ValueError(
-                f"{fixed[0]}={self._kwargs[fixed[0]]!r} is fixed in {self!r} and cannot be requested too. Leave it out in "
-                "one of the two places."
+                f"{fixed[0]}={self._kwargs[fixed[0]]!r} is fixed in {self!r} and cannot be requested too. Leave it out "
+                "in one of the two places."
             )
         proposed = {**self._requests, **requests}
         _metadata_request(self, proposed)
@@ -220,10 +220,6 @@ class GroupScorer:
         return "sample_weight" in self._metric_parameters
 
     def _predictions(self, estimator: Any, X: Any, groups: Any) -> tuple:
-        if self._response == "predict":
-            # TransformedTargetRegressor and the like have a predict of their own, so only those below are unwrapped.
-            estimator, X = answering_step(estimator, X)
-            return (respond(estimator, "predict", X, groups),)
         estimator, X = answering_step(estimator, X)
         if self._response == MEAN_AND_STD:
             return tuple(respond(estimator, "predict", X, groups, return_std=True))

@@ -22,9 +22,9 @@ class WithinGroupKFold(BaseCrossValidator):
     """K folds in which the rows to predict belong to groups that the model has seen.
 
     The rows of each group are dealt to the folds one by one, as cards are dealt to players. Wherever a group has two
-    rows, each of its rows is therefore tested by a model that was fitted to at least one other row of the group. It asks
-    how well *new rows of known groups* are predicted; its companion :class:`~sklearn.model_selection.GroupKFold`, which
-    puts all rows of a group into one fold, asks how well *new groups* are.
+    rows, each of its rows is therefore tested by a model that was fitted to at least one other row of the group. It
+    asks how well *new rows of known groups* are predicted; its companion :class:`~sklearn.model_selection.GroupKFold`,
+    which puts all rows of a group into one fold, asks how well *new groups* are.
 
     Parameters
     ----------
@@ -60,8 +60,6 @@ class WithinGroupKFold(BaseCrossValidator):
     fit ['a' 'a' 'b' 'b'] predict ['a' 'a' 'c']
     fit ['a' 'a' 'a' 'b' 'c'] predict ['a' 'b']
     fit ['a' 'a' 'a' 'b' 'c'] predict ['a' 'b']
-
-    A `KFold` of the same rows would ask the model for "b" and "c" before it had seen either.
     """
 
     # Documented by scikit-learn as the way to request metadata by default; the base class says `groups` is unused.
@@ -112,7 +110,7 @@ class WithinGroupKFold(BaseCrossValidator):
             )
         return self._splits(codes)
 
-    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:
+    def get_n_splits(self, X: Any = None, y: Any = None, groups: Any = None) -> int:  # noqa: ARG002
         """Return the number of folds.
 
         Parameters
@@ -168,7 +166,7 @@ def encode_groups(groups: Any, n_rows: int, user: str) -> np.ndarray:
             f"{user} takes one label for each row, but groups has {len(columns)} columns. Pass the one whose groups "
             "are known or new, or one label made of them all."
         )
-    factor, codes = GroupFactor.learn("groups", list(columns.values()))
+    _, codes = GroupFactor.learn("groups", list(columns.values()))
     if len(codes) and codes.min() < 0:
         raise ValueError(
             f"groups holds {np.count_nonzero(codes < 0)} missing labels in {n_rows} rows. Drop these rows, or give "

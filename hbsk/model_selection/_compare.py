@@ -1,0 +1,417 @@
+"""Cross-validated comparison of estimators of any kind, under the two questions that grouped data ask."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn import get_config
+from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.metrics import get_scorer
+from sklearn.model_selection import GroupKFold, check_cv
+from sklearn.pipeline import Pipeline
+from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils.metadata_routing import get_routing_for_object
+from sklearn.utils.parallel import Parallel, delayed
+from sklearn.utils.validation import _num_samples
+
+from hbsk._validation import check_target
+from hbsk.model_selection import _scores
+from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
+from hbsk.model_selection._scorers import GroupScorer
+from hbsk.model_selection._splitters import WithinGroupKFold, encode_groups
+from hbsk.partial_pooling import PartialPoolingRegressor
+
+__all__ = ["compare_estimators"]
+
+KNOWN, NEW = "new rows of known groups", "new groups"
+METRICS = ("rmse", "mae", "crps", "log_score", "coverage", "width", "fit_seconds", "predict_seconds")
+N_FOLDS = 5
+
+
+def compare_estimators(
+    estimators: Mapping[str, Any],
+    X: Any,
+    y: Any,
+    groups: Any = None,
+    *,
+    cv: Any = "both",
+    scoring: Any = None,
+    n_jobs: int | None = None,
+) -> pd.DataFrame:
+    """Cross-validate estimators of any kind under both questions that grouped data ask.
+
+    "New rows of known groups" (next year's pupils of these schools) and "new groups" (pupils of schools that nobody has
+    measured) are different questions, and the best model for one need not be the best for the other.
+    :class:`WithinGroupKFold` asks the first, :class:`~sklearn.model_selection.GroupKFold` the second.
+
+    Parameters
+    ----------
+    estimators : dict of str to estimator
+        What is compared, anything with `fit` and `predict`. The first is the one that `difference` refers to.
+    X : array-like or dataframe of shape (n_samples, n_features)
+        Features; the group column too, where an estimator reads its groups from there.
+    y : array-like of shape (n_samples,)
+        Responses.
+    groups : array-like of shape (n_samples,), default=None
+        The group of each row. The folds are made of them, and estimators that take `groups=` in `fit` and `predict` get
+        them, also as the last step of a pipeline; those that read a column (`group_features`) do not.
+    cv : {"both", "known", "new"}, int, splitter, iterable or dict, default="both"
+        The questions. "known": `WithinGroupKFold(5, shuffle=True, random_state=0)`; "new": `GroupKFold(5)`; fewer folds
+        where there are fewer groups. A dict maps the name of a question to a splitter (or an int, or an iterable of
+        training and test rows); a single one of these is named after its class.
+    scoring : list of str, dict of str to scorer, or None, default=None
+        What is measured. None: all of the metrics below. A list may name these and scikit-learn's scorers ("r2"). A
+        dict maps names to either, or to functions `scorer(estimator, X, y)`; :func:`make_group_scorer` makes such
+        functions that are given the groups too.
+    n_jobs : int, default=None
+        Number of fits at a time. Seconds are comparable only with one.
+
+    Returns
+    -------
+    comparison : DataFrame
+        One row for each question, estimator and metric, with the columns
+
+        question, estimator, metric : category
+            In the order in which they were given; `DataFrame.pivot` keeps it.
+        mean : float
+            Mean over folds.
+        standard_error : float
+            Of that mean: sd over folds / sqrt(number of folds). Folds share most of their training rows, which makes it
+            a rough guide.
+        difference : float
+            `mean` less that of the first estimator under the same question.
+        difference_standard_error : float
+            Of the difference, paired by folds: much smaller than `standard_error` where some folds are hard for all.
+
+    See Also
+    --------
+    make_group_scorer : The same care in GridSearchCV and cross_validate.
+    WithinGroupKFold : Every test row belongs to a group among the training rows.
+
+    Notes
+    -----
+    The metrics, of which small is good except for coverage:
+
+    - "rmse", "mae": root mean squared and mean absolute error of `predict`, in units of y.
+    - "crps", "log_score": continuous ranked probability score (units of y) and minus log predictive density of the
+      normal distribution with the mean and sd of `predict(X, return_std=True)`, an approximation where the predictive
+      distribution is not normal. "crps" is computed by the package `scoringrules`: where it is not installed the rows
+      of "crps" are NaN, or there is an ImportError if `scoring` names "crps".
+    - "coverage", "width": fraction of 90 % intervals that hold their y (0.9 is right, not 1), and their mean width.
+      From `predict_interval(X, coverage=0.9)`, else from the same normal distribution.
+    - "fit_seconds", "predict_seconds": wall time of `fit` and `predict`, pipelines included, the first import of Bambi
+      not included.
+
+    Estimators that give no distribution (`Ridge`, but not `BayesianRidge`) have NaN in crps, log_score, coverage and
+    width. An infinite sd gives infinite scores. In pipelines and searches the distribution is that of the last step, or
+    of the best estimator; a TransformedTargetRegressor gives none.
+
+    An error in any fold stops the comparison, with a note that says where; no score is set to NaN for it.
+
+    Examples
+    --------
+    >>> from sklearn.dummy import DummyRegressor
+    >>> from sklearn.linear_model import BayesianRidge
+    >>> from hbsk import PartialPoolingRegressor
+    >>> from hbsk.datasets import load_sleepstudy
+    >>> from hbsk.model_selection import compare_estimators
+    >>> X, y = load_sleepstudy(return_X_y=True, as_frame=True)
+    >>> comparison = compare_estimators(
+    ...     {
+    ...         "mean": DummyRegressor(),
+    ...         "one line": BayesianRidge(),
+    ...         "partial pooling": PartialPoolingRegressor(slope_features="all"),
+    ...     },
+    ...     X[["Days"]], y, groups=X["Subject"], scoring=["rmse", "coverage"],
+    ... )
+    >>> comparison.pivot(index=["question", "estimator"], columns="metric", values="mean").round(2)
+    metric                                      rmse  coverage
+    question                 estimator...
+    new rows of known groups mean             ...
+    """
+    estimators = _check_estimators(estimators)
+    X, y, groups = indexable(X, y, groups)
+    y = check_target(y, _num_samples(X), "compare_estimators")
+    measures = _check_scoring(scoring)
+    jobs = [
+        _Job(question, name, fold, train, test)
+        for question, folds in _questions(cv, X, y, groups).items()
+        for name in estimators
+        for fold, (train, test) in enumerate(folds)
+    ]
+    results = Parallel(n_jobs=n_jobs)(
+        delayed(_run)(job, estimators[job.estimator], X, y, groups, measures) for job in jobs
+    )
+    rows = [
+        (job.question, job.estimator, label, job.fold, _measure(label, measures[label], y[job.test], result))
+        for job, result in zip(jobs, results, strict=True)
+        for label in measures
+    ]
+    return _summary(pd.DataFrame(rows, columns=["question", "estimator", "metric", "fold", "value"]))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What was asked for
+
+
+def _check_estimators(estimators: Any) -> dict[str, Any]:
+    if not isinstance(estimators, Mapping) or not estimators or not all(isinstance(name, str) for name in estimators):
+        raise TypeError(f"estimators must be a dict that maps names to estimators, got {estimators!r}.")
+    for name, estimator in estimators.items():
+        missing = [method for method in ("fit", "predict") if not hasattr(estimator, method)]
+        if missing or isinstance(estimator, type):
+            raise TypeError(
+                f"estimators[{name!r}] must be an estimator with fit and predict (an instance, not a class), got "
+                f"{estimator!r}."
+            )
+    return dict(estimators)
+
+
+def _check_scoring(scoring: Any) -> dict[str, Any]:
+    """Map the names of what is measured to names of our metrics, or to scorers."""
+    if scoring is None:
+        return {metric: metric for metric in METRICS}
+    if isinstance(scoring, str) or not isinstance(scoring, Iterable):
+        raise TypeError(
+            f"scoring must be a list of names or a dict of scorers, got {scoring!r}. A single one goes in a list: "
+            f"scoring=[{scoring!r}]."
+        )
+    named = dict(scoring) if isinstance(scoring, Mapping) else {name: name for name in scoring}
+    measures = {}
+    for label, measure in named.items():
+        if isinstance(measure, str) and measure not in METRICS:
+            try:
+                measure = get_scorer(measure)
+            except ValueError:
+                raise ValueError(
+                    f"scoring names {measure!r}, which is neither one of {list(METRICS)} nor a scorer of scikit-learn "
+                    "(sklearn.metrics.get_scorer_names() lists those)."
+                ) from None
+        elif not isinstance(measure, str) and not callable(measure):
+            raise TypeError(
+                f"scoring[{label!r}] must be a name or a function scorer(estimator, X, y), got {measure!r}."
+            )
+        measures[label] = measure
+    if not measures:
+        raise ValueError("scoring is empty. Name at least one metric, or leave it out (None).")
+    if "crps" in measures.values() and not _scores.crps_is_available():
+        raise ImportError(
+            "scoring names 'crps', which needs the package scoringrules: pip install scoringrules. Without it leave "
+            "'crps' out; 'log_score' judges distributions too."
+        )
+    return measures
+
+
+def _questions(cv: Any, X: Any, y: np.ndarray, groups: Any) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    """Map each question to its folds."""
+    standard = isinstance(cv, str)
+    if standard and cv not in ("both", "known", "new"):
+        raise ValueError(f"cv must be 'both', 'known', 'new', a splitter, or a dict of splitters; got {cv!r}.")
+    codes = None
+    if standard or groups is not None:
+        user = "compare_estimators" + (f" with cv={cv!r}" if standard else "")
+        codes = encode_groups(groups, len(y), user)
+    if standard:
+        splitters = _standard_splitters(cv, int(codes.max()) + 1)
+    else:
+        splitters = dict(cv) if isinstance(cv, Mapping) else {None: cv}
+    questions = {}
+    for question, splitter in splitters.items():
+        splitter = check_cv(splitter)
+        # The others warn where they are given groups.
+        takes = get_routing_for_object(splitter).consumes("split", {GROUPS})
+        folds = list(splitter.split(X, y, codes if takes else None))
+        questions[type(splitter).__name__ if question is None else question] = folds
+    return questions
+
+
+def _standard_splitters(cv: str, n_groups: int) -> dict[str, Any]:
+    splitters: dict[str, Any] = {}
+    if cv in ("both", "known"):
+        splitters[KNOWN] = WithinGroupKFold(N_FOLDS, shuffle=True, random_state=0)
+    if cv in ("both", "new"):
+        if n_groups < 2:
+            raise ValueError(f"cv={cv!r} asks about new groups, but all rows belong to one group. Use cv='known'.")
+        splitters[NEW] = GroupKFold(min(N_FOLDS, n_groups))
+    return splitters
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One fold
+
+
+@dataclass(frozen=True)
+class _Job:
+    question: str
+    estimator: str
+    fold: int
+    train: np.ndarray
+    test: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Result:
+    """Answers of one estimator for the test rows of one fold.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_test,)
+    sd : ndarray of shape (n_test,) or None
+    interval : ndarray of shape (n_test, 2) or None
+        With probability 0.9.
+    seconds : dict of str to float
+    scores : dict of str to float
+        What the scorers said.
+    """
+
+    mean: np.ndarray
+    sd: np.ndarray | None
+    interval: np.ndarray | None
+    seconds: dict[str, float]
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def _run(job: _Job, estimator: Any, X: Any, y: np.ndarray, groups: Any, measures: dict[str, Any]) -> _Result:
+    """Fit to the training rows of a fold and answer for its test rows."""
+    try:
+        train, test = ((_safe_indexing(X, rows), y[rows], _take(groups, rows)) for rows in (job.train, job.test))
+        return _fit_and_answer(clone(estimator), train, test, measures)
+    except Exception as error:
+        error.add_note(f"This is estimators[{job.estimator!r}] in fold {job.fold} of {job.question!r}.")
+        raise
+
+
+def _take(groups: Any, rows: np.ndarray) -> Any:
+    return None if groups is None else _safe_indexing(groups, rows)
+
+
+def _fit_and_answer(estimator: Any, train: tuple, test: tuple, measures: dict[str, Any]) -> _Result:
+    X_train, y_train, groups_train = train
+    X, y, groups = test
+    _import_before_timing(estimator)
+    start = time.perf_counter()
+    estimator.fit(X_train, y_train, **_fit_arguments(estimator, groups_train))
+    fitted = time.perf_counter()
+    # A pipeline's predict takes no groups in some settings, its last step always does.
+    last, X_last = answering_step(estimator, X)
+    mean = np.asarray(respond(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
+    seconds = {"fit_seconds": fitted - start, "predict_seconds": time.perf_counter() - fitted}
+    sd, interval = None, None
+    if not {"crps", "log_score", "coverage", "width"}.isdisjoint(m for m in measures.values() if isinstance(m, str)):
+        sd, interval = _distribution(last, X_last, groups)
+    scores = {
+        label: _scorer_value(scorer, estimator, X, y, groups)
+        for label, scorer in measures.items()
+        if not isinstance(scorer, str)
+    }
+    return _Result(mean, sd, interval, seconds, scores)
+
+
+def _import_before_timing(estimator: Any) -> None:
+    """Import what PartialPoolingRegressor imports on first need: it costs seconds, once a process."""
+    parts = [estimator, *(estimator.get_params().values() if hasattr(estimator, "get_params") else ())]
+    if any(isinstance(part, PartialPoolingRegressor) for part in parts):
+        import bambi  # noqa: F401
+
+
+def _fit_arguments(estimator: Any, groups: Any) -> dict[str, Any]:
+    """Find the keyword by which `fit` takes groups; none where it does not."""
+    if groups is None:
+        return {}
+    if isinstance(estimator, Pipeline) and not get_config()["enable_metadata_routing"]:
+        name, last = estimator.steps[-1]
+        return {f"{name}__{keyword}": value for keyword, value in _fit_arguments(last, groups).items()}
+    return {GROUPS: groups} if takes_groups(estimator, "fit") else {}
+
+
+def _distribution(estimator: Any, X: Any, groups: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Ask for the sd and the 90 % interval of each row; None where the estimator gives none."""
+    sd, interval = None, None
+    if "return_std" in parameters(estimator.predict):
+        mean, sd = respond(estimator, "predict", X, groups, return_std=True)
+        sd = np.asarray(sd, dtype=np.float64)
+        interval = _scores.normal_interval(np.asarray(mean, dtype=np.float64), sd)
+    if "coverage" in parameters(getattr(estimator, "predict_interval", None)):
+        interval = respond(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
+    return sd, interval
+
+
+def _scorer_value(scorer: Callable, estimator: Any, X: Any, y: np.ndarray, groups: Any) -> float:
+    if isinstance(scorer, GroupScorer):
+        return scorer(estimator, X, y, groups=groups)
+    last, X_last = answering_step(estimator, X)
+    if groups is not None and takes_groups(last, "predict"):
+        return scorer(_PredictsWithGroups(last, groups), X_last, y)
+    return scorer(estimator, X, y)
+
+
+class _PredictsWithGroups(RegressorMixin, BaseEstimator):
+    """A fitted estimator with the groups of the rows it will be asked for; scikit-learn's scorers cannot pass them."""
+
+    def __init__(self, estimator: Any, groups: Any):
+        self.estimator = estimator
+        self.groups = groups
+
+    def predict(self, X: Any) -> np.ndarray:
+        return respond(self.estimator, "predict", X, self.groups)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Numbers
+
+
+def _measure(label: str, measure: Any, y: np.ndarray, result: _Result) -> float:
+    """Give one number of one fold; NaN where the estimator gives no answer of that kind."""
+    if not isinstance(measure, str):
+        return result.scores[label]
+    if measure in result.seconds:
+        return result.seconds[measure]
+    if measure in ("rmse", "mae"):
+        return getattr(_scores, measure)(y, result.mean)
+    if measure == "crps" and not _scores.crps_is_available():
+        return np.nan
+    if measure in ("crps", "log_score"):
+        return np.nan if result.sd is None else getattr(_scores, measure)(y, result.mean, result.sd)
+    if result.interval is None:
+        return np.nan
+    return _scores.width(result.interval) if measure == "width" else _scores.coverage(y, result.interval)
+
+
+def _summary(folds: pd.DataFrame) -> pd.DataFrame:
+    """Take means over folds, their standard errors, and the differences from the first estimator, paired by folds."""
+    keys = ["question", "estimator", "metric"]
+    for key in keys:
+        folds[key] = pd.Categorical(folds[key], categories=folds[key].unique(), ordered=True)
+    reference = folds["estimator"].cat.categories[0]
+    at = ["question", "metric", "fold"]
+    first = folds.loc[folds["estimator"] == reference].set_index(at)["value"]
+    # inf - inf is NaN, and so is the spread of values that are not all finite.
+    with np.errstate(invalid="ignore"):
+        folds["difference"] = folds["value"] - first.loc[pd.MultiIndex.from_frame(folds[at])].to_numpy()
+        grouped = folds.groupby(keys, observed=True, sort=True)
+        summary = pd.DataFrame(
+            {
+                "mean": grouped["value"].agg(_mean),
+                "standard_error": grouped["value"].agg(_standard_error),
+                "difference": grouped["difference"].agg(_mean),
+                "difference_standard_error": grouped["difference"].agg(_standard_error),
+            }
+        )
+    return summary.reset_index()
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.to_numpy().mean())
+
+
+def _standard_error(values: pd.Series) -> float:
+    """Compute sd / sqrt(n) of n values; NaN for one value, or where one is infinite or missing."""
+    array = values.to_numpy()
+    if len(array) < 2 or not np.isfinite(array).all():
+        return np.nan
+    return float(array.std(ddof=1) / np.sqrt(len(array)))

@@ -1,0 +1,61 @@
+"""Scores of predictions: of points, of normal distributions, of intervals; small is good in all but `coverage`."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import numpy as np
+from scipy.stats import norm
+
+COVERAGE = 0.9
+
+
+def rmse(y: np.ndarray, mean: np.ndarray) -> float:
+    """Root mean squared error."""
+    return float(np.sqrt(np.mean(np.square(y - mean))))
+
+
+def mae(y: np.ndarray, mean: np.ndarray) -> float:
+    """Mean absolute error."""
+    return float(np.mean(np.abs(y - mean)))
+
+
+def crps(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> float:
+    """Mean continuous ranked probability score of N(mean, sd^2), by the package scoringrules."""
+    import scoringrules
+
+    spread = sd > 0
+    score = np.abs(y - mean)  # of a distribution without spread
+    # Its arithmetic passes through 0 * inf where sd is infinite; the score is then infinite, as it should be.
+    with np.errstate(invalid="ignore", over="ignore"):
+        score[spread] = scoringrules.crps_normal(y[spread], mean[spread], sd[spread], backend="numpy")
+    return float(np.mean(score))
+
+
+def crps_is_available() -> bool:
+    """Tell whether `scoringrules` is installed, without importing it (it takes seconds)."""
+    return find_spec("scoringrules") is not None
+
+
+def log_score(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> float:
+    """Mean of minus the log density of N(mean, sd^2) at y; infinite where sd is, or where a sd of 0 misses."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        density = norm.logpdf((y - mean) / sd) - np.log(sd)
+    density[sd == 0] = np.where(y == mean, np.inf, -np.inf)[sd == 0]
+    return float(-np.mean(density))
+
+
+def coverage(y: np.ndarray, interval: np.ndarray) -> float:
+    """Fraction of the intervals, shape (n, 2), that hold their y."""
+    return float(np.mean((interval[:, 0] <= y) & (y <= interval[:, 1])))
+
+
+def width(interval: np.ndarray) -> float:
+    """Mean width of the intervals, shape (n, 2)."""
+    return float(np.mean(interval[:, 1] - interval[:, 0]))
+
+
+def normal_interval(mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Compute the central interval of N(mean, sd^2) with probability COVERAGE, shape (n, 2)."""
+    half = norm.ppf((1 + COVERAGE) / 2) * sd
+    return np.column_stack([mean - half, mean + half])

@@ -1,0 +1,716 @@
+"""JamesSteinEstimator: published numbers, other software, and every promise of its docstring."""
+
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+import sklearn
+from scipy import stats
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from hbsk._surface import shrink_regression
+from hbsk.datasets import load_baseball, load_bcg, load_eight_schools
+from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
+from hbsk.james_stein import JamesSteinEstimator
+from tests.test_reference.reference import metafor_models
+
+METHODS = ("james-stein", "empirical-bayes", "sure")
+TARGETS = ("mean", "zero", "regression", 0.5)
+BETWEEN = {"REML": "reml", "ML": "ml", "DL": "dersimonian-laird", "PM": "paule-mandel"}
+FITTED = ("group_means_", "theta_", "theta_sd_", "shrinkage_", "target_", "sigma2_", "between_group_variance_")
+
+
+def grouped(rng, n_groups=7, *, shift=0.0, scale=1.0, tau=1.2):
+    """Rows of groups of 1 to 9 rows, with two columns that are constant within groups."""
+    sizes = rng.permutation(np.arange(n_groups) % 9 + 1)
+    group = rng.permutation(np.repeat(np.arange(n_groups), sizes))
+    z = rng.normal(size=(n_groups, 2))
+    theta = 0.8 * z[:, 0] - 0.5 * z[:, 1] + tau * rng.normal(size=n_groups)
+    y = shift + scale * (theta[group] + rng.normal(size=len(group)))
+    return pd.DataFrame({"a": z[group, 0], "b": z[group, 1], "g": [f"g{i}" for i in group]}), y
+
+
+def by_label(estimator, name="theta_"):
+    return dict(zip(estimator.groups_.tolist(), getattr(estimator, name).tolist(), strict=True))
+
+
+# Published numbers
+
+
+def test_efron_and_morris_1977():
+    """Scientific American 236 (5), 119-127: c = .212, the 18 shrunken averages, 3.5 times less squared error."""
+    players = load_baseball(as_frame=True)
+    estimator = JamesSteinEstimator(group_features="player")
+    estimator.fit(players.data, players.target, standard_error=players.standard_error)
+    shrunken = estimator.predict(players.data)
+    np.testing.assert_allclose(estimator.shrinkage_, 0.212, atol=0.0005)
+    published = [
+        0.294,
+        0.289,
+        0.285,
+        0.280,
+        0.275,
+        0.275,
+        0.270,
+        0.266,
+        0.261,
+        0.261,
+        *[0.256] * 5,
+        0.252,
+        0.247,
+        0.242,
+    ]
+    np.testing.assert_allclose(shrunken, published, atol=0.0006)
+    later = players.remaining_average
+    ratio = np.sum((players.target - later) ** 2) / np.sum((shrunken - later) ** 2)
+    assert ratio == pytest.approx(3.5, abs=0.05)
+
+
+def test_efron_and_morris_1975():
+    """JASA 70, 311-319, table 1: arcsine scale, unit variance; squared errors 17.56 and 5.01, efficiency 3.50.
+
+    The later averages are known to three digits here, hence the tolerance.
+    """
+    players = load_baseball(as_frame=True)
+
+    def arcsine(average):
+        return np.sqrt(45) * np.arcsin(2 * average - 1)
+
+    early, later = arcsine(players.target), arcsine(players.remaining_average)
+    estimator = JamesSteinEstimator(group_features="player").fit(players.data, early, standard_error=1.0)
+    shrunken = estimator.predict(players.data)
+    assert estimator.shrinkage_[0] == pytest.approx(0.209, abs=0.0005)
+    errors = np.sum((early - later) ** 2), np.sum((shrunken - later) ** 2)
+    assert errors == pytest.approx((17.56, 5.01), abs=0.02)
+    assert errors[0] / errors[1] == pytest.approx(3.50, abs=0.02)
+    back = (1 + np.sin(shrunken / np.sqrt(45))) / 2
+    published = [
+        0.290,
+        0.286,
+        0.281,
+        0.277,
+        0.273,
+        0.273,
+        0.268,
+        0.264,
+        0.259,
+        0.259,
+        *[0.254] * 5,
+        0.249,
+        0.244,
+        0.239,
+    ]
+    np.testing.assert_allclose(back, published, atol=0.0011)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [m for m in metafor_models() if m["method"] in BETWEEN],
+    ids=lambda m: f"{m['data']} {m['moderators']} {m['method']}",
+)
+def test_empirical_bayes_against_metafor(model):
+    load, label = {
+        "bcg": (load_bcg, "trial"),
+        "eight_schools": (load_eight_schools, "school"),
+        "baseball": (load_baseball, "player"),
+    }[model["data"]]
+    data = load(as_frame=True)
+    regression = model["moderators"] == "~ablat"
+    X = data.data[[label, "ablat"]] if regression else data.data[[label]]
+    params = {"method": "empirical-bayes", "target": "regression" if regression else "mean", "group_features": label}
+    estimator = JamesSteinEstimator(between_group_variance=BETWEEN[model["method"]], **params)
+    estimator.fit(X, data.target, standard_error=data.standard_error)
+    # metafor iterates to 1e-13, relative to nothing.
+    assert estimator.between_group_variance_ == pytest.approx(model["tau2"], rel=1e-9, abs=1e-12)
+    coef = [estimator.intercept_, *estimator.coef_] if regression else [estimator.target_]
+    np.testing.assert_allclose(coef, model["mu"], rtol=1e-9)
+    np.testing.assert_allclose(estimator.predict(X), model["blup"], rtol=1e-9)
+    # blup() takes tau2 as known, and so do we when it is given.
+    given = JamesSteinEstimator(between_group_variance=model["tau2"], **params)
+    given.fit(X, data.target, standard_error=data.standard_error)
+    sd = by_label(given, "theta_sd_")
+    np.testing.assert_allclose([sd[name] for name in X[label]], model["blup_se"], rtol=1e-9)
+    assert np.all(estimator.theta_sd_ > 0)
+
+
+# Rows
+
+
+def test_the_lessons_formula():
+    """(1 - (J - 2) sigma^2 / sum y^2) y, known sigma."""
+    y = np.array([1.2, -2.5, 0.3, 3.1, 0.8])
+    estimator = JamesSteinEstimator(group_features=0, target="zero", positive_part=False)
+    estimator.fit(np.arange(5)[:, None], y, standard_error=1.4)
+    np.testing.assert_allclose(estimator.theta_, (1 - 3 * 1.4**2 / np.sum(y**2)) * y, rtol=1e-12)
+    small = np.array([0.2, -0.5, 0.3, 0.1, 0.4])
+    assert np.all(estimator.fit(np.arange(5)[:, None], small, standard_error=1.4).shrinkage_ < 0)
+    cut = clone(estimator).set_params(positive_part=True).fit(np.arange(5)[:, None], small, standard_error=1.4)
+    np.testing.assert_array_equal(cut.theta_, 0.0)
+
+
+def test_an_estimated_variance_costs_its_degrees_of_freedom(rng):
+    """B = (J - 3) nu / (nu + 2) s^2 / n / sum (ybar_j - ybar)^2 for groups of equal size n."""
+    group = np.repeat(np.arange(6), 4)
+    y = 0.5 * group + rng.normal(size=24)
+    estimator = JamesSteinEstimator().fit(np.zeros((24, 1)), y, groups=group)
+    means = [y[group == j].mean() for j in range(6)]
+    nu = 24 - 6
+    s2 = sum((y[i] - means[group[i]]) ** 2 for i in range(24)) / nu
+    b = (6 - 3) * nu / (nu + 2) * (s2 / 4) / np.sum((means - np.mean(means)) ** 2)
+    assert 0 < b < 1
+    np.testing.assert_allclose(estimator.shrinkage_, 1 - b, rtol=1e-12)
+    np.testing.assert_allclose(estimator.theta_, np.mean(means) + (1 - b) * (means - np.mean(means)), rtol=1e-12)
+    assert estimator.sigma2_ == pytest.approx(s2)
+
+
+def test_empirical_bayes_from_rows(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g", method="empirical-bayes").fit(X, y)
+    tau2, sigma2 = estimator.between_group_variance_, estimator.sigma2_
+    n = X.groupby("g").size()
+    means = pd.Series(y).groupby(X["g"].to_numpy()).mean()
+    weights = 1 / (tau2 + sigma2 / n)
+    target = np.sum(weights * means) / np.sum(weights)
+    shrinkage = tau2 / (tau2 + sigma2 / n)
+    assert estimator.groups_.tolist() == n.index.tolist()
+    np.testing.assert_array_equal(estimator.group_sizes_, n)
+    np.testing.assert_allclose(estimator.group_means_, means, rtol=1e-12)
+    np.testing.assert_allclose(estimator.shrinkage_, shrinkage, rtol=1e-12)
+    np.testing.assert_allclose(estimator.theta_, shrinkage * means + (1 - shrinkage) * target, rtol=1e-10)
+    assert estimator.target_ == pytest.approx(target, rel=1e-12)
+    np.testing.assert_array_equal(estimator.predict(X), [by_label(estimator)[label] for label in X["g"]])
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_weight_is_a_number_of_copies(method, target, rng):
+    X, y = grouped(rng)
+    weight = rng.integers(0, 4, len(y))
+    copies = np.repeat(np.arange(len(y)), weight)
+    estimator = JamesSteinEstimator(group_features="g", method=method, target=target)
+    weighted = clone(estimator).fit(X, y, sample_weight=weight)
+    repeated = clone(estimator).fit(X.iloc[copies], y[copies])
+    assert weighted.groups_.tolist() == repeated.groups_.tolist()
+    for name in FITTED:
+        np.testing.assert_allclose(getattr(weighted, name), getattr(repeated, name), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(
+        weighted.predict(X, return_std=True), repeated.predict(X, return_std=True), rtol=1e-8, atol=1e-12
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_several_known_errors_in_a_group_are_pooled_by_precision(method, rng):
+    label = np.array([0, 1, 1, 2, 3, 3, 3, 4])
+    y, error = rng.normal(size=8) * 2, rng.uniform(0.5, 2.0, 8)
+    precision = np.bincount(label, 1 / error**2)
+    mean, pooled = np.bincount(label, y / error**2) / precision, precision**-0.5
+    estimator = JamesSteinEstimator(group_features=0, method=method)
+    rows = clone(estimator).fit(label[:, None], y, standard_error=error)
+    groups = clone(estimator).fit(np.arange(5)[:, None], mean, standard_error=pooled)
+    for name in FITTED:
+        np.testing.assert_allclose(getattr(rows, name), getattr(groups, name), rtol=1e-9)
+    assert np.isnan(rows.sigma2_)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", ["mean", "regression"])
+@pytest.mark.parametrize(("shift", "scale"), [(1e8, 1.0), (0.0, 1e8), (0.0, 1e-8)])
+def test_shift_and_scale_go_through(method, target, shift, scale, rng):
+    X, y = grouped(rng)
+    plain = JamesSteinEstimator(group_features="g", method=method, target=target).fit(X, y)
+    moved = JamesSteinEstimator(group_features="g", method=method, target=target).fit(X, shift + scale * y)
+    # y + 1e8 has lost 8 digits before we see it.
+    tolerance = {"rtol": 1e-6, "atol": 1e-6} if shift else {"rtol": 1e-9}
+    np.testing.assert_allclose(moved.shrinkage_, plain.shrinkage_, **tolerance)
+    np.testing.assert_allclose(moved.theta_ - shift, scale * plain.theta_, **tolerance)
+    np.testing.assert_allclose(moved.theta_sd_, scale * plain.theta_sd_, **tolerance)
+    np.testing.assert_allclose(moved.between_group_variance_, scale**2 * plain.between_group_variance_, **tolerance)
+
+
+def test_columns_far_from_zero_and_collinear_ones_do_no_harm(rng):
+    X, y = grouped(rng, n_groups=12)
+    plain = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    X = X.assign(a=X["a"] + 1e8, twice=2 * X["b"] + 1.0, constant=7.7)
+    hard = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    np.testing.assert_allclose(hard.theta_, plain.theta_, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(hard.predict(X), plain.predict(X.assign(a=X["a"] - 1e8)[["a", "b", "g"]]), atol=1e-6)
+    assert hard.coef_names_.tolist() == ["a", "b", "twice", "constant"]
+    assert hard.coef_[3] == 0.0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_order_of_rows_and_names_of_groups_do_not_matter(method, rng):
+    X, y = grouped(rng)
+    plain = JamesSteinEstimator(group_features="g", method=method).fit(X, y)
+    order = rng.permutation(len(y))
+    shuffled = JamesSteinEstimator(group_features="g", method=method).fit(X.iloc[order], y[order])
+    np.testing.assert_allclose(shuffled.theta_, plain.theta_, rtol=1e-9)
+    renamed = JamesSteinEstimator(group_features="g", method=method).fit(
+        X.assign(g=[f"z{9 - int(g[1])}" for g in X["g"]]), y
+    )
+    np.testing.assert_allclose(renamed.theta_, plain.theta_[::-1], rtol=1e-9)
+
+
+def test_all_ways_to_pass_groups_agree(rng):
+    X, y = grouped(rng)
+    plain = JamesSteinEstimator(group_features="g").fit(X, y)
+    features = X[["a", "b"]].to_numpy()
+    keyword = JamesSteinEstimator().fit(features, y, groups=X["g"])
+    np.testing.assert_array_equal(keyword.theta_, plain.theta_)
+    np.testing.assert_array_equal(keyword.predict(features, X["g"]), plain.predict(X))
+    np.testing.assert_array_equal(keyword.predict(features, groups=X["g"].tolist()), plain.predict(X))
+    assert keyword.score(features, y, groups=X["g"]) == plain.score(X, y)
+    for other in (pl.DataFrame(X.to_dict("list")), X.to_numpy(), X.astype({"g": "category"})):
+        fitted = JamesSteinEstimator(group_features=-1, target="regression").fit(other, y)
+        expected = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+        np.testing.assert_allclose(fitted.predict(other), expected.predict(X), rtol=1e-12)
+
+
+# Limits
+
+
+def test_a_given_variance_between_groups_and_its_limits(rng):
+    X, y = grouped(rng)
+    for tau2 in (0.0, 0.7, 1e12):
+        estimator = JamesSteinEstimator(group_features="g", method="empirical-bayes", between_group_variance=tau2).fit(
+            X, y
+        )
+        assert estimator.between_group_variance_ == tau2
+        expected = tau2 / (tau2 + estimator.sigma2_ / estimator.group_sizes_)
+        np.testing.assert_allclose(estimator.shrinkage_, expected, rtol=1e-12)
+        if tau2 == 0.0:
+            np.testing.assert_allclose(estimator.theta_, np.mean(y), rtol=1e-10)
+            np.testing.assert_allclose(estimator.theta_sd_, np.sqrt(estimator.sigma2_ / len(y)), rtol=1e-9)
+        if tau2 == 1e12:
+            np.testing.assert_allclose(estimator.theta_, estimator.group_means_, rtol=1e-9)
+            np.testing.assert_allclose(
+                estimator.theta_sd_, np.sqrt(estimator.sigma2_ / estimator.group_sizes_), rtol=1e-9
+            )
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(("target", "enough"), [("zero", 3), (1.5, 3), ("mean", 4), ("regression", 6)])
+def test_too_few_groups_are_left_as_they_are(method, target, enough, rng):
+    X, y = grouped(rng, n_groups=enough)
+    few = X["g"] != X["g"].iloc[0]
+    estimator = JamesSteinEstimator(group_features="g", method=method, target=target)
+    with pytest.warns(ShrinkageWarning, match=f"at least {enough} groups are needed"):
+        estimator.fit(X[few], y[few])
+    np.testing.assert_array_equal(estimator.shrinkage_, 1.0)
+    np.testing.assert_array_equal(estimator.theta_, estimator.group_means_)
+    np.testing.assert_allclose(estimator.theta_sd_, np.sqrt(estimator.sigma2_ / estimator.group_sizes_))
+    estimator.fit(X, y)
+    assert np.all(estimator.shrinkage_ < 1)
+
+
+def test_a_known_variance_needs_no_groups_to_be_learnt_from():
+    label, y = np.array([[0], [1]]), np.array([1.0, 3.0])
+    estimator = JamesSteinEstimator(
+        group_features=0, method="empirical-bayes", target=0.5, between_group_variance=2.0
+    ).fit(label, y, standard_error=[1.0, 2.0])
+    np.testing.assert_allclose(estimator.theta_, [0.5 + 0.5 * 2 / 3, 0.5 + 2.5 * 2 / 6])
+    np.testing.assert_allclose(estimator.theta_sd_, np.sqrt([2 / 3, 8 / 6]))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_groups_of_one_row_say_nothing_about_the_variance_within(method, rng):
+    X, y = np.arange(8)[:, None], rng.normal(size=8)
+    estimator = JamesSteinEstimator(group_features=0, method=method)
+    with pytest.warns(ShrinkageWarning, match="no group has two rows.*standard_error="):
+        estimator.fit(X, y)
+    np.testing.assert_allclose(estimator.theta_, y)
+    assert np.isnan(estimator.sigma2_)
+    assert np.isnan(estimator.between_group_variance_)
+    np.testing.assert_array_equal(estimator.theta_sd_, np.inf)
+    mean, std = estimator.predict([[3], [99]], return_std=True)
+    np.testing.assert_allclose(mean, [y[3], y.mean()])
+    np.testing.assert_array_equal(std, np.inf)
+    np.testing.assert_array_equal(estimator.predict_interval([[3], [99]]), [[-np.inf, np.inf]] * 2)
+    estimator.fit(X, y, standard_error=0.5)
+    assert np.isfinite(estimator.theta_sd_).all()
+
+
+def test_one_group(rng):
+    y = rng.normal(size=6)
+    estimator = JamesSteinEstimator(group_features=0)
+    with pytest.warns(ShrinkageWarning, match="with 1 group and a target with 1 estimated"):
+        estimator.fit(np.zeros((6, 1)), y)
+    assert estimator.theta_[0] == pytest.approx(y.mean())
+    assert estimator.theta_sd_[0] == pytest.approx(y.std(ddof=1) / np.sqrt(6))
+    lower, upper = estimator.predict_interval([[0]], kind="mean", coverage=0.8)[0]
+    expected = stats.t.interval(0.8, 5, y.mean(), y.std(ddof=1) / np.sqrt(6))
+    assert (lower, upper) == pytest.approx(expected)
+    mean, std = estimator.predict([[1]], return_std=True)
+    assert (mean[0], std[0]) == (pytest.approx(y.mean()), np.inf)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("target", TARGETS)
+def test_constant_and_noise_free_responses(method, target, rng):
+    X, _ = grouped(rng, n_groups=9)
+    estimator = JamesSteinEstimator(group_features="g", method=method, target=target)
+    constant = estimator.fit(X, np.full(len(X), 0.1))
+    np.testing.assert_allclose(constant.predict(X), 0.1, rtol=1e-12)
+    assert np.isfinite(constant.predict(X, return_std=True)).all()
+    effect = X["g"].str[1:].astype(float).to_numpy()
+    exact = estimator.fit(X, effect)
+    np.testing.assert_allclose(exact.predict(X, return_std=True), [effect, np.zeros(len(X))], rtol=1e-10, atol=1e-10)
+    unseen = X.assign(g="new")
+    assert np.isfinite(exact.predict(unseen, return_std=True)).all()
+
+
+def test_two_rows_and_one():
+    with pytest.warns(ShrinkageWarning):
+        assert JamesSteinEstimator(group_features=0).fit([[0], [1]], [1.0, 2.0]).predict([[1]]) == [2.0]
+    with pytest.raises(ValueError, match="n_samples=1"):
+        JamesSteinEstimator(group_features=0).fit([[0]], [1.0])
+
+
+# Predictions
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sd_of_a_new_observation(method, rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g", method=method).fit(X, y)
+    sd = by_label(estimator, "theta_sd_")
+    _, std = estimator.predict(X, return_std=True)
+    np.testing.assert_allclose(std, [np.hypot(sd[g], estimator.sigma2_**0.5) for g in X["g"]], rtol=1e-12)
+    mean, std = estimator.predict(X.assign(g="new"), return_std=True)
+    np.testing.assert_allclose(mean, estimator.target_)
+    n, sigma2, tau2 = estimator.group_sizes_, estimator.sigma2_, estimator.between_group_variance_
+    total = tau2 + sigma2 / n
+    w = {"james-stein": n, "empirical-bayes": 1 / total, "sure": (sigma2 / n / total) ** 2}[method]
+    np.testing.assert_allclose(std**2, sigma2 + tau2 + np.sum(w**2 * total) / np.sum(w) ** 2, rtol=1e-10)
+
+
+def test_intervals(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g", method="empirical-bayes").fit(X, y)
+    X = X.assign(g=["new", *X["g"][1:]])
+    mean, std = estimator.predict(X, return_std=True)
+    nu, sigma2, tau2 = len(y) - 7, estimator.sigma2_, estimator.between_group_variance_
+    sd = by_label(estimator, "theta_sd_")
+    of_mean = std**2 - sigma2
+    np.testing.assert_allclose(of_mean[1:], [sd[g] ** 2 for g in X["g"][1:]])
+    assert of_mean[0] > tau2
+    degrees = np.full(len(y), float(nu))
+    for kind, variance in (("prediction", std**2), ("mean", of_mean)):
+        noise = sigma2 if kind == "prediction" else 0.0
+        degrees[0] = (of_mean[0] + noise) ** 2 / (of_mean[0] ** 2 / (7 - 1 - 1) + noise**2 / nu)
+        for coverage in (0.5, 0.9):
+            reach = stats.t.ppf(0.5 + coverage / 2, degrees) * np.sqrt(variance)
+            ours = estimator.predict_interval(X, coverage=coverage, kind=kind)
+            assert ours.shape == (len(y), 2)
+            np.testing.assert_allclose(ours, np.column_stack([mean - reach, mean + reach]), rtol=1e-9)
+    np.testing.assert_array_equal(estimator.predict_interval(X), estimator.predict_interval(X, coverage=0.9))
+
+
+def test_bad_options_of_intervals(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g")
+    with pytest.raises(NotFittedError):
+        estimator.predict_interval(X)
+    estimator.fit(X, y)
+    for coverage in (0, 1, -0.1, "0.9", np.nan):
+        with pytest.raises(
+            ValueError, match=f"coverage must be a number between 0 and 1, both excluded; got {coverage!r}"
+        ):
+            estimator.predict_interval(X, coverage=coverage)
+    with pytest.raises(ValueError, match='kind must be "prediction" or "mean"; got \'median\''):
+        estimator.predict_interval(X, kind="median")
+
+
+def test_known_errors_are_needed_for_new_observations():
+    schools = load_eight_schools(as_frame=True)
+    estimator = JamesSteinEstimator(group_features="school")
+    estimator.fit(schools.data, schools.target, standard_error=schools.standard_error)
+    X = schools.data.iloc[:2]
+    for ask in (
+        lambda **k: estimator.predict(X, return_std=True, **k),
+        lambda **k: estimator.predict_interval(X, **k),
+    ):
+        with pytest.raises(ValueError, match="was fitted with standard_error=, so the sd of new observations needs"):
+            ask()
+        ask(standard_error=[10.0, 12.0])
+    _, std = estimator.predict(X, return_std=True, standard_error=[10.0, 12.0])
+    np.testing.assert_allclose(std, np.hypot(estimator.theta_sd_[:2], [10.0, 12.0]))
+    np.testing.assert_array_equal(estimator.predict(X), estimator.predict(X, standard_error=3.0))
+    of_mean = estimator.predict_interval(X, kind="mean")
+    reach = stats.norm.ppf(0.95) * estimator.theta_sd_[:2]
+    np.testing.assert_allclose(of_mean[:, 1] - of_mean[:, 0], 2 * reach)
+    with pytest.raises(ValueError, match="standard_error must be positive"):
+        estimator.predict(X, return_std=True, standard_error=[10.0, 0.0])
+
+
+def test_errors_that_were_estimated_cannot_be_given(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
+    with pytest.raises(ValueError, match="was fitted without it"):
+        estimator.predict(X, return_std=True, standard_error=1.0)
+
+
+@pytest.mark.parametrize("target", ["mean", "regression"])
+def test_policies_for_groups_not_seen_in_fit(target, rng):
+    X, y = grouped(rng)
+    new = X.iloc[:4].assign(g=[X["g"].iloc[0], "new", None, "new"])
+    fit = {
+        policy: JamesSteinEstimator(group_features="g", target=target, unknown_groups=policy).fit(X, y)
+        for policy in ("population", "nan", "error")
+    }
+    known = [True, False, False, False]
+    population = fit["population"].predict(new, return_std=True)
+    expected = (
+        fit["population"].intercept_ + new[["a", "b"]] @ fit["population"].coef_ if target == "regression" else None
+    )
+    np.testing.assert_allclose(population[0][1:], fit["population"].target_ if target == "mean" else expected[1:])
+    for ours, theirs in zip(fit["nan"].predict(new, return_std=True), population, strict=True):
+        np.testing.assert_array_equal(ours, np.where(known, theirs, np.nan))
+    assert np.isnan(fit["nan"].predict_interval(new)[1:]).all()
+    with pytest.raises(ValueError, match=r"2 groups that were not seen in fit: 'new', NaN \(missing\)"):
+        fit["error"].predict(new)
+    for policy in fit:
+        np.testing.assert_array_equal(fit[policy].predict(X), fit["population"].predict(X))
+
+
+def test_score_is_r_squared(rng):
+    X, y = grouped(rng)
+    weight = rng.uniform(0.5, 2.0, len(y))
+    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
+    assert estimator.score(X, y, weight) == r2_score(y, estimator.predict(X), sample_weight=weight)
+
+
+# Regression target
+
+
+def test_regression_target_in_predictions(rng):
+    X, y = grouped(rng, n_groups=12)
+    estimator = JamesSteinEstimator(group_features="g", target="regression", method="empirical-bayes").fit(X, y)
+    assert estimator.coef_names_.tolist() == ["a", "b"]
+    np.testing.assert_allclose(estimator.predict(X), [by_label(estimator)[g] for g in X["g"]], rtol=1e-10)
+    per_group = X.groupby("g").first()
+    np.testing.assert_allclose(
+        estimator.target_, estimator.intercept_ + per_group.to_numpy() @ estimator.coef_, rtol=1e-10
+    )
+    moved = X.assign(a=X["a"] + 2.0)
+    np.testing.assert_allclose(estimator.predict(moved) - estimator.predict(X), 2.0 * estimator.coef_[0], rtol=1e-9)
+
+
+def test_columns_that_vary_within_groups_enter_by_their_averages(rng):
+    X, y = grouped(rng, n_groups=12)
+    X["a"] += rng.normal(size=len(X))
+    averaged = X.assign(a=X.groupby("g")["a"].transform("mean"))
+    ours = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    theirs = JamesSteinEstimator(group_features="g", target="regression").fit(averaged, y)
+    np.testing.assert_allclose(ours.theta_, theirs.theta_, rtol=1e-10)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-9)
+
+
+def test_other_targets_do_not_use_the_columns(rng):
+    X, y = grouped(rng)
+    X["text"] = "word"
+    for target in ("mean", "zero", 2.0):
+        estimator = JamesSteinEstimator(group_features="g", target=target).fit(X, y)
+        np.testing.assert_array_equal(estimator.predict(X), estimator.predict(X.assign(a=7.0)))
+        assert not hasattr(estimator, "coef_")
+    with pytest.raises(TypeError, match=r"'text' of X holds text .* OneHotEncoder"):
+        JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    with pytest.raises(ValueError, match="'a' of X: Input X contains NaN"):
+        JamesSteinEstimator(group_features="g").fit(X.assign(a=np.nan), y)
+
+
+# Without groups
+
+
+def test_without_groups_slopes_are_shrunken(rng):
+    X = rng.normal(size=(40, 4))
+    y = X @ [0.5, -0.3, 0.2, 0.4] + rng.normal(size=40)
+    estimator = JamesSteinEstimator()
+    with pytest.warns(NoGroupsWarning, match="group_features="):
+        estimator.fit(X, y)
+    expected = shrink_regression(list(X.T), y, None, None, positive_part=True)
+    least_squares = LinearRegression().fit(X, y)
+    assert 0 < estimator.shrinkage_ < 1
+    assert estimator.shrinkage_ == expected.factor
+    np.testing.assert_allclose(estimator.coef_, expected.factor * least_squares.coef_, rtol=1e-9)
+    np.testing.assert_allclose(estimator.predict(X).mean(), y.mean())
+    np.testing.assert_allclose(estimator.predict(X), estimator.intercept_ + X @ estimator.coef_, rtol=1e-9)
+    assert estimator.coef_names_.tolist() == ["x0", "x1", "x2", "x3"]
+    assert estimator.sigma2_ == pytest.approx(expected.sigma2)
+    assert len(estimator.groups_) == len(estimator.theta_) == 0
+    _, std = estimator.predict(X, return_std=True)
+    variance = expected.surface.variance(list(X.T), 40)
+    np.testing.assert_allclose(std**2, variance + expected.sigma2, rtol=1e-10)
+    width = np.diff(estimator.predict_interval(X, kind="mean"))[:, 0]
+    np.testing.assert_allclose(width, 2 * stats.t.ppf(0.95, 35) * np.sqrt(variance), rtol=1e-9)
+
+
+def test_without_groups_and_with_too_few_columns(rng):
+    X, y = rng.normal(size=(10, 2)), rng.normal(size=10)
+    with pytest.warns(NoGroupsWarning), pytest.warns(ShrinkageWarning, match="fewer than 3 slopes"):
+        estimator = JamesSteinEstimator().fit(X, y)
+    np.testing.assert_allclose(estimator.coef_, LinearRegression().fit(X, y).coef_)
+    with pytest.warns(NoGroupsWarning), pytest.warns(ShrinkageWarning, match="no degrees of freedom"):
+        JamesSteinEstimator().fit(rng.normal(size=(4, 6)), y[:4])
+
+
+def test_without_groups_and_with_known_errors(rng):
+    X, error = rng.normal(size=(15, 3)), rng.uniform(0.5, 1.5, 15)
+    y = X @ [1.0, 2.0, -1.0] + error * rng.normal(size=15)
+    with pytest.warns(NoGroupsWarning):
+        estimator = JamesSteinEstimator().fit(X, y, standard_error=error)
+    assert np.isnan(estimator.sigma2_)
+    with pytest.raises(ValueError, match="needs standard_error="):
+        estimator.predict(X, return_std=True)
+    assert np.isfinite(estimator.predict(X, return_std=True, standard_error=1.0)).all()
+
+
+# Manners
+
+
+def test_groups_that_got_lost(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator().fit(X[["a", "b"]], y, groups=X["g"])
+    with pytest.raises(ValueError, match="was fitted with groups=, and here groups= is missing"):
+        estimator.predict(X[["a", "b"]])
+    with pytest.raises(ValueError, match="was fitted with groups=, and here groups= is missing"):
+        estimator.score(X[["a", "b"]], y)
+
+
+def test_one_grouping_only(rng):
+    X, y = grouped(rng)
+    with pytest.raises(ValueError, match=r"shrinks the means of one grouping; got 2 \('g', 'a'\)"):
+        JamesSteinEstimator(group_features=["g", "a"]).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"method": "stein"},
+        {"target": "median"},
+        {"target": np.nan},
+        {"between_group_variance": -1.0},
+        {"positive_part": 2},
+    ],
+)
+def test_bad_parameters_are_named(bad, rng):
+    X, y = grouped(rng)
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of JamesSteinEstimator must be"):
+        JamesSteinEstimator(**bad).fit(X, y)
+
+
+def test_a_failed_fit_is_no_fit(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
+    with pytest.raises(ValueError, match="no column 'h'"):
+        estimator.set_params(group_features="h").fit(X, y)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+
+
+def test_fit_does_not_touch_parameters_nor_data(rng):
+    X, y = grouped(rng)
+    X0, y0 = X.copy(), y.copy()
+    estimator = JamesSteinEstimator(group_features=["g"], target="regression")
+    before = estimator.get_params()
+    estimator.fit(X, y, sample_weight=np.ones(len(y))).predict(X, return_std=True)
+    assert estimator.get_params() == before
+    pd.testing.assert_frame_equal(X, X0)
+    np.testing.assert_array_equal(y, y0)
+
+
+def test_pickles_hold_groups_and_not_rows(rng):
+    n = 20_000
+    X = pd.DataFrame({"g": rng.integers(0, 50, n), "a": rng.normal(size=n)})
+    estimator = JamesSteinEstimator(group_features="g", target="regression").fit(X, X["a"] + rng.normal(size=n))
+    stored = pickle.dumps(estimator)
+    assert len(stored) < 10_000
+    np.testing.assert_array_equal(pickle.loads(stored).predict(X), estimator.predict(X))
+
+
+def test_inside_scikit_learn(rng):
+    X, y = grouped(rng, n_groups=20)
+    estimator = JamesSteinEstimator(group_features="g")
+    assert np.isfinite(cross_val_score(estimator, X, y, cv=3)).all()
+    scaled = make_pipeline(
+        ColumnTransformer([("scale", StandardScaler(), ["a", "b"])], remainder="passthrough").set_output(
+            transform="pandas"
+        ),
+        clone(estimator),
+    )
+    search = GridSearchCV(
+        scaled, {"jamessteinestimator__method": METHODS, "jamessteinestimator__target": ["mean", "regression"]}, cv=3
+    ).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    importance = permutation_importance(clone(estimator).fit(X, y), X, y, n_repeats=3, random_state=0)
+    assert importance.importances_mean.argmax() == 2
+    with sklearn.config_context(enable_metadata_routing=True):
+        cross_validate(estimator, X, y, cv=GroupKFold(3), params={"groups": X["g"]}, error_score="raise")
+        keyword = JamesSteinEstimator().set_fit_request(groups=True).set_score_request(groups=True)
+        result = cross_validate(keyword, X[["a", "b"]], y, cv=3, params={"groups": X["g"]}, error_score="raise")
+        np.testing.assert_allclose(result["test_score"], cross_val_score(estimator, X, y, cv=3))
+
+
+def test_no_warnings_where_all_is_well(rng):
+    X, y = grouped(rng, n_groups=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for method in METHODS:
+            for target in TARGETS:
+                JamesSteinEstimator(group_features="g", method=method, target=target).fit(X, y).predict_interval(X)
+
+
+# scikit-learn's own checks
+
+# Both checks predict rows whose group was not in fit, which this policy answers with the error they report: one removes
+# rows by weight 0, the other predicts rows that were split off.
+CONTRADICTIONS = {
+    "check_sample_weight_equivalence_on_dense_data": "predicts groups whose rows all had weight 0",
+    "check_fit_idempotent": "predicts groups of a test set",
+}
+EVERYTHING = [
+    JamesSteinEstimator(method=method, target=target, **groups)
+    for groups in ({}, {"group_features": -1}, {"group_features": 0, "unknown_groups": "error"})
+    for method in METHODS
+    for target in TARGETS
+]
+
+
+@pytest.mark.filterwarnings(
+    # The checks pass measurements where groups belong, or no groups at all.
+    "ignore::hbsk.exceptions.NoGroupsWarning",
+    "ignore::hbsk.exceptions.ShrinkageWarning",
+    "ignore::hbsk.exceptions.SuspiciousGroupsWarning",
+)
+@parametrize_with_checks(
+    EVERYTHING, expected_failed_checks=lambda e: CONTRADICTIONS if e.unknown_groups == "error" else {}
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def test_the_check_that_needs_an_environment_variable():
+    """scikit-learn leaves out its array API check unless SciPy was imported with this variable set."""
+    code = (
+        "import warnings; from sklearn.utils.estimator_checks import check_array_api_input as check\n"
+        "from hbsk.james_stein import JamesSteinEstimator as J\n"
+        "warnings.simplefilter('ignore')\n"
+        "for e in (J(), J(group_features=-1)): check('J', e, array_namespace='numpy', expect_only_array_outputs=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "SCIPY_ARRAY_API": "1"}, check=True)
