@@ -131,6 +131,6 @@ def _check_size(specification, posterior, n_draws, n_rows):
     size = 8.0 * numbers * n_draws
     if size > SIZE_LIMIT:
         raise ValueError(
-            f"to_datatree would hold {size / 2**30:.1f} GiB ({n_draws} draws of {numbers} numbers), more than the limit "
-            f"of {SIZE_LIMIT / 2**30:.0f} GiB. Pass a smaller draws=."
+            f"to_datatree would hold {size / 2**30:.1f} GiB ({n_draws} draws of {numbers} numbers), more than the "
+            f"limit of {SIZE_LIMIT / 2**30:.0f} GiB. Pass a smaller draws=."
         )

@@ -82,7 +82,9 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
             }
         )
         if coverage is not None:
-            table["lower"], table["upper"] = _intervals(fitted.posterior, f, factor, with_common, n_groups, coverage, frame)
+            table["lower"], table["upper"] = _intervals(
+                frame, fitted.posterior, f, with_common, n_groups, coverage
+            )
         tables.append(table)
     if not tables:
         return pd.DataFrame(columns=["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"])
@@ -121,10 +123,10 @@ def _no_pooling_estimates(fitted, specification, with_common):
     return np.where(free, np.nan, estimate)
 
 
-def _intervals(posterior, f, factor, with_common, n_groups, coverage, frame):
+def _intervals(frame, posterior, f, with_common, n_groups, coverage):
     """Return ends of central intervals of the coefficients, term by term, groups within."""
     levels = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
-    p, q = len(frame.specification.common_columns), len(factor.columns)
+    p, q = len(frame.specification.common_columns), len(with_common)
     ends = []
     for k, column in enumerate(with_common):
         x = np.zeros((n_groups, p))

@@ -108,9 +108,7 @@ def _priors(estimator, frame, collected, known) -> dict[str, Any]:
     if known:
         defaults.pop("sigma", None)
     unused = frame.grouped if frame.ignores_groups else None
-    return resolve_priors(
-        frame.specification, defaults, estimator.priors, known_standard_error=known, unused=unused
-    )
+    return resolve_priors(frame.specification, defaults, estimator.priors, known_standard_error=known, unused=unused)
 
 
 def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:

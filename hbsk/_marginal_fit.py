@@ -27,6 +27,8 @@ from hbsk.inference.variance_parameters import VarianceParameters
 
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
+# Degrees of freedom of the tails of priors on sds, or the argument that holds them; the others fall exponentially.
+TAIL_DEGREES = {"HalfCauchy": 1.0, "HalfStudentT": "nu", "HalfFlat": -1.0, "InverseGamma": "alpha"}
 NODES_PER_REPLICATE = (4, 32)
 MAX_NODES = 6_000
 # Nodes where sigma is all there is to integrate.
@@ -52,9 +54,7 @@ class MarginalFit:
     nodes: Nodes | None
 
 
-def fit_marginal(
-    collected: CentredSums, priors: EnginePriors, sampler: dict[str, Any] | None = None
-) -> MarginalFit:
+def fit_marginal(collected: CentredSums, priors: EnginePriors, sampler: dict[str, Any] | None = None) -> MarginalFit:
     """Integrate a Gaussian model with at most one grouping factor.
 
     Parameters
@@ -160,9 +160,7 @@ def _sample_theta(fit: MarginalFit, scaling: ColumnScaling, has_intercept: bool,
     level = (np.random.default_rng(0).permutation(n_nodes) + 0.5) / n_nodes
     weight = np.full(n_nodes, 1 / n_nodes)
     replicate = np.arange(n_nodes) * N_REPLICATES // n_nodes
-    posterior = marginal_posterior(
-        points, weight, replicate, float("nan"), level, model.sums, scaling, has_intercept
-    )
+    posterior = marginal_posterior(points, weight, replicate, float("nan"), level, model.sums, scaling, has_intercept)
     posterior = replace(posterior, infinite_variance=fit.posterior.infinite_variance, n_chains=chains.shape[0])
     return MarginalFit(posterior, False, model, None)
 
@@ -235,13 +233,13 @@ def _tail_is_infinite(priors: EnginePriors, n_groups: int) -> tuple[bool, ...]:
     flat = int(np.isinf(priors.common_sd).any())
     answer = []
     for sd in priors.group_sd:
-        degrees = {
-            "HalfCauchy": lambda p: 1.0,
-            "HalfStudentT": lambda p: float(p["nu"]),
-            "HalfFlat": lambda p: -1.0,
-            "InverseGamma": lambda p: float(p["alpha"]),
-        }.get(getattr(sd, "family", ""))
-        answer.append(degrees is not None and degrees(sd.params) + n_groups - flat <= 2)
+        family = getattr(sd, "family", "")
+        if family in TAIL_DEGREES:
+            degrees = TAIL_DEGREES[family]
+            degrees = float(sd.params[degrees]) if isinstance(degrees, str) else degrees
+            answer.append(degrees + n_groups - flat <= 2)
+        else:
+            answer.append(False)
     return tuple(answer)
 
 

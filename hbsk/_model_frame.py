@@ -42,9 +42,7 @@ class ModelFrame:
         return bool(self.grouped.factors) and not self.specification.factors
 
 
-def read_training_frame(
-    estimator: Any, X, y, groups, standard_error, sample_weight
-) -> tuple[ModelFrame, Rows]:
+def read_training_frame(estimator: Any, X, y, groups, standard_error, sample_weight) -> tuple[ModelFrame, Rows]:
     """Read what `fit` was given, find the groups, and settle the columns of the model."""
     parsed, sources, used = None, None, None
     if estimator.formula is not None:

@@ -92,7 +92,7 @@ class NoPoolingPosterior(MarginalPosterior):
             moments = replace(moments, covariance=covariance)
         return moments
 
-    def shrinkage(self, factor=0):
+    def shrinkage(self, factor=0):  # noqa: ARG002 - there is one factor
         """Return 1 where a group identifies the column, otherwise 0."""
         return np.where(np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED), 0.0, 1.0)
 

@@ -164,9 +164,7 @@ class MarginalPosterior:
         correlation = shape @ shape.swapaxes(1, 2)
         q = relative_sd.shape[1]
         correlation[:, range(q), range(q)] = 1.0
-        return VarianceNodes(
-            sigma_y, [sigma_y[:, None] * relative_sd / self.scaling.z_scale], [correlation]
-        )
+        return VarianceNodes(sigma_y, [sigma_y[:, None] * relative_sd / self.scaling.z_scale], [correlation])
 
     def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
@@ -252,13 +250,11 @@ class MarginalPosterior:
         """Return the posterior mean of Sigma, in the units of y over those of the columns."""
         factor = self.sigma[:, None, None] * self.factor
         covariance = np.einsum("m,mkl,mil->ki", self.weight, factor, factor)
-        return covariance * self.scaling.y_scale**2 / np.outer(
-            self.scaling.z_scale, self.scaling.z_scale
-        )
+        return covariance * self.scaling.y_scale**2 / np.outer(self.scaling.z_scale, self.scaling.z_scale)
 
     # groups
 
-    def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:
+    def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:  # noqa: ARG002
         """Return posterior moments of the effects of all groups."""
         n_groups, q = self.sums.n_groups, self.factor.shape[1]
         p = self.common_mean.shape[1]
@@ -285,12 +281,8 @@ class MarginalPosterior:
             total += np.einsum("m,mklj->jkl", self.weight * self.sigma**2, inverse)
             total += np.einsum("m,mkbj,mlbj->jkl", self.weight, through, through, optimize=True)
             covariance[groups] = total
-            cross = np.einsum(
-                "m,mi,mkj->jik", self.weight, common_deviation, deviation, optimize=True
-            )
-            cross -= np.einsum(
-                "m,mib,mkbj->jik", self.weight, self.common_root, through, optimize=True
-            )
+            cross = np.einsum("m,mi,mkj->jik", self.weight, common_deviation, deviation, optimize=True)
+            cross -= np.einsum("m,mib,mkbj->jik", self.weight, self.common_root, through, optimize=True)
             with_common[groups] = cross
         return self._group_moments_in_units_of_y(mean, covariance, with_common)
 
@@ -308,7 +300,7 @@ class MarginalPosterior:
             np.einsum("ia,jik->jak", jacobian, with_common) * unit,
         )
 
-    def shrinkage(self, factor: int = 0) -> np.ndarray:
+    def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
         n_groups, q = self.sums.n_groups, self.factor.shape[1]
         prior = np.sum(self.factor**2, axis=2)
@@ -326,9 +318,7 @@ class MarginalPosterior:
 
     # draws
 
-    def joint_draws(
-        self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]
-    ) -> JointDraws:
+    def joint_draws(self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]) -> JointDraws:
         """Draw parameters jointly.
 
         Parameters

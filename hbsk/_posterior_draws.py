@@ -184,5 +184,3 @@ class DrawsPosterior:
         whole, rest = divmod(n_draws, self.n_nodes)
         parts = [np.arange(self.n_nodes)] * whole + [rng.choice(self.n_nodes, rest, replace=False)]
         return rng.permutation(np.concatenate(parts))
-
-

@@ -103,7 +103,9 @@ def mixture_quantiles(mixture: RowMixture, levels: np.ndarray) -> np.ndarray:
     if points.any():
         quantiles[points] = _point_quantiles(weight, mean[:, points], levels)
     if endless.any():
-        quantiles[endless] = np.where(levels == 0.5, (weight @ mean[:, endless])[:, None], np.sign(levels - 0.5) * np.inf)
+        quantiles[endless] = np.where(
+            levels == 0.5, (weight @ mean[:, endless])[:, None], np.sign(levels - 0.5) * np.inf
+        )
     return quantiles
 
 

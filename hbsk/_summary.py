@@ -74,16 +74,16 @@ def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) ->
 
 def _find_term(specification, term) -> tuple[int, int]:
     known = {
-        label: (f, k)
-        for f, factor in enumerate(specification.factors)
-        for k, label in enumerate(column_labels(factor))
+        label: (f, k) for f, factor in enumerate(specification.factors) for k, label in enumerate(column_labels(factor))
     }
     if not known:
         raise ValueError("There are no groups to rank: the model was fitted without groups, or pooling='complete'.")
     if term is None:
         return next(iter(known.values()))
     if term not in known:
-        raise ValueError(f"term={term!r} is no varying term of this model; the terms are {', '.join(map(repr, known))}.")
+        raise ValueError(
+            f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}."
+        )
     return known[term]
 
 

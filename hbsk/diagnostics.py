@@ -35,9 +35,7 @@ def variance_names(specification) -> list[str]:
 
 def correlated_pairs(factor) -> list[tuple[int, int]]:
     """Return index pairs (later, earlier) of columns that are correlated a priori."""
-    return [
-        (block[i], block[k]) for block in factor.blocks for i in range(len(block)) for k in range(i)
-    ]
+    return [(block[i], block[k]) for block in factor.blocks for i in range(len(block)) for k in range(i)]
 
 
 def variance_values(specification, nodes) -> np.ndarray:

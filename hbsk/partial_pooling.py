@@ -4,30 +4,171 @@ from __future__ import annotations
 
 import warnings
 from numbers import Integral
+from typing import ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context, clone
+from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._group_effects import correlation_frames, group_effect_table, sd_series, shrinkage_frames
-from hbsk._datatree import posterior_datatree
-from hbsk._inference import bambi_model, diagnose_fit, infer, model_priors
+from hbsk._answers import PosteriorAnswersMixin, check_coverage
+from hbsk._group_effects import correlation_frames, sd_series
+from hbsk._inference import infer
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
 from hbsk._routing import GroupRoutingMixin
-from hbsk._summary import rank_table, summary_table
 from hbsk.diagnostics import warn_if_unreliable
 from hbsk.exceptions import NoGroupsWarning
 
 
-class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
-    """Hierarchical Bayesian linear regression: groups borrow strength from each other.
+class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, RegressorMixin, BaseEstimator):
+    r"""Hierarchical Bayesian linear regression: groups borrow strength from each other.
+
+    The model of lme4's ``y ~ x + (x | group)`` with priors, and its full posterior:
+
+    .. math::
+        y_i &= x_i' b + z_i' u_{j(i)} + e_i, \quad e_i \sim N(0, \sigma^2), \\
+        u_j &\sim N(0, \Sigma), \quad \Sigma = \mathrm{diag}(\tau)\, \Omega\, \mathrm{diag}(\tau).
+
+    Everything but the few variance parameters is integrated out exactly (``inference="marginal"``), which takes
+    milliseconds; models beyond that are sampled by NUTS through Bambi and PyMC (``inference="nuts"``).
+
+    Read more in the :ref:`User Guide <user_guide>`.
+
+    Parameters
+    ----------
+    formula : str, default=None
+        A model in Bambi's language, such as ``"log_radon ~ floor + (floor | county)"``. A left-hand side is optional
+        and only names y. ``(x || g)`` and separate parentheses on one factor are independent effects. Names are
+        columns of X, and ``groups`` for labels passed as ``groups=``; a call may name only a listed set of functions
+        (``center``, ``scale``, ``poly``, ``bs``, ``C``, ``I``, ``log``, ``np.sqrt``, ...). None writes the formula from
+        the columns: all features as common effects, a varying intercept for each grouping factor, a varying slope for
+        `slope_features`.
+    group_features : str, int or array-like of these, default=None
+        Columns of X that hold group labels, by name or position (negative counts from the end). Several columns are
+        crossed factors. Nothing has to be routed then: any scikit-learn tool works. None takes the labels from
+        ``groups=``, or from `formula`.
+    slope_features : str, int, array-like of these, "all" or dict, default=None
+        Features whose slope varies by group. With several factors a dict from factor to features.
+    pooling : {"partial", "complete", "none"}, default="partial"
+        "complete" leaves the groups out. "none" is the limit of infinite between-group sds: varying terms are free in
+        every group, common terms are shared; what a group's rows do not identify, and groups that fit has not seen,
+        take the complete-pooling value.
+    correlated : bool, default=True
+        Whether the effects of one factor are correlated a priori; False makes them all independent.
+    priors : dict, default=None
+        Priors by Bambi's term names ("Intercept", "floor", "1|county", "floor|county", "sigma", "corr|county", and
+        "common", "group_specific" for all terms of a kind), each a `bambi.Prior` or plain data such as
+        ``("Normal", {"mu": 0, "sigma": ("HalfNormal", {"sigma": 1})})``. A number in place of a distribution fixes the
+        parameter; the number at "corr|county" is the LKJ shape. Priors of common terms refer to mean-centred columns
+        where there is an intercept, as in Bambi. Others are Bambi's auto-scaled defaults; see `priors_`.
+    inference : {"auto", "marginal", "nuts"}, default="auto"
+        "marginal" integrates: exact for Gaussian models with at most one grouping factor and priors from a list (see
+        Notes). "nuts" samples. "auto" is "marginal" wherever it is exact, otherwise "nuts".
+    unknown_groups : {"population", "error", "nan"}, default="population"
+        Answer for groups that were not seen in fit: the population mean with an sd that includes the between-group
+        covariance, a ValueError that names them, or NaN.
+    draws : int, default=1000
+        Draws of each chain, for NUTS and for `to_datatree`.
+    tune : int, default=1000
+        Steps that tune each chain of NUTS.
+    chains : int, default=4
+        Chains of NUTS, and of `to_datatree`.
+    sampler_options : dict, default=None
+        Further arguments of `pymc.sample`, such as ``{"target_accept": 0.95}``.
+    n_jobs : int, default=None
+        Chains of NUTS that run at the same time. None means 1 unless in a :obj:`joblib.parallel_backend` context, -1
+        all processors.
+    random_state : int, RandomState instance, Generator or None, default=None
+        Seed of NUTS and of draws. The marginal engine is deterministic.
+    verbose : int, default=0
+        0 prints nothing; above, NUTS shows its progress.
+
+    Attributes
+    ----------
+    formula_ : str
+        What was fitted, in the user's names.
+    priors_ : dict
+        Every prior as plain data, in the units of the user.
+    inference_ : str
+        Which engine ran, and why.
+    intercept_ : float
+        Posterior mean of the intercept of the raw columns; 0 without one.
+    coef_ : ndarray of shape (n_columns,)
+        Posterior means of the common coefficients, in the order of `coef_names_`.
+    coef_names_ : list of str
+        Names of the columns of the design, intercept left out.
+    sigma_ : float
+        Posterior mean of the residual sd; NaN where standard errors are known.
+    groups_ : dict of str to ndarray of shape (n_groups,)
+        Labels of each grouping factor, sorted where they sort, otherwise in order of appearance.
+    group_sd_ : dict of str to Series
+        Posterior means of the between-group sds (tau) by term; one Series for each factor. Infinite for
+        ``pooling="none"``.
+    group_correlation_ : dict of str to DataFrame
+        Posterior means of the correlations between the effects of a group.
+    shrinkage_ : dict of str to DataFrame of shape (n_groups, n_terms)
+        ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2`` averaged over the posterior: how much of a group's own estimate
+        is kept, between 0 (the population's value) and 1 (no pooling). For varying intercepts it is
+        ``tau^2 / (tau^2 + sigma^2 / n_j)``. Computed when asked for.
+    group_effects_ : DataFrame
+        One row for each factor, term and group; see `group_effects`. Computed when asked for.
+    diagnostics_ : DataFrame
+        One row for each parameter: ``r_hat``, ``ess_bulk``, ``ess_tail``, ``mcse_mean`` (Monte Carlo error of the
+        mean), ``divergences`` and ``pareto_k`` where they apply, and ``in_model`` (False for constant columns, which
+        are left out with coefficient 0). For the marginal engine an effective sample size is posterior variance over
+        squared Monte Carlo error.
+    n_features_in_ : int
+        Number of columns of X, group columns included.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the columns of X, where they are all strings.
+
+    See Also
+    --------
+    JamesSteinEstimator : Shrinkage of group means without a model of the rows.
+
+    Notes
+    -----
+    The marginal engine takes Normal and Flat priors on common terms; HalfNormal, HalfStudentT, HalfCauchy, Exponential,
+    Gamma, InverseGamma and Uniform priors on sds; LKJ priors on correlations; numbers for fixed sds. The default priors
+    are Bambi's, except that columns without a varying slope count as mean-centred in the scale of the priors on the
+    intercept and on ``1|group``, so that shifting such a column changes nothing. sigma is at least 1e-6 of the sd of y:
+    a perfect fit has no proper posterior otherwise.
+
+    ``sample_weight`` counts copies of rows; ``standard_error`` is the known sd of each y. They may be given together.
+
+    The first fit of a process imports Bambi (seconds); predicting and unpickling need neither Bambi nor PyMC. Loading a
+    pickle runs code: load only files that you trust.
+
+    References
+    ----------
+    .. [1] D. Bates, M. Maechler, B. Bolker, S. Walker (2015). Fitting linear mixed-effects models using lme4. Journal
+       of Statistical Software 67(1). https://doi.org/10.18637/jss.v067.i01
+    .. [2] T. Capretto et al. (2022). Bambi: a simple interface for fitting Bayesian linear models in Python. Journal of
+       Statistical Software 103(15). https://doi.org/10.18637/jss.v103.i15
+    .. [3] J. Geweke (1989). Bayesian inference in econometric models using Monte Carlo integration. Econometrica 57(6).
+    .. [4] A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry (2024). Pareto smoothed importance sampling. Journal of
+       Machine Learning Research 25(72).
+
+    Examples
+    --------
+    >>> from hbsk import PartialPoolingRegressor
+    >>> from hbsk.datasets import load_radon
+    >>> X, y = load_radon(return_X_y=True, as_frame=True)
+    >>> X = X[["county", "floor"]]
+    >>> model = PartialPoolingRegressor(group_features="county", slope_features=["floor"]).fit(X, y)
+    >>> model.formula_
+    'y ~ floor + (floor | county)'
+    >>> model.coef_.round(1)
+    array([-0.7])
+    >>> mean, sd = model.predict(X[:2], return_std=True)
+    >>> mean.round(1), sd.round(1)
+    (array([0.6, 1.2]), array([0.8, 0.8]))
     """
 
-    _parameter_constraints: dict = {
+    _parameter_constraints: ClassVar[dict] = {
         "formula": [str, None],
         "group_features": [str, Integral, "array-like", None],
         "slope_features": [str, Integral, "array-like", dict, None],
@@ -82,7 +223,32 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
-        """Fit the model."""
+        """Find the posterior.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            Features and, where they are columns, group labels. Text and categorical columns are coded by treatment
+            contrasts.
+        y : array-like of shape (n_samples,)
+            Responses.
+        groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
+            Group labels, where they are no columns of X; in a formula they are called ``groups``, the columns of a
+            frame keep their names.
+        standard_error : array-like of shape (n_samples,), default=None
+            Known sampling sd of each y, as in a meta-analysis. The residual sd is then no parameter.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Number of copies of each row; rows of weight 0 are left out.
+
+        Returns
+        -------
+        self : PartialPoolingRegressor
+
+        Raises
+        ------
+        ValueError, TypeError
+            For input that the model cannot take; the message names the argument and what is accepted.
+        """
         self._check_options()
         frame, rows = read_training_frame(self, X, y, groups, standard_error, sample_weight)
         if not frame.grouped.factors and self.pooling != "complete":
@@ -92,7 +258,25 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         return self
 
     def predict(self, X, groups=None, *, return_std=False, standard_error=None):
-        """Predict."""
+        """Return the posterior predictive mean of each row, and its sd.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+        groups : array-like, default=None
+            Group labels, where fit had them as ``groups=``.
+        return_std : bool, default=False
+            Whether to return the sd of a new observation, residual noise included.
+        standard_error : array-like of shape (n_samples,), default=None
+            Sampling sd of the new observations, where fit had known standard errors; only for ``return_std=True``.
+
+        Returns
+        -------
+        mean : ndarray of shape (n_samples,)
+        std : ndarray of shape (n_samples,)
+            Only if ``return_std``. Infinite where the posterior of the between-group variance has no mean (a group that
+            fit has not seen, few groups, a heavy-tailed prior).
+        """
         rows, read = self._read(X, groups, standard_error)
         if return_std:
             self._require_standard_error(standard_error, "return_std=True")
@@ -101,10 +285,28 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         return (mean, self._mark_unknown(std, read)) if return_std else mean
 
     def predict_interval(self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None):
-        """Predict intervals."""
+        """Return central intervals of each row.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+        groups : array-like, default=None
+            Group labels, where fit had them as ``groups=``.
+        coverage : float, default=0.9
+            Probability of the interval, a fraction.
+        kind : {"prediction", "mean"}, default="prediction"
+            Interval for a new observation, or for the mean of the row's group at the row's features.
+        standard_error : array-like of shape (n_samples,), default=None
+            Sampling sd of the new observations, where fit had known standard errors; not needed for ``kind="mean"``.
+
+        Returns
+        -------
+        interval : ndarray of shape (n_samples, 2)
+            Quantiles of the posterior predictive mixture, without Monte Carlo noise of their own.
+        """
         if kind not in ("prediction", "mean"):
             raise ValueError(f"kind must be 'prediction' or 'mean', got {kind!r}.")
-        _check_coverage(coverage)
+        check_coverage(coverage)
         rows, read = self._read(X, groups, standard_error)
         if kind == "prediction":
             self._require_standard_error(standard_error, "kind='prediction'")
@@ -112,7 +314,26 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         return self._mark_unknown(interval, read)
 
     def sample_y(self, X, groups=None, *, n_samples=1, standard_error=None, random_state=None):
-        """Draw new observations."""
+        """Draw new observations from the posterior predictive distribution.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+        groups : array-like, default=None
+            Group labels, where fit had them as ``groups=``. Each distinct new label has its own effects, shared by its
+            rows.
+        n_samples : int, default=1
+            Number of draws.
+        standard_error : array-like of shape (n_samples,), default=None
+            Sampling sd of the new observations, where fit had known standard errors.
+        random_state : int, RandomState instance, Generator or None, default=None
+            None takes the estimator's.
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples_X, n_samples)
+            Each column is one joint draw of all rows.
+        """
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be a positive integer, got {n_samples!r}.")
         rows, read = self._read(X, groups, standard_error)
@@ -121,70 +342,22 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         return self._mark_unknown(draws, read)
 
     def score(self, X, y, sample_weight=None, *, groups=None):
-        """Return R^2."""
+        """Return the coefficient of determination of the predictive means.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+        y : array-like of shape (n_samples,)
+        sample_weight : array-like of shape (n_samples,), default=None
+        groups : array-like, default=None
+            Group labels, where fit had them as ``groups=``.
+
+        Returns
+        -------
+        score : float
+            ``1 - sum w (y - mean)^2 / sum w (y - y_bar)^2``.
+        """
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
-
-    # what was learnt, computed when asked for
-
-    @property
-    def group_effects_(self):
-        """Group effects."""
-        check_is_fitted(self)
-        return self.group_effects(coverage=None)
-
-    @property
-    def shrinkage_(self):
-        """Shrinkage."""
-        check_is_fitted(self)
-        return shrinkage_frames(self._frame, self._fitted.posterior)
-
-    def group_effects(self, coverage=0.95):
-        """Group effects with intervals."""
-        check_is_fitted(self)
-        return group_effect_table(self._frame, self._fitted, self._copies, coverage)
-
-    @property
-    def diagnostics_(self):
-        """Diagnostics."""
-        check_is_fitted(self)
-        return diagnose_fit(self._frame, self._fitted, sigma_is_parameter=not self._has_known_errors)
-
-    def summary(self):
-        """Summary."""
-        check_is_fitted(self)
-        return summary_table(self._frame, self._fitted, self.diagnostics_)
-
-    def rank_groups(self, term=None, *, ascending=False, top=None):
-        """Ranks."""
-        check_is_fitted(self)
-        seed = 0 if self.random_state is None else self.random_state
-        return rank_table(self._frame, self._fitted.posterior, term, ascending, top, self._generator(seed))
-
-    def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
-        """DataTree."""
-        check_is_fitted(self)
-        rows = None
-        if X is not None:
-            rows, read = read_new_rows(self, self._frame, X, groups, standard_error, y=y)
-            y = read.y
-            self._require_standard_error(standard_error, "to_datatree with X")
-        elif y is not None or groups is not None or standard_error is not None:
-            raise ValueError("to_datatree takes y=, groups= and standard_error= together with X only.")
-        return posterior_datatree(
-            self._frame,
-            self._fitted,
-            self.chains,
-            self.draws if draws is None else draws,
-            self._generator(random_state),
-            rows,
-            y,
-            self._has_known_errors,
-        )
-
-    def to_bambi(self, X, y, groups=None, *, standard_error=None):
-        """Bambi model."""
-        frame, rows = read_training_frame(clone(self), X, y, groups, standard_error, None)
-        return bambi_model(frame, rows, model_priors(self, frame, rows))
 
     # private
 
@@ -222,7 +395,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         specification, posterior = frame.specification, fitted.posterior
         self._frame, self._fitted = frame, fitted
         self._has_known_errors = rows.standard_error is not None
-        self._copies = _copies_of_groups(frame, rows)
+        self._copies = _copies_of_groups(rows)
         self.formula_ = specification.formula
         self.priors_ = fitted.priors
         self.inference_ = fitted.inference
@@ -267,16 +440,9 @@ class PartialPoolingRegressor(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
 
 
-def _check_coverage(coverage):
-    if not 0 < coverage < 1:
-        raise ValueError(f"coverage must be a fraction between 0 and 1 (0.9 for 90 %), got {coverage!r}.")
-
-
-def _copies_of_groups(frame, rows) -> dict[str, np.ndarray]:
+def _copies_of_groups(rows) -> dict[str, np.ndarray]:
     """Return the number of copies of rows in each group of each factor."""
     return {
         name: np.bincount(codes, weights=rows.sample_weight, minlength=rows.factors[name].n_groups)
         for name, codes in rows.codes.items()
     }
-
-

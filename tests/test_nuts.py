@@ -37,14 +37,14 @@ class Slopes:
     """Correlated varying intercept and categorical slope, weights: everything that has to find its way back."""
 
     def __init__(self, rng):
-        n, self.n_groups = 150, 6
+        n, self.n_groups = 120, 6
         code = rng.integers(0, self.n_groups, n)
         category = rng.integers(0, 3, n)
         self.X = np.column_stack([np.ones(n), rng.normal(50.0, 2.0, n), category == 1, category == 2, np.full(n, 4.0)])
         self.Z = self.X[:, [0, 2, 3]]
         effects = np.column_stack([rng.normal(0.0, 3.0, self.n_groups), rng.normal(0.0, 2.0, (self.n_groups, 2))])
         self.b = np.array([20.0, 3.0, 5.0, -6.0, 0.0])
-        self.y = self.X @ self.b + np.sum(self.Z * effects[code], axis=1) + rng.normal(0.0, 0.5, n)
+        self.y = self.X @ self.b + np.sum(self.Z * effects[code], axis=1) + rng.normal(0.0, 1.0, n)
         self.weight = rng.integers(0, 4, n).astype(float)
         columns = ("Intercept", "x", "cat[b]", "cat[c]", "four")
         factor = FactorTerms(
@@ -61,7 +61,7 @@ class Slopes:
 @pytest.fixture(scope="module")
 def slopes():
     problem = Slopes(np.random.default_rng(5))
-    problem.draws = nuts.sample_posterior(problem.model, draws=150, tune=400, chains=2, random_state=4)
+    problem.draws = nuts.sample_posterior(problem.model, draws=150, tune=300, chains=2, random_state=4)
     return problem
 
 
@@ -111,17 +111,17 @@ def test_columns_find_their_way_back_and_the_intercept_is_that_of_raw_columns(sl
     assert draws.b.shape == (2, 150, 5)
     assert np.all(draws.b[..., 4] == 0)
     mean = draws.b.mean(axis=(0, 1))
-    # The slope of x is known to 0.02; x has mean 50, so a centred intercept would be 150 away.
-    assert mean[1] == pytest.approx(slopes.b[1], abs=0.15)
+    # The slope of x is known to 0.05; x has mean 50, so a centred intercept would be 150 away.
+    assert mean[1] == pytest.approx(slopes.b[1], abs=0.2)
     code = np.asarray(slopes.model.data["my group"].cat.codes)
     effects = factor.effects.mean(axis=(0, 1))
     fitted = X @ mean + np.sum(Z * effects[code], axis=1)
     present = slopes.weight > 0
-    assert np.std((slopes.y - fitted)[present]) < 0.6
+    assert np.std((slopes.y - fitted)[present]) < 1.2
     assert factor.sds.shape == (2, 150, 3)
     assert factor.correlation.shape == (2, 150, 3, 3)
     np.testing.assert_allclose(np.diagonal(factor.correlation, axis1=2, axis2=3), 1.0)
-    assert draws.sigma.mean() == pytest.approx(0.5, rel=0.2)
+    assert draws.sigma.mean() == pytest.approx(1.0, rel=0.2)
 
 
 def test_the_datatree_holds_the_same_draws_under_bambis_names(slopes):
@@ -177,24 +177,24 @@ def test_nuts_follows_the_scale_of_y(rng, scale):
     assert draws.b.mean() == pytest.approx(y.mean(), abs=0.6 * scale)
 
 
-@pytest.mark.parametrize(("tune", "init"), [(15, "adapt_full"), (14, "adapt_diag")])
-def test_a_dense_mass_matrix_needs_a_centred_factor_and_tuning_draws(monkeypatch, tune, init):
-    import pymc
-
-    seen = {}
-    sample = pymc.sample
-    monkeypatch.setattr(pymc, "sample", lambda **options: seen.update(options) or sample(**options))
+def test_a_dense_mass_matrix_needs_a_centred_factor_few_effects_and_tuning_draws(monkeypatch):
     code = np.arange(24) % 3
     ones, y = np.ones((24, 1)), 100.0 * code + np.sin(np.arange(24))
     factor = FactorTerms("g", ("1",), ("1|g",), ((0,),))
     specification = Specification("y", True, ("Intercept",), ("Intercept",), (factor,))
     priors = default_priors(specification, moments_of(ones, [ones], y))
-    for noncentered, expected in ((None, init), (True, "adapt_diag")):
+
+    def wanted(noncentered, tune):
         model = build_model(
             specification, priors, Design(ones, [ones]), y, {"g": code}, {"g": range(3)}, noncentered=noncentered
         )
-        nuts.sample_posterior(model, draws=5, tune=tune, chains=1, random_state=1)
-        assert seen["init"] == expected
+        return nuts._wants_dense_metric(model.hbsk_layout, tune)
+
+    assert wanted(None, tune=15)
+    assert not wanted(None, tune=14)
+    assert not wanted(True, tune=15)
+    monkeypatch.setattr(nuts, "EFFECTS_FOR_DENSE_METRIC", 2)
+    assert not wanted(None, tune=15)
 
 
 def test_silent_by_default(capfd, caplog):
@@ -234,12 +234,12 @@ def test_sampler_options_reach_pymc_and_ours_are_refused(monkeypatch):
 
 def test_bambis_own_fit_and_prediction_work_on_the_model(slopes):
     with nuts._quiet(0):
-        fitted = slopes.model.fit(draws=20, tune=20, chains=1, cores=1, random_seed=1, progressbar=False, quiet=True)
+        fitted = slopes.model.fit(draws=5, tune=5, chains=1, cores=1, random_seed=1, progressbar=False, quiet=True)
         slopes.model.predict(fitted)
     assert {"Intercept", "x", "cat", "sigma", "1|my group", "1|my group_sigma", "corr_my group"} <= set(
         fitted["posterior"].data_vars
     )
-    assert fitted["posterior"]["mu"].shape == (1, 20, len(slopes.y))
+    assert fitted["posterior"]["mu"].shape == (1, 5, len(slopes.y))
 
 
 # A log density in Python

@@ -168,9 +168,7 @@ def find_mode(
         if memory.get("theta") is None or not np.array_equal(memory["theta"], theta):
             value, gradient = value_and_gradient(theta + offsets)
             hessian = (gradient[1 : d + 1] - gradient[d + 1 :]) / (2 * DIFFERENCE_STEP)
-            memory.update(
-                theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian
-            )
+            memory.update(theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian)
         return memory
 
     # The trust region keeps steps to a few units of log sd; a gradient of 1e-7 is a thousandth

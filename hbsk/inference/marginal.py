@@ -109,9 +109,7 @@ class MarginalModel:
         """Return the log posterior density at points of shape (n_points, n_dim)."""
         variance = self.parameters.points(theta)
         log_det, reduced = self.reduce(variance.relative_factor)
-        common = ConditionalCommon.of(
-            reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0)
-        )
+        common = ConditionalCommon.of(reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0))
         if self.parameters.integrated:
             mode, width = self._sigma_mode(common, variance.relative_sd)
             # x = log(sigma - floor) runs over the real line
@@ -161,9 +159,7 @@ class MarginalModel:
         constant. ``relative_factor`` is (n_points, q, q), ``sigma`` (n_points,).
         """
         log_det, reduced = self.reduce(relative_factor)
-        common = ConditionalCommon.of(
-            reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0)
-        )
+        common = ConditionalCommon.of(reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0))
         return self._log_likelihood(common, log_det, np.log(sigma)[:, None])[:, 0]
 
     def _log_likelihood(self, common, log_det, log_sigma):
@@ -324,9 +320,7 @@ class MarginalModel:
             for k in range(q):
                 left = sum(block[k, i] * middle[:, i] for i in range(k + 1))
                 for m in range(k + 1):
-                    total[:, k, m] += np.sum(
-                        sum(left[:, i] * block[m, i] for i in range(m + 1)), axis=1
-                    )
+                    total[:, k, m] += np.sum(sum(left[:, i] * block[m, i] for i in range(m + 1)), axis=1)
         total[:, column, row] = total[:, row, column]
         return total
 

@@ -101,9 +101,7 @@ class VarianceParameters:
     @cached_property
     def _log_norm(self) -> float:
         """Normalising constant of the partial correlations."""
-        return -sum(
-            (2 * alpha - 1) * np.log(2) + betaln(alpha, alpha) for *_, alpha in self._pairs
-        )
+        return -sum((2 * alpha - 1) * np.log(2) + betaln(alpha, alpha) for *_, alpha in self._pairs)
 
     # theta -> parameters
 
@@ -215,7 +213,7 @@ class VarianceParameters:
             slope = np.exp(LOG_TWICE_NORMAL - 0.5 * theta[:, at] ** 2)
             # L[row, column] = partial * rest, and every later entry of the row, the diagonal
             # included, has the factor sqrt(1 - partial^2).
-            later = [c for c in self._later(row, column)]
+            later = list(self._later(row, column))
             change = -partial / left * np.sum(by_correlation[:, row, later] * factor[:, row, later], axis=1)
             change += by_correlation[:, row, column] * self._rest(factor, row, column)
             change -= 2 * (alpha - 1) * partial / left
@@ -270,12 +268,15 @@ class LogLine:
     floor: float
 
     def sd(self, x):
+        """Return the sd at x."""
         return self.floor + np.exp(x)
 
     def position(self, sd):
+        """Return x at an sd."""
         return np.log(max(sd - self.floor, 1e-3 * sd))
 
     def log_jacobian(self, x):
+        """Return log(d sd / dx) and the derivative of that."""
         return x, np.ones_like(x)
 
 
@@ -287,13 +288,16 @@ class LogitLine:
     upper: float
 
     def sd(self, x):
+        """Return the sd at x."""
         return self.lower + (self.upper - self.lower) * expit(x)
 
     def position(self, sd):
+        """Return x at an sd."""
         share = np.clip((sd - self.lower) / (self.upper - self.lower), 0.05, 0.95)
         return np.log(share / (1 - share))
 
     def log_jacobian(self, x):
+        """Return log(d sd / dx) and the derivative of that."""
         log_width = np.log(self.upper - self.lower)
         return log_width - 2 * _log_cosh(x / 2) - 2 * np.log(2), -np.tanh(x / 2)
 
@@ -310,13 +314,16 @@ class SoftLine:
     small: float
 
     def sd(self, x):
+        """Return the sd at x."""
         return self.small * np.exp(x + log_ndtr(x))
 
     def position(self, sd):
+        """Return x at an sd."""
         target = np.log(max(sd, 1e-12) / self.small)
         return float(brentq(lambda x: x + log_ndtr(x) - target, -12.0, max(target, 0.0) + 2.0))
 
     def log_jacobian(self, x):
+        """Return log(d sd / dx) and the derivative of that."""
         log_tail = log_ndtr(x)
         ratio = np.exp(-0.5 * x**2 - 0.5 * np.log(2 * np.pi) - log_tail)
         slope = 1.0 + ratio

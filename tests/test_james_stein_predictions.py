@@ -1,0 +1,370 @@
+"""JamesSteinEstimator: predictions, regression targets, life without groups, and manners."""
+
+import os
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import sklearn
+from scipy import stats
+from sklearn.base import clone
+from sklearn.compose import ColumnTransformer
+from sklearn.exceptions import NotFittedError
+from sklearn.inspection import permutation_importance
+from sklearn.linear_model import LinearRegression
+from sklearn.metrics import r2_score
+from sklearn.model_selection import GridSearchCV, GroupKFold, cross_val_score, cross_validate
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from hbsk._surface import shrink_regression
+from hbsk.datasets import load_eight_schools
+from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
+from hbsk.james_stein import JamesSteinEstimator
+from tests.grouped_data import by_label, grouped
+
+METHODS = ("james-stein", "empirical-bayes", "sure")
+TARGETS = ("mean", "zero", "regression", 0.5)
+
+
+# Predictions
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_sd_of_a_new_observation(method, rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g", method=method).fit(X, y)
+    sd = by_label(estimator, "theta_sd_")
+    _, std = estimator.predict(X, return_std=True)
+    np.testing.assert_allclose(std, [np.hypot(sd[g], estimator.sigma2_**0.5) for g in X["g"]], rtol=1e-12)
+    mean, std = estimator.predict(X.assign(g="new"), return_std=True)
+    np.testing.assert_allclose(mean, estimator.target_)
+    n, sigma2, tau2 = estimator.group_sizes_, estimator.sigma2_, estimator.between_group_variance_
+    total = tau2 + sigma2 / n
+    w = {"james-stein": n, "empirical-bayes": 1 / total, "sure": (sigma2 / n / total) ** 2}[method]
+    np.testing.assert_allclose(std**2, sigma2 + tau2 + np.sum(w**2 * total) / np.sum(w) ** 2, rtol=1e-10)
+
+
+def test_intervals(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g", method="empirical-bayes").fit(X, y)
+    X = X.assign(g=["new", *X["g"][1:]])
+    mean, std = estimator.predict(X, return_std=True)
+    nu, sigma2, tau2 = len(y) - 7, estimator.sigma2_, estimator.between_group_variance_
+    sd = by_label(estimator, "theta_sd_")
+    of_mean = std**2 - sigma2
+    np.testing.assert_allclose(of_mean[1:], [sd[g] ** 2 for g in X["g"][1:]])
+    assert of_mean[0] > tau2
+    degrees = np.full(len(y), float(nu))
+    for kind, variance in (("prediction", std**2), ("mean", of_mean)):
+        noise = sigma2 if kind == "prediction" else 0.0
+        degrees[0] = (of_mean[0] + noise) ** 2 / (of_mean[0] ** 2 / (7 - 1 - 1) + noise**2 / nu)
+        for coverage in (0.5, 0.9):
+            reach = stats.t.ppf(0.5 + coverage / 2, degrees) * np.sqrt(variance)
+            ours = estimator.predict_interval(X, coverage=coverage, kind=kind)
+            assert ours.shape == (len(y), 2)
+            np.testing.assert_allclose(ours, np.column_stack([mean - reach, mean + reach]), rtol=1e-9)
+    np.testing.assert_array_equal(estimator.predict_interval(X), estimator.predict_interval(X, coverage=0.9))
+
+
+def test_bad_options_of_intervals(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g")
+    with pytest.raises(NotFittedError):
+        estimator.predict_interval(X)
+    estimator.fit(X, y)
+    for coverage in (0, 1, -0.1, "0.9", np.nan):
+        with pytest.raises(
+            ValueError, match=f"coverage must be a number between 0 and 1, both excluded; got {coverage!r}"
+        ):
+            estimator.predict_interval(X, coverage=coverage)
+    with pytest.raises(ValueError, match='kind must be "prediction" or "mean"; got \'median\''):
+        estimator.predict_interval(X, kind="median")
+
+
+def test_known_errors_are_needed_for_new_observations():
+    schools = load_eight_schools(as_frame=True)
+    estimator = JamesSteinEstimator(group_features="school")
+    estimator.fit(schools.data, schools.target, standard_error=schools.standard_error)
+    X = schools.data.iloc[:2]
+    for ask in (
+        lambda **k: estimator.predict(X, return_std=True, **k),
+        lambda **k: estimator.predict_interval(X, **k),
+    ):
+        with pytest.raises(ValueError, match="was fitted with standard_error=, so the sd of new observations needs"):
+            ask()
+        ask(standard_error=[10.0, 12.0])
+    _, std = estimator.predict(X, return_std=True, standard_error=[10.0, 12.0])
+    np.testing.assert_allclose(std, np.hypot(estimator.theta_sd_[:2], [10.0, 12.0]))
+    np.testing.assert_array_equal(estimator.predict(X), estimator.predict(X, standard_error=3.0))
+    of_mean = estimator.predict_interval(X, kind="mean")
+    reach = stats.norm.ppf(0.95) * estimator.theta_sd_[:2]
+    np.testing.assert_allclose(of_mean[:, 1] - of_mean[:, 0], 2 * reach)
+    with pytest.raises(ValueError, match="standard_error must be positive"):
+        estimator.predict(X, return_std=True, standard_error=[10.0, 0.0])
+
+
+def test_errors_that_were_estimated_cannot_be_given(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
+    with pytest.raises(ValueError, match="was fitted without it"):
+        estimator.predict(X, return_std=True, standard_error=1.0)
+
+
+@pytest.mark.parametrize("target", ["mean", "regression"])
+def test_policies_for_groups_not_seen_in_fit(target, rng):
+    X, y = grouped(rng)
+    new = X.iloc[:4].assign(g=[X["g"].iloc[0], "new", None, "new"])
+    fit = {
+        policy: JamesSteinEstimator(group_features="g", target=target, unknown_groups=policy).fit(X, y)
+        for policy in ("population", "nan", "error")
+    }
+    known = [True, False, False, False]
+    population = fit["population"].predict(new, return_std=True)
+    expected = (
+        fit["population"].intercept_ + new[["a", "b"]] @ fit["population"].coef_ if target == "regression" else None
+    )
+    np.testing.assert_allclose(population[0][1:], fit["population"].target_ if target == "mean" else expected[1:])
+    for ours, theirs in zip(fit["nan"].predict(new, return_std=True), population, strict=True):
+        np.testing.assert_array_equal(ours, np.where(known, theirs, np.nan))
+    assert np.isnan(fit["nan"].predict_interval(new)[1:]).all()
+    with pytest.raises(ValueError, match=r"2 groups that were not seen in fit: 'new', NaN \(missing\)"):
+        fit["error"].predict(new)
+    for policy in fit:
+        np.testing.assert_array_equal(fit[policy].predict(X), fit["population"].predict(X))
+
+
+def test_score_is_r_squared(rng):
+    X, y = grouped(rng)
+    weight = rng.uniform(0.5, 2.0, len(y))
+    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
+    assert estimator.score(X, y, weight) == r2_score(y, estimator.predict(X), sample_weight=weight)
+
+
+# Regression target
+
+
+def test_regression_target_in_predictions(rng):
+    X, y = grouped(rng, n_groups=12)
+    estimator = JamesSteinEstimator(group_features="g", target="regression", method="empirical-bayes").fit(X, y)
+    assert estimator.coef_names_.tolist() == ["a", "b"]
+    np.testing.assert_allclose(estimator.predict(X), [by_label(estimator)[g] for g in X["g"]], rtol=1e-10)
+    per_group = X.groupby("g").first()
+    np.testing.assert_allclose(
+        estimator.target_, estimator.intercept_ + per_group.to_numpy() @ estimator.coef_, rtol=1e-10
+    )
+    moved = X.assign(a=X["a"] + 2.0)
+    np.testing.assert_allclose(estimator.predict(moved) - estimator.predict(X), 2.0 * estimator.coef_[0], rtol=1e-9)
+
+
+def test_columns_that_vary_within_groups_enter_by_their_averages(rng):
+    X, y = grouped(rng, n_groups=12)
+    X["a"] += rng.normal(size=len(X))
+    averaged = X.assign(a=X.groupby("g")["a"].transform("mean"))
+    ours = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    theirs = JamesSteinEstimator(group_features="g", target="regression").fit(averaged, y)
+    np.testing.assert_allclose(ours.theta_, theirs.theta_, rtol=1e-10)
+    np.testing.assert_allclose(ours.coef_, theirs.coef_, rtol=1e-9)
+
+
+def test_other_targets_do_not_use_the_columns(rng):
+    X, y = grouped(rng)
+    X["text"] = "word"
+    for target in ("mean", "zero", 2.0):
+        estimator = JamesSteinEstimator(group_features="g", target=target).fit(X, y)
+        np.testing.assert_array_equal(estimator.predict(X), estimator.predict(X.assign(a=7.0)))
+        assert not hasattr(estimator, "coef_")
+    with pytest.raises(TypeError, match=r"'text' of X holds text .*OneHotEncoder"):
+        JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    with pytest.raises(ValueError, match="'a' of X: Input X contains NaN"):
+        JamesSteinEstimator(group_features="g").fit(X.assign(a=np.nan), y)
+
+
+# Without groups
+
+
+def test_without_groups_slopes_are_shrunken(rng):
+    X = rng.normal(size=(40, 4))
+    y = X @ [0.5, -0.3, 0.2, 0.4] + rng.normal(size=40)
+    estimator = JamesSteinEstimator()
+    with pytest.warns(NoGroupsWarning, match="group_features="):
+        estimator.fit(X, y)
+    expected = shrink_regression(list(X.T), y, None, None, positive_part=True)
+    least_squares = LinearRegression().fit(X, y)
+    assert 0 < estimator.shrinkage_ < 1
+    assert estimator.shrinkage_ == expected.factor
+    np.testing.assert_allclose(estimator.coef_, expected.factor * least_squares.coef_, rtol=1e-9)
+    np.testing.assert_allclose(estimator.predict(X).mean(), y.mean())
+    np.testing.assert_allclose(estimator.predict(X), estimator.intercept_ + X @ estimator.coef_, rtol=1e-9)
+    assert estimator.coef_names_.tolist() == ["x0", "x1", "x2", "x3"]
+    assert estimator.sigma2_ == pytest.approx(expected.sigma2)
+    assert len(estimator.groups_) == len(estimator.theta_) == 0
+    _, std = estimator.predict(X, return_std=True)
+    variance = expected.surface.variance(list(X.T), 40)
+    np.testing.assert_allclose(std**2, variance + expected.sigma2, rtol=1e-10)
+    width = np.diff(estimator.predict_interval(X, kind="mean"))[:, 0]
+    np.testing.assert_allclose(width, 2 * stats.t.ppf(0.95, 35) * np.sqrt(variance), rtol=1e-9)
+
+
+def test_without_groups_and_with_too_few_columns(rng):
+    X, y = rng.normal(size=(10, 2)), rng.normal(size=10)
+    with pytest.warns(NoGroupsWarning), pytest.warns(ShrinkageWarning, match="fewer than 3 slopes"):
+        estimator = JamesSteinEstimator().fit(X, y)
+    np.testing.assert_allclose(estimator.coef_, LinearRegression().fit(X, y).coef_)
+    with pytest.warns(NoGroupsWarning), pytest.warns(ShrinkageWarning, match="no degrees of freedom"):
+        JamesSteinEstimator().fit(rng.normal(size=(4, 6)), y[:4])
+
+
+def test_without_groups_and_with_known_errors(rng):
+    X, error = rng.normal(size=(15, 3)), rng.uniform(0.5, 1.5, 15)
+    y = X @ [1.0, 2.0, -1.0] + error * rng.normal(size=15)
+    with pytest.warns(NoGroupsWarning):
+        estimator = JamesSteinEstimator().fit(X, y, standard_error=error)
+    assert np.isnan(estimator.sigma2_)
+    with pytest.raises(ValueError, match="needs standard_error="):
+        estimator.predict(X, return_std=True)
+    assert np.isfinite(estimator.predict(X, return_std=True, standard_error=1.0)).all()
+
+
+# Manners
+
+
+def test_groups_that_got_lost(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator().fit(X[["a", "b"]], y, groups=X["g"])
+    with pytest.raises(ValueError, match="was fitted with groups=, and here groups= is missing"):
+        estimator.predict(X[["a", "b"]])
+    with pytest.raises(ValueError, match="was fitted with groups=, and here groups= is missing"):
+        estimator.score(X[["a", "b"]], y)
+
+
+def test_one_grouping_only(rng):
+    X, y = grouped(rng)
+    with pytest.raises(ValueError, match=r"shrinks the means of one grouping; got 2 \('g', 'a'\)"):
+        JamesSteinEstimator(group_features=["g", "a"]).fit(X, y)
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"method": "stein"},
+        {"target": "median"},
+        {"target": np.nan},
+        {"between_group_variance": -1.0},
+        {"positive_part": 2},
+    ],
+)
+def test_bad_parameters_are_named(bad, rng):
+    X, y = grouped(rng)
+    (name,) = bad
+    with pytest.raises(ValueError, match=f"The '{name}' parameter of JamesSteinEstimator must be"):
+        JamesSteinEstimator(**bad).fit(X, y)
+
+
+def test_a_failed_fit_is_no_fit(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
+    with pytest.raises(ValueError, match="no column 'h'"):
+        estimator.set_params(group_features="h").fit(X, y)
+    with pytest.raises(NotFittedError):
+        estimator.predict(X)
+
+
+def test_fit_does_not_touch_parameters_nor_data(rng):
+    X, y = grouped(rng)
+    X0, y0 = X.copy(), y.copy()
+    estimator = JamesSteinEstimator(group_features=["g"], target="regression")
+    before = estimator.get_params()
+    estimator.fit(X, y, sample_weight=np.ones(len(y))).predict(X, return_std=True)
+    assert estimator.get_params() == before
+    pd.testing.assert_frame_equal(X, X0)
+    np.testing.assert_array_equal(y, y0)
+
+
+def test_pickles_hold_groups_and_not_rows(rng):
+    n = 20_000
+    X = pd.DataFrame({"g": rng.integers(0, 50, n), "a": rng.normal(size=n)})
+    estimator = JamesSteinEstimator(group_features="g", target="regression").fit(X, X["a"] + rng.normal(size=n))
+    stored = pickle.dumps(estimator)
+    assert len(stored) < 10_000
+    np.testing.assert_array_equal(pickle.loads(stored).predict(X), estimator.predict(X))
+
+
+def test_inside_scikit_learn(rng):
+    X, y = grouped(rng, n_groups=20)
+    estimator = JamesSteinEstimator(group_features="g")
+    assert np.isfinite(cross_val_score(estimator, X, y, cv=3)).all()
+    scaled = make_pipeline(
+        ColumnTransformer([("scale", StandardScaler(), ["a", "b"])], remainder="passthrough").set_output(
+            transform="pandas"
+        ),
+        clone(estimator),
+    )
+    search = GridSearchCV(
+        scaled, {"jamessteinestimator__method": METHODS, "jamessteinestimator__target": ["mean", "regression"]}, cv=3
+    ).fit(X, y)
+    assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+    importance = permutation_importance(clone(estimator).fit(X, y), X, y, n_repeats=3, random_state=0)
+    assert importance.importances_mean.argmax() == 2
+    with sklearn.config_context(enable_metadata_routing=True):
+        cross_validate(estimator, X, y, cv=GroupKFold(3), params={"groups": X["g"]}, error_score="raise")
+        keyword = JamesSteinEstimator().set_fit_request(groups=True).set_score_request(groups=True)
+        result = cross_validate(keyword, X[["a", "b"]], y, cv=3, params={"groups": X["g"]}, error_score="raise")
+        np.testing.assert_allclose(result["test_score"], cross_val_score(estimator, X, y, cv=3))
+
+
+def test_no_warnings_where_all_is_well(rng):
+    X, y = grouped(rng, n_groups=12)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for method in METHODS:
+            for target in TARGETS:
+                JamesSteinEstimator(group_features="g", method=method, target=target).fit(X, y).predict_interval(X)
+
+
+# scikit-learn's own checks
+
+# Both checks predict rows whose group was not in fit, which this policy answers with the error they report: one removes
+# rows by weight 0, the other predicts rows that were split off.
+CONTRADICTIONS = {
+    "check_sample_weight_equivalence_on_dense_data": "predicts groups whose rows all had weight 0",
+    "check_fit_idempotent": "predicts groups of a test set",
+}
+EVERYTHING = [
+    *(
+        JamesSteinEstimator(method=method, target=target, group_features=group_features)
+        for group_features in (None, -1)
+        for method in METHODS
+        for target in TARGETS
+    ),
+    JamesSteinEstimator(method="empirical-bayes", group_features=0, unknown_groups="error"),
+]
+
+
+@pytest.mark.filterwarnings(
+    # The checks pass measurements where groups belong, or no groups at all.
+    "ignore::hbsk.exceptions.NoGroupsWarning",
+    "ignore::hbsk.exceptions.ShrinkageWarning",
+    "ignore::hbsk.exceptions.SuspiciousGroupsWarning",
+)
+@parametrize_with_checks(
+    EVERYTHING, expected_failed_checks=lambda e: CONTRADICTIONS if e.unknown_groups == "error" else {}
+)
+def test_scikit_learn_checks(estimator, check):
+    check(estimator)
+
+
+def test_the_check_that_needs_an_environment_variable():
+    """scikit-learn leaves out its array API check unless SciPy was imported with this variable set."""
+    code = (
+        "import warnings; from sklearn.utils.estimator_checks import check_array_api_input as check\n"
+        "from hbsk.james_stein import JamesSteinEstimator as J\n"
+        "warnings.simplefilter('ignore')\n"
+        "for e in (J(), J(group_features=-1)): check('J', e, array_namespace='numpy', expect_only_array_outputs=False)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], env={**os.environ, "SCIPY_ARRAY_API": "1"}, check=True)
