@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._group_effects import common_counterparts
 from hbsk._groups import Rows
 from hbsk._marginal_fit import MarginalFit, fit_marginal, marginal_model
 from hbsk._model_frame import ModelFrame
@@ -17,6 +18,7 @@ from hbsk._priors import EnginePriors, engine_priors, resolve_priors
 from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
+from hbsk.inference.threads import n_threads
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,8 @@ def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
         factor=factor,
         sample_weight=rows.sample_weight,
         standard_error=rows.standard_error,
+        counterparts=[common_counterparts(specification, terms) for terms in specification.factors],
+        n_threads=n_threads(),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -234,7 +235,7 @@ class MarginalPosterior:
         z, code = z[0], codes[0]
         known = code < self.sums.n_groups
         at = np.where(known, code, 0)
-        effects = self.group_moments(need_covariance=need_variance)
+        effects = self._group_moments if need_variance else self._group_means
         mean = mean + np.where(known, np.sum(z * effects.mean[at], axis=1), 0.0)
         if need_variance:
             within = np.einsum("rk,rkl,rl->r", z, effects.covariance[at], z, optimize=True)
@@ -299,6 +300,18 @@ class MarginalPosterior:
             covariance * np.outer(unit, unit),
             np.einsum("ia,jik->jak", jacobian, with_common) * unit,
         )
+
+    @cached_property
+    def _group_means(self) -> GroupMoments:
+        return self.group_moments(need_covariance=False)
+
+    @cached_property
+    def _group_moments(self) -> GroupMoments:
+        return self.group_moments()
+
+    def __getstate__(self) -> dict:
+        """Leave what can be computed again out of a pickle."""
+        return {name: value for name, value in vars(self).items() if name not in ("_group_means", "_group_moments")}
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""

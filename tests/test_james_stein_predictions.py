@@ -365,6 +365,7 @@ def test_the_check_that_needs_an_environment_variable():
         "import warnings; from sklearn.utils.estimator_checks import check_array_api_input as check\n"
         "from hbsk.james_stein import JamesSteinEstimator as J\n"
         "warnings.simplefilter('ignore')\n"
-        "for e in (J(), J(group_features=-1)): check('J', e, array_namespace='numpy', expect_only_array_outputs=False)\n"
+        "for estimator in (J(), J(group_features=-1)):\n"
+        "    check('J', estimator, array_namespace='numpy', expect_only_array_outputs=False)\n"
     )
     subprocess.run([sys.executable, "-c", code], env={**os.environ, "SCIPY_ARRAY_API": "1"}, check=True)

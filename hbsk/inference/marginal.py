@@ -23,6 +23,8 @@ groups, or hundreds of points times a few groups, are one stretch of arithmetic.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -31,14 +33,18 @@ import numpy as np
 from hbsk.inference.common_coefficients import ConditionalCommon
 from hbsk.inference.group_algebra import marginal_inverse, nonnegative, rotate_groups, unpack_symmetric
 from hbsk.inference.statistics import GroupSums
+from hbsk.inference.threads import n_threads
 from hbsk.inference.variance_parameters import (
     RESIDUAL_SD_FLOOR,
     VarianceParameters,
     VariancePoints,
 )
 
-# Points times groups worked on at a time: a block of the arithmetic stays in the cache.
-BLOCK_ELEMENTS = 16_384
+# Groups worked on at a time: a block of the arithmetic stays in the cache.
+BLOCK_GROUPS = 1_024
+BLOCKS_FOR_THREADS = 8
+# Numbers of products of data that are kept between evaluations (128 MiB).
+KEPT_PRODUCTS = 2**24
 
 # Given theta, x = log(sigma - floor) is integrated by the trapezoid rule in t, x = mode + width
 # sinh(t): the stretched tails hold for any number of rows. Few rows make the law of x skew and
@@ -247,22 +253,47 @@ class MarginalModel:
         within = nonnegative(self.sums.xx - by_column @ by_column.T, np.diag(self.sums.xx))
         return lower, rotated, within
 
-    def _blocks(self, n_points):
-        """Yield slices of groups that keep points times groups within a block."""
-        width = max(64, BLOCK_ELEMENTS // max(n_points, 1))
-        for start in range(0, self.sums.n_groups, width):
-            yield slice(start, min(start + width, self.sums.n_groups))
+    @cached_property
+    def _blocks(self) -> list[slice]:
+        """Slices of groups; fixed, so that sums come out the same for any number of points or threads."""
+        n_groups = self.sums.n_groups
+        return [slice(start, min(start + BLOCK_GROUPS, n_groups)) for start in range(0, n_groups, BLOCK_GROUPS)]
 
-    def _products(self, groups):
-        """Return ``D_k' D_l + D_l' D_k`` (half of it for k = l), packed: (pairs_q, pairs_p, J)."""
-        (row, column), (a, b) = self._layout
+    @cached_property
+    def _kept_products(self) -> list[np.ndarray] | None:
+        """Products of all blocks where they are small enough to be kept between evaluations."""
+        (row, _), (a, _) = self._layout
+        if len(row) * len(a) * self.sums.n_groups > KEPT_PRODUCTS:
+            return None
+        return [self._make_products(groups) for groups in self._blocks]
+
+    def _products(self, block: int):
+        """Return ``D_k' D_l + D_l' D_k`` (half of it for k = l) of a block, packed: (pairs_q, pairs_p, J)."""
+        kept = self._kept_products
+        return self._make_products(self._blocks[block]) if kept is None else kept[block]
+
+    def _make_products(self, groups):
+        (row, column), (a, _) = self._layout
         rotated = self._rotated[1][:, :, groups]
         products = np.empty((len(row), len(a), rotated.shape[2]))
         for i, (k, m) in enumerate(zip(row, column, strict=True)):
-            np.multiply(rotated[k][a], rotated[m][b], out=products[i])
-            if k != m:
-                products[i] += rotated[m][a] * rotated[k][b]
+            at = 0
+            for first in range(rotated.shape[1]):
+                out = products[i, at : at + first + 1]
+                np.multiply(rotated[k, first], rotated[m, : first + 1], out=out)
+                if k != m:
+                    out += rotated[m, first] * rotated[k, : first + 1]
+                at += first + 1
         return products
+
+    def _over_blocks(self, work: Callable[[int], tuple]) -> list[tuple]:
+        """Return ``work(block)`` for all blocks, in order; in threads where that pays."""
+        numbers = range(len(self._blocks))
+        if len(numbers) < BLOCKS_FOR_THREADS or n_threads() == 1:
+            return [work(block) for block in numbers]
+        self._rotated, self._kept_products  # noqa: B018 - computed once, not by every thread
+        with ThreadPoolExecutor(n_threads()) as pool:
+            return list(pool.map(work, numbers))
 
     def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Integrate the group effects out.
@@ -279,17 +310,19 @@ class MarginalModel:
         reduced : ndarray of shape (n_points, p + 1, p + 1)
             ``C``.
         """
-        n_points = len(factor)
         _, (a, b) = self._layout
         lower, _, within = self._rotated
         covariance = factor @ factor.swapaxes(1, 2)
-        log_det = np.zeros(n_points)
-        packed = np.zeros((n_points, len(a)))
-        for groups in self._blocks(n_points):
-            inverse, block_log_det = marginal_inverse(lower[:, :, groups], covariance)
+
+        def work(block):
+            inverse, log_det = marginal_inverse(lower[:, :, self._blocks[block]], covariance)
+            return log_det, np.tensordot(inverse, self._products(block), axes=([1, 2], [0, 2]))
+
+        log_det, packed = np.zeros(len(factor)), np.zeros((len(factor), len(a)))
+        for block_log_det, block_packed in self._over_blocks(work):
             log_det += block_log_det
-            packed += np.tensordot(inverse, self._products(groups), axes=([1, 2], [0, 2]))
-        reduced = np.empty((n_points, *within.shape))
+            packed += block_packed
+        reduced = np.empty((len(factor), *within.shape))
         reduced[:, a, b] = reduced[:, b, a] = within[a, b] + packed
         return log_det, reduced
 
@@ -298,31 +331,42 @@ class MarginalModel:
 
         ``-1/2 sum_j L_j (M_j^-1 - M_j^-1 D_j N D_j' M_j^-1) L_j'``, N the influence.
         """
-        n_points, q = factor.shape[:2]
+        q = factor.shape[1]
         (row, column), (a, b) = self._layout
         lower, _, _ = self._rotated
         covariance = factor @ factor.swapaxes(1, 2)
         packed = influence[:, a, b] * np.where(a == b, 1.0, 2.0)
-        total = np.zeros((n_points, q, q))
-        for groups in self._blocks(n_points):
-            block = lower[:, :, groups]
-            inverse, _ = marginal_inverse(block, covariance)
-            # D N D' of every group; _products holds twice its symmetric part for k != l
-            crossed = np.tensordot(packed, self._products(groups), axes=([1], [1]))
-            inverse = unpack_symmetric(inverse, q)
-            crossed = unpack_symmetric(crossed * np.where(row == column, 1.0, 0.5)[:, None], q)
-            middle = np.empty_like(inverse)
-            for k in range(q):
-                left = sum(inverse[:, k, i, None] * crossed[:, i] for i in range(q))
-                for m in range(k + 1):
-                    inner = sum(left[:, i] * inverse[:, m, i] for i in range(q))
-                    middle[:, k, m] = middle[:, m, k] = 0.5 * (inner - inverse[:, k, m])
-            for k in range(q):
-                left = sum(block[k, i] * middle[:, i] for i in range(k + 1))
-                for m in range(k + 1):
-                    total[:, k, m] += np.sum(sum(left[:, i] * block[m, i] for i in range(m + 1)), axis=1)
-        total[:, column, row] = total[:, row, column]
+        # _products holds twice the symmetric part for k != l
+        half = np.where(row == column, 1.0, 0.5)[:, None]
+
+        def work(block):
+            factors = lower[:, :, self._blocks[block]]
+            inverse, _ = marginal_inverse(factors, covariance)
+            crossed = np.tensordot(packed, self._products(block), axes=([1], [1])) * half  # D N D'
+            return _block_gradient(factors, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q))
+
+        total = np.zeros_like(factor)
+        for block_total in self._over_blocks(work):
+            total += block_total
         return total
+
+
+def _block_gradient(lower, inverse, crossed):
+    """Return ``1/2 sum_j L (M^-1 Y M^-1 - M^-1) L'`` over a block of groups, (n_points, q, q)."""
+    n_points, q = inverse.shape[:2]
+    middle = np.empty_like(inverse)
+    for k in range(q):
+        left = sum(inverse[:, k, i, None] * crossed[:, i] for i in range(q))
+        for m in range(k + 1):
+            inner = sum(left[:, i] * inverse[:, m, i] for i in range(q))
+            middle[:, k, m] = middle[:, m, k] = 0.5 * (inner - inverse[:, k, m])
+    total = np.empty((n_points, q, q))
+    for k in range(q):
+        left = sum(lower[k, i] * middle[:, i] for i in range(k + 1))
+        for m in range(k + 1):
+            inner = sum(left[:, i] * lower[m, i] for i in range(m + 1))
+            total[:, k, m] = total[:, m, k] = inner.sum(axis=1)
+    return total
 
 
 def _log_sigma(x):

@@ -1,0 +1,210 @@
+"""Statistics T(y) of posterior predictive checks: by name, by group, or anything callable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hbsk._labels import GroupFactor
+from hbsk.model_selection._responses import parameters
+
+
+def _std(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return sds with n - 1; NaN, and no warning, for a single row."""
+    if values.shape[axis] == 1:
+        return np.full(values.shape[1 - axis], np.nan)
+    return np.std(values, axis=axis, ddof=1)
+
+
+_NAMED: dict[str, Callable[..., np.ndarray]] = {
+    "mean": np.mean,
+    "std": _std,
+    "min": np.min,
+    "max": np.max,
+    "median": np.median,
+}
+
+
+class PerGroup:
+    """What `per_group` returns: a statistic of the rows of each group.
+
+    Parameters
+    ----------
+    statistic : str or callable
+        Name of a statistic, or T(y) for the rows of one group.
+    factor : str or None
+        Which grouping factor.
+    """
+
+    def __init__(self, statistic: str | Callable, factor: str | None):
+        if isinstance(statistic, str):
+            _check_name(statistic)
+        elif not callable(statistic):
+            raise TypeError(f"per_group takes one of {_accepted_names()} or a callable T(y); got {statistic!r}.")
+        self.statistic = statistic
+        self.factor = factor
+        self.__name__ = f"group_{_name_of(statistic)}"
+
+    def __repr__(self) -> str:
+        statistic = repr(self.statistic) if isinstance(self.statistic, str) else _name_of(self.statistic)
+        return f"per_group({statistic})" if self.factor is None else f"per_group({statistic}, factor={self.factor!r})"
+
+    def __call__(self, y: Any, groups: Any) -> pd.Series:
+        """Evaluate the statistic in each group.
+
+        Parameters
+        ----------
+        y : array-like of shape (n_samples,)
+            Responses.
+        groups : array-like of shape (n_samples,)
+            Labels of the rows; a DataFrame with one column for each of several factors.
+
+        Returns
+        -------
+        values : Series
+            One value for each group, by label.
+        """
+        labels, rows = self._rows(groups)
+        values = np.asarray(y, dtype=np.float64)[:, None]
+        return pd.Series([self._evaluate(values[at])[0] for at in rows], index=labels)
+
+    def _rows(self, groups: Any) -> tuple[list, list[np.ndarray]]:
+        """Return the labels, and the rows of each."""
+        if isinstance(groups, pd.DataFrame):
+            if self.factor not in groups.columns:
+                raise ValueError(
+                    f"{self!r}: factor={self.factor!r} is none of the grouping factors {list(groups.columns)}; "
+                    "name one of them."
+                )
+            groups = groups[self.factor]
+        factor, codes = GroupFactor.learn("groups", [groups if isinstance(groups, pd.Series) else np.asarray(groups)])
+        order = np.argsort(codes, kind="stable")
+        ends = np.searchsorted(codes[order], np.arange(factor.n_groups + 1))
+        return factor.labels.tolist(), [order[a:b] for a, b in pairwise(ends)]
+
+    def _evaluate(self, values: np.ndarray) -> np.ndarray:
+        if isinstance(self.statistic, str):
+            return _NAMED[self.statistic](values, axis=0)
+        return np.array([float(self.statistic(column)) for column in values.T])
+
+    def bind(self, groups: Any) -> Callable[[np.ndarray], tuple[np.ndarray, list]]:
+        """Find the rows of each group once, for all replicates."""
+        labels, rows = self._rows(groups)
+        return lambda values: (np.stack([self._evaluate(values[at]) for at in rows], axis=1), labels)
+
+
+def per_group(statistic: str | Callable, factor: str | None = None) -> PerGroup:
+    """Make a statistic of each group, for use in `posterior_predictive_check`.
+
+    Parameters
+    ----------
+    statistic : {"mean", "std", "min", "max", "median"} or callable
+        Statistic of the rows of one group; a callable T(y) gets their responses and returns a number.
+    factor : str, default=None
+        Which grouping factor, where there are several.
+
+    Returns
+    -------
+    statistic : PerGroup
+        Callable as `statistic(y, groups)`, which returns a Series by label.
+
+    Examples
+    --------
+    >>> from hbsk.predictive_checks import per_group
+    >>> per_group("max")([1.0, 7.0, 3.0], groups=["a", "b", "a"])
+    a    3.0
+    b    7.0
+    dtype: float64
+    """
+    return PerGroup(statistic, factor)
+
+
+def bind_statistics(statistics: Any, X: Any, groups: Any) -> dict[str, Callable]:
+    """Return name -> function from responses (n_rows, m) to values (m, k) and their labels (k,) or None."""
+    if isinstance(statistics, str) or callable(statistics):
+        statistics = (statistics,)
+    if isinstance(statistics, Mapping):
+        named = list(statistics.items())
+    elif isinstance(statistics, Sequence | set):
+        named = [(_name_of(statistic), statistic) for statistic in statistics]
+    else:
+        raise TypeError(
+            f"statistics takes {_accepted_names()}, callables T(y), or a sequence or dict of these; got {statistics!r}."
+        )
+    if not named:
+        raise ValueError(f"statistics is empty; name at least one of {_accepted_names()}, or pass a callable T(y).")
+    names = [name for name, _ in named]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"statistics has two entries named {twice!r}; pass a dict, whose keys are the names.")
+    return {str(name): _bind(str(name), statistic, X, groups) for name, statistic in named}
+
+
+def _bind(name: str, statistic: Any, X: Any, groups: Any) -> Callable:
+    if isinstance(statistic, str):
+        _check_name(statistic)
+        return lambda values: (_NAMED[statistic](values, axis=0)[:, None], None)
+    if not callable(statistic):
+        raise TypeError(f"statistic {name!r} must be one of {_accepted_names()} or a callable T(y); got {statistic!r}.")
+    known = parameters(statistic)
+    if "groups" in known and groups is None:
+        raise ValueError(
+            f"statistic {name!r} has a parameter groups, but there are no groups: the estimator was fitted without. "
+            "Give it group_features= or groups=, or leave the statistic out."
+        )
+    if isinstance(statistic, PerGroup):
+        return statistic.bind(groups)
+    arguments = {key: value for key, value in (("groups", groups), ("X", X)) if key in known}
+    return lambda values: _call(name, statistic, values, arguments)
+
+
+def _call(name: str, statistic: Callable, values: np.ndarray, arguments: dict) -> tuple[np.ndarray, Any]:
+    labels: Any = None
+    results = []
+    for column in values.T:
+        # A copy: a statistic that sorts in place must not reorder the data.
+        result = statistic(column.copy(), **arguments)
+        if isinstance(result, pd.Series):
+            labels = result.index.tolist()
+        result = np.asarray(result, dtype=np.float64)
+        if result.ndim > 1:
+            raise ValueError(
+                f"statistic {name!r} returned an array of shape {result.shape}; it must return a number, or a 1-D "
+                "array or Series of numbers."
+            )
+        if result.ndim == 1 and labels is None:
+            labels = list(range(len(result)))
+        results.append(np.atleast_1d(result))
+    sizes = {len(result) for result in results}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"statistic {name!r} returned {min(sizes)} to {max(sizes)} numbers; it must be as many for every data set."
+        )
+    return np.stack(results), labels
+
+
+def evaluate(bound: dict[str, Callable], values: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """Return every statistic of every column of responses, (m, k) in all, and the names."""
+    parts, names = [], []
+    for name, function in bound.items():
+        part, labels = function(values)
+        parts.append(part)
+        names += [name] if labels is None else [f"{name}[{label}]" for label in labels]
+    return np.concatenate(parts, axis=1), names
+
+
+def _check_name(name: str) -> None:
+    if name not in _NAMED:
+        raise ValueError(f"statistic {name!r} is not known; pass one of {_accepted_names()}, or a callable T(y).")
+
+
+def _accepted_names() -> str:
+    return ", ".join(map(repr, _NAMED))
+
+
+def _name_of(statistic: Any) -> str:
+    return statistic if isinstance(statistic, str) else getattr(statistic, "__name__", repr(statistic))

@@ -1,0 +1,170 @@
+"""What the displays of groups show, read from a fitted estimator of either kind."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.pipeline import Pipeline
+from sklearn.utils.validation import check_is_fitted
+
+from hbsk._group_effects import column_labels, common_counterparts
+from hbsk._shrunken_means import t_quantile
+
+
+@dataclass(frozen=True)
+class GroupEstimates:
+    """Estimates of one coefficient in every group of one factor.
+
+    Parameters
+    ----------
+    labels : ndarray of shape (n_groups,)
+        Labels of the groups, in the order of `groups_`.
+    size : ndarray of shape (n_groups,)
+        Rows (copies of rows) in each group.
+    no_pooling : ndarray of shape (n_groups,)
+        Estimate from the group's own rows; NaN where they do not identify it.
+    estimate, lower, upper : ndarray of shape (n_groups,)
+        Partially pooled estimate and its interval.
+    shrinkage : ndarray of shape (n_groups,)
+        Weight of the group's own estimate.
+    centre : ndarray of shape (n_groups,)
+        What the estimates are pulled towards.
+    factor, term : str
+        Name of the grouping factor, and of what is estimated.
+    """
+
+    labels: np.ndarray
+    size: np.ndarray
+    no_pooling: np.ndarray
+    estimate: np.ndarray
+    lower: np.ndarray
+    upper: np.ndarray
+    shrinkage: np.ndarray
+    centre: np.ndarray
+    factor: str
+    term: str
+
+
+def fitted_step(estimator: Any) -> Any:
+    """Follow fitted pipelines and searches to the estimator that learnt the groups."""
+    while True:
+        if isinstance(estimator, Pipeline):
+            estimator = estimator[-1]
+        elif hasattr(estimator, "best_estimator_"):
+            estimator = estimator.best_estimator_
+        else:
+            check_is_fitted(estimator)
+            return estimator
+
+
+def read_group_estimates(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
+    """Read the estimates of all groups from a fitted PartialPoolingRegressor or JamesSteinEstimator.
+
+    Parameters
+    ----------
+    estimator : estimator
+        Fitted, or a pipeline or search that ends in one.
+    term : str or None
+        Varying term, such as "1|county" or "floor|county"; None for the first.
+    coverage : float
+        Probability of the intervals, between 0 and 1.
+    """
+    if not (isinstance(coverage, float) and 0 < coverage < 1):
+        raise ValueError(f"coverage must be a number between 0 and 1 (0.95 for 95 %), got {coverage!r}.")
+    estimator = fitted_step(estimator)
+    if hasattr(estimator, "theta_"):
+        return _from_means(estimator, term, coverage)
+    if hasattr(estimator, "group_effects"):
+        return _from_posterior(estimator, term, coverage)
+    raise TypeError(
+        f"{type(estimator).__name__} has no estimates of groups to show. Pass a fitted PartialPoolingRegressor or "
+        "JamesSteinEstimator, or a pipeline or search that ends in one."
+    )
+
+
+def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
+    if term is not None:
+        raise ValueError(f"term={term!r}: a JamesSteinEstimator has only means of groups; leave term= out.")
+    if not len(estimator.groups_):
+        raise ValueError("This JamesSteinEstimator was fitted without groups, so there are none to show.")
+    reach = t_quantile(0.5 + coverage / 2, np.array([estimator._nu]))[0] * estimator.theta_sd_
+    (factor,) = estimator._factors
+    return GroupEstimates(
+        labels=estimator.groups_,
+        size=estimator.group_sizes_,
+        no_pooling=estimator.group_means_,
+        estimate=estimator.theta_,
+        lower=estimator.theta_ - reach,
+        upper=estimator.theta_ + reach,
+        shrinkage=estimator.shrinkage_,
+        centre=np.broadcast_to(estimator.target_, estimator.theta_.shape),
+        factor=factor,
+        term="mean",
+    )
+
+
+def _from_posterior(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
+    factor, column, term = _find_term(estimator, term)
+    table = estimator.group_effects(coverage=coverage)
+    table = table[table["term"] == term]
+    counterpart = common_counterparts(estimator._frame.specification, factor)[column]
+    return GroupEstimates(
+        labels=estimator.groups_[factor.name],
+        size=table["n"].to_numpy(dtype=np.float64),
+        no_pooling=table["no_pooling"].to_numpy(),
+        estimate=table["mean"].to_numpy(),
+        lower=table["lower"].to_numpy(),
+        upper=table["upper"].to_numpy(),
+        shrinkage=table["shrinkage"].to_numpy(),
+        centre=np.full(len(table), _common_coefficient(estimator, counterpart)),
+        factor=factor.name,
+        term="intercept" if factor.columns[column] == "1" else factor.columns[column],
+    )
+
+
+def _find_term(estimator: Any, term: str | None) -> tuple[Any, int, str]:
+    known = {
+        label: (factor, column)
+        for factor in estimator._frame.specification.factors
+        for column, label in enumerate(column_labels(factor))
+    }
+    if not known:
+        raise ValueError(
+            "The model has no groups to show: it was fitted without, or with pooling='complete', which ignores them."
+        )
+    if term is None:
+        term = next(iter(known))
+    if term not in known:
+        raise ValueError(f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}.")
+    return *known[term], term
+
+
+def _common_coefficient(estimator: Any, column: int | None) -> float:
+    """Return the mean over the population: the common coefficient, 0 where there is none."""
+    if column is None:
+        return 0.0
+    has_intercept = estimator._frame.specification.has_intercept
+    if has_intercept and column == 0:
+        return float(estimator.intercept_)
+    return float(estimator.coef_[column - has_intercept])
+
+
+def align(values: Any, labels: np.ndarray, argument: str) -> np.ndarray:
+    """Return one number for each group: by label from a Series or dict, else in the order of `groups_`."""
+    if isinstance(values, dict):
+        values = pd.Series(values)
+    if isinstance(values, pd.Series):
+        missing = [label for label in labels.tolist() if label not in values.index]
+        if missing:
+            raise ValueError(f"{argument} has no value for {len(missing)} of the groups: {missing[:5]!r}.")
+        return values.loc[labels.tolist()].to_numpy(dtype=np.float64)
+    values = np.asarray(values, dtype=np.float64)
+    if values.shape != labels.shape:
+        raise ValueError(
+            f"{argument} must have one number for each of the {len(labels)} groups, in the order of groups_, or be a "
+            f"Series by label; got an array of shape {values.shape}."
+        )
+    return values

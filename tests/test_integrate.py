@@ -1,0 +1,296 @@
+"""Integration over a few parameters: proposals that are what they say, means that are right, errors that are honest."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from scipy import integrate, stats
+from scipy.stats import qmc
+
+from hbsk.inference import integrate as engine
+from hbsk.inference.integrate import (
+    N_REPLICATES,
+    KernelT,
+    SplitT,
+    find_mode,
+    importance_sample,
+    monte_carlo_error,
+    smoothed_weights,
+    split_t,
+    unit_cube_points,
+)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    theta: np.ndarray
+    log_density: np.ndarray
+
+
+def evaluator(log_density):
+    return lambda theta: Evaluated(theta, log_density(theta))
+
+
+def theta_of(rounds):
+    return np.concatenate([points.theta for points in rounds])
+
+
+def a_split_t():
+    scale = np.array([[0.8, 0.3], [-0.2, 1.7]])
+    return SplitT(np.array([0.5, -2.0]), scale, np.array([0.7, 2.5]), np.array([1.9, 1.1]))
+
+
+def a_kernel_t(rng):
+    return KernelT(rng.normal(size=(engine.KERNELS, 2)) * 2, np.array([0.3, -1.0]), np.array([[1.2, 0.0], [-0.5, 0.7]]), 0.4)
+
+
+@pytest.mark.parametrize("kind", ["split", "kernel"])
+@pytest.mark.parametrize("place", [(0.5, -2.0), (-0.6, -3.5), (2.0, -1.0), (0.0, 1.0)])
+def test_points_of_a_proposal_follow_its_density(rng, kind, place):
+    proposal = a_split_t() if kind == "split" else a_kernel_t(rng)
+    uniforms = qmc.Sobol(2 if kind == "split" else 3, rng=rng).random(2**15)
+    points = proposal.points(uniforms)
+    # for any density f the mean of f / q over points of q is 1, if q is normalised and the points are its own
+    ratio = stats.multivariate_normal(place, 0.3).pdf(points) / np.exp(proposal.log_density(points))
+    assert ratio.mean() == pytest.approx(1.0, abs=0.01)
+
+
+def test_unit_cube_points_are_fixed_antithetic_and_even():
+    points = unit_cube_points(3, 32, salt=1)
+    assert points.shape == (N_REPLICATES * 32, 3)
+    assert 0 < points.min() < points.max() < 1
+    unit_cube_points.cache_clear()
+    np.testing.assert_array_equal(unit_cube_points(3, 32, salt=1), points)
+    assert not np.array_equal(unit_cube_points(3, 32, salt=2), points)
+    with pytest.raises(ValueError, match="read-only"):
+        points[0] = 0.5
+    replicates = points.reshape(N_REPLICATES, 32, 3)
+    for replicate in replicates:
+        np.testing.assert_allclose(replicate[:16] + replicate[16:], 1.0, rtol=0, atol=1e-12)
+        # a scrambled net: each sixteenth of each axis has one of the sixteen points
+        np.testing.assert_array_equal(np.sort(np.floor(replicate[:16] * 16), axis=0), np.arange(16)[:, None] * np.ones(3))
+    assert len(np.unique(replicates[:, 0, 0])) == N_REPLICATES
+    # odd functions are integrated exactly
+    np.testing.assert_allclose(points.mean(axis=0), 0.5, atol=1e-12)
+
+
+@pytest.mark.parametrize("per_replicate", [2, 4, 8, 64, 128])
+def test_unit_cube_points_of_any_power_of_two(per_replicate):
+    assert unit_cube_points(2, per_replicate, salt=0).shape == (N_REPLICATES * per_replicate, 2)
+
+
+# The mode
+
+
+def gaussian(mean, precision):
+    def value_and_gradient(theta):
+        deviation = theta - mean
+        return -0.5 * np.einsum("ni,ij,nj->n", deviation, precision, deviation), -deviation @ precision
+
+    return value_and_gradient
+
+
+def test_mode_of_a_gaussian_is_its_mean(rng):
+    root = np.tril(rng.normal(size=(4, 4))) + 2 * np.eye(4)
+    precision, mean = root @ root.T, 6 * rng.normal(size=4)
+    mode, found = find_mode(gaussian(mean, precision), np.zeros(4))
+    np.testing.assert_allclose(mode, mean, atol=1e-8)
+    np.testing.assert_allclose(found, precision, rtol=1e-6)
+
+
+def test_mode_is_polished_and_start_does_not_matter():
+    # a gamma law of exp(theta), as log sds have; its mode and curvature are known
+    shape, rate = np.array([3.2, 40.0]), np.array([0.7, 3000.0])
+
+    def value_and_gradient(theta):
+        return theta @ shape - np.exp(theta) @ rate, shape - np.exp(theta) * rate
+
+    for start in ([0.0, 0.0], [5.0, 2.0], [-8.0, -9.0]):
+        mode, precision = find_mode(value_and_gradient, np.array(start))
+        np.testing.assert_allclose(mode, np.log(shape / rate), atol=1e-8)
+        np.testing.assert_allclose(precision, np.diag(shape), rtol=1e-6, atol=1e-6)
+
+
+def test_mode_beyond_a_saddle_is_found():
+    def value_and_gradient(theta):
+        x, y = theta.T
+        value = -((x**2 - 1) ** 2) - 0.3 * (x - 1) ** 2 - y**2
+        return value, np.column_stack([-4 * x * (x**2 - 1) - 0.6 * (x - 1), -2 * y])
+
+    mode, precision = find_mode(value_and_gradient, np.array([0.0, 2.0]))
+    np.testing.assert_allclose(mode, [1.0, 0.0], atol=1e-7)
+    assert np.all(np.linalg.eigvalsh(precision) > 0)
+
+
+# The split-t
+
+
+def test_split_t_has_the_axes_of_a_gaussian():
+    precision = np.array([[4.0, 1.0], [1.0, 0.9]])
+    mean = np.array([1.0, -2.0])
+    proposal = split_t(lambda theta: gaussian(mean, precision)(theta)[0], mean, precision)
+    np.testing.assert_allclose(proposal.scale @ proposal.scale.T, np.linalg.inv(precision), rtol=1e-12)
+    np.testing.assert_allclose(proposal.below, engine.INFLATION, rtol=1e-9)
+    np.testing.assert_allclose(proposal.above, engine.INFLATION, rtol=1e-9)
+
+
+def test_split_t_is_longer_on_the_side_of_the_long_tail():
+    law = stats.gamma(1.3)  # log-gamma: a long left tail, a short right one
+
+    def log_density(theta):
+        return law.logpdf(np.exp(theta[:, 0])) + theta[:, 0]
+
+    proposal = split_t(log_density, np.log([1.3]), np.array([[1.3]]))
+    side = np.sign(proposal.scale[0, 0])
+    lower, upper = (proposal.below, proposal.above) if side > 0 else (proposal.above, proposal.below)
+    assert lower[0] > 1.3 * upper[0]
+
+
+# Weights and errors
+
+
+def test_monte_carlo_error_by_hand(rng):
+    replicate = np.repeat(np.arange(N_REPLICATES), 5)
+    weight = rng.random(len(replicate))
+    weight /= weight.sum()
+    values = rng.normal(size=(len(replicate), 2))
+    mean, sd, error = monte_carlo_error(values, weight, replicate)
+    np.testing.assert_allclose(mean, np.average(values, axis=0, weights=weight))
+    np.testing.assert_allclose(sd**2, np.average((values - mean) ** 2, axis=0, weights=weight))
+    # the ratio estimate of each replicate, linearised: sum of w (x - mean), sixteen of them, their sd times sqrt(16)
+    totals = np.array([weight[replicate == r] @ (values - mean)[replicate == r] for r in range(N_REPLICATES)])
+    np.testing.assert_allclose(error, totals.std(axis=0, ddof=1) * np.sqrt(N_REPLICATES), rtol=1e-12)
+
+
+def test_monte_carlo_error_is_the_spread_of_the_estimate(rng):
+    # ratio estimates of E exp(x) under N(0, 1) from a wider proposal, plain random points: the error must be the sd
+    means, errors = [], []
+    for _ in range(400):
+        x = 1.5 * rng.normal(size=N_REPLICATES * 20)
+        weight = np.exp(-0.5 * x**2 + 0.5 * (x / 1.5) ** 2)
+        mean, _, error = monte_carlo_error(x[:, None], weight / weight.sum(), np.repeat(np.arange(N_REPLICATES), 20))
+        means.append(mean[0])
+        errors.append(error[0])
+    assert np.sqrt(np.mean(np.square(errors))) == pytest.approx(np.std(means), rel=0.12)
+    assert np.mean(np.abs(means) > 3 * np.array(errors)) < 0.025  # Student's t with 15 degrees of freedom: 0.9 %
+
+
+def test_equal_weights_stay_equal():
+    weight, k = smoothed_weights(np.full(100, -3.7))
+    np.testing.assert_allclose(weight, 0.01)
+    assert k == 0.0
+
+
+def test_smoothed_weights_sum_to_one_and_keep_their_order(rng):
+    log_weight = rng.normal(size=500)
+    weight, k = smoothed_weights(log_weight)
+    assert weight.sum() == pytest.approx(1.0)
+    assert np.all(np.diff(weight[np.argsort(log_weight)]) >= -1e-15)
+    # only the tail is smoothed
+    rest = np.argsort(log_weight)[:400]
+    np.testing.assert_allclose(weight[rest] / weight[rest[0]], np.exp(log_weight[rest] - log_weight[rest[0]]), rtol=1e-10)
+
+
+@pytest.mark.parametrize("shape", [-0.3, 0.2, 0.6, 1.1])
+def test_pareto_k_is_the_shape_of_the_tail(rng, shape):
+    # weights that are generalised Pareto have that k; ArviZ takes minus log weights, a slip of sign would show here
+    weight = stats.genpareto(shape, loc=0.1).rvs(60_000, random_state=rng)
+    _, k = smoothed_weights(np.log(weight))
+    assert k == pytest.approx(shape, abs=0.15)
+
+
+def test_points_without_density_have_no_weight(rng):
+    log_weight = rng.normal(size=400)
+    log_weight[::7] = -np.inf
+    weight, k = smoothed_weights(log_weight)
+    assert np.all(weight[::7] == 0)
+    assert np.isfinite(k)
+    assert weight.sum() == pytest.approx(1.0)
+
+
+# All of it
+
+
+def skew(theta):
+    """A bent density with the long tail of a log-gamma law; its moments are known."""
+    x, y = theta[:, 0], theta[:, 1]
+    return 2.3 * x - np.exp(x) - 0.5 * ((y - 0.25 * x**2 + 1) / 0.7) ** 2
+
+
+def skew_moments():
+    mean_x = stats.loggamma(2.3).mean()
+    second = stats.loggamma(2.3).var() + mean_x**2
+    fourth = integrate.quad(lambda x: x**4 * stats.loggamma(2.3).pdf(x), -40, 8)[0]
+    return np.array([mean_x, 0.25 * second - 1]), np.array([second - mean_x**2, 0.0625 * (fourth - second**2) + 0.49])
+
+
+def skew_proposal():
+    def value_and_gradient(theta):
+        x, y = theta.T
+        pull = (y - 0.25 * x**2 + 1) / 0.49
+        return skew(theta), np.column_stack([2.3 - np.exp(x) + 0.5 * x * pull, -pull])
+
+    return split_t(skew, *find_mode(value_and_gradient, np.zeros(2)))
+
+
+def test_moments_of_a_skew_density_within_the_reported_error():
+    nodes = importance_sample(evaluator(skew), skew_proposal(), theta_of, first_per_replicate=32, max_nodes=6_000)
+    mean, sd, error = monte_carlo_error(nodes.theta, nodes.weight, nodes.replicate)
+    wanted_mean, wanted_variance = skew_moments()
+    assert np.all(error < engine.ERROR_TARGET * sd)
+    assert np.all(np.abs(mean - wanted_mean) < 4 * error)
+    np.testing.assert_allclose(sd**2, wanted_variance, rtol=0.1)
+    assert nodes.weight.sum() == pytest.approx(1.0)
+    assert len(nodes.weight) == len(nodes.theta) == len(nodes.replicate) == len(nodes.spare)
+
+
+def test_nodes_are_the_same_bits_at_every_call():
+    first, second = (
+        importance_sample(evaluator(skew), skew_proposal(), theta_of, first_per_replicate=8, max_nodes=3_000)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.theta, second.theta)
+    np.testing.assert_array_equal(first.weight, second.weight)
+
+
+def test_a_bad_proposal_is_refitted():
+    # ten sds away and too narrow: the first round finds only the flank
+    proposal = SplitT(np.array([4.0, -3.0]), 0.5 * np.eye(2), np.ones(2), np.ones(2))
+    rounds = []
+
+    def evaluate(theta):
+        rounds.append(len(theta))
+        return Evaluated(theta, stats.multivariate_normal([0.4, 1.0], [[1.0, 0.5], [0.5, 2.0]]).logpdf(theta))
+
+    nodes = importance_sample(evaluate, proposal, theta_of, first_per_replicate=32, max_nodes=20_000)
+    assert len(rounds) > 1
+    mean, sd, error = monte_carlo_error(nodes.theta, nodes.weight, nodes.replicate)
+    assert np.all(np.abs(mean - [0.4, 1.0]) < 4 * error + 0.02)
+    np.testing.assert_allclose(sd, [1.0, np.sqrt(2.0)], rtol=0.1)
+    assert nodes.pareto_k < engine.PARETO_K_LIMIT
+
+
+def test_a_proposal_that_cannot_be_mended_is_reported():
+    # tails of a Cauchy law, in seven dimensions: the weights have no variance, and max_nodes stops the adaptation
+    def log_density(theta):
+        return stats.cauchy.logpdf(theta).sum(axis=1)
+
+    proposal = SplitT(np.zeros(7), 0.5 * np.eye(7), np.ones(7), np.ones(7))
+    nodes = importance_sample(evaluator(log_density), proposal, theta_of, first_per_replicate=64, max_nodes=2_000)
+    assert nodes.pareto_k > engine.PARETO_K_LIMIT
+
+
+def test_more_nodes_than_asked_for_are_never_used():
+    def log_density(theta):
+        return stats.cauchy.logpdf(theta).sum(axis=1)
+
+    proposal = SplitT(np.zeros(3), np.eye(3), np.ones(3), np.ones(3))
+    nodes = importance_sample(evaluator(log_density), proposal, theta_of, first_per_replicate=16, max_nodes=2_000)
+    assert len(nodes.weight) <= 2_000
+
+
+def test_levels_for_the_rest_are_even_and_independent_of_theta():
+    nodes = importance_sample(evaluator(skew), skew_proposal(), theta_of, first_per_replicate=64, max_nodes=20_000)
+    assert 0 < nodes.spare.min() < nodes.spare.max() < 1
+    assert nodes.weight @ nodes.spare == pytest.approx(0.5, abs=0.02)
+    assert np.corrcoef(np.column_stack([nodes.spare, nodes.theta]).T)[0, 1:] == pytest.approx(0.0, abs=0.05)
