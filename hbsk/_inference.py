@@ -9,7 +9,7 @@ import numpy as np
 
 from hbsk._group_effects import common_counterparts
 from hbsk._groups import Rows
-from hbsk._marginal_fit import MarginalFit, fit_marginal, marginal_model
+from hbsk._marginal_fit import fit_marginal, marginal_model
 from hbsk._model_frame import ModelFrame
 from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import MarginalPosterior
@@ -35,7 +35,8 @@ class Fitted:
     model : MarginalModel or None
         Sums and priors in engine units, where there is at most one grouping factor.
     scaling : ColumnScaling or None
-    marginal : MarginalFit or None
+    trusted : bool
+        Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
     draws : PosteriorDraws or None
         What NUTS returned.
     """
@@ -45,13 +46,8 @@ class Fitted:
     inference: str
     model: MarginalModel | None = None
     scaling: ColumnScaling | None = None
-    marginal: MarginalFit | None = None
+    trusted: bool = True
     draws: Any = None
-
-    @property
-    def reliable(self) -> bool:
-        """Whether there is no need to look at the diagnostics."""
-        return self.draws is None and (self.marginal is None or self.marginal.reliable)
 
 
 def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
@@ -76,7 +72,7 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
     if fit.posterior.n_chains:
         why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
-    return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, fit.posterior.scaling, fit)
+    return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, fit.posterior.scaling, fit.reliable)
 
 
 def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
@@ -129,7 +125,7 @@ def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
     model, scaling = marginal_model(collected, exact)
     if not frame.specification.factors:
         fit = fit_marginal(collected, exact)
-        return Fitted(fit.posterior, priors, "marginal (exact without groups)", model, scaling, fit)
+        return Fitted(fit.posterior, priors, "marginal (exact without groups)", model, scaling)
     posterior = fit_no_pooling(model, scaling, collected.has_intercept)
     return Fitted(posterior, priors, "marginal (exact: the limit of infinite between-group sds)", model, scaling)
 
@@ -142,7 +138,7 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
     more = [collect_sums(frame, rows, f).sums.zz for f in range(1, len(specification.factors))]
     information = (collected.sums.zz, *more) if specification.factors else ()
-    return Fitted(_draws_posterior(draws, information), priors, why, engine_model, scaling, draws=draws)
+    return Fitted(_draws_posterior(draws, information), priors, why, engine_model, scaling, trusted=False, draws=draws)
 
 
 def _sampler(estimator) -> dict[str, Any]:

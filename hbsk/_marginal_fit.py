@@ -15,6 +15,7 @@ from hbsk.inference.integrate import (
     N_REPLICATES,
     PARETO_K_LIMIT,
     Nodes,
+    broad_t,
     find_mode,
     importance_sample,
     monte_carlo_error,
@@ -29,8 +30,8 @@ from hbsk.inference.variance_parameters import VarianceParameters
 FIRST_ROUND_ELEMENTS = 200_000
 # Degrees of freedom of the tails of priors on sds, or the argument that holds them; the others fall exponentially.
 TAIL_DEGREES = {"HalfCauchy": 1.0, "HalfStudentT": "nu", "HalfFlat": -1.0, "InverseGamma": "alpha"}
-NODES_PER_REPLICATE = (4, 32)
-MAX_NODES = 6_000
+NODES_PER_REPLICATE = (4, 16)
+MAX_NODES = 12_000
 # Nodes where sigma is all there is to integrate.
 SIGMA_NODES_PER_REPLICATE = 16
 
@@ -121,14 +122,16 @@ def integrate_model(
         posterior = _without_theta(model, scaling, has_intercept)
         return MarginalFit(replace(posterior, infinite_variance=infinite_variance), True, model, None)
     mode, precision = find_mode(model.value_and_gradient, _start(model))
-    proposal = split_t(lambda theta: model.evaluate(theta).log_density, mode, precision)
+    proposal, broad = (
+        find(lambda theta: model.evaluate(theta).log_density, mode, precision) for find in (split_t, broad_t)
+    )
     low, high = NODES_PER_REPLICATE
     per_replicate = int(np.clip(FIRST_ROUND_ELEMENTS // (16 * max(model.sums.n_groups, 1)), low, high))
     # Sobol points are balanced in powers of two, each of them with its mirror image
     per_replicate = 2 ** int(np.log2(min(64, per_replicate * max(1, parameters.n_dim // 4))))
     monitored = _monitor(infinite_variance)
     nodes = importance_sample(
-        model.evaluate, proposal, monitored, first_per_replicate=per_replicate, max_nodes=MAX_NODES
+        model.evaluate, proposal, monitored, broad=broad, first_per_replicate=per_replicate, max_nodes=MAX_NODES
     )
     points = _concatenate(nodes.evaluated)
     posterior = marginal_posterior(

@@ -130,39 +130,43 @@ def collect_cells(means: np.ndarray, variances: np.ndarray, basis: np.ndarray) -
 
 
 def _weighted_products(cells: Cells, weights: np.ndarray) -> np.ndarray:
-    """[Z y]' diag(weights) [Z y], shape (r + 1, r + 1)."""
+    """Compute [Z y]' diag(weights) [Z y], shape (..., r + 1, r + 1), for weights of shape (..., K)."""
     size = cells.n_target + 1
-    return (weights @ cells.products).reshape(size, size)
+    return (weights @ cells.products).reshape(*weights.shape[:-1], size, size)
 
 
 class _Fit(NamedTuple):
-    """Weighted least squares of the means on the basis."""
+    """Weighted least squares of the means on the basis, for each of the leading indices of the weights."""
 
-    coef: np.ndarray  # (r,)
-    residual: float  # weighted sum of squared residuals
-    inverse: np.ndarray  # (r, r), inverse of Z' W Z
-    log_det: float  # log |Z' W Z|
+    coef: np.ndarray  # (..., r)
+    residual: np.ndarray  # (...), weighted sum of squared residuals
+    inverse: np.ndarray  # (..., r, r), inverse of Z' W Z
+    log_det: np.ndarray  # (...), log |Z' W Z|
 
 
 def _least_squares(cells: Cells, weights: np.ndarray) -> _Fit:
     products = _weighted_products(cells, weights)
-    gram, cross, square = products[:-1, :-1], products[:-1, -1], products[-1, -1]
-    if not len(cross):
-        return _Fit(cross, float(square), gram, 0.0)
+    gram, cross, square = products[..., :-1, :-1], products[..., :-1, -1], products[..., -1, -1]
     inverse = np.linalg.inv(gram)
-    coef = inverse @ cross
-    return _Fit(coef, float(max(square - cross @ coef, 0.0)), inverse, float(np.linalg.slogdet(gram)[1]))
+    coef = np.einsum("...jk,...k->...j", inverse, cross)
+    residual = np.maximum(square - np.einsum("...k,...k->...", cross, coef), 0.0)
+    return _Fit(coef, residual, inverse, np.linalg.slogdet(gram)[1])
 
 
-def _squared_residual(cells: Cells, weights: np.ndarray, coef: np.ndarray) -> float:
-    """Sum of weights times squared residuals of given coefficients."""
-    contrast = np.append(-coef, 1.0)
-    return float(contrast @ _weighted_products(cells, weights) @ contrast)
+def _squared_residual(cells: Cells, weights: np.ndarray, coef: np.ndarray) -> np.ndarray:
+    """Sum weights times squared residuals of given coefficients, shape (...)."""
+    contrast = np.concatenate([-coef, np.ones((*coef.shape[:-1], 1))], axis=-1)
+    return np.einsum("...j,...jk,...k->...", contrast, _weighted_products(cells, weights), contrast)
+
+
+def _totals(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
+    """Compute v_j + tau^2, shape (..., K), for tau2 of shape (...)."""
+    return cells.variances + np.asarray(tau2)[..., None]
 
 
 def target_coefficients(cells: Cells, tau2: float) -> np.ndarray:
     """Generalised least squares estimate of beta, weights 1 / (v_j + tau^2), shape (r,)."""
-    return _least_squares(cells, 1.0 / (cells.variances + tau2)).coef
+    return _least_squares(cells, 1.0 / _totals(cells, tau2)).coef
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -196,26 +200,27 @@ def ml(cells: Cells) -> float:
     return _maximise(cells, restricted=False)
 
 
-def log_likelihood(cells: Cells, tau2: float, *, restricted: bool) -> float:
+def log_likelihood(cells: Cells, tau2: float | np.ndarray, *, restricted: bool) -> np.ndarray:
     """Log likelihood of tau^2 with beta at its estimate, up to a constant that does not depend on tau^2."""
-    fit = _least_squares(cells, 1.0 / (cells.variances + tau2))
-    value = cells.counts @ np.log(cells.variances + tau2) + fit.residual
-    return float(-0.5 * (value + fit.log_det)) if restricted else float(-0.5 * value)
+    totals = _totals(cells, tau2)
+    fit = _least_squares(cells, 1.0 / totals)
+    value = np.log(totals) @ cells.counts + fit.residual
+    return -0.5 * (value + fit.log_det) if restricted else -0.5 * value
 
 
-def likelihood_slope(cells: Cells, tau2: float, *, restricted: bool) -> float:
+def likelihood_slope(cells: Cells, tau2: float | np.ndarray, *, restricted: bool) -> np.ndarray:
     """Differentiate `log_likelihood` by tau^2: 1/2 (y'PPy - tr P), or 1/2 (y'PPy - tr W) for ML."""
-    weights = 1.0 / (cells.variances + tau2)
+    weights = 1.0 / _totals(cells, tau2)
     fit = _least_squares(cells, weights)
-    trace = float(cells.counts @ weights)
+    trace = weights @ cells.counts
     if restricted:
-        trace -= _leverage_trace(cells, fit, weights)
+        trace = trace - _leverage_trace(cells, fit, weights)
     return 0.5 * (_squared_residual(cells, np.square(weights), fit.coef) - trace)
 
 
-def _leverage_trace(cells: Cells, fit: _Fit, weights: np.ndarray) -> float:
-    """tr[(Z'WZ)^-1 Z'W^2 Z]."""
-    return float(np.sum(fit.inverse * _weighted_products(cells, np.square(weights))[:-1, :-1]))
+def _leverage_trace(cells: Cells, fit: _Fit, weights: np.ndarray) -> np.ndarray:
+    """Compute tr[(Z'WZ)^-1 Z'W^2 Z], shape (...)."""
+    return np.sum(fit.inverse * _weighted_products(cells, np.square(weights))[..., :-1, :-1], axis=(-2, -1))
 
 
 def _maximise(cells: Cells, *, restricted: bool) -> float:
@@ -226,7 +231,8 @@ def _maximise(cells: Cells, *, restricted: bool) -> float:
     roots = _sign_changes(
         lambda tau2: likelihood_slope(few, tau2, restricted=restricted), _grid(cells.variances[0], high)
     )
-    best = max([0.0, *roots], key=lambda tau2: log_likelihood(few, tau2, restricted=restricted))
+    candidates = np.array([0.0, *roots])
+    best = float(candidates[np.argmax(log_likelihood(few, candidates, restricted=restricted))])
     if few is cells:
         return best
     return _polish(lambda tau2: likelihood_slope(cells, tau2, restricted=restricted), best, 1e-3 * cells.variances[0])
@@ -240,8 +246,8 @@ def dersimonian_laird(cells: Cells) -> float:
     """
     weights = 1.0 / cells.variances
     fit = _least_squares(cells, weights)
-    trace = float(cells.counts @ weights) - _leverage_trace(cells, fit, weights)
-    return max(0.0, (fit.residual - (cells.n_groups - cells.n_target)) / trace)
+    trace = cells.counts @ weights - _leverage_trace(cells, fit, weights)
+    return max(0.0, float((fit.residual - (cells.n_groups - cells.n_target)) / trace))
 
 
 def paule_mandel(cells: Cells) -> float:
@@ -249,11 +255,11 @@ def paule_mandel(cells: Cells) -> float:
     degrees = cells.n_groups - cells.n_target
 
     def excess(tau2: float) -> float:
-        return _least_squares(cells, 1.0 / (cells.variances + tau2)).residual - degrees
+        return float(_least_squares(cells, 1.0 / _totals(cells, tau2)).residual - degrees)
 
     if excess(0.0) <= 0:
         return 0.0
-    high = _least_squares(cells, np.ones_like(cells.variances)).residual / degrees
+    high = float(_least_squares(cells, np.ones_like(cells.variances)).residual / degrees)
     while excess(high) > 0:  # only rounding can bring this about
         high *= 2.0
     return _root(excess, 0.0, high)
@@ -271,23 +277,23 @@ _ESTIMATORS: dict[str, Callable[[Cells], float]] = {
 # Stein's unbiased risk estimate
 
 
-def sure_risk(cells: Cells, tau2: float) -> float:
+def sure_risk(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
     """Compute Stein's unbiased estimate of sum_j E(theta_hat_j - theta_j)^2 (Xie, Kou and Brown 2012).
 
     SURE(tau^2, beta) = sum_j [b_j^2 (y_j - z_j' beta)^2 + v_j (tau^2 - v_j) / (tau^2 + v_j)], with
     b_j = v_j / (v_j + tau^2), at the beta that makes it least, which is weighted least squares with weights b_j^2.
     """
-    v = cells.variances
-    penalty = float(cells.counts @ (v * (tau2 - v) / (tau2 + v)))
-    return _least_squares(cells, np.square(v / (v + tau2))).residual + penalty
+    v, totals = cells.variances, _totals(cells, tau2)
+    penalty = (v * (totals - 2.0 * v) / totals) @ cells.counts
+    return _least_squares(cells, np.square(v / totals)).residual + penalty
 
 
-def sure_slope(cells: Cells, tau2: float) -> float:
+def sure_slope(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
     """Differentiate `sure_risk` by tau^2: 2 sum_j b_j^2 [1 - (y_j - z_j' beta)^2 / (v_j + tau^2)]."""
-    b2 = np.square(cells.variances / (cells.variances + tau2))
-    coef = _least_squares(cells, b2).coef
-    residual = _squared_residual(cells, b2 / (cells.variances + tau2), coef)
-    return 2.0 * (float(cells.counts @ b2) - residual)
+    totals = _totals(cells, tau2)
+    b2 = np.square(cells.variances / totals)
+    residual = _squared_residual(cells, b2 / totals, _least_squares(cells, b2).coef)
+    return 2.0 * (b2 @ cells.counts - residual)
 
 
 def sure(cells: Cells) -> tuple[float, np.ndarray]:
@@ -300,12 +306,13 @@ def sure(cells: Cells) -> tuple[float, np.ndarray]:
     coef : ndarray of shape (r,)
         beta.
     """
-    high = max(_least_squares(cells, np.ones_like(cells.variances)).residual, cells.variances[-1])
+    high = max(float(_least_squares(cells, np.ones_like(cells.variances)).residual), cells.variances[-1])
     while sure_slope(cells, high) <= 0 and np.isfinite(high):
         high *= 4.0
     few = _merge_cells(cells)
     roots = _sign_changes(lambda tau2: -sure_slope(few, tau2), _grid(cells.variances[0], high))
-    tau2 = min([0.0, *roots], key=lambda value: sure_risk(few, value))
+    candidates = np.array([0.0, *roots])
+    tau2 = float(candidates[np.argmin(sure_risk(few, candidates))])
     if few is not cells:
         tau2 = _polish(lambda value: -sure_slope(cells, value), tau2, 1e-3 * cells.variances[0])
     return tau2, _least_squares(cells, np.square(cells.variances / (cells.variances + tau2))).coef
@@ -322,9 +329,9 @@ def _grid(smallest: float, high: float) -> np.ndarray:
     return np.append(0.0, np.geomspace(low, high, n_points))
 
 
-def _sign_changes(function: Callable[[float], float], grid: np.ndarray) -> list[float]:
+def _sign_changes(function: Callable[[float | np.ndarray], np.ndarray], grid: np.ndarray) -> list[float]:
     """Roots where the function goes from positive to not positive, between neighbours on the grid."""
-    values = [function(point) for point in grid]
+    values = function(grid)
     return [_root(function, grid[i], grid[i + 1]) for i in range(len(grid) - 1) if values[i] > 0 and values[i + 1] <= 0]
 
 

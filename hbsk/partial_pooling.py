@@ -365,6 +365,10 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         """Tell whether labels may arrive by groups=: not where a column or a formula without `groups` names them."""
         return self.group_features is None and (self.formula is None or "groups" in self.formula)
 
+    def __sklearn_is_fitted__(self):
+        """Tell whether the last fit came to its end; n_features_in_ is set before that."""
+        return hasattr(self, "inference_")
+
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = self.group_features is not None
@@ -398,7 +402,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self._copies = _copies_of_groups(rows)
         self.formula_ = specification.formula
         self.priors_ = fitted.priors
-        self.inference_ = fitted.inference
         first = int(specification.has_intercept)
         mean, _ = posterior.common_moments()
         self.intercept_ = float(mean[0]) if first else 0.0
@@ -409,7 +412,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.groups_ = {factor.name: frame.factors[factor.name].labels for factor in frame.grouped.factors}
         self.group_sd_ = sd_series(frame, posterior)
         self.group_correlation_ = correlation_frames(frame, posterior)
-        if not fitted.reliable:
+        self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
+        if not fitted.trusted:
             warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0], stacklevel=5)
 
     def _read(self, X, groups, standard_error=None):

@@ -117,7 +117,7 @@ def test_columns_find_their_way_back_and_the_intercept_is_that_of_raw_columns(sl
     effects = factor.effects.mean(axis=(0, 1))
     fitted = X @ mean + np.sum(Z * effects[code], axis=1)
     present = slopes.weight > 0
-    assert np.std((slopes.y - fitted)[present]) < 1.2
+    assert np.sqrt(np.mean((slopes.y - fitted)[present] ** 2)) < 1.2
     assert factor.sds.shape == (2, 150, 3)
     assert factor.correlation.shape == (2, 150, 3, 3)
     np.testing.assert_allclose(np.diagonal(factor.correlation, axis1=2, axis2=3), 1.0)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
@@ -30,6 +31,9 @@ INFLATION = 1.15
 MAX_ROUNDS = 6
 DIFFERENCE_STEP = 1e-4
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
+# Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
+SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
+SHOULDER_DROP = 12.0
 KERNELS = 64
 # Share of kernel nodes that are spread as widely as the posterior itself: keeps weights bounded.
 WIDE_SHARE = 0.2
@@ -52,6 +56,11 @@ class SplitT:
     scale: np.ndarray
     below: np.ndarray
     above: np.ndarray
+
+    @property
+    def n_uniforms(self) -> int:
+        """Number of uniform coordinates that a point takes."""
+        return len(self.centre)
 
     def points(self, uniforms: np.ndarray) -> np.ndarray:
         """Map points of the unit cube (n, d) to theta."""
@@ -91,6 +100,11 @@ class KernelT:
     mean: np.ndarray
     scale: np.ndarray
     bandwidth: float
+
+    @property
+    def n_uniforms(self) -> int:
+        """Number of uniform coordinates that a point takes: one more chooses the kernel."""
+        return len(self.mean) + 1
 
     def points(self, uniforms: np.ndarray) -> np.ndarray:
         """Map points of the unit cube (n, d + 1) to theta; the last coordinate chooses the kernel."""
@@ -204,6 +218,26 @@ def split_t(log_density, mode: np.ndarray, precision: np.ndarray) -> SplitT:
     return SplitT(mode, scale, below, above)
 
 
+def broad_t(log_density, mode: np.ndarray, precision: np.ndarray) -> SplitT | None:
+    """Return a proposal for shoulders far from the mode, or None where the density has none.
+
+    A sd that may be zero leaves its correlations free: mass lies far out in several coordinates at once, where neither
+    curvature nor axes lead. Along each coordinate the proposal reaches as far, in units of theta, as the density has
+    not vanished.
+    """
+    d = len(mode)
+    eigenvalues, axes = np.linalg.eigh(precision)
+    sd = np.sqrt(np.sum((axes * np.clip(eigenvalues, 0.02, None) ** -0.5) ** 2, axis=1))
+    steps = np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in SHOULDER_DISTANCES])
+    everything = log_density(np.concatenate([mode[None], mode + steps]))
+    drop = (everything[0] - everything[1:]).reshape(2, len(SHOULDER_DISTANCES), d)
+    reach = np.max(np.where(drop < SHOULDER_DROP, 0.75 * SHOULDER_DISTANCES[:, None], 0.0), axis=1)
+    below, above = np.maximum(reach, INFLATION * sd)
+    if np.all(np.maximum(below, above) < 2 * sd):
+        return None
+    return SplitT(mode, np.eye(d), below, above)
+
+
 @lru_cache(maxsize=64)
 def unit_cube_points(d: int, per_replicate: int, salt: int) -> np.ndarray:
     """Return quasi-random points (N_REPLICATES * per_replicate, d), always the same.
@@ -248,6 +282,7 @@ def importance_sample(
     proposal: SplitT,
     monitored: Callable[[list], np.ndarray],
     *,
+    broad: SplitT | None = None,
     first_per_replicate: int,
     max_nodes: int,
 ) -> Nodes:
@@ -260,43 +295,65 @@ def importance_sample(
     proposal : SplitT
     monitored : callable
         Maps the list of evaluated rounds to values (n_nodes, k) whose error counts.
+    broad : SplitT, optional
+        A second proposal, for a third of the nodes of the first round.
     first_per_replicate : int
         Nodes of each replicate in the first round.
     max_nodes : int
     """
-    proposals, thetas, evaluated, replicates, spare = [proposal], [], [], [], []
-    d = len(proposal.centre)
+    rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt=0)]
+    if broad is not None:
+        rounds.append(_Round.drawn(broad, evaluate, max(2, first_per_replicate // 2), salt=100))
     per_replicate = first_per_replicate
-    for round_ in range(MAX_ROUNDS):
-        uniforms = unit_cube_points(d + 1 + bool(round_), per_replicate, salt=round_)
-        spare.append(uniforms[:, 0])
-        theta = proposals[-1].points(uniforms[:, 1:])
-        thetas.append(theta)
-        evaluated.append(evaluate(theta))
-        replicates.append(np.repeat(np.arange(N_REPLICATES), per_replicate))
-        nodes = _weigh(proposals, thetas, evaluated, replicates, spare)
-        mean, sd, error = monte_carlo_error(monitored(evaluated), nodes.weight, nodes.replicate)
+    for salt in range(1, MAX_ROUNDS + 1):
+        nodes = _weigh(rounds)
+        mean, sd, error = monte_carlo_error(monitored(nodes.evaluated), nodes.weight, nodes.replicate)
         accurate = np.all(error <= np.maximum(ERROR_TARGET * sd, 1e-10 * np.abs(mean)))
         if accurate and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         if 3 * len(nodes.weight) > max_nodes:
             break
         per_replicate *= 2
-        proposals.append(_refit(nodes))
+        rounds.append(_Round.drawn(_refit(nodes), evaluate, per_replicate, salt))
     return nodes
 
 
-def _weigh(proposals, thetas, evaluated, replicates, spare) -> Nodes:
-    theta = np.concatenate(thetas)
-    log_density = np.concatenate([points.log_density for points in evaluated])
-    share = np.log([len(block) / len(theta) for block in thetas])
+@dataclass(frozen=True)
+class _Round:
+    """Nodes drawn from one proposal."""
+
+    proposal: SplitT | KernelT
+    theta: np.ndarray
+    evaluated: Any
+    replicate: np.ndarray
+    spare: np.ndarray
+
+    @classmethod
+    def drawn(cls, proposal, evaluate, per_replicate: int, salt: int) -> _Round:
+        uniforms = unit_cube_points(1 + proposal.n_uniforms, per_replicate, salt)
+        theta = proposal.points(uniforms[:, 1:])
+        replicate = np.repeat(np.arange(N_REPLICATES), per_replicate)
+        return cls(proposal, theta, evaluate(theta), replicate, uniforms[:, 0])
+
+
+def _weigh(rounds: list[_Round]) -> Nodes:
+    """Weigh all nodes against the mixture of all proposals."""
+    theta = np.concatenate([r.theta for r in rounds])
+    log_density = np.concatenate([r.evaluated.log_density for r in rounds])
+    log_share = np.log([len(r.theta) / len(theta) for r in rounds])
     log_mixture = special.logsumexp(
-        [log_share + q.log_density(theta) for log_share, q in zip(share, proposals, strict=True)],
-        axis=0,
+        [share + r.proposal.log_density(theta) for share, r in zip(log_share, rounds, strict=True)], axis=0
     )
     log_weight = np.where(np.isfinite(log_density), log_density, -np.inf) - log_mixture
     weight, pareto_k = smoothed_weights(log_weight)
-    return Nodes(evaluated, theta, weight, np.concatenate(replicates), pareto_k, np.concatenate(spare))
+    return Nodes(
+        evaluated=[r.evaluated for r in rounds],
+        theta=theta,
+        weight=weight,
+        replicate=np.concatenate([r.replicate for r in rounds]),
+        pareto_k=pareto_k,
+        spare=np.concatenate([r.spare for r in rounds]),
+    )
 
 
 def smoothed_weights(log_weight: np.ndarray) -> tuple[np.ndarray, float]:

@@ -109,6 +109,11 @@ class MarginalModel:
         self.prior_mean = prior_mean
         self.prior_precision = prior_precision
 
+    def __getstate__(self) -> dict:
+        """Leave what can be computed again out of a pickle."""
+        names = ("sums", "parameters", "prior_mean", "prior_precision")
+        return {name: getattr(self, name) for name in names}
+
     # the density
 
     def evaluate(self, theta: np.ndarray) -> MarginalPoints:

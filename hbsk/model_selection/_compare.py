@@ -107,8 +107,8 @@ def compare_estimators(
     - "fit_seconds", "predict_seconds": wall time of `fit` and `predict`, pipelines included, the first import of Bambi
       not included.
 
-    Estimators that give no distribution (`Ridge`, but not `BayesianRidge`) have NaN in crps, log_score, coverage and
-    width. An infinite sd gives infinite scores. In pipelines and searches the distribution is that of the last step, or
+    Estimators that give no distribution (`Ridge`, but not `BayesianRidge`), or an sd of 0 in every row
+    (`DummyRegressor`), have NaN in crps, log_score, coverage and width. An infinite sd gives infinite scores. In pipelines and searches the distribution is that of the last step, or
     of the best estimator; a TransformedTargetRegressor gives none.
 
     An error in any fold stops the comparison, with a note that says where; no score is set to NaN for it.
@@ -333,9 +333,10 @@ def _distribution(estimator: Any, X: Any, groups: Any) -> tuple[np.ndarray | Non
     """Ask for the sd and the 90 % interval of each row; None where the estimator gives none."""
     sd, interval = None, None
     if "return_std" in parameters(estimator.predict):
-        mean, sd = respond(estimator, "predict", X, groups, return_std=True)
-        sd = np.asarray(sd, dtype=np.float64)
-        interval = _scores.normal_interval(np.asarray(mean, dtype=np.float64), sd)
+        mean, sd = (np.asarray(a, dtype=np.float64) for a in respond(estimator, "predict", X, groups, return_std=True))
+        # DummyRegressor fills a place with zeros; it does not claim to be certain.
+        sd = sd if sd.any() else None
+        interval = None if sd is None else _scores.normal_interval(mean, sd)
     if "coverage" in parameters(getattr(estimator, "predict_interval", None)):
         interval = respond(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
     return sd, interval

@@ -32,8 +32,8 @@ class GroupEstimates:
         Weight of the group's own estimate.
     centre : ndarray of shape (n_groups,)
         What the estimates are pulled towards.
-    factor, term : str
-        Name of the grouping factor, and of what is estimated.
+    factor, term, centre_name : str
+        Name of the grouping factor, of what is estimated, and of the centre.
     """
 
     labels: np.ndarray
@@ -46,6 +46,7 @@ class GroupEstimates:
     centre: np.ndarray
     factor: str
     term: str
+    centre_name: str
 
 
 def fitted_step(estimator: Any) -> Any:
@@ -103,6 +104,7 @@ def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstim
         centre=np.broadcast_to(estimator.target_, estimator.theta_.shape),
         factor=factor,
         term="mean",
+        centre_name="target",
     )
 
 
@@ -122,6 +124,7 @@ def _from_posterior(estimator: Any, term: str | None, coverage: float) -> GroupE
         centre=np.full(len(table), _common_coefficient(estimator, counterpart)),
         factor=factor.name,
         term="intercept" if factor.columns[column] == "1" else factor.columns[column],
+        centre_name="population mean",
     )
 
 
@@ -138,7 +141,9 @@ def _find_term(estimator: Any, term: str | None) -> tuple[Any, int, str]:
     if term is None:
         term = next(iter(known))
     if term not in known:
-        raise ValueError(f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}.")
+        raise ValueError(
+            f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}."
+        )
     return *known[term], term
 
 
@@ -154,13 +159,13 @@ def _common_coefficient(estimator: Any, column: int | None) -> float:
 
 def align(values: Any, labels: np.ndarray, argument: str) -> np.ndarray:
     """Return one number for each group: by label from a Series or dict, else in the order of `groups_`."""
-    if isinstance(values, dict):
-        values = pd.Series(values)
     if isinstance(values, pd.Series):
-        missing = [label for label in labels.tolist() if label not in values.index]
+        values = dict(zip(values.index.tolist(), values.to_list(), strict=True))
+    if isinstance(values, dict):
+        missing = [label for label in labels.tolist() if label not in values]
         if missing:
             raise ValueError(f"{argument} has no value for {len(missing)} of the groups: {missing[:5]!r}.")
-        return values.loc[labels.tolist()].to_numpy(dtype=np.float64)
+        return np.array([values[label] for label in labels.tolist()], dtype=np.float64)
     values = np.asarray(values, dtype=np.float64)
     if values.shape != labels.shape:
         raise ValueError(

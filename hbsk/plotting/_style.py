@@ -42,54 +42,69 @@ def new_axes(width: float, height: float) -> Any:
     return ax
 
 
+def points_per_group(ax: Any, n_groups: int) -> float:
+    """Return the room that each of the groups along the y axis has, in points."""
+    return ax.get_position().height * ax.figure.get_figheight() * 72 / max(n_groups, 1)
+
+
 def label_groups(ax: Any, labels: Sequence[str], name: str = "") -> None:
     """Write labels beside the places 0, 1, ... of the y axis, from the top down.
 
     The font shrinks where room is scarce; where that is not enough, only every second, third... group is named.
     """
-    n_groups = len(labels)
-    height = ax.get_position().height * ax.figure.get_figheight() * 72
-    per_group = height / max(n_groups, 1)
-    size = float(np.clip(0.72 * per_group, SMALLEST_FONT, 9.0))
-    step = max(1, int(np.ceil(1.15 * SMALLEST_FONT / per_group)))
-    shown = np.arange(0, n_groups, step)
+    room = points_per_group(ax, len(labels))
+    size = float(np.clip(0.72 * room, SMALLEST_FONT, 9.0))
+    step = max(1, int(np.ceil(1.15 * SMALLEST_FONT / room)))
+    shown = np.arange(0, len(labels), step)
     ax.set_yticks(shown, [labels[i] for i in shown], fontsize=size)
     ax.tick_params(axis="y", length=2)
-    ax.set_ylim(n_groups - 0.5, -0.5)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
     if name:
         ax.set_ylabel(name)
 
 
-def marker_size(n_groups: int) -> float:
-    """Return the diameter in points of a marker that still leaves its neighbours free."""
-    return 6.0 if n_groups <= 40 else 4.5
+def marker_size(ax: Any, n_groups: int) -> float:
+    """Return the diameter in points of a marker that leaves its neighbours along the y axis free."""
+    return float(np.clip(0.45 * points_per_group(ax, n_groups), 2.0, 6.0))
 
 
 def shorten(labels: Iterable[Any]) -> list[str]:
     """Return labels as text; the parts of a tuple joined by a colon; very long ones cut in the middle."""
     texts = [":".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in labels]
     half = MOST_CHARACTERS // 2
-    return [text if len(text) <= MOST_CHARACTERS else f"{text[:half]}…{text[1 - half:]}" for text in texts]
+    return [text if len(text) <= MOST_CHARACTERS else f"{text[:half]}…{text[1 - half :]}" for text in texts]
 
 
 def legend_above(ax: Any) -> Any:
     """Put the legend above the axes, where it covers nothing; side by side where there is room."""
     handles, names = ax.get_legend_handles_labels()
-    width = ax.get_position().width * ax.figure.get_figwidth()
-    # A character takes about 0.075 inches at size 9, and handle and gap about 0.6.
-    fitting = int(width / (0.075 * max(map(len, names), default=1) + 0.6))
+    room = ax.get_position().width * ax.figure.get_figwidth()
+    # Inches of a handle with its gaps, and of a character at size 9.
+    widths = sorted((0.55 + 0.068 * len(name) for name in names), reverse=True)
+    n_columns = len(widths) if sum(widths) <= room else max(1, int(room / widths[0]))
     return ax.legend(
         handles,
         names,
         loc="lower left",
         bbox_to_anchor=(0.0, 1.0),
-        ncols=int(np.clip(fitting, 1, max(len(names), 1))),
+        ncols=n_columns,
         fontsize=9,
         frameon=False,
         borderaxespad=0.2,
         columnspacing=1.2,
         handletextpad=0.5,
     )
+
+
+def spread_ties(sizes: np.ndarray) -> np.ndarray:
+    """Return places on a logarithmic axis, up to 10 % beside the size where several groups have it."""
+    order = np.argsort(sizes, kind="stable")
+    _, first, counts = np.unique(sizes[order], return_index=True, return_counts=True)
+    number = np.arange(len(sizes)) - np.repeat(first + (counts - 1) / 2, counts)
+    step = np.minimum(0.02, 0.2 / np.repeat(counts, counts))
+    places = np.empty(len(sizes))
+    places[order] = sizes[order] * np.exp(step * number)
+    return places
 
 
 def size_axis(ax: Any, sizes: np.ndarray, name: str) -> None:
@@ -113,3 +128,25 @@ def styled(default: dict[str, Any], chosen: dict[str, Any] | None, artist: Any) 
     from matplotlib.cbook import normalize_kwargs
 
     return {**default, **normalize_kwargs(chosen or {}, artist)}
+
+
+def draw_centre(ax: Any, centre: np.ndarray, name: str, chosen: dict[str, Any] | None) -> Any:
+    """Draw what groups are pulled towards: a line, or a mark beside each group where their centres differ.
+
+    Groups stand along the y axis, in the order of `centre`.
+    """
+    from matplotlib.lines import Line2D
+
+    default = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
+    if np.ptp(centre) == 0:
+        default["label"] = f"{name} {centre[0]:.3g}"
+        return ax.axvline(centre[0], **styled(default, chosen, Line2D))
+    default |= {"linestyle": "none", "marker": "|", "markersize": 9.0, "markeredgewidth": 1.5, "label": name}
+    (line,) = ax.plot(centre, np.arange(len(centre)), **styled(default, chosen, Line2D))
+    return line
+
+
+def reach(middle: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> np.ndarray:
+    """Return lengths of error bars, shape (2, n); none where an interval has no end."""
+    lengths = np.stack([middle - lower, upper - middle])
+    return np.where(np.isfinite(lengths), np.maximum(lengths, 0.0), 0.0)

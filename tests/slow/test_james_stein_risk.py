@@ -143,9 +143,9 @@ def test_sure_is_unbiased():
 def test_intervals_cover(method, n_groups, tau):
     """Known and new groups, means and observations, under the model; nominal 90 %.
 
-    Morris aims at 90 % on average over groups; near tau = 0 his intervals are wide, and cover more. The lower bounds are
-    what the corrections reach: without them coverage at (6, 0.0) is below 45 %. James and Stein's one factor is made
-    for equal variances, and gets them here.
+    Morris aims at 90 % on average over groups; near tau = 0 his intervals are wide, and cover more. The lower bounds
+    are what the corrections reach: without them coverage at (6, 0.0) is below 45 %. James and Stein's one factor is
+    made for equal variances, and gets them here.
     """
     rng = np.random.default_rng([n_groups, int(10 * tau)])
     sizes = np.full(n_groups, 4) if method == "james-stein" else rng.integers(2, 9, n_groups)

@@ -1,0 +1,105 @@
+"""Configuration of the documentation: `tox -e docs`, or `sphinx-build -W docs docs/_build/html`.
+
+Nothing is fetched: no inventories of other projects, no remote fonts, MathJax from a Python package.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import matplotlib
+from sphinx.util.fileutil import copy_asset
+
+import hbsk
+
+matplotlib.use("agg")
+
+project = "hbsk"
+author = "hbsk developers"
+copyright = "2026, hbsk developers"
+version = release = hbsk.__version__
+
+extensions = [
+    "matplotlib.sphinxext.plot_directive",
+    "myst_parser",
+    "numpydoc",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.mathjax",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_gallery.gen_gallery",
+]
+exclude_patterns = ["_build", "_templates"]
+templates_path = ["_templates"]
+default_role = "py:obj"
+# What the pages say of the code is tested (tests/test_docs.py); what they link to is checked here, except for
+# docstrings' links to other projects, whose inventories would have to be fetched.
+suppress_warnings = ["config.cache"]  # sphinx-gallery's configuration holds a class
+
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+autosummary_generate = True
+autodoc_member_order = "bysource"
+numpydoc_show_class_members = False  # the template of classes lists them
+
+# Pictures in the pages: the code that made them stands above them.
+plot_formats = [("png", 140)]
+plot_html_show_formats = False
+plot_html_show_source_link = False
+plot_include_source = True
+plot_pre_code = ""
+plot_rcparams = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "auto_examples",
+    "filename_pattern": r"/plot_",
+    "ignore_pattern": r"/(?!plot_)[^/]*\.py$",
+    "backreferences_dir": "api/generated/backreferences",
+    "doc_module": ("hbsk",),
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "matplotlib_animations": False,
+    "min_reported_time": 1,
+    "remove_config_comments": True,
+    "show_memory": False,
+    "show_signature": False,
+}
+
+html_theme = "pydata_sphinx_theme"
+html_title = "hbsk"
+html_static_path = ["_static"]
+html_css_files = ["hbsk.css"]
+html_show_sourcelink = False
+html_copy_source = False
+html_theme_options = {
+    "header_links_before_dropdown": 6,
+    "navbar_persistent": ["search-button"],
+    "navigation_with_keys": False,
+    "secondary_sidebar_items": ["page-toc"],
+    "show_prev_next": True,
+    "show_toc_level": 2,
+    "footer_start": ["copyright"],
+    "footer_end": [],
+}
+html_sidebars = {"index": [], "changelog": []}
+
+copybutton_prompt_text = r">>> |\.\.\. "
+copybutton_prompt_is_regexp = True
+copybutton_only_copy_prompt_lines = True
+
+MATHJAX = Path(importlib.util.find_spec("sphinx-mathjax-offline").origin).parent / "static" / "mathjax"
+mathjax_path = "mathjax/tex-chtml.js"
+
+
+def copy_mathjax(app, error):
+    """Copy the few files of MathJax that the pages load."""
+    if error is None and app.builder.format == "html":
+        target = Path(app.outdir) / "_static" / "mathjax"
+        for part in ("tex-chtml.js", "output/chtml/fonts/woff-v2"):
+            copy_asset(MATHJAX / part, (target / part).parent if part.endswith(".js") else target / part)
+
+
+def setup(app):
+    app.connect("build-finished", copy_mathjax)
