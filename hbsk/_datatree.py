@@ -44,10 +44,9 @@ def posterior_datatree(frame, fitted, n_chains: int, n_draws: int, rng, rows: Pr
     shape = (n_chains, n_draws)
     variables, dims, coords = _variables(frame, draws, shape, known_errors)
     groups: dict[str, Any] = {"posterior": variables}
-    if fitted.draws is not None:
-        stats = fitted.draws.datatree["sample_stats"]
-        if stats.sizes["draw"] == n_draws:
-            groups["sample_stats"] = {name: stats[name].to_numpy() for name in stats.data_vars}
+    stats = fitted.sample_stats
+    if stats is not None and all(values.shape == shape for values in stats.values()):
+        groups["sample_stats"] = stats
     if rows is not None:
         groups |= _row_groups(specification.response, draws, rows, y, shape, rng)
         dims[specification.response] = ["__obs__"]

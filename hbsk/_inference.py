@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from hbsk._group_effects import common_counterparts
 from hbsk._groups import Rows
@@ -37,8 +38,10 @@ class Fitted:
     scaling : ColumnScaling or None
     trusted : bool
         Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
-    draws : PosteriorDraws or None
-        What NUTS returned.
+    sample_stats : dict of str to ndarray of shape (n_chains, n_draws), or None
+        What NUTS tells of each draw.
+    diagnostics : DataFrame or None
+        ArviZ's diagnostics of the draws; those of the marginal engine are computed when asked for.
     """
 
     posterior: MarginalPosterior | DrawsPosterior
@@ -47,7 +50,8 @@ class Fitted:
     model: MarginalModel | None = None
     scaling: ColumnScaling | None = None
     trusted: bool = True
-    draws: Any = None
+    sample_stats: dict[str, np.ndarray] | None = None
+    diagnostics: pd.DataFrame | None = None
 
 
 def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
@@ -131,14 +135,24 @@ def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
 
 
 def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
-    from hbsk.inference.nuts import sample_posterior
+    from hbsk.inference.nuts import diagnose, sample_posterior
 
     specification = frame.specification
     draws = sample_posterior(bambi_model(frame, rows, priors), **_sampler(estimator))
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
     more = [collect_sums(frame, rows, f).sums.zz for f in range(1, len(specification.factors))]
     information = (collected.sums.zz, *more) if specification.factors else ()
-    return Fitted(_draws_posterior(draws, information), priors, why, engine_model, scaling, trusted=False, draws=draws)
+    stats = draws.datatree["sample_stats"]
+    return Fitted(
+        _draws_posterior(draws, information),
+        priors,
+        why,
+        engine_model,
+        scaling,
+        trusted=False,
+        sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
+        diagnostics=nuts_diagnostics(diagnose(draws), int(draws.divergent.sum())),
+    )
 
 
 def _sampler(estimator) -> dict[str, Any]:
@@ -179,10 +193,8 @@ def _sums_for_comparison(specification, collected, exact):
 
 def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool):
     """Return the diagnostics table of whichever engine ran."""
-    if fitted.draws is not None:
-        from hbsk.inference.nuts import diagnose
-
-        return nuts_diagnostics(diagnose(fitted.draws), int(fitted.draws.divergent.sum()))
+    if fitted.diagnostics is not None:
+        return fitted.diagnostics
     return marginal_diagnostics(frame.specification, fitted.posterior, sigma_is_parameter=sigma_is_parameter)
 
 

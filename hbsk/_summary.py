@@ -30,7 +30,8 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     low_high = mixture_quantiles(RowMixture(weight, mean, sd**2), levels)
     common["eti89_lb"], common["eti89_ub"] = low_high[:, 0], low_high[:, 1]
     names, values = variance_names(specification), variance_values(specification, posterior.variance_nodes())
-    usable = np.isfinite(values).all(axis=0)
+    # with known standard errors sigma is no parameter, without pooling the group sds are none
+    usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)
     names, values = [name for name, ok in zip(names, usable, strict=True) if ok], values[:, usable]
     average = weight @ values
     variance = pd.DataFrame(

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.base import clone
 from sklearn.compose import ColumnTransformer, TransformedTargetRegressor
 from sklearn.ensemble import AdaBoostRegressor, BaggingRegressor, StackingRegressor, VotingRegressor
 from sklearn.experimental import enable_halving_search_cv  # noqa: F401
@@ -57,23 +56,21 @@ class Case:
     """An estimator class, the route of its groups, and data that suit the route."""
 
     estimator_class: type
-    route: str  # "name", "index", "keyword"
+    route: str  # "name", "index", "index of text", "keyword"
     routing: bool
 
     def __post_init__(self):
         self.features, self.y, self.codes, names = make_schools()
         self.labels = pd.Series(names[self.codes], name="school")
-        if self.route == "name":
-            self.X = self.features.assign(school=self.labels)
-        elif self.route == "index":
-            self.X = np.column_stack([self.features, 100.0 + self.codes])
-        else:
-            self.X = self.features
-        # Deliberately not sorted, and not the order of the codes.
+        X = self.features.copy()
+        if self.route != "keyword":
+            # In the middle: a column that slips to another place must be noticed.
+            X.insert(1, "school", 100.0 + self.codes if self.route == "index" else self.labels)
+        self.X = X.to_numpy() if self.route.startswith("index") else X
         self.groups = {"groups": self.labels} if self.route == "keyword" else {}
 
     def estimator(self):
-        column = {"name": "school", "index": -1, "keyword": None}[self.route]
+        column = {"name": "school", "index": -2, "index of text": -2, "keyword": None}[self.route]
         return self.request(self.estimator_class(group_features=column))
 
     def request(self, estimator):
@@ -207,7 +204,7 @@ def pipeline_with_step_name(case):
 
 
 def column_transformer(case, **options):
-    first = [0] if case.route == "index" else ["hours"]
+    first = ["hours"] if isinstance(case.X, pd.DataFrame) else [0]
     before = ColumnTransformer([("scale", StandardScaler(), first)], remainder="passthrough", **options)
     return before, Pipeline([("before", before), ("model", case.estimator())])
 
@@ -250,7 +247,8 @@ def ransac(case):
 
 
 def voting(case):
-    return _fitted(case, VotingRegressor([("ours", case.estimator())]))
+    model = VotingRegressor([("ours", case.estimator())]).fit(case.X, case.y, **case.groups)
+    return case.new_rows(model)
 
 
 def stacking(case):
@@ -260,15 +258,17 @@ def stacking(case):
 def multi_output(case):
     model = MultiOutputRegressor(case.estimator())
     model.fit(case.X, np.column_stack([case.y, -case.y]), **case.groups)
-    return r2_score(-case.y, model.predict(case.X, **case.groups)[:, 1])
+    return r2_score(-case.y, model.predict(case.X)[:, 1])
 
 
 def sequential_selection(case):
     n_features = case.X.shape[1] - 1
-    selector = SequentialFeatureSelector(case.estimator(), n_features_to_select=n_features, direction="backward", cv=3)
+    selector = SequentialFeatureSelector(
+        case.estimator(), n_features_to_select=n_features, direction="backward", cv=FOLDS
+    )
     selector.fit(case.X, case.y, **case.groups)
     kept = selector.transform(case.X)
-    model = clone(case.estimator()).fit(kept, case.y, **case.groups)
+    model = case.estimator().fit(kept, case.y, **case.groups)
     return r2_score(case.y, model.predict(kept, **case.groups))
 
 
@@ -277,8 +277,9 @@ def recursive_elimination(case):
 
 
 def select_from_model(case):
-    selector = SelectFromModel(case.estimator(), threshold=-1.0).fit(case.X, case.y, **case.groups)
-    kept = selector.transform(case.X)
+    X = np.asarray(case.X)
+    selector = SelectFromModel(case.estimator(), threshold=-1.0).fit(X, case.y, **case.groups)
+    kept = selector.transform(X)
     return r2_score(case.y, selector.estimator_.predict(kept, **case.groups))
 
 
@@ -286,13 +287,14 @@ def permutation_importance_(case):
     model = case.estimator().fit(case.X, case.y, **case.groups)
     result = permutation_importance(model, case.X, case.y, n_repeats=1, random_state=0)
     # Shuffling the schools loses all that is explained, and more.
-    return min(result.importances_mean[-1], 1.0)
+    return min(result.importances_mean[0 if case.route == "keyword" else 1], 1.0)
 
 
 def partial_dependence_(case):
     model = case.estimator().fit(case.X, case.y, **case.groups)
-    column = "hours" if case.route == "name" else 0
+    column = "hours" if isinstance(case.X, pd.DataFrame) else 0
     result = partial_dependence(model, case.X, [column], kind="individual", grid_resolution=3)
+    # Each pupil's line over hours: high or low as the pupil's school is.
     return r2_score(case.y, result["individual"][0].mean(axis=1))
 
 
