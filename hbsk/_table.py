@@ -72,6 +72,13 @@ class Table:
         column = self.column(name)
         return isinstance(column, np.ndarray) and column.dtype.kind in "biuf"
 
+    def numbers(self, name: str) -> np.ndarray:
+        """Give one column that is known to hold numbers."""
+        column = self.column(name)
+        if not isinstance(column, np.ndarray):
+            raise TypeError(f"Column {name!r} of X holds text or categories where numbers are needed.")
+        return column
+
     def select(self, names: Iterable[str]) -> Table:
         """Keep some columns."""
         return Table._view(self, tuple(names), None, self.n_rows)

@@ -22,4 +22,4 @@ class SuspiciousGroupsWarning(UserWarning):
 
 
 class ShrinkageWarning(UserWarning):
-    """There are too few groups for shrinkage to be justified, so the group means are returned as they are."""
+    """No shrinkage is justified, for want of groups or of repeated rows, so the estimates are returned unshrunken."""

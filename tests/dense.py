@@ -52,7 +52,12 @@ class Problem:
             X[:, 1:] -= np.average(X[:, 1:], axis=0, weights=self.weight)
         return X
 
-    def collect(self):
+    def counterparts(self):
+        """For each varying column the common column that holds the same numbers."""
+        same = [[c for c in range(self.X.shape[1]) if np.array_equal(self.X[:, c], z)] for z in self.Z.T]
+        return [[columns[0] if columns else None for columns in same]]
+
+    def collect(self, **options):
         return collect(
             Design(self.X, [self.Z]),
             self.codes,
@@ -61,6 +66,7 @@ class Problem:
             has_intercept=self.has_intercept,
             sample_weight=self.weight,
             standard_error=self.standard_error,
+            **options,
         )
 
 

@@ -98,7 +98,9 @@ def cross_val_score_with_groups(case):
 
 
 def cross_validate_with_scoring(case):
-    result = cross_validate(case.estimator(), case.X, case.y, cv=FOLDS, scoring=["r2", "neg_max_error"], params=case.groups)
+    result = cross_validate(
+        case.estimator(), case.X, case.y, cv=FOLDS, scoring=["r2", "neg_max_error"], params=case.groups
+    )
     return result["test_r2"].mean()
 
 
@@ -122,7 +124,7 @@ def cross_val_predict_(case):
 
 def learning_curve_(case):
     groups = {"params": case.groups} if case.routing else case.groups
-    sizes, _, scores = learning_curve(case.estimator(), case.X, case.y, cv=FOLDS, train_sizes=[0.8, 1.0], **groups)
+    _, _, scores = learning_curve(case.estimator(), case.X, case.y, cv=FOLDS, train_sizes=[0.8, 1.0], **groups)
     return scores[-1].mean()
 
 
@@ -168,7 +170,7 @@ def grid_search_best_estimator(case):
 
 
 def grid_search_of_pipeline_with_splitter(case):
-    """GroupKFold in a search over a Pipeline: its score is that of new groups, so that of the best model is returned."""
+    """Search a Pipeline by GroupKFold, which scores new groups; what is returned is the R^2 of the best model."""
     pipeline = Pipeline([("model", case.estimator())])
     search = GridSearchCV(pipeline, {"model__unknown_groups": ["population"]}, cv=GroupKFold(3))
     search.fit(case.X, case.y, groups=case.labels)
@@ -300,3 +302,40 @@ def partial_dependence_(case):
 
 def two_processes(case):
     return cross_val_score(case.estimator(), case.X, case.y, cv=FOLDS, params=case.groups, n_jobs=2).mean()
+
+
+TOOLS = {
+    '`cross_val_score(model, X, y, params={"groups": g})`': cross_val_score_with_params,
+    "`cross_val_score(model, X, y, groups=g)`": cross_val_score_with_groups,
+    "`cross_validate(..., cv=WithinGroupKFold())`, groups for the folds": cross_validate_with_splitter,
+    '`cross_validate(..., scoring=["r2", ...])`': cross_validate_with_scoring,
+    "`cross_validate(..., scoring=make_group_scorer(r2_score))`": cross_validate_with_group_scorer,
+    "`cross_val_predict`": cross_val_predict_,
+    "`learning_curve`": learning_curve_,
+    "`validation_curve`": validation_curve_,
+    "`GridSearchCV`": grid_search,
+    '`GridSearchCV(..., scoring="r2")`': grid_search_with_scoring,
+    "`GridSearchCV(..., scoring=make_group_scorer(r2_score))`": grid_search_with_group_scorer,
+    "`GridSearchCV(Pipeline(...), cv=GroupKFold())`, groups for the folds": grid_search_of_pipeline_with_splitter,
+    "`RandomizedSearchCV`": randomized_search,
+    "`HalvingGridSearchCV`": halving_search,
+    "`search.predict(X, groups=g)` after a search": grid_search_predict,
+    "`search.best_estimator_.predict(X, groups=g)`": grid_search_best_estimator,
+    "`Pipeline.fit(X, y, groups=g)`": pipeline,
+    "`Pipeline.fit(X, y, model__groups=g)`": pipeline_with_step_name,
+    "`ColumnTransformer` before the model, arrays": column_transformer_array,
+    '`ColumnTransformer` with `set_output(transform="pandas")`': column_transformer_pandas,
+    "the same with `verbose_feature_names_out=False`": column_transformer_short_names,
+    "`TransformedTargetRegressor`": transformed_target,
+    "`BaggingRegressor`": bagging,
+    "`AdaBoostRegressor`": adaboost,
+    "`RANSACRegressor`": ransac,
+    "`VotingRegressor`": voting,
+    "`StackingRegressor`": stacking,
+    "`MultiOutputRegressor`": multi_output,
+    "`SequentialFeatureSelector`": sequential_selection,
+    "`RFE`": recursive_elimination,
+    "`SelectFromModel`": select_from_model,
+    "`permutation_importance`": permutation_importance_,
+    "`partial_dependence`": partial_dependence_,
+}

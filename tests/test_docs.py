@@ -47,7 +47,8 @@ def fenced_blocks(text):
     blocks, i, before = [], 0, ""
     while i < len(lines):
         fence = re.fullmatch(r"(`{3,}|:{3,}) *(\S.*)?", lines[i])
-        if fence is None:
+        # A box is closed where its contents have been read: what is left to see of it is its last line.
+        if fence is None or (fence[1].startswith(":") and fence[2] is None):
             before = lines[i].strip() or before
             i += 1
             continue
@@ -59,10 +60,8 @@ def fenced_blocks(text):
             first += 1
         blocks.append(Block(language, "\n".join(lines[first:end]) + "\n", first, before == SLOW))
         before = ""
-        # Boxes may hold fenced blocks of their own.
-        i = first if language.startswith("{") and language not in PYTHON else end + 1
-        if i == first and first == end:
-            i = end + 1
+        # Boxes of colons may hold fenced blocks of their own.
+        i = first if fence[1].startswith(":") and language not in PYTHON else end + 1
     return blocks
 
 

@@ -114,16 +114,23 @@ def test_constant_columns_change_nothing(rng):
     assert other.log_marginal_likelihood(*point)[0] == pytest.approx(model.log_marginal_likelihood(*point)[0], rel=1e-12)
 
 
-@pytest.mark.parametrize("block", [7, 100_000])
-def test_blocks_of_groups_change_nothing(rng, monkeypatch, block):
+@pytest.mark.parametrize("kept", [0, 10**9])
+@pytest.mark.parametrize("n_threads", [1, 3])
+def test_blocks_and_threads_change_nothing(rng, monkeypatch, kept, n_threads):
     problem = make_problem(rng, q=3, n_groups=150, n_rows=400)
-    model, _ = marginal_model(problem.collect(), make_priors(rng, problem))
+    priors = make_priors(rng, problem)
+    model, _ = marginal_model(problem.collect(), priors)
     theta = 0.5 * rng.normal(size=(3, model.parameters.n_dim))
     value, gradient = model.value_and_gradient(theta)
-    monkeypatch.setattr(marginal, "BLOCK_ELEMENTS", block)
-    other, other_gradient = model.value_and_gradient(theta)
-    np.testing.assert_allclose(other, value, rtol=1e-12)
-    np.testing.assert_allclose(other_gradient, gradient, rtol=1e-9, atol=1e-9)
+    monkeypatch.setattr(marginal, "BLOCK_GROUPS", 7)
+    monkeypatch.setattr(marginal, "KEPT_PRODUCTS", kept)
+    monkeypatch.setattr(marginal, "BLOCKS_FOR_THREADS", 2)
+    monkeypatch.setattr(marginal, "n_threads", lambda: n_threads)
+    first, second = (marginal_model(problem.collect(), priors)[0].value_and_gradient(theta) for _ in range(2))
+    np.testing.assert_allclose(first[0], value, rtol=1e-12)
+    np.testing.assert_allclose(first[1], gradient, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
 
 
 @pytest.mark.parametrize("q", [1, 2, 4])

@@ -96,6 +96,48 @@ def test_chunks_change_nothing(rng, monkeypatch):
     np.testing.assert_allclose(chunked.moments.x_sd, whole.moments.x_sd, rtol=1e-13)
 
 
+@KINDS
+@pytest.mark.parametrize("has_intercept", [True, False])
+@pytest.mark.parametrize("q", [1, 2, 4])
+def test_columns_known_to_be_equal_change_nothing(rng, weights, errors, has_intercept, q):
+    problem = make_problem(rng, q=q, p=3, has_intercept=has_intercept, weights=weights, errors=errors)
+    counterparts = problem.counterparts()
+    assert counterparts == [[0 if has_intercept else None, 1, 2, None][:q]]
+    plain, known = problem.collect(), problem.collect(counterparts=counterparts)
+    assert_same_sums(known.sums, plain.sums)
+    for name in ("x_mean", "x_sd", "y_mean", "y_sd", "n"):
+        np.testing.assert_allclose(getattr(known.moments, name), getattr(plain.moments, name), rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(known.moments.z_mean[0], plain.moments.z_mean[0], rtol=1e-12)
+    np.testing.assert_allclose(known.moments.z_sd[0], plain.moments.z_sd[0], rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("n_threads", [2, 3, 50])
+def test_threads_change_nothing_and_give_the_same_bits(rng, monkeypatch, n_threads):
+    problem = make_problem(rng, n_rows=97, weights=True, errors=True)
+    whole = problem.collect(counterparts=problem.counterparts())
+    monkeypatch.setattr(statistics, "ROWS_PER_BLOCK", 11)
+    first, second = (problem.collect(counterparts=problem.counterparts(), n_threads=n_threads) for _ in range(2))
+    assert_same_sums(first.sums, whole.sums, rtol=1e-13)
+    np.testing.assert_allclose(first.moments.x_sd, whole.moments.x_sd, rtol=1e-13)
+    np.testing.assert_array_equal(first.sums.zx, second.sums.zx)
+    np.testing.assert_array_equal(first.sums.xx, second.sums.xx)
+
+
+def test_the_second_factor_has_sums_of_its_own(rng):
+    problem = make_problem(rng, q=2)
+    other = rng.normal(size=(problem.n_rows, 3))
+    design = Design(problem.X, [other, problem.Z])
+    collected = collect(design, problem.codes, problem.n_groups, problem.y, has_intercept=True, factor=1)
+    assert_same_sums(collected.sums, problem.collect().sums)
+    np.testing.assert_allclose(collected.moments.z_mean[0], other.mean(axis=0), rtol=1e-12)
+    known = [[None] * 3, problem.counterparts()[0]]
+    again = collect(
+        design, problem.codes, problem.n_groups, problem.y, has_intercept=True, factor=1, counterparts=known
+    )
+    assert_same_sums(again.sums, problem.collect().sums)
+    np.testing.assert_allclose(again.moments.z_sd[0], other.std(axis=0), rtol=1e-12)
+
+
 def test_a_provisional_centre_from_some_of_the_rows_changes_nothing(rng, monkeypatch):
     problem = make_problem(rng, n_rows=97)
     sums, scaling = standardise(problem.collect())
@@ -163,8 +205,9 @@ def test_shifts_of_1e8_lose_no_digits(rng, errors):
     far = X.copy()
     far[:, 3] += 2.0**27
     shifted = replace(problem, X=far, y=y + 2.0**27)
-    sums, scaling = standardise(problem.collect(), known_standard_error=errors)
-    other, other_scaling = standardise(shifted.collect(), known_standard_error=errors)
+    known = problem.counterparts()
+    sums, scaling = standardise(problem.collect(counterparts=known), known_standard_error=errors)
+    other, other_scaling = standardise(shifted.collect(counterparts=known), known_standard_error=errors)
     # a mean near 1e8 is a multiple of 1.5e-8, so the centre itself differs by that much; sds here are near 0.1
     assert_same_sums(other, sums, rtol=2e-7)
     assert other_scaling.y_centre - 2.0**27 == pytest.approx(scaling.y_centre, abs=1e-7)

@@ -108,8 +108,9 @@ def compare_estimators(
       not included.
 
     Estimators that give no distribution (`Ridge`, but not `BayesianRidge`), or an sd of 0 in every row
-    (`DummyRegressor`), have NaN in crps, log_score, coverage and width. An infinite sd gives infinite scores. In pipelines and searches the distribution is that of the last step, or
-    of the best estimator; a TransformedTargetRegressor gives none.
+    (`DummyRegressor`), have NaN in crps, log_score, coverage and width. An infinite sd gives infinite scores. In
+    pipelines and searches the distribution is that of the last step, or of the best estimator; a
+    TransformedTargetRegressor gives none.
 
     An error in any fold stops the comparison, with a note that says where; no score is set to NaN for it.
 

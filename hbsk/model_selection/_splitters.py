@@ -132,14 +132,14 @@ class WithinGroupKFold(BaseCrossValidator):
 
     def _folds(self, codes: np.ndarray) -> np.ndarray:
         """Deal the rows, group by group, to the folds in turn, never starting anew."""
-        rows = np.arange(len(codes))
+        rows, first = np.arange(len(codes)), 0
         if self.shuffle:
             rng = check_random_state(self.random_state)
-            rows = rng.permutation(rows)
+            rows, first = rng.permutation(rows), rng.randint(self.n_splits)
             codes = rng.permutation(codes.max() + 1)[codes]
         rows = rows[np.argsort(codes[rows], kind="stable")]
         folds = np.empty(len(codes), dtype=np.intp)
-        folds[rows] = np.arange(len(codes)) % self.n_splits
+        folds[rows] = (first + np.arange(len(codes))) % self.n_splits
         return folds
 
 

@@ -183,15 +183,18 @@ class GroupEffectsDisplay:
 
         self.line_ = _style.draw_centre(ax, centre, self.centre_name, line_kwargs)
         backward, forward = _style.reach(estimate, lower, upper)
-        style = _style.styled({"color": _style.BLUE, "linewidth": 1.3, "zorder": 2}, interval_kwargs, LineCollection)
+        style = _style.styled(
+            {"color": _style.BLUE, "linewidth": _style.line_width(ax, n_groups), "zorder": 2},
+            interval_kwargs,
+            LineCollection,
+        )
         self.intervals_ = ax.hlines(place, estimate - backward, estimate + forward, **style)
         default = {"marker": "o", "linestyle": "none", "color": _style.BLUE, "zorder": 3}
         default["markersize"] = _style.marker_size(ax, n_groups)
         style = _style.styled(default, marker_kwargs, Line2D)
-        name = f"{percent} leaves it out"
-        (self.apart_,) = ax.plot(estimate[apart], place[apart], **{"label": name, **style})
-        name = f"{percent} holds it"
-        hollow = {"markerfacecolor": "white", "label": name}
+        filled = {"label": f"{percent} excludes it" if apart.any() else None}
+        (self.apart_,) = ax.plot(estimate[apart], place[apart], **{**filled, **style})
+        hollow = {"markerfacecolor": "white", "label": f"{percent} includes it" if not apart.all() else None}
         (self.near_,) = ax.plot(estimate[~apart], place[~apart], **{**hollow, **style})
         ax.set_xlabel(f"{self.term} by {self.factor}")
         _style.label_groups(ax, _style.shorten(self.labels[order].tolist()), self.factor)

@@ -71,7 +71,7 @@ class GroupSizeDisplay:
     >>> means = truth.intercept + truth.group_effects[:, 0]
     >>> display = GroupSizeDisplay.from_estimator(model, truth=means)
     >>> display.ax_.get_xlabel()
-    'rows of the group'
+    'rows in each x0'
     """
 
     def __init__(
@@ -212,7 +212,7 @@ class GroupSizeDisplay:
             style = {"marker": "_", "linestyle": "none", "markersize": 4 if many else 9, "color": _style.BLACK}
             style |= {"markeredgewidth": 1.5, "label": "truth", "zorder": 5}
             (self.truth_,) = ax.plot(x, self.truth, **_style.styled(style, truth_kwargs, Line2D))
-        _style.size_axis(ax, self.size, "rows of the group" if self.factor == "group" else f"rows of the {self.factor}")
+        _style.size_axis(ax, self.size, f"rows in each {self.factor}")
         ax.set_ylabel(f"{self.term} by {self.factor}")
         _style.legend_above(ax)
         self.ax_, self.figure_ = ax, ax.figure

@@ -219,6 +219,7 @@ class PredictiveCheckDisplay:
                 self._plot_histogram(axes, i, replicated_kwargs, observed_kwargs) for i, axes in enumerate(self.axes_)
             ]
             self.histograms_, self.lines_ = map(list, zip(*drawn, strict=True))
+            self._draw_legend(ours=ax is None)
         else:
             self.axes_ = np.array([_style.axes_for_groups(ax, len(self.names))])
             self._plot_intervals(self.axes_[0], replicated_kwargs, observed_kwargs)
@@ -238,13 +239,18 @@ class PredictiveCheckDisplay:
         ax.spines[["left", "right", "top"]].set_visible(False)
         ax.set_title(f"{self.names[i]}: $p_B$ = {self.p_value[i]:.3f}", fontsize=10)
         ax.xaxis.get_major_locator().set_params(nbins=5)
-        if i == 0:
-            handles = [histogram[0], line]
-            label = "replicates, new groups" if self.new_groups else "replicates"
-            ax.legend(handles, [label, "data"], fontsize=8, frameon=False, loc="upper left")
-            # Room for the legend over the bars.
-            ax.set_ylim(0, 1.45 * ax.get_ylim()[1])
         return histogram, line
+
+    def _draw_legend(self, *, ours: bool) -> None:
+        """Explain the colours: above all panels of a figure of our own, in the first panel of somebody else's."""
+        handles = [self.histograms_[0][0], self.lines_[0]]
+        names = ["replicates, new groups" if self.new_groups else "replicates", "data"]
+        first = self.axes_[0]
+        if ours:
+            first.figure.legend(handles, names, fontsize=9, frameon=False, loc="outside upper left", ncols=2)
+            return
+        first.set_ylim(0, 1.45 * first.get_ylim()[1])
+        first.legend(handles, names, fontsize=8, frameon=False, loc="best")
 
     def _plot_intervals(self, ax: Any, replicated_kwargs: Any, observed_kwargs: Any) -> None:
         from matplotlib.collections import LineCollection
@@ -253,7 +259,7 @@ class PredictiveCheckDisplay:
         n_statistics = len(self.names)
         place = np.arange(n_statistics)
         low, high = np.nanquantile(self.replicated, [_EXTREME, 1 - _EXTREME], axis=0)
-        style = {"color": _style.SKY_BLUE, "linewidth": 3.0, "zorder": 1}
+        style = {"color": _style.SKY_BLUE, "linewidth": _style.line_width(ax, n_statistics, 3.0), "zorder": 1}
         replicates = "replicates, new groups" if self.new_groups else "replicates"
         style["label"] = f"98 % of the {replicates}"
         self.intervals_ = ax.hlines(place, low, high, **_style.styled(style, replicated_kwargs, LineCollection))
@@ -262,10 +268,12 @@ class PredictiveCheckDisplay:
         style |= {"color": _style.BLACK, "label": "data"}
         style = _style.styled(style, observed_kwargs, Line2D)
         (self.observed_,) = ax.plot(self.observed[~extreme], place[~extreme], **style)
-        style |= {"color": _style.VERMILLION, "marker": "D", "label": "data, $p_B$ < 0.01 or > 0.99"}
+        name = "data, $p_B$ < 0.01 or > 0.99" if extreme.any() else None
+        style |= {"color": _style.VERMILLION, "marker": "D", "label": name}
         (self.extreme_,) = ax.plot(self.observed[extreme], place[extreme], **style)
-        _style.label_groups(ax, _style.shorten(self.names))
-        ax.set_xlabel("statistic")
+        shared, labels = _shared_name(self.names)
+        _style.label_groups(ax, _style.shorten(labels))
+        ax.set_xlabel(shared)
         _style.legend_above(ax)
 
 
@@ -299,3 +307,12 @@ def _bins(values: np.ndarray) -> int | np.ndarray:
     if len(distinct) <= 30 and np.array_equal(distinct, np.round(distinct)):
         return np.arange(distinct[0] - 0.5, distinct[-1] + 1.0) if len(distinct) else 1
     return 30
+
+
+def _shared_name(names: list[str]) -> tuple[str, list[str]]:
+    """Split "mean[a]", "mean[b]" into what they share and the rest; "statistic" and the names where they differ."""
+    heads = {name.split("[", 1)[0] for name in names}
+    if len(heads) == 1 and all(name.endswith("]") for name in names):
+        (head,) = heads
+        return head, [name[len(head) + 1 : -1] for name in names]
+    return "statistic", names

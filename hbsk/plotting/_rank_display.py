@@ -179,7 +179,8 @@ class RankDisplay:
         rank, sd = self.expected_rank[order], self.rank_sd[order]
         ends = _style.reach(rank, np.maximum(rank - sd, 1.0), np.minimum(rank + sd, n_groups))
         size = _style.marker_size(ax, n_groups)
-        style = {"fmt": "o", "color": _style.BLUE, "markersize": size, "elinewidth": 1.3, "zorder": 3}
+        style = {"fmt": "o", "color": _style.BLUE, "markersize": size, "zorder": 3}
+        style["elinewidth"] = _style.line_width(ax, n_groups)
         style["label"] = "expected rank, 1 sd to both sides"
         self.ranks_ = ax.errorbar(rank, place, xerr=ends, **_style.styled(style, rank_kwargs, Line2D))
         style = {"marker": "o", "linestyle": "none", "markersize": size + 1.5, "color": _style.VERMILLION, "zorder": 4}

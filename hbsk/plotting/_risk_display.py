@@ -120,9 +120,9 @@ class RiskDisplay:
             )
         if estimator.method != "james-stein" or not len(estimator.groups_):
             raise ValueError(
-                "RiskDisplay shows the risk of a JamesSteinEstimator with groups and method='james-stein'; this one has "
-                f"method={estimator.method!r} and {len(estimator.groups_)} groups. RiskDisplay.from_n_groups needs no "
-                "estimator."
+                "RiskDisplay shows the risk of a JamesSteinEstimator with groups and method='james-stein'; this one "
+                f"has method={estimator.method!r} and {len(estimator.groups_)} groups. RiskDisplay.from_n_groups needs "
+                "no estimator."
             )
         n_groups, n_target = len(estimator.groups_), _n_target(estimator)
         position = _squared_distance(estimator.shrinkage_[0], n_groups - n_target, estimator._nu)

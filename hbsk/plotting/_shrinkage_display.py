@@ -49,12 +49,12 @@ class ShrinkageDisplay:
         Markers of the estimates without pooling. Only with `kind="estimates"`.
     partial_pooling_ : matplotlib ErrorbarContainer
         Markers and intervals of the partially pooled estimates. Only with `kind="estimates"`.
-    moves_ : matplotlib LineCollection
-        Lines from the one to the other. Only with `kind="estimates"`.
+    moves_ : matplotlib LineCollection or None
+        Lines from the one to the other, where the one has no intervals. Only with `kind="estimates"`.
     line_ : matplotlib Line2D
         Population mean, or target. Only with `kind="estimates"`.
-    bars_ : matplotlib BarContainer
-        Weights of the groups' own estimates. Only with `kind="shrinkage"`.
+    bars_, rest_ : matplotlib BarContainer
+        Weights of the groups' own estimates, and what is left for the others. Only with `kind="shrinkage"`.
     order_ : ndarray of shape (n_groups,)
         Positions in `labels` of the groups from the top down.
     ax_ : matplotlib Axes
@@ -252,27 +252,27 @@ class ShrinkageDisplay:
         from matplotlib.lines import Line2D
 
         order, place = self.order_, np.arange(len(self.order_))
-        size = _style.marker_size(ax, len(order))
+        size, width = _style.marker_size(ax, len(order)), _style.line_width(ax, len(order))
         percent = f"{100 * self.coverage:g} % interval"
         own, pooled, centre = self.no_pooling[order], self.estimate[order], self.centre[order]
         self.line_ = _style.draw_centre(ax, centre, self.centre_name, line_kwargs)
-        self.moves_ = ax.hlines(place, own, pooled, color=_style.VERMILLION, alpha=0.45, linewidth=1, zorder=2)
+        self.moves_ = None
         # Rings, drawn last: where both estimates agree, the ring stands around the dot.
         ring = {"markersize": size + 1.5, "markerfacecolor": "none", "color": _style.VERMILLION, "zorder": 5}
         if self.no_pooling_lower is None:
             ring |= {"marker": "o", "linestyle": "none", "label": "no pooling"}
             style = _style.styled(ring, no_pooling_kwargs, Line2D)
+            self.moves_ = ax.hlines(place, own, pooled, color=_style.VERMILLION, alpha=0.45, linewidth=1, zorder=2)
             (self.no_pooling_,) = ax.plot(own, place, **style)
         else:
             # Beside the partially pooled interval, which would cover it.
             place = place - 0.2
-            ring |= {"fmt": "o", "markersize": size, "elinewidth": 1, "label": f"no pooling, {percent}"}
+            ring |= {"fmt": "o", "markersize": size, "elinewidth": width, "label": f"no pooling, {percent}"}
             style = _style.styled(ring, no_pooling_kwargs, Line2D)
             ends = self.no_pooling_lower[order], self.no_pooling_upper[order]
             self.no_pooling_ = ax.errorbar(own, place, xerr=_style.reach(own, *ends), **style)
             place = place + 0.4
-            self.moves_.set_visible(False)
-        default = {"fmt": "o", "markersize": size, "color": _style.BLUE, "elinewidth": 1.3, "zorder": 4}
+        default = {"fmt": "o", "markersize": size, "color": _style.BLUE, "elinewidth": width, "zorder": 4}
         default["label"] = f"partial pooling, {percent}"
         style = _style.styled(default, partial_pooling_kwargs, Line2D)
         self.partial_pooling_ = ax.errorbar(
@@ -286,6 +286,7 @@ class ShrinkageDisplay:
         weight, place = self.shrinkage[self.order_], np.arange(len(self.order_))
         default = {"color": _style.BLUE, "height": 0.72, "label": "own estimate"}
         self.bars_ = ax.barh(place, weight, **_style.styled(default, bar_kwargs, Rectangle))
-        ax.barh(place, 1.0 - weight, left=weight, color=_style.LIGHT_GREY, height=0.72, label="other groups")
+        rest = {"color": _style.LIGHT_GREY, "height": 0.72, "label": "other groups"}
+        self.rest_ = ax.barh(place, 1.0 - weight, left=weight, **rest)
         ax.set_xlim(min(0.0, float(weight.min())), 1.0)
         ax.set_xlabel(f"weight in the {self.term} of each {self.factor}")

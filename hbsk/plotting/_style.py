@@ -68,11 +68,21 @@ def marker_size(ax: Any, n_groups: int) -> float:
     return float(np.clip(0.45 * points_per_group(ax, n_groups), 2.0, 6.0))
 
 
+def line_width(ax: Any, n_groups: int, most: float = 1.3) -> float:
+    """Return the width in points of a line that leaves its neighbours along the y axis apart."""
+    return float(np.clip(0.25 * points_per_group(ax, n_groups), 0.3, most))
+
+
 def shorten(labels: Iterable[Any]) -> list[str]:
     """Return labels as text; the parts of a tuple joined by a colon; very long ones cut in the middle."""
-    texts = [":".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in labels]
+    texts = [":".join(map(_as_text, label)) if isinstance(label, tuple) else _as_text(label) for label in labels]
     half = MOST_CHARACTERS // 2
     return [text if len(text) <= MOST_CHARACTERS else f"{text[:half]}…{text[1 - half :]}" for text in texts]
+
+
+def _as_text(label: Any) -> str:
+    """Return one label as text; 3.0, as arrays of numbers hold integers, is 3."""
+    return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
 def legend_above(ax: Any) -> Any:
@@ -97,11 +107,11 @@ def legend_above(ax: Any) -> Any:
 
 
 def spread_ties(sizes: np.ndarray) -> np.ndarray:
-    """Return places on a logarithmic axis, up to 10 % beside the size where several groups have it."""
+    """Return places on a logarithmic axis, up to 15 % beside the size where several groups have it."""
     order = np.argsort(sizes, kind="stable")
     _, first, counts = np.unique(sizes[order], return_index=True, return_counts=True)
     number = np.arange(len(sizes)) - np.repeat(first + (counts - 1) / 2, counts)
-    step = np.minimum(0.02, 0.2 / np.repeat(counts, counts))
+    step = np.minimum(0.03, 0.3 / np.repeat(counts, counts))
     places = np.empty(len(sizes))
     places[order] = sizes[order] * np.exp(step * number)
     return places
@@ -141,7 +151,8 @@ def draw_centre(ax: Any, centre: np.ndarray, name: str, chosen: dict[str, Any] |
     if np.ptp(centre) == 0:
         default["label"] = f"{name} {centre[0]:.3g}"
         return ax.axvline(centre[0], **styled(default, chosen, Line2D))
-    default |= {"linestyle": "none", "marker": "|", "markersize": 9.0, "markeredgewidth": 1.5, "label": name}
+    default |= {"linestyle": "none", "marker": "|", "markeredgewidth": 1.5, "label": name}
+    default["markersize"] = 1.8 * marker_size(ax, len(centre))
     (line,) = ax.plot(centre, np.arange(len(centre)), **styled(default, chosen, Line2D))
     return line
 

@@ -15,7 +15,7 @@ from hbsk.james_stein import JamesSteinEstimator
 
 pytestmark = pytest.mark.slow
 
-N_REPEATS = 4000
+N_REPEATS = 2000
 
 
 def theory(n_groups, squared_norm, *, n_target=0, nu=np.inf):

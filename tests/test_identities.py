@@ -1,0 +1,168 @@
+"""Candidate's identity: the graph that Bambi builds, our conditional law, and our marginal density say the same.
+
+For all values of the parameters log p(y, b, u, theta) = log p(y, theta) + log p(b, u | y, theta). The left side is
+PyMC's, both terms on the right are ours, and they have no code in common.
+"""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hbsk._bambi import build_model
+from hbsk._marginal_fit import marginal_model
+from hbsk._posterior import marginal_posterior
+from hbsk._priors import engine_priors
+from tests import dense
+from tests.candidate import log_joint
+from tests.dense import make_problem
+from tests.stand_ins import Design, FactorTerms, Specification
+
+N_POINTS = 20
+
+
+def specification_of(problem, blocks):
+    p, q = problem.X.shape[1], problem.Z.shape[1]
+    common = (["Intercept"] if problem.has_intercept else ["x0"]) + [f"x{k}" for k in range(1, p)]
+    varying = tuple(["1", *(f"x{k}" for k in range(1, q))])
+    factor = FactorTerms("g", varying, tuple(f"{name}|g" for name in varying), blocks)
+    return Specification("y", problem.has_intercept, tuple(common), tuple(common), (factor,))
+
+
+def plain_priors(rng, specification, known, flat=()):
+    """Different numbers and families for every parameter."""
+    families = [
+        ("HalfNormal", {"sigma": 1.7}),
+        ("HalfStudentT", {"nu": 3.0, "sigma": 0.9}),
+        ("Gamma", {"alpha": 2.2, "beta": 1.3}),
+        ("HalfCauchy", {"beta": 1.1}),
+    ]
+    factor = specification.factors[0]
+    priors = {name: ("Normal", {"mu": float(rng.normal()), "sigma": float(rng.uniform(0.5, 4))}) for name in specification.common_columns}
+    priors |= {name: ("Flat", {}) for name in flat}
+    priors |= {term: ("Normal", {"mu": 0.0, "sigma": family}) for term, family in zip(factor.terms, families, strict=False)}
+    if any(len(block) > 1 for block in factor.blocks):
+        priors["corr|g"] = ("LKJ", {"eta": 1.6})
+    return priors if known else priors | {"sigma": ("HalfStudentT", {"nu": 4.0, "sigma": 1.3})}
+
+
+def log_density_of_variances(model, exact, theta, variance, sigma, tau):
+    """Prior density over (sigma, tau, L below its diagonal), one number per point; no Jacobian left in it."""
+    total = np.zeros(len(theta)) if exact.residual_sd is None else exact.residual_sd.log_density(sigma)
+    total = total + sum(prior.log_density(tau[:, k]) for k, prior in enumerate(exact.group_sd))
+    total = total + model.parameters.correlation_log_prior(theta)
+    # each partial correlation is 2 Phi(x) - 1; each entry of L is one times what its row has left of its unit length
+    L, at = variance.correlation_factor, theta.shape[1]
+    for block in reversed(exact.blocks):
+        for i in reversed(range(1, len(block))):
+            for j in reversed(range(i)):
+                at -= 1
+                left = 1 - np.sum(L[:, block[i], list(block[:j])] ** 2, axis=1)
+                total = total - 0.5 * np.log(left) - np.log(2) - stats.norm.logpdf(theta[:, at])
+    return total
+
+
+def conditional_log_density(posterior, problem, b, u):
+    """Our density of centred coefficients b and effects u at a posterior of one node: p(b) prod_j p(u_j | b)."""
+    p = len(b)
+    mean, covariance = posterior.common_moments()
+    change = np.eye(p)
+    if problem.has_intercept:
+        change[0, 1:] = np.average(problem.X[:, 1:], axis=0, weights=problem.weight)
+    mean, covariance = change @ mean, change @ covariance @ change.T
+    total = normal_log_density(b - mean, covariance)
+    moments = posterior.group_moments()
+    for j in range(problem.n_groups):
+        with_b = change @ moments.with_common[j]
+        gain = np.linalg.solve(covariance, with_b).T
+        rest = moments.covariance[j] - gain @ with_b
+        total += normal_log_density(u[j] - moments.mean[j] - gain @ (b - mean), rest)
+    return total
+
+
+def normal_log_density(deviation, covariance):
+    """As SciPy's, which takes columns on very different scales for singular."""
+    scale = np.sqrt(np.diag(covariance))
+    root = np.linalg.cholesky(covariance / np.outer(scale, scale))
+    white = np.linalg.solve(root, deviation / scale)
+    return -0.5 * white @ white - np.sum(np.log(scale * np.diag(root))) - 0.5 * len(scale) * np.log(2 * np.pi)
+
+
+@pytest.mark.parametrize("has_intercept", [True, False], ids=["intercept", "none"])
+@pytest.mark.parametrize(
+    ("q", "blocks", "weights", "errors"),
+    [
+        (1, ((0,),), False, False),
+        (2, ((0, 1),), False, False),
+        (2, ((0, 1),), True, False),
+        (2, ((0, 1),), False, True),
+        (2, ((0, 1),), True, True),
+        (3, ((0,), (1,), (2,)), True, False),
+        (3, ((0, 1, 2),), False, True),
+        (4, ((0, 2), (1, 3)), True, False),
+        (4, ((1,), (0, 2, 3)), False, False),
+    ],
+    ids=["q=1", "q=2", "f", "se", "f+se", "independent f", "q=3 se", "blocks f", "block of three"],
+)
+def test_candidates_identity(rng, q, blocks, weights, errors, has_intercept):
+    problem = make_problem(rng, q=q, p=4, has_intercept=has_intercept, weights=weights, errors=errors)
+    check_identity(rng, problem, blocks, flat=(), constant=0.0)
+
+
+def test_candidates_identity_with_flat_priors(rng):
+    # a flat prior has no normalising constant in common units: the difference is one number, but not zero
+    check_identity(rng, make_problem(rng, q=2), ((0, 1),), flat=("Intercept", "x2"), constant=None)
+
+
+def check_identity(rng, problem, blocks, flat, constant):
+    specification = specification_of(problem, blocks)
+    known = problem.standard_error is not None
+    priors = plain_priors(rng, specification, known, flat)
+    exact = engine_priors(specification, priors, known)
+    model, scaling = marginal_model(problem.collect(), exact)
+    graph = build_model(
+        specification,
+        priors,
+        Design(problem.X, [problem.Z]),
+        problem.y,
+        {"g": problem.codes},
+        {"g": [f"g{j}" for j in range(problem.n_groups)]},
+        sample_weight=problem.weight,
+        standard_error=problem.standard_error,
+        noncentered=False,
+    )
+    joint = log_joint(graph)
+
+    theta = rng.normal(size=(N_POINTS, model.parameters.n_dim))
+    variance = model.parameters.points(theta)
+    engine_sigma = np.ones(N_POINTS) if known else np.exp(rng.normal(-0.5, 0.7, N_POINTS))
+    # where errors are known the engine has noise of sd 1 and sds in units of y_scale
+    relative = variance.relative_sd
+    tau = relative * engine_sigma[:, None] * scaling.y_scale / scaling.z_scale
+    sigma = engine_sigma * scaling.y_scale
+    marginal = model.log_marginal_likelihood(variance.relative_factor, engine_sigma) - model.sums.n * np.log(scaling.y_scale)
+    marginal += log_density_of_variances(model, exact, theta, variance, sigma, tau)
+    points = model.evaluate(theta)
+    differences, sizes = [], []
+    for m in range(N_POINTS):
+        node = slice(m, m + 1)
+        common = dense.replace(
+            points.common, **{name: value[node] for name, value in vars(points.common).items()}
+        )
+        one = dense.replace(
+            points,
+            theta=theta[node],
+            variance=dense.replace(variance, **{k: None if v is None else v[node] for k, v in vars(variance).items()}),
+            common=common,
+            log_sigma=np.log(engine_sigma[node])[:, None],
+            weight=np.ones((1, 1)),
+        )
+        posterior = marginal_posterior(
+            one, np.ones(1), np.zeros(1, int), 0.0, np.full(1, 0.5), model.sums, scaling, problem.has_intercept
+        )
+        b, u = rng.normal(size=problem.X.shape[1]), rng.normal(size=(problem.n_groups, problem.Z.shape[1])) * tau[m]
+        left = joint(b=b, sigma=sigma[m], tau={"g": tau[m]}, L={"g": variance.correlation_factor[m]}, u={"g": u})
+        right = marginal[m] + conditional_log_density(posterior, problem, b, u)
+        differences.append(left - right)
+        sizes.append(abs(left))
+    wanted = np.mean(differences) if constant is None else constant
+    np.testing.assert_array_less(np.abs(np.array(differences) - wanted), 1e-8 * np.maximum(sizes, 100.0))

@@ -1,0 +1,272 @@
+"""No pooling against regressions with a column for every group, and against partial pooling with huge fixed sds."""
+
+import numpy as np
+import pytest
+
+from hbsk._marginal_fit import fit_marginal, marginal_model
+from hbsk._no_pooling import fit_no_pooling, pseudo_inverses
+from hbsk._sd_prior import SdPrior
+from tests import dense
+from tests.dense import Problem, make_priors, make_problem
+
+KINDS = pytest.mark.parametrize(
+    ("weights", "errors"), [(False, False), (True, False), (False, True), (True, True)], ids=["plain", "f", "se", "f+se"]
+)
+
+
+def big_groups(rng, q=2, **kinds):
+    """A problem in which every group identifies its own effects, and a column that varies within groups."""
+    problem = make_problem(rng, q=q, p=4, n_groups=4, n_rows=60, **kinds)
+    codes = np.concatenate([np.repeat(np.arange(4), q + 3), problem.codes[4 * (q + 3) :]])
+    return dense.replace(problem, codes=codes)
+
+
+def no_pooling(problem, priors):
+    model, scaling = marginal_model(problem.collect(), priors)
+    return fit_no_pooling(model, scaling, problem.has_intercept)
+
+
+def regression(problem, priors, sigma, shared):
+    """Conditional law of (shared coefficients of centred columns, own coefficients of each group), flat in the latter."""
+    X = problem.centred()[:, shared]
+    if problem.weight is not None:
+        X = np.repeat(X, problem.weight.astype(int), axis=0)
+    copied = problem.copied()
+    H = np.column_stack([X, dense.group_columns(copied)])
+    precision = np.zeros(H.shape[1])
+    precision[: len(shared)] = priors.common_sd[shared] ** -2.0
+    noise = dense.noise_variance(copied, sigma)
+    information = H.T @ (H / noise[:, None]) + np.diag(precision)
+    mean = np.zeros(H.shape[1])
+    mean[: len(shared)] = priors.common_mean[shared]
+    moment = H.T @ (copied.y / noise) + precision * mean
+    return np.linalg.solve(information, moment), np.linalg.inv(information)
+
+
+@KINDS
+@pytest.mark.parametrize("q", [1, 2])
+def test_rows_of_known_groups_are_those_of_the_regression(rng, q, weights, errors):
+    problem = big_groups(rng, q, weights=weights, errors=errors)
+    priors = make_priors(rng, problem, residual_sd=0.9)
+    posterior = no_pooling(problem, priors)
+    # the intercept and the columns with varying slopes belong to the groups
+    shared = np.arange(q, 4)
+    mean, covariance = regression(problem, priors, 0.9, shared)
+    centre = problem.X[0] - problem.centred()[0]
+    x, codes = rng.normal(size=(9, 4)), np.array([0, 1, 2, 3, 3, 0, 1, 1, 2])
+    x[:, 0] = 1.0
+    z = np.column_stack([np.ones(9), x[:, 1:q]])
+    H = np.zeros((9, len(mean)))
+    H[:, : len(shared)] = (x - centre)[:, shared]
+    for r in range(9):
+        at = len(shared) + q * codes[r]
+        H[r, at : at + q] = z[r]
+    for n_rows in (3, 9):  # by the mixture, by moments of groups
+        found_mean, variance = posterior.row_moments(x[:n_rows], [z[:n_rows]], [codes[:n_rows]])
+        np.testing.assert_allclose(found_mean, (H @ mean)[:n_rows], rtol=1e-7, atol=1e-8)
+        np.testing.assert_allclose(variance, np.einsum("ri,ij,rj->r", H, covariance, H)[:n_rows], rtol=1e-6)
+    draws, sigma = posterior.row_draws(x, [z], [codes], 20_000, rng)
+    if not errors:
+        np.testing.assert_allclose(sigma, 0.9, rtol=1e-9)
+    scale = np.sqrt(np.einsum("ri,ij,rj->r", H, covariance, H))
+    np.testing.assert_allclose((draws.mean(axis=0) - H @ mean) / scale, 0.0, atol=0.04)
+    np.testing.assert_allclose(draws.std(axis=0) / scale, 1.0, atol=0.04)
+
+
+@pytest.mark.parametrize("q", [1, 2])
+def test_huge_fixed_sds_are_no_pooling(rng, q):
+    problem = big_groups(rng, q)
+    priors = make_priors(rng, problem, residual_sd=0.9, blocks=tuple((k,) for k in range(q)))
+    priors = dense.replace(priors, group_sd=[1e5] * q)
+    # the intercept and slopes of the population are free as well, as no pooling has them
+    sd = priors.common_sd.copy()
+    sd[:q] = 1e4
+    priors = dense.replace(priors, common_sd=sd)
+    partial, none = fit_marginal(problem.collect(), priors).posterior, no_pooling(problem, priors)
+    rows = problem.X, [problem.Z], [problem.codes]
+    found, wanted = none.row_moments(*rows), partial.row_moments(*rows)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found[1], wanted[1], rtol=1e-4)
+    np.testing.assert_allclose(partial.shrinkage(), none.shrinkage(), atol=1e-6)
+
+
+def test_residual_sd_has_its_posterior_under_flat_effects(rng):
+    problem = big_groups(rng, 2)
+    priors = make_priors(rng, problem)
+    posterior = no_pooling(problem, priors)
+    shared = np.array([2, 3])
+    X = problem.centred()[:, shared]
+    grid = np.linspace(0.5, 25.0, 800)
+    log_density = []
+    for sigma in grid:
+        # integrate the shared slopes over their prior, the effects of groups over everything
+        rotate = np.linalg.qr(dense.group_columns(problem), mode="complete")[0][:, 8:]
+        y, columns = rotate.T @ (problem.y - X @ priors.common_mean[shared]), rotate.T @ X
+        covariance = sigma**2 * np.eye(len(y)) + (columns * priors.common_sd[shared] ** 2) @ columns.T
+        log_density.append(dense.stats.multivariate_normal.logpdf(y, None, covariance) + priors.residual_sd.log_density(sigma))
+    density = np.exp(np.array(log_density) - max(log_density))
+    mean = grid @ density / density.sum()
+    sd = np.sqrt((grid - mean) ** 2 @ density / density.sum())
+    assert max(density[0], density[-1]) < 1e-9 * density.max()
+    sigma = posterior.variance_nodes().sigma
+    assert posterior.weight @ sigma == pytest.approx(mean, abs=0.02 * sd)
+    assert np.sqrt(posterior.weight @ (sigma - mean) ** 2) == pytest.approx(sd, rel=0.03)
+
+
+def small_groups():
+    """Five groups: one identifies intercept and slope, one has one value of x, two have one row, one has two rows."""
+    codes = np.array([0, 0, 0, 0, 1, 1, 1, 2, 3, 4, 4])
+    x = np.array([0.3, 1.7, -0.8, 2.2, 0.6, 0.6, 0.6, -1.1, 1.9, 0.2, 1.4])
+    y = np.array([1.2, 3.9, -0.7, 5.1, 2.5, 2.8, 2.2, 0.4, 7.7, -1.0, 0.9])
+    X = np.column_stack([np.ones(11), x])
+    return Problem(X, X.copy(), codes, 5, y)
+
+
+@pytest.fixture
+def unidentified(rng):
+    problem = small_groups()
+    priors = make_priors(rng, problem)
+    return problem, priors, no_pooling(problem, priors)
+
+
+def test_groups_with_enough_rows_have_their_own_line(unidentified):
+    problem, _, posterior = unidentified
+    for group in (0, 4):
+        rows = problem.codes == group
+        line = np.linalg.lstsq(problem.X[rows], problem.y[rows])[0]
+        x = np.array([[1.0, -3.0], [1.0, 0.0], [1.0, 10.0]])
+        mean, variance = posterior.row_moments(x, [x], [np.full(3, group)])
+        np.testing.assert_allclose(mean, x @ line, rtol=1e-8)
+        sigma2 = posterior.weight @ posterior.variance_nodes().sigma ** 2
+        wanted = sigma2 * np.einsum("ri,ij,rj->r", x, np.linalg.inv(problem.X[rows].T @ problem.X[rows]), x)
+        np.testing.assert_allclose(variance, wanted, rtol=1e-8)
+
+
+@pytest.mark.parametrize("repeat", [1, 4], ids=["through the mixture", "through moments of groups"])
+@pytest.mark.parametrize(("group", "place", "level"), [(1, 0.6, 2.5), (2, -1.1, 0.4), (3, 1.9, 7.7)])
+def test_rows_where_a_group_has_rows_are_identified_and_no_others(unidentified, repeat, group, place, level):
+    _, _, posterior = unidentified
+    x = np.tile([[1.0, place], [1.0, place + 1.0], [2.0, 2 * place]], (repeat, 1))
+    mean, variance = posterior.row_moments(x, [x], [np.full(len(x), group)])
+    np.testing.assert_allclose(mean[[0, 2]], [level, 2 * level], rtol=1e-8)
+    assert np.all(np.isfinite(variance[[0, 2]]))
+    assert variance[2] == pytest.approx(4 * variance[0])
+    assert np.isinf(variance[1])
+
+
+@pytest.mark.parametrize("repeat", [1, 4], ids=["through the mixture", "through moments of groups"])
+def test_a_column_that_is_zero_in_a_whole_group_harms_no_row_without_it(rng, repeat):
+    # as the homes of a county that has no basement
+    problem = small_groups()
+    X = problem.X.copy()
+    X[problem.codes == 1, 1] = 0.0
+    problem = dense.replace(problem, X=X, Z=X.copy())
+    posterior = no_pooling(problem, make_priors(rng, problem))
+    x = np.tile([[1.0, 0.0], [1.0, 1.0]], (repeat, 1))
+    mean, variance = posterior.row_moments(x, [x], [np.full(len(x), 1)])
+    assert mean[0] == pytest.approx(2.5)
+    assert variance[0] == pytest.approx(posterior.weight @ posterior.variance_nodes().sigma ** 2 / 3, rel=1e-8)
+    assert np.isinf(variance[1])
+
+
+def test_an_unseen_direction_has_the_value_of_complete_pooling(unidentified):
+    _, _, posterior = unidentified
+    scale = posterior.scaling.z_scale
+    z = np.array([[-1.9 / scale[1] ** 2 * scale[0], 1.0]])  # orthogonal to (1, 1.9) in the columns of the engine
+    mean, _ = posterior.row_moments(z, [z], [np.array([3])])
+    assert mean[0] == pytest.approx(float(z[0] @ posterior.complete.common_moments()[0]), rel=1e-6)
+
+
+def test_new_groups_get_the_complete_pooling_answer(unidentified):
+    problem, priors, posterior = unidentified
+    bare = dense.collect(dense.Design(problem.X, []), None, 0, problem.y, has_intercept=True)
+    complete = fit_marginal(bare, dense.replace(priors, group_sd=[], blocks=(), lkj_eta=())).posterior
+    x = np.array([[1.0, 0.4], [1.0, -2.0], [1.0, 3.3]])
+    codes = np.array([5, 0, 6])
+    wanted = complete.row_moments(x, [], [])
+    for repeat in (1, 4):
+        rows = np.tile(x, (repeat, 1)), [np.tile(x, (repeat, 1))], [np.tile(codes, repeat)]
+        mean, variance = posterior.row_moments(*rows)
+        np.testing.assert_allclose(mean[[0, 2]], wanted[0][[0, 2]], rtol=1e-10)
+        np.testing.assert_allclose(variance[[0, 2]], wanted[1][[0, 2]], rtol=1e-10)
+        mixed = posterior.row_mixture(*rows)
+        np.testing.assert_allclose(mixed.moments()[0], mean, rtol=1e-9)
+        np.testing.assert_allclose(mixed.moments()[1], variance, rtol=1e-9)
+    np.testing.assert_allclose(posterior.complete.sigma, complete.sigma, rtol=1e-12)
+
+
+def test_group_moments_and_shrinkage_tell_what_is_identified(unidentified):
+    _, _, posterior = unidentified
+    moments, shrinkage = posterior.group_moments(), posterior.shrinkage()
+    np.testing.assert_array_equal(shrinkage[[0, 4]], 1.0)
+    np.testing.assert_array_equal(shrinkage[[1, 2, 3]], 0.0)
+    variances = np.einsum("jkk->jk", moments.covariance)
+    assert np.all(np.isfinite(variances[[0, 4]]))
+    assert np.all(np.isinf(variances[[1, 2, 3]]))
+    assert np.all(np.isfinite(moments.mean))
+
+
+def test_variance_parameters_are_infinite(unidentified):
+    _, _, posterior = unidentified
+    nodes = posterior.variance_nodes()
+    assert np.all(np.isinf(nodes.group_sd[0]))
+    assert np.all(np.isfinite(nodes.sigma))
+
+
+def test_draws_of_rows_follow_their_moments(unidentified, rng):
+    _, _, posterior = unidentified
+    x = np.array([[1.0, 1.0], [1.0, -0.5], [1.0, 0.4], [1.0, 0.4], [1.0, 0.4]])
+    codes = np.array([0, 4, 5, 6, 5])
+    draws, sigma = posterior.row_draws(x, [x], [codes], 40_000, rng)
+    mean, variance = posterior.row_moments(x, [x], [codes])
+    # the posterior of sigma on so few rows has long tails: quantiles would be better, means of many draws do
+    np.testing.assert_allclose((draws.mean(axis=0) - mean) / np.sqrt(variance), 0.0, atol=0.05)
+    np.testing.assert_allclose(draws.std(axis=0) / np.sqrt(variance), 1.0, atol=0.1)
+    np.testing.assert_array_equal(draws[:, 2], draws[:, 4])
+    assert sigma.shape == (40_000,)
+
+
+def test_group_level_columns_belong_to_the_groups(rng):
+    problem = big_groups(rng, 1)
+    level = rng.normal(size=4)[problem.codes]
+    wider = dense.replace(problem, X=np.column_stack([problem.X, level]))
+    priors = make_priors(rng, wider)
+    narrow = dense.replace(priors, common_mean=priors.common_mean[:4], common_sd=priors.common_sd[:4])
+    found, wanted = no_pooling(wider, priors), no_pooling(problem, narrow)
+    np.testing.assert_allclose(
+        found.row_moments(wider.X, [wider.Z], [wider.codes]), wanted.row_moments(problem.X, [problem.Z], [problem.codes]), rtol=1e-8
+    )
+
+
+def test_each_row_a_group_of_its_own(rng):
+    problem = make_problem(rng, q=1, p=2, n_rows=9)
+    problem = dense.replace(problem, codes=np.arange(9), n_groups=9)
+    posterior = no_pooling(problem, make_priors(rng, problem))
+    mean, variance = posterior.row_moments(problem.X, [problem.Z], [problem.codes])
+    np.testing.assert_allclose(mean, problem.y, rtol=1e-9)
+    # nothing is left to tell sigma by, so its prior speaks
+    assert np.all(np.isfinite(variance))
+    assert np.all(variance > 0)
+
+
+def test_pseudo_inverses(rng):
+    roots = rng.normal(size=(5, 3, 3))
+    roots[1, 1:] = 0.0
+    roots[2] = 0.0
+    roots[3, 2] = roots[3, 0]
+    zz = np.einsum("jki,jkl->ilj", roots, roots)
+    inverse, identified, rank = pseudo_inverses(zz)
+    assert list(rank) == [3, 1, 0, 2, 3]
+    for j in range(5):
+        wanted = np.linalg.pinv(zz[:, :, j], rcond=1e-10, hermitian=True)
+        np.testing.assert_allclose(inverse[:, :, j], wanted, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(identified[j], wanted @ zz[:, :, j], atol=1e-8)
+
+
+def test_a_fixed_residual_sd_and_known_errors_leave_sigma_alone(rng):
+    problem = big_groups(rng, 1)
+    posterior = no_pooling(problem, make_priors(rng, problem, residual_sd=0.7))
+    np.testing.assert_allclose(posterior.variance_nodes().sigma, 0.7, rtol=1e-12)
+    with_uniform = make_priors(rng, problem, residual_sd=SdPrior("Uniform", {"lower": 0.5, "upper": 0.6}))
+    sigma = no_pooling(problem, with_uniform).variance_nodes().sigma
+    assert np.all((sigma >= 0.5) & (sigma <= 0.6))
