@@ -148,8 +148,8 @@ def _forget_fit(estimator: Any) -> None:
 
 def _drop_rows(rows: Rows, keyword: dict[str, Values], keep: np.ndarray) -> dict[str, Values]:
     rows.features = rows.features.where(keep)
-    rows.y = rows.y[keep]
-    rows.sample_weight = rows.sample_weight[keep]
+    rows.y = None if rows.y is None else rows.y[keep]
+    rows.sample_weight = None if rows.sample_weight is None else rows.sample_weight[keep]
     rows.standard_error = None if rows.standard_error is None else rows.standard_error[keep]
     return {name: labels[keep] for name, labels in keyword.items()}
 
@@ -266,7 +266,7 @@ def _check_route(estimator_name: str, sources: Sequence[FactorSource], keyword: 
     if keyword and not by_keyword:
         raise ValueError(
             f"groups= was given, but this {estimator_name} takes its groups from columns of X "
-            f"({quoted(c for s in sources for c in s.columns)}). Leave groups= out."
+            f"({quoted(c for s in sources for c in s.columns or ())}). Leave groups= out."
         )
     needed = {column for source in by_keyword for column in source.columns or (GROUPS,)}
     if not needed <= set(keyword):

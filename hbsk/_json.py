@@ -80,7 +80,8 @@ def to_json(estimator: PartialPoolingRegressor | JamesSteinEstimator) -> str:
 
     Examples
     --------
-    >>> from hbsk import JamesSteinEstimator, from_json, to_json
+    >>> from hbsk import JamesSteinEstimator
+    >>> from hbsk._json import from_json, to_json
     >>> X, y = [["a"], ["b"], ["c"], ["d"], ["a"]], [1.0, 2.5, 3.0, 4.5, 2.0]
     >>> fitted = JamesSteinEstimator(group_features=0).fit(X, y)
     >>> from_json(to_json(fitted)).predict([["a"]]) == fitted.predict([["a"]])
@@ -227,7 +228,9 @@ class _Writer:
                 return [self.write(item, where) for item in value]
             case pd.DataFrame():
                 columns = [self.write(value.iloc[:, j].array, where) for j in range(value.shape[1])]
-                return self._tagged("frame", [self.write(value.index, where), self.write(value.columns, where), columns])
+                return self._tagged(
+                    "frame", [self.write(value.index, where), self.write(value.columns, where), columns]
+                )
             case pd.Series():
                 parts = [self.write(part, where) for part in (value.index, value.array, value.name)]
                 return self._tagged("series", parts)

@@ -178,7 +178,7 @@ def _factorize_categories(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
     codes, used = pd.factorize(categories[~missing] if missing.any() else categories)
     codes = _with_missing(codes.astype(np.int64, copy=False), missing if missing.any() else None)
     labels = values.cat.categories[used]
-    native = _native(labels.to_series(index=range(len(labels))))
+    native = _native(pd.Series(labels))
     if isinstance(native, np.ndarray) and native.dtype.kind in "biuf":
         if native.dtype.kind == "f":
             _refuse_infinite(native)

@@ -188,7 +188,7 @@ def _start(model: MarginalModel) -> np.ndarray:
     _, reduced = model.reduce(np.eye(q)[None])
     within = float(np.clip(reduced[0, -1, -1] / max(sums.n, 1.0), 1e-6 * total, total))
     sigma = np.sqrt(within)
-    between = max(total - within, 0.05 * total) / q
+    between = max(total - within, 0.05 * total) / max(q, 1)
     if not parameters.sigma_is_free:
         sigma = float(parameters.residual_sd)
     return parameters.theta_of(sigma, np.full(q, np.sqrt(between)))

@@ -138,8 +138,10 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         within, complete_model.parameters, model.prior_mean[shared], model.prior_precision[shared]
     )
     part = integrate_model(shared_model, scaling, has_intercept).posterior
+    # Rows of known and of new groups stand side by side in one mixture: the nodes of both must be equally likely.
+    n_nodes = max(complete.n_nodes, part.n_nodes)
+    complete, part = complete.equally_weighted(n_nodes), part.equally_weighted(n_nodes)
     p = p1 - 1
-    n_nodes = part.n_nodes
     mean = np.tile(complete.weight @ complete.common_mean, (n_nodes, 1))
     mean[:, shared] = part.common_mean
     root = np.zeros((n_nodes, p, p))

@@ -9,7 +9,7 @@ in as raw design columns; answers are in the units of y.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -303,11 +303,21 @@ class MarginalPosterior:
 
     @cached_property
     def _group_means(self) -> GroupMoments:
-        return self.group_moments(need_covariance=False)
+        return MarginalPosterior.group_moments(self, need_covariance=False)
 
     @cached_property
     def _group_moments(self) -> GroupMoments:
-        return self.group_moments()
+        # those of the conditional Gaussians: finite, whatever a subclass says of unidentified directions
+        return MarginalPosterior.group_moments(self)
+
+    def equally_weighted(self, n_nodes: int) -> MarginalPosterior:
+        """Return the posterior on nodes of equal weight, resampled at fixed levels; itself where they are so already."""
+        if self.n_nodes == n_nodes and np.ptp(self.weight) <= 1e-15:
+            return self
+        levels = (np.arange(n_nodes) + 0.5) / n_nodes
+        at = np.minimum(np.searchsorted(np.cumsum(self.weight), levels), self.n_nodes - 1)
+        names = ("replicate", "sigma", "factor", "common_mean", "common_root")
+        return replace(self, weight=np.full(n_nodes, 1 / n_nodes), **{name: getattr(self, name)[at] for name in names})
 
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""

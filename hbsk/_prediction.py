@@ -13,6 +13,8 @@ from hbsk._posterior import BLOCK_ELEMENTS, RowMixture
 
 # Rows evaluated at a time where all that is stored is their answers.
 ROWS_PER_BLOCK = 131_072
+# Sds beyond every component within which its quantiles lie.
+REACH = 9.0
 
 
 @dataclass(frozen=True)
@@ -103,27 +105,26 @@ def mixture_quantiles(mixture: RowMixture, levels: np.ndarray) -> np.ndarray:
     if points.any():
         quantiles[points] = _point_quantiles(weight, mean[:, points], levels)
     if endless.any():
-        quantiles[endless] = np.where(
-            levels == 0.5, (weight @ mean[:, endless])[:, None], np.sign(levels - 0.5) * np.inf
-        )
+        ends = np.where(levels < 0.5, -np.inf, np.inf)
+        quantiles[endless] = np.where(levels == 0.5, (weight @ mean[:, endless])[:, None], ends)
     return quantiles
 
 
 def _smooth_quantiles(weight, mean, sd, levels):
+    # solved for the distance from the mixture's mean: the tolerance is then relative to the spread
+    centre = weight @ mean
+    mean = mean - centre
     quantiles = np.empty((mean.shape[1], len(levels)))
     row = np.arange(mean.shape[1])
-    # every component has less than the level left of the first end, and more left of the second
+    low, high = np.min(mean - REACH * sd, axis=0), np.max(mean + REACH * sd, axis=0)
     for k, level in enumerate(levels):
-        reach = 9.0
-        low, high = np.min(mean - reach * sd, axis=0), np.max(mean + reach * sd, axis=0)
 
         def excess(q, at, level=level):
             at = at.astype(np.intp)
-            with np.errstate(divide="ignore"):
-                return weight @ ndtr((q - mean[:, at]) / sd[:, at]) - level
+            return weight @ ndtr((q - mean[:, at]) / sd[:, at]) - level
 
         found = elementwise.find_root(excess, (low, high), args=(row,), tolerances={"xrtol": 1e-12, "fatol": 1e-12})
-        quantiles[:, k] = found.x
+        quantiles[:, k] = centre + found.x
     return quantiles
 
 

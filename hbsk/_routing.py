@@ -17,6 +17,8 @@ class GroupRoutingMixin:
     Must stand before `BaseEstimator` among the bases.
     """
 
+    group_features: Any
+
     def _takes_groups_keyword(self) -> bool:
         """Tell whether labels arrive by `groups=`; estimators with other ways to name a column say so here."""
         return self.group_features is None
@@ -32,7 +34,7 @@ class GroupRoutingMixin:
             A :class:`~sklearn.utils.metadata_routing.MetadataRequest` encapsulating routing information.
         """
         # A copy: the estimator's own requests must not change by being asked for.
-        requests = super().get_metadata_routing()
+        requests = super().get_metadata_routing()  # type: ignore[misc]
         if not self._takes_groups_keyword():
             for method in _METHODS:
                 request = getattr(requests, method)

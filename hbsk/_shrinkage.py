@@ -28,11 +28,14 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
+
+# Of tau^2, one number or many.
+Curve = Callable[[Any], Any]
 
 _STEPS_PER_DECADE = 5
 _MOST_DECADES = 24
@@ -329,7 +332,7 @@ def _grid(smallest: float, high: float) -> np.ndarray:
     return np.append(0.0, np.geomspace(low, high, n_points))
 
 
-def _sign_changes(function: Callable[[float | np.ndarray], np.ndarray], grid: np.ndarray) -> list[float]:
+def _sign_changes(function: Curve, grid: np.ndarray) -> list[float]:
     """Roots where the function goes from positive to not positive, between neighbours on the grid."""
     values = function(grid)
     return [_root(function, grid[i], grid[i + 1]) for i in range(len(grid) - 1) if values[i] > 0 and values[i + 1] <= 0]
@@ -347,7 +350,7 @@ def _merge_cells(cells: Cells) -> Cells:
     return Cells(variances, counts, np.add.reduceat(cells.products, start, axis=0))
 
 
-def _polish(function: Callable[[float], float], guess: float, smallest: float) -> float:
+def _polish(function: Curve, guess: float, smallest: float) -> float:
     """Find the root, from positive to not positive, near a good guess; 0 where there is none above 0."""
     if guess == 0.0 and function(0.0) <= 0:
         return 0.0
@@ -362,7 +365,7 @@ def _polish(function: Callable[[float], float], guess: float, smallest: float) -
     return _root(function, low, high)
 
 
-def _root(function: Callable[[float], float], low: float, high: float) -> float:
+def _root(function: Curve, low: float, high: float) -> float:
     """Root to the last digits: two ways to write one data set (weights, copies) must agree to 1e-7."""
     return float(brentq(function, low, high, xtol=1e-15 * high, rtol=8.9e-16, maxiter=500))
 

@@ -160,7 +160,8 @@ def _keyword_columns(groups: Any) -> dict[str, Values]:
         )
     if nw.dependencies.is_into_dataframe(groups):
         if isinstance(groups, pd.DataFrame):
-            names, columns = list(groups.columns), [groups.iloc[:, j] for j in range(groups.shape[1])]
+            columns: list[Values] = [groups.iloc[:, j] for j in range(groups.shape[1])]
+            names = list(groups.columns)
         else:
             frame = nw.from_native(groups, eager_only=True)
             names, columns = frame.columns, [label_column(frame.get_column(name)) for name in frame.columns]

@@ -362,14 +362,15 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         self._nu = groups.nu
         given = isinstance(self.between_group_variance, Real) and self.method != "sure"
         self._nu_between = np.inf if given else float(n_groups - basis.shape[1] - 1)
-        self._effects = shrunken.theta - self._surface.value(columns, n_groups)
         self.groups_ = factor.labels
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
         self.theta_ = shrunken.theta
         self.theta_sd_ = np.sqrt(np.nan_to_num(shrunken.variance, nan=np.inf))
-        self.shrinkage_ = shrunken.shrinkage
-        self.target_ = self._surface.value(columns, n_groups) if self._uses_columns() else float(self._surface.coef[0])
+        self.shrinkage_: np.ndarray | float = shrunken.shrinkage
+        target = self._surface.value(columns, n_groups)
+        self._effects = shrunken.theta - target
+        self.target_: np.ndarray | float = target if self._uses_columns() else float(self._surface.coef[0])
         self.between_group_variance_ = shrunken.tau2
         self.sigma2_ = groups.sigma2
         if self._uses_columns():

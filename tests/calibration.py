@@ -116,7 +116,8 @@ def make_settings() -> dict[str, Setting]:
     slopes = Setting(
         "correlated slopes", "y ~ x + (x | g)", rows, new_rows, _with("x"), _with("x"),
         {"Intercept": normal(0.0, 2.0), "x": normal(0.4, 0.8), "1|g": group("HalfStudentT", nu=5.0, sigma=0.9),
-         "x|g": group("Exponential", lam=1.4), "corr|g": ("LKJ", {"eta": 1.0}), "sigma": ("HalfNormal", {"sigma": 0.8})},
+         "x|g": group("Exponential", lam=1.4), "corr|g": ("LKJ", {"eta": 1.0}),
+         "sigma": ("HalfNormal", {"sigma": 0.8})},
         ((0, 1),),
     )  # fmt: skip
     rows, new_rows = _frame([4, 5, 6, 7, 8, 9, 10, 12], 3)
@@ -155,7 +156,8 @@ def make_settings() -> dict[str, Setting]:
     three_groups = Setting(
         "three groups", "y ~ 0 + x + (0 + x | g)", rows, new_rows,
         lambda frame: frame[["x"]].to_numpy(), lambda frame: frame[["x"]].to_numpy(),
-        {"x": normal(0.0, 1.0), "x|g": group("HalfCauchy", beta=0.5), "sigma": ("Uniform", {"lower": 0.1, "upper": 1.7})},
+        {"x": normal(0.0, 1.0), "x|g": group("HalfCauchy", beta=0.5),
+         "sigma": ("Uniform", {"lower": 0.1, "upper": 1.7})},
     )  # fmt: skip
     together = (intercepts, slopes, three, independent, errors, imbalance, three_groups)
     return {setting.name: setting for setting in together}

@@ -337,7 +337,9 @@ def test_known_standard_errors_are_asked_for(new_groups, schools):
 
 def test_rows_without_a_prediction_are_not_passed_over():
     X, y = make_grouped_regression(5, 6, 0, as_frame=True, random_state=0)
-    model = PartialPoolingRegressor(group_features="group", unknown_groups="nan").fit(X[X["group"] > 0], y[X["group"] > 0])
+    model = PartialPoolingRegressor(group_features="group", unknown_groups="nan").fit(
+        X[X["group"] > 0], y[X["group"] > 0]
+    )
     with pytest.raises(ValueError, match='unknown_groups="nan"'):
         posterior_predictive_check(model, X, y, n_samples=5)
 

@@ -230,11 +230,12 @@ def integrate_finely(model: MarginalModel, sigma: float, tau: np.ndarray) -> tup
         )
         evaluated, weight, pareto_k = nodes.evaluated, nodes.weight, nodes.pareto_k
     conditional = np.concatenate([points.weight[:, ::GRID_STRIDE] for points in evaluated])
+    kept = weight > 0
     grid = VarianceGrid(
-        weight=weight,
-        factor=np.concatenate([points.variance.relative_factor for points in evaluated]),
-        log_sigma=np.concatenate([points.log_sigma[:, ::GRID_STRIDE] for points in evaluated]),
-        conditional=conditional / conditional.sum(axis=1, keepdims=True),
+        weight=weight[kept],
+        factor=np.concatenate([points.variance.relative_factor for points in evaluated])[kept],
+        log_sigma=np.concatenate([points.log_sigma[:, ::GRID_STRIDE] for points in evaluated])[kept],
+        conditional=(conditional / conditional.sum(axis=1, keepdims=True))[kept],
     )
     return grid, pareto_k
 
@@ -245,7 +246,9 @@ def expected(log_values: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
 
 
 def _log(probability):
-    return np.log(np.maximum(probability, 1e-300))
+    # a probability that underflows must not come back: far out, 1 / p(y_j | ...) may be as large as exp(20,000)
+    with np.errstate(divide="ignore"):
+        return np.log(probability)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
