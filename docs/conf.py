@@ -7,6 +7,9 @@ import importlib.util
 from pathlib import Path
 
 import matplotlib
+from docutils import nodes
+from docutils.statemachine import StringList
+from matplotlib.sphinxext.plot_directive import PlotDirective
 from sphinx.util.fileutil import copy_asset
 
 import hbsk
@@ -55,7 +58,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
-    "ignore_pattern": r"/(?!plot_)[^/]*\.py$",
+    "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("hbsk",),
     "abort_on_example_error": True,
@@ -101,5 +104,19 @@ def copy_mathjax(app, error):
             copy_asset(MATHJAX / part, (target / part).parent if part.endswith(".js") else target / part)
 
 
+class PlotInMarkdown(PlotDirective):
+    """Matplotlib's directive for Markdown: what it writes in reStructuredText goes through MyST's eval-rst."""
+
+    def run(self):
+        written = []
+        self.state_machine.insert_input = lambda lines, source=None: written.extend(lines)
+        messages = super().run()
+        box = nodes.Element()
+        fenced = StringList(["````{eval-rst}", *written, "````"], source=self.state.document["source"])
+        self.state.nested_parse(fenced, self.content_offset, box)
+        return [*box.children, *messages]
+
+
 def setup(app):
+    app.add_directive("plot", PlotInMarkdown, override=True)
     app.connect("build-finished", copy_mathjax)

@@ -311,7 +311,7 @@ class MarginalPosterior:
         return MarginalPosterior.group_moments(self)
 
     def equally_weighted(self, n_nodes: int) -> MarginalPosterior:
-        """Return the posterior on nodes of equal weight, resampled at fixed levels; itself where they are so already."""
+        """Return the posterior on nodes of equal weight, resampled at fixed levels."""
         if self.n_nodes == n_nodes and np.ptp(self.weight) <= 1e-15:
             return self
         levels = (np.arange(n_nodes) + 0.5) / n_nodes

@@ -5,6 +5,7 @@ from __future__ import annotations
 from inspect import signature
 from typing import Any
 
+from sklearn import config_context
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import MetadataRouter, get_routing_for_object
 
@@ -39,7 +40,9 @@ def takes_groups(estimator: Any, method: str) -> bool:
 
     A request that was never set is no refusal: where scikit-learn insists on one, its own error says so best.
     """
-    routing = get_routing_for_object(estimator)
+    # RidgeCV of scikit-learn 1.9 asks itself without end where routing is off; nothing is routed here, only read.
+    with config_context(enable_metadata_routing=True):
+        routing = get_routing_for_object(estimator)
     if isinstance(routing, MetadataRouter):
         return _some_part_asks(routing, method)
     if GROUPS not in parameters(getattr(estimator, method)):

@@ -1,0 +1,86 @@
+"""
+Known groups and new groups
+===========================
+
+"How well does the model predict?" has two answers where data are grouped. One is about **new rows of known groups**: the
+next days of these subjects. The other is about **new groups**: a subject nobody has met. Which of the two cross-validation
+answers is decided by the splitter, and the best model for one can be useless for the other.
+"""
+
+# %%
+# Two splitters
+# -------------
+# :class:`~hbsk.model_selection.WithinGroupKFold` deals the rows of every group to the folds, so that each group is met in
+# training. :class:`~sklearn.model_selection.GroupKFold` leaves whole groups out.
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+from sklearn.linear_model import BayesianRidge
+from sklearn.model_selection import GroupKFold
+
+from hbsk import PartialPoolingRegressor
+from hbsk.datasets import load_sleepstudy
+from hbsk.model_selection import WithinGroupKFold, compare_estimators
+
+BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#999999"
+
+X, y = load_sleepstudy(return_X_y=True, as_frame=True)
+groups = X["Subject"]
+
+figure, axes = plt.subplots(1, 2, figsize=(9, 2.6), layout="constrained", sharey=True)
+for ax, splitter in zip(axes, (WithinGroupKFold(5), GroupKFold(5)), strict=True):
+    picture = np.zeros((5, 60))
+    for fold, (_, test) in enumerate(splitter.split(X, y, groups)):
+        picture[fold, test[test < 60]] = 1
+    ax.imshow(picture, aspect="auto", cmap=ListedColormap(["#dddddd", BLUE]), interpolation="none")
+    for border in range(10, 60, 10):
+        ax.axvline(border - 0.5, color="white", linewidth=2)
+    ax.set_title(type(splitter).__name__, fontsize=10)
+    ax.set_xticks(np.arange(4.5, 60, 10), [f"subject {subject}" for subject in groups.unique()[:6]], fontsize=7)
+    ax.set_yticks(range(5), [f"fold {k + 1}" for k in range(5)])
+    ax.tick_params(length=0)
+figure.suptitle("Rows that are predicted (blue) in the first six subjects")
+plt.show()
+
+# %%
+# Both questions in one call
+# --------------------------
+# :func:`~hbsk.model_selection.compare_estimators` asks both of any estimators. The groups come as the keyword here, and
+# reach those that take them; ``BayesianRidge`` does not.
+estimators = {
+    "complete pooling": BayesianRidge(),
+    "no pooling": PartialPoolingRegressor(slope_features="all", pooling="none"),
+    "partial pooling": PartialPoolingRegressor(slope_features="all"),
+}
+comparison = compare_estimators(estimators, X[["Days"]], y, groups=groups)
+comparison.pivot(index=["question", "estimator"], columns="metric", values="mean").round(3)
+
+# %%
+# Known subjects are predicted far better by their own lines, and best by lines that borrow from each other. For a new
+# subject there is nothing to go by but the population, and all three give the same mean. But they do not know the same
+# about their ignorance: only partial pooling has an estimate of how much subjects differ. The 90 % intervals of complete
+# pooling pretend that all subjects are alike; no pooling, which knows nothing of the next subject, can only say
+# "anything", with intervals without end.
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+table = comparison.set_index(["question", "metric", "estimator"])
+colors = {"complete pooling": GREY, "no pooling": ORANGE, "partial pooling": BLUE}
+for ax, metric, label in (
+    (axes[0], "rmse", "root mean squared error (ms)"),
+    (axes[1], "coverage", "coverage of 90 % intervals"),
+):
+    for k, (name, color) in enumerate(colors.items()):
+        rows = table.loc[[(question, metric, name) for question in comparison["question"].unique()]]
+        place = np.arange(2) + (k - 1) * 0.26
+        ax.bar(place, rows["mean"], width=0.24, color=color, label=name)
+        ax.errorbar(place, rows["mean"], rows["standard_error"], fmt="none", color="black", capsize=3)
+    ax.set_xticks(range(2), comparison["question"].unique())
+    ax.set_ylabel(label)
+    ax.spines[["top", "right"]].set_visible(False)
+axes[1].axhline(0.9, color="black", linestyle="--", linewidth=1)
+axes[1].set_ylim(0.6, 1.02)
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+plt.show()
+
+# %%
+# A split by rows alone, :class:`~sklearn.model_selection.KFold`, asks the first question, and whoever wanted to know the
+# second is misled: the error of the best model is |first| ms there and not the |second| ms of a new subject.
