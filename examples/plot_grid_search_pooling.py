@@ -57,7 +57,7 @@ def describe(params):
     """Say in words what a candidate is."""
     if "model__formula" in params:
         return params["model__formula"]
-    words = [f"{params.get('model__pooling', 'partial')} pooling"]
+    words = [f"{params.get('model__pooling', 'partial')} pooling".replace("none", "no")]
     if params.get("model__slope_features"):
         words.append("own slopes")
     if params.get("model__correlated") is False:
@@ -92,7 +92,7 @@ ax.errorbar(
 )
 ax.axvline(0, color="#555555", linestyle="--", linewidth=1)
 ax.set_yticks(place, table.index)
-ax.set_xlabel("root mean squared error above that of the best (ms), with standard error over folds")
+ax.set_xlabel("RMSE above that of the best (ms), standard error over folds")
 ax.spines[["top", "right"]].set_visible(False)
 plt.show()
 

@@ -74,7 +74,9 @@ homes = pd.DataFrame({"county": [*sizes.index, "ELSEWHERE"], "floor": 0, "uraniu
 last_columns = after[:-1].transform(homes)
 mean, sd = model.predict(last_columns, return_std=True)
 low, high = model.predict_interval(last_columns, coverage=0.9, kind="mean").T
-table = homes[["county"]].assign(homes=[*sizes, 0], ridge=before.fit(X, y).predict(homes), mean=mean, low=low, high=high)
+table = homes[["county"]].assign(
+    homes=[*sizes, 0], ridge=before.fit(X, y).predict(homes), mean=mean, low=low, high=high
+)
 table.round(2)
 
 # %%
@@ -82,14 +84,17 @@ table.round(2)
 # county drawn from the population; Ridge answers with a number that looks like all the others.
 figure, ax = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
 place = np.arange(len(table))[::-1]
-ax.errorbar(mean, place, xerr=[mean - low, high - mean], fmt="o", color="#0072b2", capsize=3, label="partial pooling, 90 %")
+ax.errorbar(
+    mean, place, xerr=[mean - low, high - mean], fmt="o", color="#0072b2", capsize=3, label="partial pooling, 90 %"
+)
 ax.scatter(table["ridge"], place, marker="x", color="#d55e00", zorder=3, label="Ridge")
 names = [
-    f"{county.title()} ({n} home{'' if n == 1 else 's'})" for county, n in zip(table["county"], table["homes"], strict=True)
+    f"{county.title()} ({n} home{'' if n == 1 else 's'})"
+    for county, n in zip(table["county"], table["homes"], strict=True)
 ]
 names[-1] = "a county not among the 85"
 ax.set_yticks(place, names)
 ax.set_xlabel("mean log radon of basements in the county, at average uranium")
-ax.legend(loc="lower right")
+figure.legend(loc="outside upper right", ncols=2)
 ax.spines[["top", "right"]].set_visible(False)
 plt.show()

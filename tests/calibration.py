@@ -4,7 +4,7 @@ Parameters are drawn from their priors and data from the parameters; then the ra
 its posterior is uniform, whatever the model (Talts, Betancourt, Simpson, Vehtari, Gelman 2018, arXiv:1804.06788), and
 so is the rank of any function of parameters and data, such as the log likelihood, which sees what single parameters do
 not (Modrak et al. 2023, Bayesian Analysis). Nothing here uses hbsk's own algebra: designs are written out by hand,
-priors are drawn by SciPy, correlation matrices by rejection.
+priors are drawn by NumPy, correlation matrices by rejection.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from scipy import stats
 from hbsk import PartialPoolingRegressor
 
 N_DRAWS = 399
-COVERAGES = (0.5, 0.8, 0.9, 0.95)
+# Coverages of intervals, by kind.
+INTERVALS = {"prediction": (0.5, 0.8, 0.9, 0.95), "mean": (0.9,)}
 # Points at which an ECDF is compared with the diagonal.
 N_POINTS = 50
 
@@ -169,25 +170,25 @@ SETTINGS = make_settings()
 # Drawing from the prior
 
 
-def draw_sd(prior, rng):
+def draw_sd(prior, rng, size=None):
     """Draw from a prior on an sd, in PyMC's parametrisations."""
     family, a = prior
     match family:
         case "HalfNormal":
-            law = stats.halfnorm(scale=a["sigma"])
+            return a["sigma"] * np.abs(rng.standard_normal(size))
         case "HalfStudentT":
-            return abs(float(stats.t(a["nu"], scale=a["sigma"]).rvs(random_state=rng)))
+            return a["sigma"] * np.abs(rng.standard_t(a["nu"], size))
         case "HalfCauchy":
-            law = stats.halfcauchy(scale=a["beta"])
+            return a["beta"] * np.abs(rng.standard_cauchy(size))
         case "Exponential":
-            law = stats.expon(scale=1 / a["lam"])
+            return rng.exponential(1 / a["lam"], size)
         case "Gamma":
-            law = stats.gamma(a["alpha"], scale=1 / a["beta"])
+            return rng.gamma(a["alpha"], 1 / a["beta"], size)
         case "InverseGamma":
-            law = stats.invgamma(a["alpha"], scale=a["beta"])
+            return a["beta"] / rng.gamma(a["alpha"], 1.0, size)
         case "Uniform":
-            law = stats.uniform(a["lower"], a["upper"] - a["lower"])
-    return float(law.rvs(random_state=rng))
+            return rng.uniform(a["lower"], a["upper"], size)
+    raise ValueError(family)
 
 
 def draw_correlation(size, eta, rng):
@@ -237,13 +238,17 @@ def observe(setting: Setting, frame: pd.DataFrame, codes: np.ndarray, truth: Tru
 # One fit
 
 
-def rank_and_cover(setting: Setting, seed: int, **changes) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+def rank_and_cover(
+    setting: Setting, seed: int, intervals=INTERVALS, **changes
+) -> tuple[dict[str, float], dict[tuple, float]]:
     """Fit one simulated data set.
 
     Parameters
     ----------
     setting : Setting
     seed : int
+    intervals : dict
+        Coverages of the intervals that are asked for, by kind.
     **changes : object
         Parameters of the estimator, to see how a wrong model is found out.
 
@@ -251,8 +256,8 @@ def rank_and_cover(setting: Setting, seed: int, **changes) -> tuple[dict[str, fl
     -------
     uniform : dict of str to float
         A number that is uniform on (0, 1) for every quantity: (rank + U) / (number of draws + 1).
-    covered : dict of str to ndarray of shape (len(COVERAGES),)
-        Share of the new rows whose interval holds the truth, by kind of interval and kind of group.
+    covered : dict of str to float
+        Share of the new rows whose interval holds the truth, by kind of group and of interval, and coverage.
     """
     rng = np.random.default_rng([seed, len(setting.name)])
     labels = np.concatenate([setting.labels, np.setdiff1d(setting.new_rows["g"], setting.labels)])
@@ -274,14 +279,14 @@ def rank_and_cover(setting: Setting, seed: int, **changes) -> tuple[dict[str, fl
 
     new = new_codes >= len(setting.labels)
     covered = {}
-    for kind, value in (("mean", new_mean), ("prediction", new_y)):
-        hit = np.empty((len(COVERAGES), len(value)))
-        for i, coverage in enumerate(COVERAGES):
+    values = {"mean": new_mean, "prediction": new_y}
+    for kind, coverages in intervals.items():
+        for coverage in coverages:
             options = {"coverage": coverage, "kind": kind, "standard_error": new_errors}
             low, high = estimator.predict_interval(setting.new_rows, **options).T
-            hit[i] = (low <= value) & (value <= high)
-        covered[f"{kind}, known groups"] = hit[:, ~new].mean(axis=1)
-        covered[f"{kind}, new groups"] = hit[:, new].mean(axis=1)
+            hit = (low <= values[kind]) & (values[kind] <= high)
+            covered["known", kind, coverage] = hit[~new].mean()
+            covered["new", kind, coverage] = hit[new].mean()
     return uniform, covered
 
 
@@ -335,12 +340,17 @@ def _new_observations(setting, new_y, sampled):
     return pairs
 
 
-def calibrate(setting: Setting, seeds, **changes) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Run `rank_and_cover` for all seeds: name to arrays of shape (n_seeds,) and (n_seeds, len(COVERAGES))."""
-    results = [rank_and_cover(setting, seed, **changes) for seed in seeds]
+def calibrate(setting: Setting, seeds, **options) -> tuple[dict[str, np.ndarray], dict[tuple, np.ndarray]]:
+    """Run `rank_and_cover` for all seeds: the same dicts, with arrays of shape (n_seeds,)."""
+    results = [rank_and_cover(setting, seed, **options) for seed in seeds]
     return tuple(
         {name: np.array([result[part][name] for result in results]) for name in results[0][part]} for part in (0, 1)
     )
+
+
+def coverage_error(hits: np.ndarray) -> float:
+    """Return the standard error of a coverage; rows of one fit share its errors, so that fits are the units."""
+    return max(hits.std(ddof=1), 0.1) / np.sqrt(len(hits))
 
 
 # Uniformity

@@ -346,7 +346,7 @@ def test_rows_without_a_prediction_are_not_passed_over():
 
 def test_length_of_y_is_checked(differing, sleepstudy):
     X, y = sleepstudy
-    with pytest.raises(ValueError, match="180 rows.* 179"):
+    with pytest.raises(ValueError, match=r"180 rows.* 179"):
         posterior_predictive_check(differing, X, y[:-1])
 
 
@@ -362,7 +362,7 @@ def test_a_missing_slope_is_caught_and_the_slope_acquitted(alike, differing, sle
 
 
 def heavy_tailed(seed, df):
-    X, y, truth = make_grouped_regression(15, 20, 0, return_parameters=True, residual_sd=0.0, random_state=seed)
+    X, y = make_grouped_regression(15, 20, 0, residual_sd=0.0, random_state=seed)
     noise = np.random.default_rng(seed)
     return X, y + (noise.normal(size=len(y)) if df is None else noise.standard_t(df, size=len(y)))
 

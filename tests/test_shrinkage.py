@@ -96,8 +96,8 @@ def test_group_means_against_loops(weighted, known, rng):
 
 
 def test_group_means_far_from_zero_lose_no_digits(rng):
-    codes = rng.integers(0, 5, 60)
-    y = rng.normal(size=60).round(6)
+    codes = rng.integers(0, 5, 20_000)
+    y = rng.normal(size=20_000).round(6)
     near, far = (summarise_groups(codes, 5, y + shift, None, None) for shift in (0.0, 1e8))
     assert far.sigma2 == pytest.approx(near.sigma2, rel=1e-7)
     np.testing.assert_allclose(far.means - 1e8, near.means, atol=2e-8)

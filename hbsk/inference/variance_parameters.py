@@ -158,7 +158,7 @@ class VarianceParameters:
         """
         log_prior = np.zeros_like(sigma)
         if self.integrated:
-            log_prior += self.residual_sd.log_density(sigma) + np.log(sigma - RESIDUAL_SD_FLOOR)
+            log_prior += self.residual_sd.log_density(sigma) + np.log(_above_floor(sigma))
         elif self._n_sigma:
             jacobian, _ = self._sigma_line.log_jacobian(theta[:, 0])
             log_prior += self.residual_sd.log_density(sigma) + jacobian[:, None]
@@ -173,7 +173,7 @@ class VarianceParameters:
     def sigma_slope_of_sd_log_prior(self, sigma, relative_sd) -> np.ndarray:
         """Return d/d log(sigma) of `sd_log_prior` in the integrated form."""
         slope = sigma * self.residual_sd.grad_log_density(sigma)
-        slope += sigma / (sigma - RESIDUAL_SD_FLOOR)
+        slope += sigma / _above_floor(sigma)
         for k, prior in enumerate(self.group_sd):
             tau = sigma * relative_sd[:, k, None]
             slope += tau * prior.grad_log_density(tau) + 1.0
@@ -233,6 +233,11 @@ class VarianceParameters:
 
 def _is_free(prior) -> bool:
     return not isinstance(prior, int | float)
+
+
+def _above_floor(sigma):
+    """Return sigma less its floor, and not zero where the difference is rounded away."""
+    return np.maximum(sigma - RESIDUAL_SD_FLOOR, 1e-12 * RESIDUAL_SD_FLOOR)
 
 
 LOG_TWICE_NORMAL = np.log(2) - 0.5 * np.log(2 * np.pi)

@@ -1,8 +1,9 @@
 """Over many simulated data sets: p-values of a right model keep to the middle, those of wrong ones do not.
 
-Posterior predictive p-values are not uniform under the model. Averaged over the prior they are less variable than uniform
-ones, and P(p <= a) is at most 2 a (Meng 1994, Posterior predictive p-values, Annals of Statistics 22, 1142-1160); here the
-truth is fixed and the priors are wide, so that these are bounds up to the Monte Carlo error of 200 data sets.
+Posterior predictive p-values are not uniform under the model. Averaged over the prior they are less variable than
+uniform ones, and P(p <= a) is at most 2 a (Meng 1994, Posterior predictive p-values, Annals of Statistics 22,
+1142-1160). Here the truth is fixed and the priors are wide, so that these are bounds up to the Monte Carlo error of 200
+data sets.
 """
 
 import numpy as np
@@ -12,25 +13,35 @@ from scipy.stats import kurtosis, skew
 
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import make_grouped_regression
-from hbsk.predictive_checks import per_group, posterior_predictive_check
+from hbsk.predictive_checks import posterior_predictive_check
 
 pytestmark = pytest.mark.slow
 
 N_DATA_SETS = 200
 N_SAMPLES = 400
+ROWS = 8
+
+
+def group_sums(values, groups):
+    return np.bincount(groups.astype(int), values)
+
+
+def group_means(y, groups):
+    return group_sums(y, groups) / ROWS
 
 
 def sd_of_means(y, groups):
-    return per_group("mean")(y, groups).std()
+    return group_means(y, groups).std()
 
 
 def largest_mean(y, groups):
-    return per_group("mean")(y, groups).max()
+    return group_means(y, groups).max()
 
 
 def sd_of_slopes(y, groups, X):
-    slopes = [np.polyfit(X[groups == g, 1], y[groups == g], 1)[0] for g in np.unique(groups)]
-    return np.std(slopes)
+    """Return the sd of the least-squares slopes of the groups."""
+    x = X[:, 1] - group_means(X[:, 1], groups)[groups.astype(int)]
+    return (group_sums(x * y, groups) / group_sums(x * x, groups)).std()
 
 
 STATISTICS = ["mean", "std", "min", "max", skew, kurtosis, sd_of_means, largest_mean]
@@ -38,9 +49,7 @@ STATISTICS = ["mean", "std", "min", "max", skew, kurtosis, sd_of_means, largest_
 
 def simulate(seed, *, slope_sd=0.0, df=None):
     """Twelve groups of eight rows with one feature, whose slope may vary, and noise of sd 1 or Student's t."""
-    X, y, truth = make_grouped_regression(
-        12, 8, 1, group_sd=[1.0, slope_sd], residual_sd=0.0, return_parameters=True, random_state=seed
-    )
+    X, y = make_grouped_regression(12, ROWS, 1, group_sd=[1.0, slope_sd], residual_sd=0.0, random_state=seed)
     noise = np.random.default_rng(seed)
     return X, y + (noise.normal(size=len(y)) if df is None else noise.standard_t(df, size=len(y)))
 
@@ -78,7 +87,7 @@ def test_heavy_tails_are_caught():
     p = p_values(STATISTICS, df=2, n_data_sets=60)
     assert share_extreme(p[["kurtosis"]]).item() > 0.9
     # One of the two extremes, which are among the default statistics.
-    assert share_extreme(p[["min", "max"]].max(axis=1).to_frame() - 0.0).item() > 0.5
+    assert ((p["max"] < 0.01) | (p["min"] > 0.99)).mean() > 0.5
     # What the model was made to fit says nothing.
     assert share_extreme(p[["mean"]]).item() < 0.05
 
