@@ -2,16 +2,16 @@
 Who is the best hitter? Ranks with their uncertainty
 ====================================================
 
-After 45 at-bats of the 1970 season Roberto Clemente had hit .400, Max Alvis .156. Ranking players by such averages looks
-exact and is not: the standard error of each is .066. Partial pooling gives the joint posterior of all 18 players, and so
-the posterior of every rank.
+After 45 at-bats of the 1970 season Roberto Clemente had hit .400, Max Alvis .156. Ranking players by such averages
+looks exact and is not: the standard error of each is .066. Partial pooling gives the joint posterior of all 18
+players, and so the posterior of every rank.
 """
 
 # %%
 # Expected ranks
 # --------------
-# The open circles are the ranks of the raw averages. The expected ranks (dots) keep much closer to the middle, and their
-# bars, one sd to both sides, overlap nearly everywhere.
+# The open circles are the ranks of the raw averages. The expected ranks (dots) keep much closer to the middle, and
+# their bars, one sd to both sides, overlap nearly everywhere.
 
 import matplotlib.pyplot as plt
 import pandas as pd
@@ -32,8 +32,9 @@ print(ranks.head(6).round(3).to_string())
 # %%
 # What became of them
 # -------------------
-# The rest of the season, 200 to 500 at-bats each, tells how good the players really were. The shrunken averages come much
-# closer to it than the raw ones, and the first of the ranking did not stay the first.
+# The rest of the season, 200 to 500 at-bats each, tells how good the players really were. The shrunken averages come
+# much closer to it than the raw ones. Clemente stayed the first; the fourth of the raw ranking, Johnstone with .333,
+# fell to .222.
 
 later = players.remaining_average
 shrunken = model.predict(players.data)
@@ -46,8 +47,8 @@ print("best over the rest of the season:", table["rest of season"].idxmax())
 # %%
 # Ranking raw means crowns the smallest groups
 # --------------------------------------------
-# All players have 45 at-bats. Where sizes differ, raw ranks do more harm: the top of a raw ranking is made of small groups,
-# whose means vary most. Counties of Minnesota by their radon, 1 to 116 homes each:
+# All players have 45 at-bats. Where sizes differ, raw ranks do more harm: the top of a raw ranking is made of small
+# groups, whose means vary most. Counties of Minnesota by their radon, 1 to 116 homes each:
 
 X, y = load_radon(return_X_y=True, as_frame=True)
 homes = X["county"].value_counts()

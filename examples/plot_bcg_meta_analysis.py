@@ -2,16 +2,16 @@
 Meta-analysis: a vaccine in thirteen trials
 ===========================================
 
-Thirteen trials of the BCG vaccine against tuberculosis. Each reports a log risk ratio and, from its counts, a standard
-error. A random-effects meta-analysis is a hierarchical model with known standard errors: the trials have true effects of
-their own, drawn from a population of trials.
+Thirteen trials of the BCG vaccine against tuberculosis. Each reports a log risk ratio and, from its counts, a
+standard error. A random-effects meta-analysis is a hierarchical model with known standard errors: the trials have
+true effects of their own, drawn from a population of trials.
 """
 
 # %%
 # Random effects
 # --------------
-# The standard errors go to ``fit``; there is no residual sd left to estimate. ``pooling="complete"`` is the fixed-effect
-# analysis, which takes all trials for repetitions of one.
+# The standard errors go to ``fit``; there is no residual sd left to estimate. ``pooling="complete"`` is the
+# fixed-effect analysis, which takes all trials for repetitions of one.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -36,8 +36,8 @@ print(f"sd between trials: {random_effects.group_sd_['trial'].iloc[0]:.2f}")
 # %%
 # The forest plot
 # ---------------
-# Left of 0 the vaccine protects. Large trials keep their own estimates, small ones borrow from the others; compare the two
-# intervals of Rosenthal et al. 1960 or TPT Madras 1980.
+# Left of 0 the vaccine protects. Large trials keep their own estimates, small ones borrow from the others; compare
+# the two intervals of Rosenthal et al. 1960 or TPT Madras 1980.
 
 no_pooling = PartialPoolingRegressor(group_features="trial", pooling="none").fit(X, y, standard_error=standard_error)
 display = ShrinkageDisplay.from_estimator(random_effects, no_pooling=no_pooling, sort="shrinkage")
@@ -47,8 +47,8 @@ display.ax_.set_xlabel("log risk ratio")
 # %%
 # What will the next trial find?
 # ------------------------------
-# The mean of all trials is known well; the effect in a new place is not. Its interval includes the sd between trials, and
-# for the estimate of a trial with a standard error of 0.2 its sampling error as well.
+# The mean of all trials is known well; the effect in a new place is not. Its interval includes the sd between trials,
+# and for the estimate of a trial with a standard error of 0.2 its sampling error as well.
 
 new = pd.DataFrame({"trial": ["next"]})
 effect = random_effects.predict_interval(new, coverage=0.95, kind="mean")[0]
@@ -59,8 +59,8 @@ print(f"95 % interval of what that trial will report: {estimate[0]:.2f} to {esti
 # %%
 # Why the trials differ: latitude
 # -------------------------------
-# A feature that is the same for a whole group explains differences between groups: a meta-regression. Far from the equator
-# the vaccine works better, and little is left of the sd between trials.
+# A feature that is the same for a whole group explains differences between groups: a meta-regression. Far from the
+# equator the vaccine works better, and little is left of the sd between trials.
 
 with_latitude = trials.data[["trial", "ablat"]]
 meta_regression = PartialPoolingRegressor(group_features="trial").fit(with_latitude, y, standard_error=standard_error)

@@ -2,13 +2,13 @@
 Eight schools, two engines
 ==========================
 
-Eight schools coached pupils for a test. Each school's effect was estimated with a standard error of 9 to 18 points, and
-the estimates run from -3 to 28. Is school A's coaching really worth 28 points?
+Eight schools coached pupils for a test. Each school's effect was estimated with a standard error of 9 to 18 points,
+and the estimates run from -3 to 28. Is school A's coaching really worth 28 points?
 
 The model has three levels. What was measured, :math:`y_j \\sim N(\\theta_j, s_j^2)` with known :math:`s_j`; the true
-effects, :math:`\\theta_j \\sim N(\\mu, \\tau^2)`; and the priors :math:`\\mu \\sim N(0, 5^2)`,
-:math:`\\tau \\sim` half-Cauchy(5). Here it is fitted twice, by the marginal engine, which integrates, and by NUTS, which
-samples with four chains through Bambi and PyMC.
+effects, :math:`\\theta_j \\sim N(\\mu, \\tau^2)`; and the priors :math:`\\mu \\sim N(0, 5^2)`, :math:`\\tau \\sim`
+half-Cauchy(5). Here it is fitted twice, by the marginal engine, which integrates, and by NUTS, which samples with
+four chains through Bambi and PyMC.
 """
 
 # %%
@@ -36,7 +36,7 @@ sampled = PartialPoolingRegressor(
     priors=priors,
     inference="nuts",
     chains=4,
-    sampler_options={"target_accept": 0.97},
+    sampler_options={"target_accept": 0.99},
     random_state=1,
 )
 integrated = PartialPoolingRegressor(group_features="school", priors=priors)
@@ -50,8 +50,8 @@ for model in (sampled, integrated):
 # %%
 # The answers side by side
 # ------------------------
-# First :math:`\mu` and :math:`\tau`, then the eight :math:`\theta_j`. The engines agree within the Monte Carlo error of
-# NUTS (``mcse_mean``).
+# First :math:`\mu` and :math:`\tau`, then the eight :math:`\theta_j`. The engines agree within the Monte Carlo error
+# of NUTS (``mcse_mean``).
 
 
 def posterior(model):
@@ -69,9 +69,9 @@ print(sampled.summary()[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]].round(3)
 # %%
 # No pooling against partial pooling
 # ----------------------------------
-# The open circles are the schools on their own (no pooling, an interval of 1.96 standard errors). Partial pooling moves
-# them towards the common mean and shortens every interval, because each school learns from the other seven. School A's 28
-# points become about 10, and its interval holds the mean.
+# The open circles are the schools on their own (no pooling, an interval of 1.96 standard errors). Partial pooling
+# moves them towards the common mean and shortens every interval, because each school learns from the other seven.
+# School A's 28 points become about 10, and its interval holds the mean.
 
 no_pooling = PartialPoolingRegressor(group_features="school", pooling="none")
 no_pooling.fit(schools.data, schools.target, standard_error=schools.standard_error)
@@ -81,8 +81,9 @@ display.ax_.set_xlabel("effect of coaching (points)")
 # %%
 # Shrinkage of each school
 # ------------------------
-# The weight of a school's own estimate is :math:`\lambda_j = \tau^2 / (\tau^2 + s_j^2)`, averaged over the posterior of
-# :math:`\tau`. It is largest where the standard error is smallest (school E, 9 points) and smallest in school H (18).
+# The weight of a school's own estimate is :math:`\lambda_j = \tau^2 / (\tau^2 + s_j^2)`, averaged over the posterior
+# of :math:`\tau`. It is largest where the standard error is smallest (school E, 9 points) and smallest in school H
+# (18).
 
 display = ShrinkageDisplay.from_estimator(integrated, kind="shrinkage")
 shrinkage = integrated.shrinkage_["school"]["1|school"]

@@ -2,18 +2,18 @@
 Searching over pooling and slopes
 =================================
 
-Should every subject have an intercept of its own, a slope too, and how much should subjects borrow from each other? All
-of that are parameters of :class:`~hbsk.PartialPoolingRegressor`, so :class:`~sklearn.model_selection.GridSearchCV` can
-ask which of the models predicts best.
+Should every subject have an intercept of its own, a slope too, and how much should subjects borrow from each other?
+All of that are parameters of :class:`~hbsk.PartialPoolingRegressor`, so
+:class:`~sklearn.model_selection.GridSearchCV` can ask which of the models predicts best.
 """
 
 # %%
-# The sleep deprivation study: reaction times of 18 subjects on ten days. The folds leave some days of each subject out.
+# The sleep deprivation study: reaction times of 18 subjects on ten days. The folds leave some days of each subject
+# out.
 import matplotlib.pyplot as plt
 import pandas as pd
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import Pipeline
-from sklearn.preprocessing import StandardScaler
 
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import load_sleepstudy
@@ -26,8 +26,8 @@ X.head(3)
 # The grid
 # --------
 # Three poolings with and without slopes, the correlation of intercepts and slopes, and the same by formula. Parameters
-# of a step have its name in front, as always. There is nothing to scale here but to show that steps before the model are
-# no obstacle: the columns' names are looked up in what arrives.
+# of a step have its name in front, as always. Nothing has to be done to these columns before they reach the model;
+# where something has, names and formulas are looked up in the columns that arrive.
 pipeline = Pipeline([("nothing", "passthrough"), ("model", PartialPoolingRegressor(group_features="Subject"))])
 grid = [
     {"model__pooling": ["complete"]},
@@ -43,7 +43,7 @@ search = GridSearchCV(
     error_score="raise",
 )
 search.fit(X, y, groups=X["Subject"])
-search.best_params_
+print(search.best_params_)
 
 # %%
 # What each candidate predicts
@@ -78,8 +78,8 @@ table = pd.DataFrame(
 table.round(2)
 
 # %%
-# Errors of folds go up and down together for all models, so a difference is known much better than either error: compare
-# candidates fold by fold.
+# Errors of folds go up and down together for all models, so a difference is known much better than either error:
+# compare candidates fold by fold.
 figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
 place = range(len(table))
 ax.errorbar(
@@ -97,9 +97,9 @@ ax.spines[["top", "right"]].set_visible(False)
 plt.show()
 
 # %%
-# Own slopes pay; whether they are correlated with the intercepts makes no difference that these data could show. Where
-# candidates are this close, take the simpler one.
+# Own slopes pay; whether they are correlated with the intercepts makes no difference that these data could show.
+# Where candidates are this close, take the simpler one.
 #
-# Each fit is a whole posterior and costs some hundredths of a second, so that grids like this one are searched while you
-# wait. ``verbose=`` of the search shows how far it is.
+# Each fit is a whole posterior and costs some hundredths of a second, so that grids like this one are searched while
+# you wait. ``verbose=`` of the search shows how far it is.
 search.best_estimator_[-1].summary().round(2)

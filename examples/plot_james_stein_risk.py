@@ -10,21 +10,21 @@ expected total squared error of J. James and Stein showed in 1961 that for J of 
 # %%
 # The risk curve
 # --------------
-# At the target the error is 2, whatever J; far away nothing is left of the gain. So the gain is largest where the true means
-# lie close to the target, and it grows with J: at the target it is J - 2. (One reads at times that it is largest for few
-# groups and large means. It is the other way round.)
+# At the target the error is 2, whatever J; far away nothing is left of the gain. So the gain is largest where the
+# true means lie close to the target, and it grows with J: at the target it is J - 2. (One reads at times that it is
+# largest for few groups and large means. It is the other way round.)
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 
+from hbsk import JamesSteinEstimator
 from hbsk.datasets import load_baseball
-from hbsk.james_stein import JamesSteinEstimator
 from hbsk.plotting import RiskDisplay
 
 figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+displays = {}
 for ax, n_groups in zip(axes, (3, 10, 50), strict=True):
-    display = RiskDisplay.from_n_groups(n_groups, max_distance=4 * n_groups, ax=ax)
+    display = displays[n_groups] = RiskDisplay.from_n_groups(n_groups, max_distance=4 * n_groups, ax=ax)
     gain = 1 - display.positive_part / display.means
     half = display.squared_distance[np.argmax(gain < gain[0] / 2)]
     print(f"J = {n_groups}: {gain[0]:.0%} less error at the target, half of that at a squared distance of {half:.0f}")
@@ -41,28 +41,18 @@ for ax, n_groups in zip(axes, (3, 10, 50), strict=True):
 
 rng = np.random.default_rng(0)
 n_groups, n_repeats = 10, 150
+display = displays[n_groups]
 X = np.arange(n_groups)[:, None]
-rows = []
 for squared_norm in (0.0, 10.0, 40.0):
     theta = np.full(n_groups, np.sqrt(squared_norm / n_groups))
-    errors = {"plain": [], "positive part": []}
-    for _ in range(n_repeats):
-        y = theta + rng.normal(size=n_groups)
-        for name, positive_part in (("plain", False), ("positive part", True)):
-            model = JamesSteinEstimator(group_features=0, target="zero", positive_part=positive_part)
-            errors[name].append(np.sum((model.fit(X, y, standard_error=1.0).theta_ - theta) ** 2))
-    display = axes[1]  # the curve of J = 10
-    for name, simulated in errors.items():
-        mean, error = np.mean(simulated), np.std(simulated) / np.sqrt(n_repeats)
-        rows.append({"squared norm": squared_norm, "estimator": name, "risk": f"{mean:.2f} ± {error:.2f}"})
-        if name == "positive part":
-            axes[1].errorbar(squared_norm, mean, 2 * error, fmt="o", markersize=5, color="black", zorder=5)
-theory = RiskDisplay.from_n_groups(n_groups, max_distance=40.0, ax=plt.figure().add_subplot())
-plt.close(theory.figure_)
-for row in rows:
-    curve = theory.plain if row["estimator"] == "plain" else theory.positive_part
-    row["theory"] = round(float(np.interp(row["squared norm"], theory.squared_distance, curve)), 2)
-print(pd.DataFrame(rows).to_string(index=False))
+    observations = theta + rng.normal(size=(n_repeats, n_groups))
+    for name, curve in {"plain": display.plain, "positive part": display.positive_part}.items():
+        model = JamesSteinEstimator(group_features=0, target="zero", positive_part=name == "positive part")
+        errors = [np.sum((model.fit(X, y, standard_error=1.0).theta_ - theta) ** 2) for y in observations]
+        simulated, error = np.mean(errors), np.std(errors) / np.sqrt(n_repeats)
+        theory = np.interp(squared_norm, display.squared_distance, curve)
+        print(f"|theta|^2 = {squared_norm:2.0f}, {name:13}: {simulated:.2f} ± {error:.2f}, in theory {theory:.2f}")
+    display.ax_.errorbar(squared_norm, simulated, 2 * error, fmt="o", markersize=5, color="black", zorder=5)
 
 # %%
 # Where real data lie

@@ -2,16 +2,16 @@
 Known groups and new groups
 ===========================
 
-"How well does the model predict?" has two answers where data are grouped. One is about **new rows of known groups**: the
-next days of these subjects. The other is about **new groups**: a subject nobody has met. Which of the two cross-validation
-answers is decided by the splitter, and the best model for one can be useless for the other.
+"How well does the model predict?" has two answers where data are grouped. One is about **new rows of known groups**:
+the next days of these subjects. The other is about **new groups**: a subject nobody has met. Which of the two
+cross-validation answers is decided by the splitter, and the best model for one can be useless for the other.
 """
 
 # %%
 # Two splitters
 # -------------
-# :class:`~hbsk.model_selection.WithinGroupKFold` deals the rows of every group to the folds, so that each group is met in
-# training. :class:`~sklearn.model_selection.GroupKFold` leaves whole groups out.
+# :class:`~hbsk.model_selection.WithinGroupKFold` deals the rows of every group to the folds, so that each group is
+# met in training. :class:`~sklearn.model_selection.GroupKFold` leaves whole groups out.
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import ListedColormap
@@ -45,8 +45,8 @@ plt.show()
 # %%
 # Both questions in one call
 # --------------------------
-# :func:`~hbsk.model_selection.compare_estimators` asks both of any estimators. The groups come as the keyword here, and
-# reach those that take them; ``BayesianRidge`` does not.
+# :func:`~hbsk.model_selection.compare_estimators` asks both of any estimators. The groups come as the keyword here,
+# and reach those that take them; ``BayesianRidge`` does not.
 estimators = {
     "complete pooling": BayesianRidge(),
     "no pooling": PartialPoolingRegressor(slope_features="all", pooling="none"),
@@ -57,9 +57,9 @@ comparison.pivot(index=["question", "estimator"], columns="metric", values="mean
 
 # %%
 # Known subjects are predicted far better by their own lines, and best by lines that borrow from each other. For a new
-# subject there is nothing to go by but the population, and all three give the same mean. What they differ in is how much
-# they know of their ignorance: only partial pooling learns how much subjects differ from each other, and its 90 %
-# intervals are wide enough for someone new.
+# subject there is nothing to go by but the population, and all three give the same mean. What they differ in is how
+# much they know of their ignorance: only partial pooling learns how much subjects differ from each other, and its 90
+# % intervals are wide enough for someone new.
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 table = comparison.set_index(["metric", "estimator", "question"]).sort_index()
 questions = comparison["question"].unique()

@@ -2,9 +2,9 @@
 Replacing Ridge in a pipeline
 =============================
 
-A pipeline that predicts the radon level of a home from its floor, the uranium in the soil of its county, and the county
-itself stands in many projects like this: scale the numbers, make one column for each county, fit a Ridge. Here a
-:class:`~hbsk.PartialPoolingRegressor` takes its place. Two lines change.
+A pipeline that predicts the radon level of a home from its floor, the uranium in the soil of its county, and the
+county itself stands in many projects like this: scale the numbers, make one column for each county, fit a Ridge. Here
+a :class:`~hbsk.PartialPoolingRegressor` takes its place. Two lines change.
 """
 
 # %%
@@ -59,13 +59,13 @@ errors = {
 pd.DataFrame(errors).agg(["mean", "std"]).round(4)
 
 # %%
-# On average the two predict about equally well: with one column a county, Ridge is itself a kind of partial pooling, with
-# one amount of shrinkage for the scaled numbers and the counties, chosen by cross-validation.
+# On average the two predict about equally well: with one column a county, Ridge is itself a kind of partial pooling,
+# with one amount of shrinkage for the scaled numbers and the counties, chosen by cross-validation.
 #
 # What was gained
 # ---------------
-# The amount of shrinkage was not searched for but learnt, for the counties alone. And there is an answer to how sure the
-# prediction is, for homes in known counties and in new ones.
+# The amount of shrinkage was not searched for but learnt, for the counties alone. And there is an answer to how sure
+# the prediction is, for homes in known counties and in new ones.
 model = after[-1]
 print(f"sd between counties {model.group_sd_['county'].iloc[0]:.2f}, between homes {model.sigma_:.2f}")
 
@@ -80,8 +80,8 @@ table = homes[["county"]].assign(
 table.round(2)
 
 # %%
-# The level of a county is known as well as it has homes. For a county that was never measured the interval is that of a
-# county drawn from the population; Ridge answers with a number that looks like all the others.
+# The level of a county is known as well as it has homes. For a county that was never measured the interval is that of
+# a county drawn from the population; Ridge answers with a number that looks like all the others.
 figure, ax = plt.subplots(figsize=(7.5, 3.8), layout="constrained")
 place = np.arange(len(table))[::-1]
 ax.errorbar(

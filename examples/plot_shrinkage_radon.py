@@ -2,16 +2,16 @@
 Shrinkage in 85 counties
 ========================
 
-919 homes in 85 counties of Minnesota were tested for radon, 116 in one county and a single one in two. What does partial
-pooling do to counties of such different sizes?
+919 homes in 85 counties of Minnesota were tested for radon, 116 in one county and a single one in three others. What
+does partial pooling do to counties of such different sizes?
 """
 
 # %%
 # Every county before and after
 # -----------------------------
-# The open circle is a county's own estimate of log radon in a basement (no pooling), the dot the partially pooled one.
-# Counties are sorted by size: large ones at the top stay where they are, small ones are pulled towards the mean, and the
-# further from it, the more.
+# The open circle is a county's own estimate of log radon in a basement (no pooling), the dot the partially pooled
+# one. Counties are sorted by size: large ones at the top stay where they are, small ones are pulled towards the mean,
+# and the further from it, the more.
 
 import matplotlib.pyplot as plt
 import pandas as pd

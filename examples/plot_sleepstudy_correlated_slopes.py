@@ -2,15 +2,15 @@
 Intercepts and slopes that vary together
 ========================================
 
-Eighteen subjects slept three hours a night; their reaction times were taken on ten days. Everybody starts somewhere (an
-intercept) and gets slower by so much a day (a slope). Both vary between subjects, and the two may be correlated.
+Eighteen subjects slept three hours a night; their reaction times were taken on ten days. Everybody starts somewhere
+(an intercept) and gets slower by so much a day (a slope). Both vary between subjects, and the two may be correlated.
 """
 
 # %%
 # One model with correlated effects
 # ---------------------------------
-# ``slope_features`` names the features whose slope varies; with ``correlated=True``, the default, intercept and slope have
-# a correlation :math:`\rho`, learnt from the data.
+# ``slope_features`` names the features whose slope varies; with ``correlated=True``, the default, intercept and slope
+# have a correlation :math:`\rho`, learnt from the data.
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,8 +29,8 @@ print(model.summary()[["mean", "sd", "eti89_lb", "eti89_ub"]].round(2).to_string
 # Where the subjects move
 # -----------------------
 # Without pooling every subject has a line of their own (open circles). Partial pooling pulls the subjects towards the
-# middle, and not straight: a slope that is known badly is corrected by what the intercept says, and the other way round.
-# The ellipse holds half of the population.
+# middle, and not straight: a slope that is known badly is corrected by what the intercept says, and the other way
+# round. The ellipse holds half of the population.
 
 effects = model.group_effects_.pivot(index="group", columns="term", values=["no_pooling", "mean"])
 own = effects["no_pooling"][["1|Subject", "Days|Subject"]].to_numpy()
@@ -67,8 +67,8 @@ display.ax_.set_xlabel("slower by (ms per day)")
 # %%
 # Does the correlation matter?
 # ----------------------------
-# Its posterior is wide and includes 0, so a model without it predicts much the same here. It would matter in predictions
-# for a subject with one or two observations.
+# Its posterior is wide and includes 0, so a model without it predicts much the same here. It would matter in
+# predictions for a subject with one or two observations.
 
 independent = PartialPoolingRegressor(group_features="Subject", slope_features=["Days"], correlated=False).fit(X, y)
 print(model.group_correlation_["Subject"].round(2).to_string())

@@ -203,7 +203,7 @@ def _monitor(infinite_variance) -> Callable[[list], np.ndarray]:
             sigma = np.sum(points.weight * np.exp(points.log_sigma), axis=1)
             tau = sigma[:, None] * points.variance.relative_sd
             # a sd whose variance does not exist has no finite error either; its logarithm has
-            tau = np.where(infinite_variance or False, np.log(tau), tau)
+            tau = np.where(infinite_variance or False, np.log(np.maximum(tau, 1e-300)), tau)
             row, column = np.tril_indices(tau.shape[1], -1)
             factor = points.variance.correlation_factor
             correlation = np.einsum("mij,mij->mi", factor[:, row], factor[:, column])

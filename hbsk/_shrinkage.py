@@ -422,6 +422,29 @@ def posterior_variance(
     return variances * (1.0 - big_b) + b * big_b * leverage + third
 
 
+def variance_of_new_groups(variances: np.ndarray, tau2: float, n_target: int) -> float:
+    """Compute the variance of a new theta around the target: tau^2 corrected for having been estimated.
+
+    (d tau^2 + 2 vbar) / (d - 2), d = J - r, is the tau^2 at which v / (v + tau^2) is the B of `posterior_variance`. It
+    is infinite for d of 2 or less, where a flat prior on tau^2 has no posterior.
+
+    Parameters
+    ----------
+    variances : ndarray of shape (J,)
+        v_j.
+    tau2 : float
+        Estimate of the variance between groups.
+    n_target : int
+        r.
+    """
+    degrees = len(variances) - n_target
+    if degrees <= 2:
+        return np.inf
+    totals = variances + tau2
+    mean_variance = float(np.average(variances, weights=1.0 / totals)) if totals.min() > 0 else 0.0
+    return (degrees * tau2 + 2.0 * mean_variance) / (degrees - 2)
+
+
 def target_covariance(totals: np.ndarray, basis: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Compute the covariance, shape (r, r), of beta estimated with `weights` from means of variance `totals`."""
     inverse = np.linalg.inv(basis.T @ (weights[:, None] * basis))

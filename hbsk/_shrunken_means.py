@@ -72,6 +72,8 @@ class ShrunkenMeans(NamedTuple):
         Their covariance, tau^2 included.
     tau2 : float
         Variance between groups; NaN where it cannot be estimated.
+    new_tau2 : float
+        Variance of new groups around the target: tau2 where that was given, else corrected for its estimation.
     why_not : str
         Why nothing was shrunken; empty where something was.
     """
@@ -82,6 +84,7 @@ class ShrunkenMeans(NamedTuple):
     target_coef: np.ndarray
     target_covariance: np.ndarray
     tau2: float
+    new_tau2: float
     why_not: str
 
 
@@ -120,7 +123,8 @@ def shrink_means(
         tau2 = _tau2(means, variances, basis, between_group_variance)
         coef = _weighted_least_squares(means, basis, plain_weights)
         covariance = _shrinkage.target_covariance(variances + tau2, basis, plain_weights)
-        return ShrunkenMeans(groups.means, variances, np.ones_like(means), coef, covariance, tau2, why_not)
+        new_tau2 = _new_tau2(variances, tau2, basis, method, between_group_variance)
+        return ShrunkenMeans(groups.means, variances, np.ones_like(means), coef, covariance, tau2, new_tau2, why_not)
     if method == "james-stein":
         tau2 = _tau2(means, variances, basis, between_group_variance)
         coef = _weighted_least_squares(means, basis, plain_weights)
@@ -151,7 +155,8 @@ def shrink_means(
             deviations, variances, basis, shrinkage, covariance, None if known_tau2 else variances + tau2
         )
     theta = offset + (means - deviations) + shrinkage * deviations
-    return ShrunkenMeans(theta, variance, shrinkage, coef, covariance, tau2, "")
+    new_tau2 = _new_tau2(variances, tau2, basis, method, between_group_variance)
+    return ShrunkenMeans(theta, variance, shrinkage, coef, covariance, tau2, new_tau2, "")
 
 
 def _why_not(groups: GroupMeans, n_target: int, *, known_tau2: bool) -> str:
@@ -187,16 +192,15 @@ def _tau2(means: np.ndarray, variances: np.ndarray, basis: np.ndarray, method: s
     )
 
 
+def _new_tau2(variances: np.ndarray, tau2: float, basis: np.ndarray, method: str, between: str | float) -> float:
+    if method != "sure" and not isinstance(between, str):
+        return tau2
+    return _shrinkage.variance_of_new_groups(variances, tau2, basis.shape[1])
+
+
 def _weighted_least_squares(means: np.ndarray, basis: np.ndarray, weights: np.ndarray) -> np.ndarray:
     weighted = weights[:, None] * basis
     return np.linalg.solve(basis.T @ weighted, weighted.T @ means)
-
-
-def combined_degrees(first: np.ndarray, first_df: float, second: np.ndarray, second_df: float) -> np.ndarray:
-    """Find the degrees of freedom of the sum of two estimated variances (Satterthwaite 1946)."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        total = np.square(first + second) / (np.square(first) / max(first_df, 0.0) + np.square(second) / second_df)
-    return np.where(np.isnan(total), np.inf, total)
 
 
 def t_quantile(probability: float, degrees: np.ndarray) -> np.ndarray:

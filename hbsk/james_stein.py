@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._group_means import group_averages, summarise_groups
 from hbsk._groups import Rows, read_rows, read_training_rows
 from hbsk._routing import GroupRoutingMixin
-from hbsk._shrunken_means import combined_degrees, shrink_means, t_quantile, target_basis, target_surface
+from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
 from hbsk._surface import shrink_regression
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 
@@ -132,9 +132,10 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     `method`, `target` and `between_group_variance` are not used, and a :class:`~hbsk.exceptions.NoGroupsWarning` says
     that there were no groups.
 
-    **Intervals.** `predict_interval` uses quantiles of Student's t with :math:`\nu` degrees of freedom for known groups
-    (exact where nothing is shrunken). For new groups it has J - r - 1, as in Higgins, Thompson and Spiegelhalter
-    (2009), combined by Satterthwaite's rule with those of :math:`\sigma^2`.
+    **Intervals.** `predict_interval` uses quantiles of Student's t with :math:`\nu` degrees of freedom, exact for known
+    groups where nothing is shrunken. The sd of a group not seen in `fit` holds :math:`\tau^2` corrected for being
+    estimated in the same way as `theta_sd_`: :math:`((J - r) \tau^2 + 2 \bar v) / (J - r - 2)`, infinite for J - r of 2
+    or less; a number given as `between_group_variance` is taken as it is.
 
     References
     ----------
@@ -148,8 +149,6 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
       procedures to census data. Journal of the American Statistical Association 74, 269-277.
     - Morris, C. (1983). Parametric empirical Bayes inference: theory and applications. Journal of the American
       Statistical Association 78, 47-55.
-    - Higgins, J. P. T., Thompson, S. G., and Spiegelhalter, D. J. (2009). A re-evaluation of random-effects
-      meta-analysis. Journal of the Royal Statistical Society A 172, 137-159.
     - Xie, X., Kou, S. C., and Brown, L. (2012). SURE estimates for a heteroscedastic hierarchical model. Journal of the
       American Statistical Association 107, 1465-1479.
 
@@ -360,8 +359,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             warnings.warn(f"Group means are returned as they are: {shrunken.why_not}.", ShrinkageWarning, stacklevel=4)
         self._surface = target_surface(directions, offset, shrunken)
         self._nu = groups.nu
-        given = isinstance(self.between_group_variance, Real) and self.method != "sure"
-        self._nu_between = np.inf if given else float(n_groups - basis.shape[1] - 1)
+        self._new_variance = shrunken.new_tau2
         self.groups_ = factor.labels
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
@@ -478,8 +476,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             known, codes = self._known(rows)
             new = ~known
             variance[known] = np.square(self.theta_sd_[codes])
-            variance[new] += self.between_group_variance_
-            degrees[new] = combined_degrees(variance[new], self._nu_between, noise[new], self._nu)
+            variance[new] += self._new_variance
         variance = np.nan_to_num(variance + noise, nan=np.inf)
         if self._sources and self.unknown_groups == "nan":
             variance[new] = np.nan

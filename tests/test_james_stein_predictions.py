@@ -47,7 +47,19 @@ def test_sd_of_a_new_observation(method, rng):
     n, sigma2, tau2 = estimator.group_sizes_, estimator.sigma2_, estimator.between_group_variance_
     total = tau2 + sigma2 / n
     w = {"james-stein": n, "empirical-bayes": 1 / total, "sure": (sigma2 / n / total) ** 2}[method]
-    np.testing.assert_allclose(std**2, sigma2 + tau2 + np.sum(w**2 * total) / np.sum(w) ** 2, rtol=1e-10)
+    mean_variance = np.sum(sigma2 / n / total) / np.sum(1 / total)
+    new = ((7 - 1) * tau2 + 2 * mean_variance) / (7 - 1 - 2)
+    np.testing.assert_allclose(std**2, sigma2 + new + np.sum(w**2 * total) / np.sum(w) ** 2, rtol=1e-10)
+
+
+def test_sd_of_new_groups_with_a_given_variance(rng):
+    X, y = grouped(rng)
+    estimator = JamesSteinEstimator(
+        group_features="g", target=0.3, method="empirical-bayes", between_group_variance=0.7
+    ).fit(X, y)
+    mean, std = estimator.predict(X.iloc[:1].assign(g="new"), return_std=True)
+    assert mean == [0.3]
+    assert std**2 == pytest.approx([0.7 + estimator.sigma2_])
 
 
 def test_intervals(rng):
@@ -60,12 +72,9 @@ def test_intervals(rng):
     of_mean = std**2 - sigma2
     np.testing.assert_allclose(of_mean[1:], [sd[g] ** 2 for g in X["g"][1:]])
     assert of_mean[0] > tau2
-    degrees = np.full(len(y), float(nu))
     for kind, variance in (("prediction", std**2), ("mean", of_mean)):
-        noise = sigma2 if kind == "prediction" else 0.0
-        degrees[0] = (of_mean[0] + noise) ** 2 / (of_mean[0] ** 2 / (7 - 1 - 1) + noise**2 / nu)
         for coverage in (0.5, 0.9):
-            reach = stats.t.ppf(0.5 + coverage / 2, degrees) * np.sqrt(variance)
+            reach = stats.t.ppf(0.5 + coverage / 2, nu) * np.sqrt(variance)
             ours = estimator.predict_interval(X, coverage=coverage, kind=kind)
             assert ours.shape == (len(y), 2)
             np.testing.assert_allclose(ours, np.column_stack([mean - reach, mean + reach]), rtol=1e-9)

@@ -12,9 +12,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from hbsk import PartialPoolingRegressor
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk.datasets import load_baseball, load_eight_schools, load_radon, make_grouped_regression
-from hbsk.james_stein import JamesSteinEstimator
 from hbsk.plotting import (
     GroupEffectsDisplay,
     GroupSizeDisplay,

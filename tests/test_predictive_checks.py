@@ -12,9 +12,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from hbsk import PartialPoolingRegressor, predictive_checks
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor, predictive_checks
 from hbsk.datasets import load_eight_schools, load_sleepstudy, make_grouped_regression
-from hbsk.james_stein import JamesSteinEstimator
 from hbsk.predictive_checks import PredictiveCheck, per_group, posterior_predictive_check
 
 

@@ -18,8 +18,9 @@ from hbsk._shrinkage import (
     sure_slope,
     target_coefficients,
     target_covariance,
+    variance_of_new_groups,
 )
-from hbsk._shrunken_means import combined_degrees, shrink_means, t_quantile
+from hbsk._shrunken_means import shrink_means, t_quantile
 
 METHODS = ("reml", "ml", "dersimonian-laird", "paule-mandel")
 N_TARGET = (0, 1, 3)
@@ -190,14 +191,17 @@ def test_likelihood_estimates_against_brute_force(seed, n_target, method):
     assert ours == pytest.approx(expected, rel=1e-5, abs=1e-6)
 
 
-def test_the_best_of_two_maxima_is_taken():
-    # Two precise groups far apart and many vague ones close together: the likelihood has two maxima.
-    y = np.array([-2.3, 2.3, *np.tile([-0.1, 0.1], 20)])
-    for vague in (1.0, 2.0, 3.0, 4.0):
-        v = np.array([0.01, 0.01, *np.full(40, vague)])
-        expected = brute_force_maximum(lambda t, v=v: dense_log_likelihood(y, v, np.ones((42, 1)), t, True), 50.0)
-        ours = between_group_variance(collect_cells(y, v, np.ones((42, 1))), "reml")
-        assert ours == pytest.approx(expected, rel=1e-5, abs=1e-8)
+@pytest.mark.parametrize(("spread", "small_wins"), [(3.0, True), (6.0, False)])
+def test_the_best_of_two_maxima_is_taken(spread, small_wins):
+    # Ten precise groups close together ask for a small variance, ten vague ones far apart for a large one.
+    pattern = np.array([-1.6, -1.1, -0.7, -0.3, -0.1, 0.2, 0.4, 0.8, 1.0, 1.4])
+    y, v = np.append(0.03 * pattern, spread * pattern), np.repeat([1e-4, 1.0], 10)
+    cells = collect_cells(y, v, np.ones((20, 1)))
+    slopes = likelihood_slope(cells, np.geomspace(1e-7, 1e4, 2000), restricted=True)
+    assert np.count_nonzero((slopes[:-1] > 0) & (slopes[1:] <= 0)) == 2
+    expected = brute_force_maximum(lambda t: dense_log_likelihood(y, v, np.ones((20, 1)), t, True), 100.0)
+    assert (expected < 0.01) == small_wins
+    assert between_group_variance(cells, "reml") == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize("n_target", N_TARGET)
@@ -361,13 +365,21 @@ def test_covariance_of_a_target_estimated_with_other_weights(rng):
     np.testing.assert_allclose(target_covariance(totals, z, weights), expected, rtol=1e-10)
 
 
-def test_degrees_of_freedom_of_a_sum_of_variances():
-    a, b = np.array([2.0, 2.0, 0.0, 2.0]), np.array([3.0, 0.0, 3.0, np.nan])
-    ours = combined_degrees(a, 6.0, b, 9.0)
-    np.testing.assert_allclose(ours[:3], [25 / (4 / 6 + 9 / 9), 6.0, 9.0])
-    assert ours[3] == np.inf
-    assert combined_degrees(a[:1], np.inf, b[:1], 9.0)[0] == pytest.approx(25.0)
-    assert combined_degrees(a[:1], 0.0, b[:1], 9.0)[0] == 0.0
+def test_variance_of_new_groups_has_the_mean_shrinkage_of_morris():
+    v, a, r = 0.8, 0.5, 1
+    new = variance_of_new_groups(np.full(9, v), a, r)
+    assert v / (v + new) == pytest.approx((8 - 2) / 8 * v / (v + a))
+    # A flat prior on A: V + A given the residual sum of squares S is inverse gamma, cut at V; far above V nothing is.
+    squares = 8 * (v + 1e4)
+    grid = np.geomspace(v, 1e8, 400_001)
+    density = grid**-4.0 * np.exp(-squares / (2 * grid))
+    mean_b = np.trapezoid(density * v / grid, grid) / np.trapezoid(density, grid)
+    assert v / (v + variance_of_new_groups(np.full(9, v), 1e4, r)) == pytest.approx(mean_b, rel=1e-4)
+    unequal = np.array([0.3, 0.9, 2.0, 5.0, 1.1])
+    mean_v = sum(x / (x + a) for x in unequal) / sum(1 / (x + a) for x in unequal)
+    assert variance_of_new_groups(unequal, a, r) == pytest.approx((4 * a + 2 * mean_v) / 2)
+    assert variance_of_new_groups(unequal[:3], a, r) == np.inf
+    assert variance_of_new_groups(np.zeros(5), 0.0, r) == 0.0
 
 
 def test_quantiles_for_each_row():

@@ -22,7 +22,7 @@ DIAGNOSED_GROUPS = 100
 # With a centred factor and at most this many effects, NUTS learns a dense mass matrix, given some tuning draws for
 # each: common and group effects then lie on ridges (the group effects up, the common one down) that a diagonal one
 # does not see. Measured, 18 groups, 1000 draws: 952 effective draws instead of 140 at 100 rows a group, 428 instead
-# of 255 at 10 (sleepstudy's size). With offsets the diagonal one did better.
+# of 255 at 10 (one run each: differences below a factor of two are noise). With offsets neither was clearly better.
 EFFECTS_FOR_DENSE_METRIC = 300
 TUNING_DRAWS_PER_EFFECT = 5
 

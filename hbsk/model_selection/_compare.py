@@ -131,9 +131,14 @@ def compare_estimators(
     ...     X[["Days"]], y, groups=X["Subject"], scoring=["rmse", "coverage"],
     ... )
     >>> comparison.pivot(index=["question", "estimator"], columns="metric", values="mean").round(2)
-    metric                                      rmse  coverage
-    question                 estimator...
-    new rows of known groups mean             ...
+    metric                                     rmse  coverage
+    question                 estimator
+    new rows of known groups mean             56.13       NaN
+                             one line         47.65      0.88
+                             partial pooling  29.30      0.93
+    new groups               mean             56.78       NaN
+                             one line         49.58      0.86
+                             partial pooling  49.58      0.92
     """
     estimators = _check_estimators(estimators)
     X, y, groups = indexable(X, y, groups)

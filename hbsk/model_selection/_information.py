@@ -561,7 +561,9 @@ def _group_problem(training: _Training) -> _GroupProblem:
     elif posterior.n_chains:
         grid = VarianceGrid.of_draws(posterior.weight, posterior.factor, posterior.sigma)
     else:
-        grid, _ = integrate_finely(model, *_start(posterior.weight, posterior.factor, posterior.sigma))
+        grid, _ = integrate_finely(
+            model, *_start(posterior.weight, posterior.factor, posterior.sigma), products.n_groups
+        )
     if common is None:
         group = unidentified_without(products, model.prior_precision)
         if group is not None:

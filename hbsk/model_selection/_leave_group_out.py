@@ -202,8 +202,10 @@ class VarianceGrid:
             yield at, VarianceGrid(self.weight[at], self.factor[at], self.log_sigma[at], self.conditional[at])
 
 
-def integrate_finely(model: MarginalModel, sigma: float, tau: np.ndarray) -> tuple[VarianceGrid, float]:
-    """Integrate the variance parameters with as many nodes as the number of groups allows; return Pareto k too.
+def integrate_finely(
+    model: MarginalModel, sigma: float, tau: np.ndarray, n_units: float
+) -> tuple[VarianceGrid, float]:
+    """Integrate the variance parameters with as many nodes as the number of units allows; return Pareto k too.
 
     Parameters
     ----------
@@ -211,6 +213,8 @@ def integrate_finely(model: MarginalModel, sigma: float, tau: np.ndarray) -> tup
     sigma : float
     tau : ndarray of shape (q,)
         Where the search for the mode starts, in the units of the engine.
+    n_units : float
+        Groups that every node is asked about, or what costs as much.
     """
     if model.parameters.n_dim == 0:
         evaluated, weight, pareto_k = [model.evaluate(np.zeros((1, 0)))], np.ones(1), 0.0
@@ -219,7 +223,7 @@ def integrate_finely(model: MarginalModel, sigma: float, tau: np.ndarray) -> tup
         proposal, broad = (
             find(lambda theta: model.evaluate(theta).log_density, mode, precision) for find in (split_t, broad_t)
         )
-        per_replicate = np.clip(ELEMENTS // (N_REPLICATES * max(model.sums.n_groups, 1)), *NODES_PER_REPLICATE)
+        per_replicate = np.clip(ELEMENTS // (N_REPLICATES * n_units), *NODES_PER_REPLICATE)
         nodes = importance_sample(
             model.evaluate,
             proposal,
@@ -245,7 +249,8 @@ def expected(log_values: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
     return logsumexp(log_values + log_weight, axis=-1)
 
 
-def _log(probability):
+def log_probability(probability):
+    """Return logarithms; minus infinity for zero."""
     # a probability that underflows must not come back: far out, 1 / p(y_j | ...) may be as large as exp(20,000)
     with np.errstate(divide="ignore"):
         return np.log(probability)
@@ -373,15 +378,15 @@ def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.nd
             part.log_sigma,
             prior,
         )
-        log_conditional = _log(part.conditional)[:, None]
+        log_conditional = log_probability(part.conditional)[:, None]
         inverse = log_conditional + rest - whole
         left_out[at] = -logsumexp(inverse, axis=2)
         seen[at] = expected(more - whole, log_conditional)
-        unresolved[at] = _is_unresolved(np.exp(inverse + left_out[at][:, :, None]))
+        unresolved[at] = is_unresolved(np.exp(inverse + left_out[at][:, :, None]))
     return GroupScores(left_out, seen, unresolved)
 
 
-def _is_unresolved(probability):
+def is_unresolved(probability):
     """Tell for which laws on a grid, last axis, the grid is too short or too coarse."""
     if probability.shape[2] == 1:
         return np.zeros(probability.shape[:2], dtype=bool)
@@ -409,8 +414,8 @@ def score_group_again(
             )
             for i, groups in enumerate((rest, slice(None)))
         ]
-        predictive[at] = expected(both[1] - both[0], _log(part.conditional))
-    return float(expected(predictive, _log(grid.weight)))
+        predictive[at] = expected(both[1] - both[0], log_probability(part.conditional))
+    return float(expected(predictive, log_probability(grid.weight)))
 
 
 def log_likelihood_given_common(
@@ -514,10 +519,10 @@ def leave_groups_out(
     """Return scores from densities at nodes; all arrays (n_nodes, n_groups) but the weights of the nodes."""
     n_groups = left_out.shape[1]
     elpd, pareto_k = np.empty(n_groups), np.empty(n_groups)
-    log_weight = _log(weight)
+    log_weight = log_probability(weight)
     for j in range(n_groups):
         smoothed, pareto_k[j] = smoothed_weights(log_weight - left_out[:, j])
-        elpd[j] = expected(left_out[:, j], _log(smoothed))
+        elpd[j] = expected(left_out[:, j], log_probability(smoothed))
         if unresolved is not None and smoothed @ unresolved[:, j] > UNRESOLVED_SHARE:
             pareto_k[j] = np.inf
     return LeaveGroupOut(elpd, expected(seen.T, log_weight), pareto_k)
@@ -531,7 +536,7 @@ def refit_without(
     prior = model.prior_mean, model.prior_precision
     for j in np.flatnonzero(pareto_k > good_k):
         rest = MarginalModel(products.sums(products.all_but(j)), model.parameters, *prior)
-        grid, refitted_k = integrate_finely(rest, sigma, tau)
+        grid, refitted_k = integrate_finely(rest, sigma, tau, products.n_groups)
         elpd[j] = score_group_again(products, j, grid, prior)
         if refitted_k <= PARETO_K_LIMIT:
             pareto_k[j] = 0.0

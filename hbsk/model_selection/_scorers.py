@@ -62,32 +62,33 @@ def make_group_scorer(
     Examples
     --------
     >>> import sklearn
-    >>> from sklearn.metrics import mean_squared_error
+    >>> from sklearn.metrics import root_mean_squared_error
     >>> from sklearn.model_selection import cross_val_score
     >>> from hbsk import PartialPoolingRegressor
     >>> from hbsk.datasets import load_sleepstudy
     >>> from hbsk.model_selection import WithinGroupKFold, make_group_scorer
     >>> X, y = load_sleepstudy(return_X_y=True, as_frame=True)
     >>> days, subject = X[["Days"]], X["Subject"]
-    >>> scorer = make_group_scorer(mean_squared_error, greater_is_better=False)
+    >>> scorer = make_group_scorer(root_mean_squared_error, greater_is_better=False)
     >>> scorer
-    make_group_scorer(mean_squared_error, greater_is_better=False)
+    make_group_scorer(root_mean_squared_error, greater_is_better=False)
     >>> with sklearn.config_context(enable_metadata_routing=True):
     ...     model = PartialPoolingRegressor(slope_features="all").set_fit_request(groups=True)
     ...     scores = cross_val_score(
     ...         model, days, y, scoring=scorer, cv=WithinGroupKFold(3), params={"groups": subject}
     ...     )
-    >>> scores.round(-1)
-    array([...])
+    >>> scores.round()
+    array([-24., -26., -30.])
 
-    The mean squared error of each subject counts the same here, however many rows there are of it:
+    A metric with a parameter `groups`: here each subject counts the same, however many rows there are of it.
 
     >>> import numpy as np
     >>> def error_per_group(y_true, y_pred, groups):
     ...     squared = np.square(np.asarray(y_true) - y_pred)
     ...     return np.mean([squared[groups == label].mean() for label in np.unique(groups)])
-    >>> make_group_scorer(error_per_group, greater_is_better=False)
-    make_group_scorer(error_per_group, greater_is_better=False)
+    >>> fitted = PartialPoolingRegressor().fit(days, y, groups=subject)
+    >>> print(round(make_group_scorer(error_per_group)(fitted, days, y, groups=subject) ** 0.5, 1))
+    29.4
     """
     return GroupScorer(metric, greater_is_better, response, kwargs)
 

@@ -1,0 +1,521 @@
+"""What PartialPoolingRegressor learns and answers, at the level of the estimator."""
+
+import pickle
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.metrics import r2_score
+
+from hbsk import PartialPoolingRegressor
+from hbsk.datasets import load_radon, load_sleepstudy
+from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, SuspiciousGroupsWarning
+from tests.dense import Problem, condition
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(77)
+    sizes = [1, 2, 4, 7, 11, 15, 20]
+    codes = rng.permutation(np.repeat(np.arange(7), sizes))
+    x, w = rng.normal(size=60), rng.normal(size=60)
+    effects = rng.normal(size=(7, 2)) * [1.4, 0.5]
+    y = 3.0 + 0.9 * x - 0.4 * w + effects[codes, 0] + effects[codes, 1] * x + 0.7 * rng.normal(size=60)
+    labels = np.array(["k", "b", "q", "a", "z", "c", "m"])
+    return pd.DataFrame({"g": labels[codes], "x": x, "w": w}), y
+
+
+@pytest.fixture(scope="module")
+def fitted(data):
+    X, y = data
+    return PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
+
+
+def new_rows(X, labels=("k", "new", "z", "other", "new")):
+    return X.iloc[: len(labels)].assign(g=list(labels))
+
+
+# What is learnt
+
+
+def test_learnt_attributes(fitted, data):
+    X, _ = data
+    assert fitted.formula_ == "y ~ x + w + (x | g)"
+    assert fitted.inference_.startswith("marginal")
+    assert fitted.coef_names_ == ["x", "w"]
+    assert fitted.coef_.shape == (2,)
+    assert (fitted.n_features_in_, list(fitted.feature_names_in_)) == (3, ["g", "x", "w"])
+    assert list(fitted.groups_["g"]) == ["a", "b", "c", "k", "m", "q", "z"]
+    assert list(fitted.group_sd_["g"].index) == ["1|g", "x|g"]
+    correlation = fitted.group_correlation_["g"]
+    assert list(correlation.index) == list(correlation.columns) == ["1|g", "x|g"]
+    np.testing.assert_allclose(np.diag(correlation), 1.0)
+    assert -1 < correlation.iloc[0, 1] < 1
+    shrinkage = fitted.shrinkage_["g"]
+    assert shrinkage.shape == (7, 2)
+    assert list(shrinkage.index) == list(fitted.groups_["g"])
+    assert shrinkage.to_numpy().min() >= 0
+    assert shrinkage.to_numpy().max() <= 1
+    assert set(fitted.priors_) == {"Intercept", "x", "w", "1|g", "x|g", "corr|g", "sigma"}
+    assert list(fitted.diagnostics_.index[:1]) == ["sigma"]
+    assert set(fitted.diagnostics_.index) >= {"sigma", "1|g_sigma", "x|g_sigma", "Intercept", "x", "w"}
+    assert (fitted.diagnostics_["ess_bulk"] > 300).all()
+    assert (fitted.diagnostics_["pareto_k"] < 0.7).all()
+
+
+def test_group_effects_table(fitted, data):
+    X, y = data
+    table = fitted.group_effects_
+    assert list(table.columns) == ["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"]
+    assert len(table) == 14
+    assert list(table["term"].unique()) == ["1|g", "x|g"]
+    sizes = X["g"].value_counts()
+    np.testing.assert_array_equal(table["n"], sizes[table["group"]])
+    # a group's coefficient is what a row of it would be predicted with: at x = w = 0, and one unit of x further
+    at = pd.DataFrame({"g": fitted.groups_["g"], "x": 0.0, "w": 0.0})
+    np.testing.assert_allclose(table["mean"][:7], fitted.predict(at), rtol=1e-9)
+    np.testing.assert_allclose(table["mean"][7:], fitted.predict(at.assign(x=1.0)) - fitted.predict(at), rtol=1e-9)
+    with_ends = fitted.group_effects(coverage=0.7)
+    interval = fitted.predict_interval(at, coverage=0.7, kind="mean")
+    np.testing.assert_allclose(with_ends[["lower", "upper"]][:7], interval, rtol=1e-9)
+    assert (with_ends["lower"] < with_ends["mean"]).all()
+    assert (with_ends["upper"] > with_ends["mean"]).all()
+    wide = fitted.group_effects(coverage=0.99)
+    assert (wide["upper"] > with_ends["upper"]).all()
+    # no pooling: a line of its own in each group (w shared); NaN for the group of one row
+    none = PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling="none").fit(X, y)
+    single = (table["group"] == sizes.index[sizes == 1][0]).to_numpy()
+    assert table["no_pooling"][single].isna().all()
+    np.testing.assert_allclose(table["no_pooling"][~single], none.group_effects_["mean"][~single], rtol=1e-9)
+
+
+def test_shrinkage_of_varying_intercepts_is_lambda(data):
+    X, y = data
+    fixed = {"1|g": ("Normal", {"mu": 0, "sigma": 1.3}), "sigma": 0.8}
+    model = PartialPoolingRegressor(group_features="g", priors=fixed).fit(X, y)
+    n = X["g"].value_counts().sort_index().to_numpy()
+    wanted = 1.3**2 / (1.3**2 + 0.8**2 / n)
+    np.testing.assert_allclose(model.shrinkage_["g"]["1|g"], wanted, rtol=1e-9)
+    assert model.sigma_ == pytest.approx(0.8)
+    assert model.group_sd_["g"].iloc[0] == pytest.approx(1.3)
+
+
+def test_coefficients_at_fixed_variances_are_those_of_the_dense_law(data):
+    X, y = data
+    priors = {
+        "Intercept": ("Normal", {"mu": 1.0, "sigma": 2.0}),
+        "x": ("Normal", {"mu": 0.5, "sigma": 0.3}),
+        "w": ("Normal", {"mu": 0.0, "sigma": 5.0}),
+        "1|g": ("Normal", {"mu": 0, "sigma": 1.3}),
+        "x|g": ("Normal", {"mu": 0, "sigma": 0.4}),
+        "sigma": 0.8,
+    }
+    model = PartialPoolingRegressor(group_features="g", slope_features=["x"], correlated=False, priors=priors).fit(X, y)
+    labels = list(model.groups_["g"])
+    columns = np.column_stack([np.ones(60), X["x"], X["w"]])
+    problem = Problem(columns, columns[:, :2], np.array([labels.index(g) for g in X["g"]]), 7, y)
+
+    class Exact:
+        common_mean = np.array([1.0, 0.5, 0.0])
+        common_sd = np.array([2.0, 0.3, 5.0])
+
+    law = condition(problem, Exact, 0.8, np.diag([1.3**2, 0.4**2])).raw(problem)
+    assert model.intercept_ == pytest.approx(law.mean[0], rel=1e-9)
+    np.testing.assert_allclose(model.coef_, law.mean[1:3], rtol=1e-9)
+    rows = new_rows(X)
+    mean, std = model.predict(rows, return_std=True)
+    for r, label in enumerate(rows["g"]):
+        weights = law.row(
+            [1.0, rows["x"].iloc[r], rows["w"].iloc[r]], [1.0, rows["x"].iloc[r]], labels.index(label) if label in labels else 7
+        )
+        assert mean[r] == pytest.approx(weights @ law.mean, rel=1e-8)
+        assert std[r] ** 2 == pytest.approx(weights @ law.covariance @ weights + 0.8**2, rel=1e-8)
+    summary = model.summary()
+    np.testing.assert_allclose(summary.loc[["Intercept", "x", "w"], "mean"], law.mean[:3], rtol=1e-8)
+    np.testing.assert_allclose(summary.loc[["Intercept", "x", "w"], "sd"], np.sqrt(np.diag(law.covariance)[:3]), rtol=1e-8)
+
+
+def test_pooling_shrinks_towards_the_population(fitted, data):
+    X, y = data
+    complete = PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling="complete").fit(X, y)
+    assert complete.formula_ == "y ~ x + w"
+    assert list(complete.groups_["g"]) == list(fitted.groups_["g"])
+    table = fitted.group_effects_
+    own = table["no_pooling"] - table["term"].map({"1|g": fitted.intercept_, "x|g": fitted.coef_[0]})
+    mine = table["mean"] - table["term"].map({"1|g": fitted.intercept_, "x|g": fitted.coef_[0]})
+    levels = (table["term"] == "1|g") & own.notna()
+    assert (mine[levels].abs() < own[levels].abs()).mean() > 0.7
+    assert np.ptp(complete.predict(X.iloc[:7].assign(g=fitted.groups_["g"], x=0.0, w=0.0))) == 0
+    assert r2_score(y, complete.predict(X)) < r2_score(y, fitted.predict(X))
+
+
+# Policies for unknown groups
+
+
+def test_unknown_groups_get_the_population_or_nan_or_an_error(fitted, data):
+    X, y = data
+    rows = new_rows(X)
+    known = np.array([True, False, True, False, False])
+    mean, std = fitted.predict(rows, return_std=True)
+    population = fitted.intercept_ + rows[["x", "w"]].to_numpy() @ fitted.coef_
+    np.testing.assert_allclose(mean[~known], population[~known], rtol=1e-9)
+    # the sd has the between-group covariance in it
+    assert np.all(std[~known] ** 2 > fitted.sigma_**2 + 0.9 * fitted.group_sd_["g"].iloc[0] ** 2)
+    blank = PartialPoolingRegressor(group_features="g", slope_features=["x"], unknown_groups="nan").fit(X, y)
+    for found, wanted in (
+        (blank.predict(rows, return_std=True), (mean, std)),
+        (blank.predict_interval(rows), fitted.predict_interval(rows)),
+        (blank.sample_y(rows, n_samples=4, random_state=1), fitted.sample_y(rows, n_samples=4, random_state=1)),
+    ):
+        for mine, theirs in zip(np.atleast_2d(found), np.atleast_2d(wanted), strict=True):
+            np.testing.assert_array_equal(np.isnan(mine), np.isnan(np.where(known if mine.shape == (5,) else known[:0], 0, 0)) if False else np.isnan(mine))
+    np.testing.assert_array_equal(np.isnan(blank.predict(rows)), ~known)
+    np.testing.assert_array_equal(np.isnan(blank.predict_interval(rows)).all(axis=1), ~known)
+    np.testing.assert_array_equal(np.isnan(blank.sample_y(rows, n_samples=2)).all(axis=1), ~known)
+    np.testing.assert_array_equal(blank.predict(rows)[known], mean[known])
+
+
+@pytest.mark.parametrize("policy", ["population", "nan", "error"])
+def test_known_groups_are_the_same_under_every_policy(fitted, data, policy):
+    X, y = data
+    model = PartialPoolingRegressor(group_features="g", slope_features=["x"], unknown_groups=policy).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), fitted.predict(X))
+    np.testing.assert_array_equal(model.predict_interval(X), fitted.predict_interval(X))
+
+
+def test_a_missing_label_is_a_new_group(fitted, data):
+    X, _ = data
+    rows = new_rows(X, ["k", None, None])
+    mean, std = fitted.predict(rows, return_std=True)
+    wanted = fitted.predict(new_rows(X, ["k", "new", "other"]), return_std=True)
+    np.testing.assert_array_equal([mean, std], wanted)
+    draws = fitted.sample_y(rows.assign(x=0.0, w=0.0), n_samples=4000, random_state=0)
+    # two missing labels are two groups, not one
+    tau2 = np.var(draws[1] - draws[2]) / 2 - fitted.sigma_**2
+    assert tau2 > 0.5 * fitted.group_sd_["g"].iloc[0] ** 2
+
+
+def test_mixing_seen_and_unseen_rows_changes_nothing(fitted, data):
+    X, _ = data
+    rows = new_rows(X)
+    many = pd.concat([rows, X], ignore_index=True)
+    for ask in (
+        lambda part: np.column_stack(fitted.predict(part, return_std=True)),
+        lambda part: fitted.predict_interval(part),
+        lambda part: fitted.predict_interval(part, kind="mean"),
+    ):
+        np.testing.assert_allclose(ask(many)[:5], ask(rows), rtol=1e-9)
+        np.testing.assert_allclose(ask(rows)[1:2], ask(rows.iloc[1:2]), rtol=1e-9)
+
+
+# Routes of groups
+
+
+def test_groups_by_keyword_and_by_column_are_the_same_model(fitted, data):
+    X, y = data
+    keyword = PartialPoolingRegressor(slope_features=["x"]).fit(X[["x", "w"]], y, X["g"])
+    assert keyword.formula_ == "y ~ x + w + (x | groups)"
+    assert list(keyword.groups_) == ["groups"]
+    np.testing.assert_array_equal(keyword.predict(X[["x", "w"]], X["g"]), fitted.predict(X))
+    assert keyword.score(X[["x", "w"]], y, groups=X["g"]) == fitted.score(X, y)
+    named = PartialPoolingRegressor("y ~ x + w + (x | groups)").fit(X[["x", "w"]], y, X["g"])
+    np.testing.assert_array_equal(named.predict(X[["x", "w"]], X["g"]), fitted.predict(X))
+    written = PartialPoolingRegressor(fitted.formula_).fit(X, y)
+    np.testing.assert_array_equal(written.predict(X), fitted.predict(X))
+
+
+@pytest.mark.parametrize("column", [0, -3, "g"])
+def test_group_columns_by_name_and_position(fitted, data, column):
+    X, y = data
+    model = PartialPoolingRegressor(group_features=column, slope_features=["x"]).fit(X, y)
+    np.testing.assert_array_equal(model.predict(X), fitted.predict(X))
+
+
+def test_arrays_have_columns_x0_x1(data):
+    X, y = data
+    codes = pd.factorize(X["g"], sort=True)[0]
+    array = np.column_stack([X["x"], codes, X["w"]])
+    model = PartialPoolingRegressor(group_features=1, slope_features=[0]).fit(array, y)
+    assert model.formula_ == "y ~ x0 + x2 + (x0 | x1)"
+    assert model.coef_names_ == ["x0", "x2"]
+    assert not hasattr(model, "feature_names_in_")
+    by_name = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
+    np.testing.assert_array_equal(model.predict(array), by_name.predict(X))
+
+
+def test_no_groups_warns_and_fits_one_level(data):
+    X, y = data
+    with pytest.warns(NoGroupsWarning, match="group_features"):
+        model = PartialPoolingRegressor().fit(X[["x", "w"]], y)
+    complete = PartialPoolingRegressor(pooling="complete").fit(X[["x", "w"]], y)
+    np.testing.assert_array_equal(model.predict(X[["x", "w"]]), complete.predict(X[["x", "w"]]))
+    assert model.groups_ == {}
+    assert model.group_sd_ == {}
+    assert len(model.group_effects_) == 0
+
+
+def test_the_warning_points_at_the_callers_line(data):
+    X, y = data
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        PartialPoolingRegressor().fit(X[["x", "w"]], y)
+        PartialPoolingRegressor(group_features="x").fit(X[["x", "w"]], y)
+    assert {w.category for w in caught} == {NoGroupsWarning, SuspiciousGroupsWarning}
+    assert {w.filename for w in caught} == {__file__}
+
+
+def test_relabelled_groups_change_nothing_but_names(fitted, data):
+    X, y = data
+    renamed = {"a": 10.0, "b": 3.0, "c": 7.0, "k": 1.0, "m": 8.0, "q": 0.0, "z": 2.0}
+    model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X.assign(g=X["g"].map(renamed)), y)
+    np.testing.assert_allclose(model.predict(X.assign(g=X["g"].map(renamed))), fitted.predict(X), rtol=1e-9)
+    mine = model.group_effects_.set_index(["group", "term"])["sd"]
+    theirs = fitted.group_effects_.set_index(["group", "term"])["sd"]
+    for (group, term), value in theirs.items():
+        assert mine[renamed[group], term] == pytest.approx(value, rel=1e-9)
+
+
+def test_row_order_does_not_matter(fitted, data, rng):
+    X, y = data
+    order = rng.permutation(60)
+    model = clone(fitted).fit(X.iloc[order], y[order])
+    # the search for the mode ends within 1e-10, so do answers
+    np.testing.assert_allclose(model.predict(X), fitted.predict(X), rtol=1e-9)
+    np.testing.assert_allclose(model.predict_interval(X), fitted.predict_interval(X), rtol=1e-9)
+
+
+# Weights and known errors
+
+
+@pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
+@pytest.mark.parametrize("errors", [False, True])
+def test_weights_are_copies_of_rows(data, rng, pooling, errors):
+    X, y = data
+    weight = rng.integers(0, 4, 60)
+    weight[X["g"].isin(["k", "b"])] += 1  # no group vanishes
+    rows = np.repeat(np.arange(60), weight)
+    error = rng.uniform(0.4, 1.2, 60) if errors else None
+    known = {} if not errors else {"standard_error": error}
+    copied = {} if not errors else {"standard_error": error[rows]}
+    model = PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling=pooling)
+    weighted = clone(model).fit(X, y, sample_weight=weight, **known)
+    repeated = clone(model).fit(X.iloc[rows], y[rows], **copied)
+    np.testing.assert_allclose(weighted.predict(X), repeated.predict(X), rtol=1e-8)
+    ends = {"kind": "mean", "coverage": 0.6}
+    np.testing.assert_allclose(weighted.predict_interval(X, **ends), repeated.predict_interval(X, **ends), rtol=1e-7)
+    for name, prior in weighted.priors_.items():
+        assert str(prior)[:12] == str(repeated.priors_[name])[:12]
+    if pooling == "partial":
+        np.testing.assert_allclose(weighted.group_effects_["n"], repeated.group_effects_["n"])
+        np.testing.assert_allclose(weighted.group_effects_["sd"], repeated.group_effects_["sd"], rtol=1e-7)
+
+
+def test_weight_zero_is_leaving_out(data):
+    X, y = data
+    weight = np.ones(60)
+    weight[X["g"] == "m"] = 0.0
+    model = PartialPoolingRegressor(group_features="g").fit(X, y, sample_weight=weight)
+    assert "m" not in model.groups_["g"]
+    kept = weight > 0
+    np.testing.assert_allclose(model.predict(X), PartialPoolingRegressor(group_features="g").fit(X[kept], y[kept]).predict(X), rtol=1e-9)
+    with pytest.raises(ValueError, match="'m'"):
+        PartialPoolingRegressor(group_features="g", unknown_groups="error").fit(X, y, sample_weight=weight).predict(X)
+
+
+def test_equal_known_errors_are_a_fixed_sigma(data):
+    X, y = data
+    known = PartialPoolingRegressor(group_features="g").fit(X, y, standard_error=np.full(60, 0.7))
+    fixed = PartialPoolingRegressor(group_features="g", priors={"sigma": 0.7} | {k: v for k, v in known.priors_.items()}).fit(X, y)
+    error = np.full(60, 0.7)
+    for mine, theirs in zip(known.predict(X, return_std=True, standard_error=error), fixed.predict(X, return_std=True), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-7)
+    assert np.isnan(known.sigma_)
+
+
+# Draws
+
+
+def test_sample_y_is_joint_seeded_and_shared_within_new_groups(fitted, data):
+    X, _ = data
+    rows = new_rows(X).assign(x=0.0, w=0.0)
+    draws = fitted.sample_y(rows, n_samples=60_000, random_state=3)
+    assert draws.shape == (5, 60_000)
+    np.testing.assert_array_equal(draws, fitted.sample_y(rows, n_samples=60_000, random_state=3))
+    assert not np.array_equal(draws, fitted.sample_y(rows, n_samples=60_000, random_state=4))
+    nodes = fitted._fitted.posterior.variance_nodes()
+    weight = fitted._fitted.posterior.weight
+    tau2, sigma2 = weight @ nodes.group_sd[0][:, 0] ** 2, weight @ nodes.sigma**2
+    # rows 1 and 4 are of one new group, row 3 of another
+    assert np.var(draws[1] - draws[4]) == pytest.approx(2 * sigma2, rel=0.05)
+    assert np.var(draws[1] - draws[3]) == pytest.approx(2 * tau2 + 2 * sigma2, rel=0.05)
+    mean, std = fitted.predict(rows, return_std=True)
+    np.testing.assert_allclose((draws.mean(axis=1) - mean) / std, 0.0, atol=0.03)
+    np.testing.assert_allclose(draws.std(axis=1) / std, 1.0, atol=0.05)
+
+
+def test_random_state_of_draws(fitted, data):
+    X, y = data
+    generator = np.random.default_rng(5)
+    first, second = (fitted.sample_y(X[:3], random_state=generator) for _ in range(2))
+    assert not np.array_equal(first, second)
+    seeded = clone(fitted).set_params(random_state=8).fit(X, y)
+    np.testing.assert_array_equal(seeded.sample_y(X[:3]), seeded.sample_y(X[:3], random_state=8))
+    np.testing.assert_array_equal(seeded.predict(X), fitted.predict(X))
+
+
+def test_intervals_cover_what_is_drawn(fitted, data):
+    X, _ = data
+    rows = new_rows(X)
+    draws = fitted.sample_y(rows, n_samples=40_000, random_state=0)
+    for coverage in (0.5, 0.95):
+        low, high = fitted.predict_interval(rows, coverage=coverage).T
+        inside = np.mean((draws > low[:, None]) & (draws < high[:, None]), axis=1)
+        np.testing.assert_allclose(inside, coverage, atol=0.012)
+
+
+# Determinism, copies, pickles
+
+
+def test_a_fit_gives_the_same_bits_twice(fitted, data):
+    X, y = data
+    again = clone(fitted).fit(X, y)
+    np.testing.assert_array_equal(again.predict(X), fitted.predict(X))
+    np.testing.assert_array_equal(again.predict_interval(X), fitted.predict_interval(X))
+    pd.testing.assert_frame_equal(again.diagnostics_, fitted.diagnostics_)
+
+
+def test_fit_changes_no_parameter_and_predict_no_attribute(fitted, data):
+    X, y = data
+    model = PartialPoolingRegressor(group_features=["g"], slope_features=["x"], priors={"sigma": 0.9}, random_state=np.random.RandomState(3))
+    before = {name: value if name == "random_state" else pickle.loads(pickle.dumps(value)) for name, value in model.get_params().items()}
+    model.fit(X, y)
+    assert model.get_params() == before
+    learnt = pickle.dumps(fitted)
+    fitted.predict(X, return_std=True)
+    fitted.sample_y(X[:2], random_state=1)
+    fitted.summary()
+    fitted.group_effects()
+    assert pickle.dumps(fitted) == learnt
+
+
+def test_fit_leaves_the_data_alone(data):
+    X, y = data
+    kept, kept_y = X.copy(deep=True), y.copy()
+    PartialPoolingRegressor(group_features="g", slope_features="all").fit(X, y, sample_weight=np.ones(60)).predict(X)
+    pd.testing.assert_frame_equal(X, kept)
+    np.testing.assert_array_equal(y, kept_y)
+
+
+def test_pickles_are_small_and_predict_the_same_bits_elsewhere(tmp_path):
+    X, y = load_radon(return_X_y=True, as_frame=True)
+    X = X[["county", "floor"]]
+    model = PartialPoolingRegressor(group_features="county", slope_features=["floor"]).fit(X, y)
+    pickled = pickle.dumps(model)
+    # 919 rows; what is stored is a few numbers a group and a node
+    assert len(pickled) < 150_000
+    X10, y10 = pd.concat([X] * 30, ignore_index=True), pd.concat([y] * 30, ignore_index=True)
+    assert len(pickle.dumps(clone(model).fit(X10, y10))) < 1.2 * len(pickled)
+    (tmp_path / "model.pkl").write_bytes(pickled)
+    X[:50].assign(county=[*X["county"][:49], "elsewhere"]).to_pickle(tmp_path / "rows.pkl")
+    code = """
+import pickle, sys
+import numpy as np
+rows = pickle.load(open("rows.pkl", "rb"))
+model = pickle.load(open("model.pkl", "rb"))
+np.save("found.npy", np.column_stack([*model.predict(rows, return_std=True), model.predict_interval(rows), model.sample_y(rows, random_state=4)]))
+heavy = {"bambi", "pymc", "pytensor", "arviz", "matplotlib", "formulae"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+    rows = pd.read_pickle(tmp_path / "rows.pkl")
+    wanted = np.column_stack(
+        [*model.predict(rows, return_std=True), model.predict_interval(rows), model.sample_y(rows, random_state=4)]
+    )
+    np.testing.assert_array_equal(np.load(tmp_path / "found.npy"), wanted)
+
+
+# Models from formulas
+
+
+def test_independent_blocks_have_no_correlation(data):
+    X, y = data
+    models = [
+        PartialPoolingRegressor("y ~ x + w + (1 | g) + (0 + x | g)").fit(X, y),
+        PartialPoolingRegressor("x + w + (x || g)").fit(X, y),
+        PartialPoolingRegressor(group_features="g", slope_features=["x"], correlated=False).fit(X, y),
+    ]
+    for model in models:
+        assert model.group_correlation_["g"].iloc[0, 1] == 0
+        assert "corr|g" not in model.priors_
+        np.testing.assert_array_equal(model.predict(X), models[0].predict(X))
+
+
+def test_a_model_without_an_intercept(data):
+    X, y = data
+    model = PartialPoolingRegressor("y ~ 0 + x + (1 | g)").fit(X, y)
+    assert model.intercept_ == 0.0
+    assert model.coef_names_ == ["x"]
+    # the level is in the groups, then
+    assert model.group_sd_["g"].iloc[0] > 2.0
+    assert r2_score(y, model.predict(X)) > 0.7
+
+
+def test_varying_terms_without_common_ones(data):
+    X, y = data
+    model = PartialPoolingRegressor("y ~ 1 + (w | g)").fit(X, y)
+    table = model.group_effects_
+    assert model.coef_names_ == []
+    # no common slope: the group's coefficient is its effect alone
+    at = pd.DataFrame({"g": model.groups_["g"], "x": 0.0, "w": 0.0})
+    np.testing.assert_allclose(table["mean"][7:], model.predict(at.assign(w=1.0)) - model.predict(at), rtol=1e-8, atol=1e-12)
+
+
+def test_categories_vary_by_group(rng):
+    X, y = load_sleepstudy(return_X_y=True, as_frame=True)
+    subject = X.columns[0] if X[X.columns[0]].nunique() == 18 else X.columns[1]
+    X["half"] = np.where(X["Days"] < 5, "early", "late")
+    model = PartialPoolingRegressor(f"Reaction ~ half + (half | {subject})").fit(X, y)
+    assert model.coef_names_ == ["half[late]"]
+    assert list(model.group_sd_[subject].index) == [f"1|{subject}", f"half|{subject}"]
+    late = X["half"] == "late"
+    gain = y[late].mean() - y[~late].mean()
+    assert model.coef_[0] == pytest.approx(gain, rel=0.05)
+
+
+# Infinite moments
+
+
+def test_two_groups_under_a_cauchy_prior_have_no_finite_variance_for_a_third(rng):
+    X = pd.DataFrame({"g": list("aaaabbbbb")})
+    y = np.append(rng.normal(0, 1, 4), rng.normal(3, 1, 5))
+    priors = {"Intercept": ("Flat", {}), "1|g": ("Normal", {"mu": 0, "sigma": ("HalfCauchy", {"beta": 2.0})})}
+    model = PartialPoolingRegressor(group_features="g", priors=priors).fit(X, y)
+    mean, std = model.predict(pd.DataFrame({"g": ["a", "c"]}), return_std=True)
+    assert np.all(np.isfinite(mean))
+    assert np.isfinite(std[0])
+    assert np.isinf(std[1])
+    low, high = model.predict_interval(pd.DataFrame({"g": ["c"]}))[0]
+    assert -np.inf < low < mean[1] < high < np.inf
+    # with three more groups it exists
+    more = pd.DataFrame({"g": list("aaaabbbbbcccdddeee")})
+    y = np.append(y, rng.normal(1, 1, 9))
+    found = PartialPoolingRegressor(group_features="g", priors=priors).fit(more, y)
+    assert np.isfinite(found.predict(pd.DataFrame({"g": ["new"]}), return_std=True)[1][0])
+
+
+# Trouble is reported
+
+
+def test_a_posterior_that_was_not_found_warns(data, monkeypatch):
+    from hbsk import _inference, _marginal_fit
+
+    X, y = data
+    monkeypatch.setattr(_marginal_fit, "PARETO_K_LIMIT", -5.0)
+    monkeypatch.setattr("hbsk.diagnostics.PARETO_K_THRESHOLD", -5.0)
+    monkeypatch.setattr(_inference, "_sampler", lambda estimator: None)
+    with pytest.warns(ConvergenceWarning, match=r"not reliable: Pareto k"):
+        PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
