@@ -60,7 +60,7 @@ print(f"95 % interval of what that trial will report: {estimate[0]:.2f} to {esti
 # Why the trials differ: latitude
 # -------------------------------
 # A feature that is the same for a whole group explains differences between groups: a meta-regression. Far from the
-# equator the vaccine works better, and little is left of the sd between trials.
+# equator the vaccine works better, and the sd between trials is little more than half of what it was.
 
 with_latitude = trials.data[["trial", "ablat"]]
 meta_regression = PartialPoolingRegressor(group_features="trial").fit(with_latitude, y, standard_error=standard_error)

@@ -69,9 +69,9 @@ print(sampled.summary()[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]].round(3)
 # %%
 # No pooling against partial pooling
 # ----------------------------------
-# The open circles are the schools on their own (no pooling, an interval of 1.96 standard errors). Partial pooling
-# moves them towards the common mean and shortens every interval, because each school learns from the other seven.
-# School A's 28 points become about 10, and its interval holds the mean.
+# The open circles are the schools on their own (no pooling, an interval of 1.96 standard errors). Partial pooling moves
+# them towards the common mean and shortens every interval, because each school learns from the other seven. School A's
+# 28 points become 6, and its interval holds the mean.
 
 no_pooling = PartialPoolingRegressor(group_features="school", pooling="none")
 no_pooling.fit(schools.data, schools.target, standard_error=schools.standard_error)

@@ -10,8 +10,8 @@ expected total squared error of J. James and Stein showed in 1961 that for J of 
 # %%
 # The risk curve
 # --------------
-# At the target the error is 2, whatever J; far away nothing is left of the gain. So the gain is largest where the
-# true means lie close to the target, and it grows with J: at the target it is J - 2. (One reads at times that it is
+# At the target the error is 2, whatever J, and less with the positive part; far away nothing is left of the gain. So
+# the gain is largest where the true means lie close to the target, and it grows with J. (One reads at times that it is
 # largest for few groups and large means. It is the other way round.)
 
 import matplotlib.pyplot as plt
@@ -43,7 +43,7 @@ rng = np.random.default_rng(0)
 n_groups, n_repeats = 10, 150
 display = displays[n_groups]
 X = np.arange(n_groups)[:, None]
-for squared_norm in (0.0, 10.0, 40.0):
+for squared_norm in (0.0, 10.0, 30.0):
     theta = np.full(n_groups, np.sqrt(squared_norm / n_groups))
     observations = theta + rng.normal(size=(n_repeats, n_groups))
     for name, curve in {"plain": display.plain, "positive part": display.positive_part}.items():

@@ -59,7 +59,7 @@ print(passed.to_frame().round(3).to_string())
 figure, axes = plt.subplots(2, 1, figsize=(6.5, 5), sharex=True, layout="constrained")
 for ax, check, title in zip(axes, (failed, passed), ("one slope for all", "a slope for each subject"), strict=True):
     PredictiveCheckDisplay.from_check(check, ax=ax)
-    ax.set_title(f"{title}: $p_B$ = {check.p_value.iloc[0]:.3f}", loc="left")
+    ax.set_title(f"{title}: $p_B$ = {check.p_value.iloc[0]:.3f}")
 axes[1].set_xlabel("sd of the subjects' slopes (ms per day)")
 
 # %%

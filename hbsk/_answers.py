@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
@@ -143,5 +145,5 @@ class PosteriorAnswersMixin:
 
 def check_coverage(coverage: float) -> None:
     """Raise unless coverage is a probability."""
-    if not 0 < coverage < 1:
+    if not isinstance(coverage, Real) or not 0 < coverage < 1:
         raise ValueError(f"coverage must be a fraction between 0 and 1 (0.9 for 90 %), got {coverage!r}.")

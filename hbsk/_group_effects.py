@@ -82,9 +82,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
             }
         )
         if coverage is not None:
-            table["lower"], table["upper"] = _intervals(
-                frame, fitted.posterior, f, with_common, n_groups, coverage
-            )
+            table["lower"], table["upper"] = _intervals(frame, fitted.posterior, f, with_common, n_groups, coverage)
         tables.append(table)
     if not tables:
         return pd.DataFrame(columns=["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"])

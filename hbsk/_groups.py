@@ -6,7 +6,6 @@ the keyword `groups=`. This module finds the labels, or says why it cannot; it n
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -27,6 +26,7 @@ from hbsk._sources import (
 )
 from hbsk._table import Table, read_table
 from hbsk._validation import check_standard_error, check_target, check_weights
+from hbsk._warnings import warn
 from hbsk.exceptions import SuspiciousGroupsWarning
 
 __all__ = ["FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
@@ -170,12 +170,11 @@ def _check_training_labels(source: FactorSource, factor: GroupFactor, codes: np.
         and factor.labels.dtype.kind == "f"
         and not (factor.labels == np.floor(factor.labels)).any()
     ):
-        warnings.warn(
+        warn(
             f"{where}: every one of the {len(codes)} labels is a different number that is not an integer. A "
             "measurement was most likely taken for a group; check that the column is the one you mean, by name rather "
             "than by index.",
             SuspiciousGroupsWarning,
-            stacklevel=4,
         )
 
 

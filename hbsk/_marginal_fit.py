@@ -30,7 +30,7 @@ from hbsk.inference.variance_parameters import VarianceParameters
 FIRST_ROUND_ELEMENTS = 200_000
 # Degrees of freedom of the tails of priors on sds, or the argument that holds them; the others fall exponentially.
 TAIL_DEGREES = {"HalfCauchy": 1.0, "HalfStudentT": "nu", "HalfFlat": -1.0, "InverseGamma": "alpha"}
-NODES_PER_REPLICATE = (4, 16)
+NODES_PER_REPLICATE = (4, 32)
 MAX_NODES = 12_000
 # Nodes where sigma is all there is to integrate.
 SIGMA_NODES_PER_REPLICATE = 16

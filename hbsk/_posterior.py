@@ -131,24 +131,21 @@ class MarginalPosterior:
 
     def common_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean (p,) and covariance (p, p) of the coefficients of the raw columns."""
-        mean = self.weight @ self.common_mean
-        deviation = self.common_mean - mean
-        covariance = (self.weight[:, None] * deviation).T @ deviation
-        covariance += np.einsum("m,mij,mkj->ik", self.weight, self.common_root, self.common_root)
-        raw = self.scaling.coefficients(mean, self.has_intercept)
-        jacobian = self.scaling.coefficients(np.eye(len(mean)), self.has_intercept)
+        raw = self.scaling.coefficients(self.weight @ self.common_mean, self.has_intercept)
+        jacobian = self._jacobian()
+        return raw, jacobian.T @ self._common_covariance() @ jacobian
+
+    def _jacobian(self) -> np.ndarray:
+        """Return the derivative (p, p_raw) of raw coefficients in those of the engine."""
+        jacobian = self.scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
         if self.has_intercept:
             jacobian[:, 0] -= self.scaling.y_centre
-        return raw, jacobian.T @ covariance @ jacobian
+        return jacobian
 
     def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns."""
         mean = self.scaling.coefficients(self.common_mean, self.has_intercept)
-        p = self.common_mean.shape[1]
-        jacobian = self.scaling.coefficients(np.eye(p), self.has_intercept)
-        if self.has_intercept:
-            jacobian[:, 0] -= self.scaling.y_centre
-        root = np.einsum("ir,mij->mrj", jacobian, self.common_root)
+        root = np.einsum("ir,mij->mrj", self._jacobian(), self.common_root)
         return mean, np.sqrt(np.sum(root**2, axis=2))
 
     def variance_nodes(self) -> VarianceNodes:
@@ -225,38 +222,63 @@ class MarginalPosterior:
         """
         if self.n_groups and len(x) <= self.sums.n_groups:
             return moments_by_block(self, x, z, codes)
-        common = self.common_moments() if need_variance else (self._raw_common_mean(), None)
-        mean = x @ common[0]
+        # In engine units, where columns are centred: raw coefficients of a column far from zero would cancel.
+        intercept = x[:, 0] if self.has_intercept else 0.0
+        x = self.scaling.common(x, self.has_intercept)
+        mean = x @ (self.weight @ self.common_mean)
         variance = None
         if need_variance:
-            variance = np.einsum("ri,ij,rj->r", x, common[1], x, optimize=True)
-        if not self.n_groups:
-            return mean, variance
-        z, code = z[0], codes[0]
-        known = code < self.sums.n_groups
-        at = np.where(known, code, 0)
-        effects = self._group_moments if need_variance else self._group_means
-        mean = mean + np.where(known, np.sum(z * effects.mean[at], axis=1), 0.0)
-        if need_variance:
-            within = np.einsum("rk,rkl,rl->r", z, effects.covariance[at], z, optimize=True)
-            cross = np.einsum("ri,rik,rk->r", x, effects.with_common[at], z, optimize=True)
-            fresh = np.einsum("rk,kl,rl->r", z, self._new_group_covariance(), z, optimize=True)
-            variance = variance + np.where(known, within + 2 * cross, fresh)
-        return mean, variance
+            variance = np.einsum("ri,ij,rj->r", x, self._common_covariance(), x, optimize=True)
+        if self.n_groups:
+            z = self.scaling.varying(z[0])
+            known = codes[0] < self.sums.n_groups
+            at = np.where(known, codes[0], 0)
+            effects = self._effects_with_spread if need_variance else self._effects
+            mean = mean + np.where(known, np.sum(z * effects.mean[at], axis=1), 0.0)
+            if need_variance:
+                within = np.einsum("rk,rkl,rl->r", z, effects.covariance[at], z, optimize=True)
+                cross = np.einsum("ri,rik,rk->r", x, effects.with_common[at], z, optimize=True)
+                fresh = np.einsum("rk,kl,rl->r", z, self._new_group_covariance(), z, optimize=True)
+                variance = variance + np.where(known, within + 2 * cross, fresh)
+        scale = self.scaling.y_scale
+        mean = self.scaling.y_centre * intercept + scale * mean
+        return mean, None if variance is None else scale**2 * np.maximum(variance, 0.0)
 
-    def _raw_common_mean(self):
-        return self.scaling.coefficients(self.weight @ self.common_mean, self.has_intercept)
+    def _common_covariance(self) -> np.ndarray:
+        """Return the covariance of the common coefficients in engine units."""
+        deviation = self.common_mean - self.weight @ self.common_mean
+        covariance = (self.weight[:, None] * deviation).T @ deviation
+        return covariance + np.einsum("m,mij,mkj->ik", self.weight, self.common_root, self.common_root)
 
     def _new_group_covariance(self):
-        """Return the posterior mean of Sigma, in the units of y over those of the columns."""
+        """Return the posterior mean of Sigma in engine units."""
         factor = self.sigma[:, None, None] * self.factor
-        covariance = np.einsum("m,mkl,mil->ki", self.weight, factor, factor)
-        return covariance * self.scaling.y_scale**2 / np.outer(self.scaling.z_scale, self.scaling.z_scale)
+        return np.einsum("m,mkl,mil->ki", self.weight, factor, factor)
 
     # groups
 
     def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:  # noqa: ARG002
         """Return posterior moments of the effects of all groups."""
+        moments = self._effects_with_spread if need_covariance else self._effects
+        unit = self.scaling.y_scale / self.scaling.z_scale
+        if not need_covariance:
+            return GroupMoments(moments.mean * unit, None, None)
+        return GroupMoments(
+            moments.mean * unit,
+            moments.covariance * np.outer(unit, unit),
+            np.einsum("ia,jik->jak", self._jacobian(), moments.with_common) * unit,
+        )
+
+    @cached_property
+    def _effects(self) -> GroupMoments:
+        return self._engine_moments(need_covariance=False)
+
+    @cached_property
+    def _effects_with_spread(self) -> GroupMoments:
+        return self._engine_moments(need_covariance=True)
+
+    def _engine_moments(self, *, need_covariance: bool) -> GroupMoments:
+        """Return moments of the effects in engine units, those of the conditional Gaussians."""
         n_groups, q = self.sums.n_groups, self.factor.shape[1]
         p = self.common_mean.shape[1]
         mean = np.empty((n_groups, q))
@@ -285,30 +307,7 @@ class MarginalPosterior:
             cross = np.einsum("m,mi,mkj->jik", self.weight, common_deviation, deviation, optimize=True)
             cross -= np.einsum("m,mib,mkbj->jik", self.weight, self.common_root, through, optimize=True)
             with_common[groups] = cross
-        return self._group_moments_in_units_of_y(mean, covariance, with_common)
-
-    def _group_moments_in_units_of_y(self, mean, covariance, with_common) -> GroupMoments:
-        unit = self.scaling.y_scale / self.scaling.z_scale
-        if covariance is None:
-            return GroupMoments(mean * unit, None, None)
-        p = with_common.shape[1]
-        jacobian = self.scaling.coefficients(np.eye(p), self.has_intercept)
-        if self.has_intercept:
-            jacobian[:, 0] -= self.scaling.y_centre
-        return GroupMoments(
-            mean * unit,
-            covariance * np.outer(unit, unit),
-            np.einsum("ia,jik->jak", jacobian, with_common) * unit,
-        )
-
-    @cached_property
-    def _group_means(self) -> GroupMoments:
-        return MarginalPosterior.group_moments(self, need_covariance=False)
-
-    @cached_property
-    def _group_moments(self) -> GroupMoments:
-        # those of the conditional Gaussians: finite, whatever a subclass says of unidentified directions
-        return MarginalPosterior.group_moments(self)
+        return GroupMoments(mean, covariance, with_common)
 
     def equally_weighted(self, n_nodes: int) -> MarginalPosterior:
         """Return the posterior on nodes of equal weight, resampled at fixed levels."""
@@ -321,7 +320,7 @@ class MarginalPosterior:
 
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""
-        return {name: value for name, value in vars(self).items() if name not in ("_group_means", "_group_moments")}
+        return {name: value for name, value in vars(self).items() if name not in ("_effects", "_effects_with_spread")}
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""

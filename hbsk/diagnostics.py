@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import warnings
-
 import numpy as np
 import pandas as pd
 
+from hbsk._warnings import warn
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.inference.integrate import PARETO_K_LIMIT, monte_carlo_error
 
@@ -123,7 +122,7 @@ def nuts_diagnostics(table: pd.DataFrame, n_divergent: int) -> pd.DataFrame:
     return table.reindex(columns=COLUMNS)
 
 
-def warn_if_unreliable(table: pd.DataFrame, *, engine: str, stacklevel: int) -> None:
+def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
     """Warn once, naming the parameters and what to do."""
     problems = []
     bad = table.index[table["r_hat"] > R_HAT_THRESHOLD]
@@ -147,7 +146,7 @@ def warn_if_unreliable(table: pd.DataFrame, *, engine: str, stacklevel: int) -> 
         else "Fewer varying columns or correlated=False, or tighter priors on the sds in priors=, make the posterior "
         "easier; inference='nuts' samples the full model."
     )
-    warnings.warn(f"The posterior is not reliable: {'; '.join(problems)}. {advice}", ConvergenceWarning, stacklevel)
+    warn(f"The posterior is not reliable: {'; '.join(problems)}. {advice}", ConvergenceWarning)
 
 
 def _listed(names) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -17,6 +16,7 @@ from hbsk._groups import Rows, read_rows, read_training_rows
 from hbsk._routing import GroupRoutingMixin
 from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
 from hbsk._surface import shrink_regression
+from hbsk._warnings import warn
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 
 __all__ = ["JamesSteinEstimator"]
@@ -356,7 +356,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             positive_part=self.positive_part,
         )
         if shrunken.why_not:
-            warnings.warn(f"Group means are returned as they are: {shrunken.why_not}.", ShrinkageWarning, stacklevel=4)
+            warn(f"Group means are returned as they are: {shrunken.why_not}.", ShrinkageWarning)
         self._surface = target_surface(directions, offset, shrunken)
         self._nu = groups.nu
         self._new_variance = shrunken.new_tau2
@@ -377,12 +377,11 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     def _shrink_slopes(self, rows: Rows) -> JamesSteinEstimator:
         """Fit without groups: least squares, its slopes shrunken towards zero."""
-        warnings.warn(
+        warn(
             "No groups: the slopes of a linear regression on the columns of X are shrunken instead. Name the group "
             "column in group_features=, or pass groups= to fit; note that cross-validation and searches drop groups= "
             "unless metadata routing is on.",
             NoGroupsWarning,
-            stacklevel=4,
         )
         assert rows.y is not None  # reading training rows has made sure of it
         names = self._numeric_columns(rows, rows.feature_names)
@@ -395,7 +394,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         )
         if fitted.rank < 3 or fitted.nu <= 0:
             reason = "fewer than 3 slopes" if fitted.rank < 3 else "no degrees of freedom for the residual variance"
-            warnings.warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning, stacklevel=4)
+            warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
         self._surface, self._nu = fitted.surface, fitted.nu
         for name in ("groups_", "group_sizes_", "group_means_", "theta_", "theta_sd_"):
             setattr(self, name, np.empty(0))

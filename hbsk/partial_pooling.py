@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from numbers import Integral
 from typing import ClassVar
 
@@ -19,6 +18,7 @@ from hbsk._inference import infer
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
 from hbsk._routing import GroupRoutingMixin
+from hbsk._warnings import warn
 from hbsk.diagnostics import warn_if_unreliable
 from hbsk.exceptions import NoGroupsWarning
 
@@ -385,13 +385,12 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
                     )
 
     def _warn_no_groups(self):
-        warnings.warn(
+        warn(
             f"{type(self).__name__} was fitted without groups: an ordinary Bayesian regression, nothing is pooled. Set "
             "group_features= to the column of X that holds the groups (scikit-learn drops groups= in several places, "
             "for example in GridSearchCV.fit with metadata routing off); pooling='complete' asks for this model "
             "without a warning.",
             NoGroupsWarning,
-            stacklevel=4,
         )
 
     def _learn(self, frame, rows, fitted):
@@ -414,7 +413,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.group_correlation_ = correlation_frames(frame, posterior)
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.trusted:
-            warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0], stacklevel=5)
+            warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])
 
     def _read(self, X, groups, standard_error=None):
         check_is_fitted(self)

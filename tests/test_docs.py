@@ -75,7 +75,7 @@ def run_page(path, *, slow):
             continue
         if ">>>" in block.text:
             test = doctest.DocTestParser().get_doctest(block.text, namespace, name, name, block.line)
-            runner = doctest.DebugRunner(optionflags=FLAGS) if slow else doctest.DocTestRunner(optionflags=FLAGS)
+            runner = doctest.DocTestRunner(optionflags=FLAGS)
             report = []
             failed = runner.run(test, out=report.append, clear_globs=False).failed
             assert not failed, "".join(report)

@@ -270,3 +270,25 @@ def test_a_fixed_residual_sd_and_known_errors_leave_sigma_alone(rng):
     with_uniform = make_priors(rng, problem, residual_sd=SdPrior("Uniform", {"lower": 0.5, "upper": 0.6}))
     sigma = no_pooling(problem, with_uniform).variance_nodes().sigma
     assert np.all((sigma >= 0.5) & (sigma <= 0.6))
+
+
+def test_new_groups_beside_known_ones_under_a_bounded_prior(rng):
+    # sigma is then a coordinate of theta, and nodes have weights of their own in the two parts of the posterior
+    problem = big_groups(rng, 1)
+    priors = make_priors(rng, problem, residual_sd=SdPrior("Uniform", {"lower": 0.1, "upper": 40.0}))
+    posterior = no_pooling(problem, priors)
+    x = problem.X[:6]
+    for codes in (np.array([0, 4, 1, 5, 2, 4]), np.array([4, 4, 4, 5, 6, 4])):
+        rows = x, [problem.Z[:6]], [codes]
+        mixed = posterior.row_mixture(*rows)
+        moments = posterior.row_moments(*rows)
+        # the mixture may be resampled to equal weights
+        scale = np.sqrt(moments[1])
+        np.testing.assert_allclose(mixed.moments()[0] / scale, moments[0] / scale, atol=0.02)
+        np.testing.assert_allclose(mixed.moments()[1], moments[1], rtol=0.05)
+    bare = dense.collect(dense.Design(problem.X, []), None, 0, problem.y, has_intercept=True)
+    complete = fit_marginal(bare, dense.replace(priors, group_sd=[], blocks=(), lkj_eta=())).posterior
+    wanted = complete.row_moments(x[:1], [], [])
+    found = posterior.row_moments(x[:1], [problem.Z[:1]], [np.array([4])])
+    np.testing.assert_allclose(found[0], wanted[0], atol=0.02 * np.sqrt(wanted[1]))
+    np.testing.assert_allclose(found[1], wanted[1], rtol=0.05)

@@ -1,9 +1,11 @@
 """What PartialPoolingRegressor learns and answers, at the level of the estimator."""
 
+import os
 import pickle
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,6 +13,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.metrics import r2_score
 
+import hbsk
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import load_radon, load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, SuspiciousGroupsWarning
@@ -144,11 +147,12 @@ def test_pooling_shrinks_towards_the_population(fitted, data):
     complete = PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling="complete").fit(X, y)
     assert complete.formula_ == "y ~ x + w"
     assert list(complete.groups_["g"]) == list(fitted.groups_["g"])
-    table = fitted.group_effects_
-    own = table["no_pooling"] - table["term"].map({"1|g": fitted.intercept_, "x|g": fitted.coef_[0]})
-    mine = table["mean"] - table["term"].map({"1|g": fitted.intercept_, "x|g": fitted.coef_[0]})
-    levels = (table["term"] == "1|g") & own.notna()
-    assert (mine[levels].abs() < own[levels].abs()).mean() > 0.7
+    levels = PartialPoolingRegressor("y ~ 1 + (1 | g)").fit(X, y)
+    table, centre = levels.group_effects_, levels.intercept_
+    kept = (table["mean"] - centre) / (table["no_pooling"] - centre)
+    # each group keeps its share of its distance from the population
+    np.testing.assert_allclose(kept, table["shrinkage"], atol=0.05)
+    assert (np.diff(kept[np.argsort(table["n"])]) > -0.02).all()
     assert np.ptp(complete.predict(X.iloc[:7].assign(g=fitted.groups_["g"], x=0.0, w=0.0))) == 0
     assert r2_score(y, complete.predict(X)) < r2_score(y, fitted.predict(X))
 
@@ -167,16 +171,13 @@ def test_unknown_groups_get_the_population_or_nan_or_an_error(fitted, data):
     assert np.all(std[~known] ** 2 > fitted.sigma_**2 + 0.9 * fitted.group_sd_["g"].iloc[0] ** 2)
     blank = PartialPoolingRegressor(group_features="g", slope_features=["x"], unknown_groups="nan").fit(X, y)
     for found, wanted in (
-        (blank.predict(rows, return_std=True), (mean, std)),
+        (np.column_stack(blank.predict(rows, return_std=True)), np.column_stack([mean, std])),
         (blank.predict_interval(rows), fitted.predict_interval(rows)),
         (blank.sample_y(rows, n_samples=4, random_state=1), fitted.sample_y(rows, n_samples=4, random_state=1)),
     ):
-        for mine, theirs in zip(np.atleast_2d(found), np.atleast_2d(wanted), strict=True):
-            np.testing.assert_array_equal(np.isnan(mine), np.isnan(np.where(known if mine.shape == (5,) else known[:0], 0, 0)) if False else np.isnan(mine))
-    np.testing.assert_array_equal(np.isnan(blank.predict(rows)), ~known)
-    np.testing.assert_array_equal(np.isnan(blank.predict_interval(rows)).all(axis=1), ~known)
-    np.testing.assert_array_equal(np.isnan(blank.sample_y(rows, n_samples=2)).all(axis=1), ~known)
-    np.testing.assert_array_equal(blank.predict(rows)[known], mean[known])
+        np.testing.assert_array_equal(np.isnan(found), np.broadcast_to(~known[:, None], found.shape))
+        np.testing.assert_array_equal(found[known], wanted[known])
+        assert np.all(np.isfinite(wanted))
 
 
 @pytest.mark.parametrize("policy", ["population", "nan", "error"])
@@ -332,7 +333,8 @@ def test_equal_known_errors_are_a_fixed_sigma(data):
     fixed = PartialPoolingRegressor(group_features="g", priors={"sigma": 0.7} | {k: v for k, v in known.priors_.items()}).fit(X, y)
     error = np.full(60, 0.7)
     for mine, theirs in zip(known.predict(X, return_std=True, standard_error=error), fixed.predict(X, return_std=True), strict=True):
-        np.testing.assert_allclose(mine, theirs, rtol=1e-7)
+        # nodes lie elsewhere, so the answers differ by Monte Carlo error
+        np.testing.assert_allclose(mine, theirs, atol=0.02 * 0.7)
     assert np.isnan(known.sigma_)
 
 
@@ -430,7 +432,8 @@ np.save("found.npy", np.column_stack([*model.predict(rows, return_std=True), mod
 heavy = {"bambi", "pymc", "pytensor", "arviz", "matplotlib", "formulae"} & set(sys.modules)
 assert not heavy, heavy
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True)
+    package = Path(hbsk.__file__).parents[1]
+    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(package)})
     rows = pd.read_pickle(tmp_path / "rows.pkl")
     wanted = np.column_stack(
         [*model.predict(rows, return_std=True), model.predict_interval(rows), model.sample_y(rows, random_state=4)]

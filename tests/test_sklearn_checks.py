@@ -1,5 +1,6 @@
-"""scikit-learn's own checks, in full: nothing skipped, nothing expected to fail."""
+"""scikit-learn's own checks, in full and nothing skipped; one contradicts a policy that users choose, and must fail."""
 
+import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -23,6 +24,32 @@ ESTIMATORS = [
 ]
 
 
-@parametrize_with_checks(ESTIMATORS)
+def contradictions(estimator):
+    """Checks that ask for the opposite of what an option promises; strict, so that they cannot pass unnoticed."""
+    if estimator.group_features is None or estimator.unknown_groups != "error":
+        return {}
+    return {
+        "check_sample_weight_equivalence_on_dense_data": "every row is a group of its own there, and after rows of "
+        "weight 0 were removed their groups are predicted: unknown_groups='error' must refuse that"
+    }
+
+
+@parametrize_with_checks(ESTIMATORS, expected_failed_checks=contradictions, xfail_strict=True)
 def test_check(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("group_features", [-1, 0])
+def test_the_check_that_must_fail_but_for_the_groups_that_were_removed(group_features):
+    rng = np.random.RandomState(42)
+    X, y, weight = rng.rand(15, 30), rng.randint(0, 3, 15), rng.randint(0, 5, 15)
+    weighted, repeated = (
+        PartialPoolingRegressor(group_features=group_features, unknown_groups="error") for _ in range(2)
+    )
+    weighted.fit(X, y, sample_weight=weight)
+    repeated.fit(X.repeat(weight, axis=0), y.repeat(weight))
+    kept = X[weight > 0]
+    np.testing.assert_allclose(weighted.predict(kept), repeated.predict(kept), rtol=1e-7, atol=1e-9)
+    for model in (weighted, repeated):
+        with pytest.raises(ValueError, match=f"{(weight == 0).sum()} groups that were not seen"):
+            model.predict(X)

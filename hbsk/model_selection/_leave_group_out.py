@@ -1,25 +1,17 @@
 """Leave-one-group-out: how well a model predicts all rows of a group that it has not seen.
 
 For group j the score is ``log p(y_j | y_-j)``, the effects of the group integrated out over their law (Merkle, Furr,
-Rabe-Hesketh 2019, Psychometrika 84, eqs. 8 and 9: the marginal, not the conditional likelihood). Nothing is refitted to
+Rabe-Hesketh 2019, Psychometrika 84: the marginal, not the conditional likelihood). Nothing is refitted to
 get it. Given (sigma, Lambda) the common coefficients b and the effects are Gaussian, and every group adds a term to the
 sums that the likelihood is made of (symbols of `hbsk.inference.marginal`):
 
     C = sum_j C_j,  C_j = G_j - D_j' D_j + D_j' M_j^-1 D_j
     log p(y_-j | sigma, Lambda) = that of y with C - C_j for C, without log|M_j| and the rows of j
 
-so that p(y_j | y_-j, sigma, Lambda) = p(y | sigma, Lambda) / p(y_-j | sigma, Lambda) is exact, b integrated out given the
-other groups. What is left is an expectation over the few variance parameters, known at the posterior's nodes:
-
-    p(y_j | y_-j) = 1 / E[ 1 / p(y_j | y_-j, sigma, Lambda) | y ]
-
-(Gelfand, Dey, Chang 1992, in Bayesian Statistics 4, for single observations; b is a parameter there). sigma, which a
-group with large residuals moves most, is integrated on the grid that the engine keeps for each Lambda; over Lambda the
-weights are Pareto smoothed (Vehtari et al. 2024, JMLR 25). Where the smoothing says that this is not reliable, the
-posterior without the group is integrated anew from the sums of the others: same priors, same centring, no pass over rows.
-
-The sum over groups moves with the nodes as one (its sd over the posterior is about the root of half the number of
-parameters), so its Monte Carlo error is that of the nodes, not of the groups: few groups get many nodes.
+so that p(y_j | y_-j, sigma, Lambda) = p(y | sigma, Lambda) / p(y_-j | sigma, Lambda) is exact, with b integrated out given
+the other groups; what is left is an expectation over the few variance parameters (`_variance_grid`). Where that is not
+reliable, they are integrated again without the group, from the sums of the others: same priors, same centring, no pass
+over rows.
 """
 
 from __future__ import annotations
@@ -31,28 +23,18 @@ from scipy.special import logsumexp
 
 from hbsk.inference.common_coefficients import ConditionalCommon
 from hbsk.inference.group_algebra import rotate_groups
-from hbsk.inference.integrate import (
-    N_REPLICATES,
-    PARETO_K_LIMIT,
-    broad_t,
-    find_mode,
-    importance_sample,
-    smoothed_weights,
-    split_t,
-)
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import ColumnScaling, GroupSums, collect
+from hbsk.inference.variance_parameters import VarianceParameters
+from hbsk.model_selection._variance_grid import (
+    UnitScores,
+    VarianceGrid,
+    expected,
+    integrate_finely,
+    is_unresolved,
+    log_probability,
+)
 
-# Nodes times groups, and the bounds of the nodes that one of the engine's replicates draws. With 85 groups (radon) and 18
-# (sleepstudy) the sum over groups is within 0.02 and 0.03 of its limit.
-ELEMENTS = 100_000
-NODES_PER_REPLICATE = (4, 128)
-MAX_NODES = 12_000
-# Every second point of the engine's grid of sigma: the sum over groups changes by 0.002 on sleepstudy (every third: 0.02).
-GRID_STRIDE = 2
-# The grid was laid out for all groups; without one, sigma must neither lie beyond its ends nor between its points.
-MOST_AT_ENDS, MOST_AT_ONE_POINT = 1e-3, 0.6
-UNRESOLVED_SHARE = 0.01
 # Nodes times groups times the numbers of each that are worked on at a time.
 BLOCK_ELEMENTS = 500_000
 # Smallest eigenvalue of a correlation-like matrix that is told from zero.
@@ -107,10 +89,6 @@ class GroupProducts:
             copies=copies,
         )
 
-    def all_but(self, group: int) -> np.ndarray:
-        """Return the numbers of the other groups."""
-        return np.delete(np.arange(self.n_groups), group)
-
 
 def collect_products(
     design,
@@ -158,102 +136,6 @@ class _EngineColumns:
         columns = [self.scaling.varying(part) for part in z]
         columns += [self.scaling.common(x, self.has_intercept), (y - self.scaling.y_centre)[:, None] / self.scaling.y_scale]
         return np.ones((stop - start, 1)), [np.concatenate(columns, axis=1)], None
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Where the posterior of the variance parameters is known
-
-
-@dataclass(frozen=True)
-class VarianceGrid:
-    """The posterior of (Lambda, sigma): weighted nodes of Lambda, and a grid of sigma for each of them.
-
-    Attributes
-    ----------
-    weight : ndarray of shape (n_nodes,)
-    factor : ndarray of shape (n_nodes, q, q)
-        ``Lambda``.
-    log_sigma, conditional : ndarray of shape (n_nodes, n_grid)
-        Grid of log sigma in the units of the engine, and its probabilities given Lambda and y; one column of ones for
-        draws.
-    """
-
-    weight: np.ndarray
-    factor: np.ndarray
-    log_sigma: np.ndarray
-    conditional: np.ndarray
-
-    @classmethod
-    def of_draws(cls, weight: np.ndarray, factor: np.ndarray, sigma: np.ndarray) -> VarianceGrid:
-        """Return the grid whose nodes have one sigma each."""
-        return cls(weight, factor, np.log(sigma)[:, None], np.ones((len(sigma), 1)))
-
-    @property
-    def n_nodes(self) -> int:
-        """Number of nodes."""
-        return len(self.weight)
-
-    def blocks(self, n_groups: int, n_columns: int):
-        """Yield slices of nodes, and the part of the grid that belongs to them."""
-        size = n_groups * max(n_columns**2, self.log_sigma.shape[1] * n_columns)
-        width = max(1, BLOCK_ELEMENTS // size)
-        for start in range(0, self.n_nodes, width):
-            at = slice(start, start + width)
-            yield at, VarianceGrid(self.weight[at], self.factor[at], self.log_sigma[at], self.conditional[at])
-
-
-def integrate_finely(
-    model: MarginalModel, sigma: float, tau: np.ndarray, n_units: float
-) -> tuple[VarianceGrid, float]:
-    """Integrate the variance parameters with as many nodes as the number of units allows; return Pareto k too.
-
-    Parameters
-    ----------
-    model : MarginalModel
-    sigma : float
-    tau : ndarray of shape (q,)
-        Where the search for the mode starts, in the units of the engine.
-    n_units : float
-        Groups that every node is asked about, or what costs as much.
-    """
-    if model.parameters.n_dim == 0:
-        evaluated, weight, pareto_k = [model.evaluate(np.zeros((1, 0)))], np.ones(1), 0.0
-    else:
-        mode, precision = find_mode(model.value_and_gradient, model.parameters.theta_of(sigma, tau))
-        proposal, broad = (
-            find(lambda theta: model.evaluate(theta).log_density, mode, precision) for find in (split_t, broad_t)
-        )
-        per_replicate = np.clip(ELEMENTS // (N_REPLICATES * n_units), *NODES_PER_REPLICATE)
-        nodes = importance_sample(
-            model.evaluate,
-            proposal,
-            lambda rounds: np.zeros((sum(len(points.theta) for points in rounds), 0)),  # Pareto k decides alone
-            broad=broad,
-            first_per_replicate=2 ** int(np.log2(per_replicate)),
-            max_nodes=MAX_NODES,
-        )
-        evaluated, weight, pareto_k = nodes.evaluated, nodes.weight, nodes.pareto_k
-    conditional = np.concatenate([points.weight[:, ::GRID_STRIDE] for points in evaluated])
-    kept = weight > 0
-    grid = VarianceGrid(
-        weight=weight[kept],
-        factor=np.concatenate([points.variance.relative_factor for points in evaluated])[kept],
-        log_sigma=np.concatenate([points.log_sigma[:, ::GRID_STRIDE] for points in evaluated])[kept],
-        conditional=(conditional / conditional.sum(axis=1, keepdims=True))[kept],
-    )
-    return grid, pareto_k
-
-
-def expected(log_values: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
-    """Return the logarithm of weighted means over the last axis."""
-    return logsumexp(log_values + log_weight, axis=-1)
-
-
-def log_probability(probability):
-    """Return logarithms; minus infinity for zero."""
-    # a probability that underflows must not come back: far out, 1 / p(y_j | ...) may be as large as exp(20,000)
-    with np.errstate(divide="ignore"):
-        return np.log(probability)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -324,26 +206,13 @@ def _by_group(reduced_sums, log_det, n, log_weight, log_sigma, prior):
     return flat.reshape(n_nodes, n_groups, -1)
 
 
-@dataclass(frozen=True)
-class GroupScores:
-    """Predictive densities of each group at each node of Lambda, sigma integrated out; (n_nodes, n_groups).
-
-    Attributes
-    ----------
-    left_out : ndarray
-        ``log p(y_j | y_-j, Lambda)``.
-    seen : ndarray
-        ``log p(y_j again | y, Lambda)``, of new rows like those of group j in a new group.
-    unresolved : ndarray of bool
-        Whether the grid of sigma does not hold without the group.
-    """
-
-    left_out: np.ndarray
-    seen: np.ndarray
-    unresolved: np.ndarray
+def _width(products, grid) -> int:
+    """Return how many nodes make a block."""
+    p1 = len(products.xx)
+    return BLOCK_ELEMENTS // (products.n_groups * max(p1**2, grid.log_sigma.shape[1] * p1))
 
 
-def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.ndarray, np.ndarray]) -> GroupScores:
+def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.ndarray, np.ndarray]) -> UnitScores:
     """Score every group, the common coefficients integrated out given the data of the others, and given all data.
 
     Parameters
@@ -357,7 +226,7 @@ def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.nd
     shape = (grid.n_nodes, products.n_groups)
     left_out, seen, unresolved = np.empty(shape), np.empty(shape), np.zeros(shape, dtype=bool)
     reduction = _GroupReduction(products)
-    for at, part in grid.blocks(products.n_groups, len(products.xx)):
+    for at, part in grid.blocks(_width(products, grid)):
         reduced = reduction.at(part.factor)
         total, log_det = reduced.sums.sum(axis=1), reduced.log_det.sum(axis=1)
         constants = np.full(len(log_det), n.sum()), np.full(len(log_det), log_weight.sum())
@@ -383,39 +252,36 @@ def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.nd
         left_out[at] = -logsumexp(inverse, axis=2)
         seen[at] = expected(more - whole, log_conditional)
         unresolved[at] = is_unresolved(np.exp(inverse + left_out[at][:, :, None]))
-    return GroupScores(left_out, seen, unresolved)
-
-
-def is_unresolved(probability):
-    """Tell for which laws on a grid, last axis, the grid is too short or too coarse."""
-    if probability.shape[2] == 1:
-        return np.zeros(probability.shape[:2], dtype=bool)
-    at_ends = probability[:, :, 0] + probability[:, :, -1]
-    return (at_ends > MOST_AT_ENDS) | (probability.max(axis=2) > MOST_AT_ONE_POINT)
+    return UnitScores(left_out, seen, unresolved)
 
 
 def score_group_again(
-    products: GroupProducts, group: int, grid: VarianceGrid, prior: tuple[np.ndarray, np.ndarray]
-) -> float:
-    """Return ``log p(y_j | y_-j)`` from the posterior given the other groups."""
-    rest = products.all_but(group)
-    counts = np.array([[products.copies[at].sum(), products.log_weight[at].sum()] for at in (rest, slice(None))])
+    products: GroupProducts,
+    group: int,
+    prior: tuple[np.ndarray, np.ndarray],
+    parameters: VarianceParameters,
+    start: tuple[float, np.ndarray],
+) -> tuple[float, float]:
+    """Return ``log p(y_j | y_-j)`` from the posterior given the other groups, and the Pareto k of that posterior."""
+    rest = np.delete(np.arange(products.n_groups), group)
+    model = MarginalModel(products.sums(rest), parameters, *prior)
+    grid, pareto_k = integrate_finely(model, start, products.n_groups)
     reduction = _GroupReduction(products)
-    predictive = np.empty(grid.n_nodes)
-    for at, part in grid.blocks(products.n_groups, len(products.xx)):
+    log_likelihoods = np.empty((2, *grid.log_sigma.shape))  # of the other groups, and of all
+    for at, part in grid.blocks(_width(products, grid)):
         reduced = reduction.at(part.factor)
-        both = [
-            _log_likelihood(
+        ones = np.ones(len(part.weight))
+        for i, groups in enumerate((rest, slice(None))):
+            log_likelihoods[i, at] = _log_likelihood(
                 reduced.sums[:, groups].sum(axis=1),
                 reduced.log_det[:, groups].sum(axis=1),
-                *np.repeat(counts[i, :, None], len(part.weight), axis=1),
+                products.copies[groups].sum() * ones,
+                products.log_weight[groups].sum() * ones,
                 part.log_sigma,
                 prior,
             )
-            for i, groups in enumerate((rest, slice(None)))
-        ]
-        predictive[at] = expected(both[1] - both[0], log_probability(part.conditional))
-    return float(expected(predictive, log_probability(grid.weight)))
+    predictive = expected(log_likelihoods[1] - log_likelihoods[0], log_probability(grid.conditional))
+    return float(expected(predictive, log_probability(grid.weight))), pareto_k
 
 
 def log_likelihood_given_common(
@@ -433,7 +299,7 @@ def log_likelihood_given_common(
     contrast = np.concatenate([-common, np.ones((len(common), 1))], axis=1)
     log_density = np.empty((grid.n_nodes, products.n_groups))
     reduction = _GroupReduction(products)
-    for at, part in grid.blocks(products.n_groups, len(products.xx)):
+    for at, part in grid.blocks(_width(products, grid)):
         reduced = reduction.at(part.factor)
         quadratic = np.einsum("ma,mjab,mb->mj", contrast[at], reduced.sums, contrast[at], optimize=True)
         log_density[at] = -0.5 * (
@@ -459,7 +325,7 @@ def likelihood_moments(
     # about the value at some node, so that squares keep their digits
     centre = None
     reduction = _GroupReduction(products)
-    for _, part in grid.blocks(products.n_groups, len(products.xx)):
+    for _, part in grid.blocks(_width(products, grid)):
         reduced = reduction.at(part.factor)
         common = ConditionalCommon.of(reduced.sums.sum(axis=1), *prior, max(float(n.sum()), 1.0))
         _, eigenvalue, coordinate = common.at(part.log_sigma)
@@ -487,60 +353,6 @@ def likelihood_moments(
         means += np.einsum("mg,mjg->j", weight, deviation)
         squares += np.einsum("mg,mjg->j", weight, deviation**2 + variance)
     return centre + means, squares - means**2
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Scores
-
-
-@dataclass(frozen=True)
-class LeaveGroupOut:
-    """Leave-one-group-out scores, each (n_groups,), for y in the units of the engine.
-
-    Attributes
-    ----------
-    elpd : ndarray
-        ``log p(y_j | y_-j)``.
-    lpd : ndarray
-        ``log p(y_j again | y)``.
-    pareto_k : ndarray
-        0 where the model was fitted again without the group; infinite where the grid of sigma did not hold and it
-        was not.
-    """
-
-    elpd: np.ndarray
-    lpd: np.ndarray
-    pareto_k: np.ndarray
-
-
-def leave_groups_out(
-    left_out: np.ndarray, seen: np.ndarray, weight: np.ndarray, unresolved: np.ndarray | None = None
-) -> LeaveGroupOut:
-    """Return scores from densities at nodes; all arrays (n_nodes, n_groups) but the weights of the nodes."""
-    n_groups = left_out.shape[1]
-    elpd, pareto_k = np.empty(n_groups), np.empty(n_groups)
-    log_weight = log_probability(weight)
-    for j in range(n_groups):
-        smoothed, pareto_k[j] = smoothed_weights(log_weight - left_out[:, j])
-        elpd[j] = expected(left_out[:, j], log_probability(smoothed))
-        if unresolved is not None and smoothed @ unresolved[:, j] > UNRESOLVED_SHARE:
-            pareto_k[j] = np.inf
-    return LeaveGroupOut(elpd, expected(seen.T, log_weight), pareto_k)
-
-
-def refit_without(
-    products: GroupProducts, scores: LeaveGroupOut, model: MarginalModel, sigma: float, tau: np.ndarray, good_k: float
-) -> LeaveGroupOut:
-    """Score the groups whose Pareto k is too large from fits to all other groups, priors and centring held."""
-    elpd, pareto_k = scores.elpd.copy(), scores.pareto_k.copy()
-    prior = model.prior_mean, model.prior_precision
-    for j in np.flatnonzero(pareto_k > good_k):
-        rest = MarginalModel(products.sums(products.all_but(j)), model.parameters, *prior)
-        grid, refitted_k = integrate_finely(rest, sigma, tau, products.n_groups)
-        elpd[j] = score_group_again(products, j, grid, prior)
-        if refitted_k <= PARETO_K_LIMIT:
-            pareto_k[j] = 0.0
-    return LeaveGroupOut(elpd, scores.lpd, pareto_k)
 
 
 def unidentified_without(products: GroupProducts, prior_precision: np.ndarray) -> int | None:

@@ -80,7 +80,7 @@ class WithinGroupKFold(BaseCrossValidator):
         self.random_state = random_state
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Generate the rows to fit to and the rows to predict, fold by fold.
+        """Split the rows into rows to fit to and rows to predict, fold by fold.
 
         Parameters
         ----------
@@ -91,14 +91,12 @@ class WithinGroupKFold(BaseCrossValidator):
         groups : array-like of shape (n_samples,)
             Group labels of any hashable kind.
 
-        Yields
-        ------
-        train : ndarray of shape (n_train,)
-            Positions of the rows to fit to.
-        test : ndarray of shape (n_test,)
-            Positions of the rows to predict.
+        Returns
+        -------
+        folds : iterator of (ndarray of shape (n_train,), ndarray of shape (n_test,))
+            For each fold the positions of the rows to fit to and of the rows to predict.
         """
-        # Only checks here: without a `yield` in this method errors come at the call, not at the first fold.
+        # Not a generator itself, so that errors come at the call and not at the first fold.
         X, y, groups = indexable(X, y, groups)
         codes = encode_groups(groups, _num_samples(X), type(self).__name__)
         if self.n_splits > len(codes):
@@ -154,6 +152,11 @@ def encode_groups(groups: Any, n_rows: int, user: str) -> np.ndarray:
         Number of rows.
     user : str
         What needs the labels, for messages.
+
+    Returns
+    -------
+    codes : ndarray of shape (n_rows,)
+        Codes.
     """
     if groups is None:
         raise ValueError(

@@ -190,7 +190,7 @@ class GroupSizeDisplay:
         self.line_ = None
         if np.ptp(self.centre) == 0:
             style = {"color": _style.GREY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
-            style["label"] = f"{self.centre_name} {self.centre[0]:.3g}"
+            style["label"] = f"{self.centre_name} {_style.as_number(self.centre[0])}"
             self.line_ = ax.axhline(self.centre[0], **_style.styled(style, line_kwargs, Line2D))
         self.moves_ = ax.vlines(
             x,

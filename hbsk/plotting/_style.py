@@ -85,6 +85,11 @@ def _as_text(label: Any) -> str:
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
+def as_number(value: float) -> str:
+    """Return a number for a legend, with the minus sign of the axes."""
+    return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
+
+
 def legend_above(ax: Any) -> Any:
     """Put the legend above the axes, where it covers nothing; side by side where there is room."""
     handles, names = ax.get_legend_handles_labels()
@@ -149,7 +154,7 @@ def draw_centre(ax: Any, centre: np.ndarray, name: str, chosen: dict[str, Any] |
 
     default = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
     if np.ptp(centre) == 0:
-        default["label"] = f"{name} {centre[0]:.3g}"
+        default["label"] = f"{name} {as_number(centre[0])}"
         return ax.axvline(centre[0], **styled(default, chosen, Line2D))
     default |= {"linestyle": "none", "marker": "|", "markeredgewidth": 1.5, "label": name}
     default["markersize"] = 1.8 * marker_size(ax, len(centre))

@@ -1,0 +1,173 @@
+"""The rows that an estimator was fitted to, read again: LOO and WAIC need them, and the estimator keeps none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from hbsk._groups import Rows, read_rows
+from hbsk._inference import Fitted, collect_sums
+from hbsk._model_frame import ModelFrame, read_new_rows, unknown_rows
+from hbsk.inference.statistics import ColumnScaling, standardise
+from hbsk.model_selection._responses import answering_step
+from hbsk.partial_pooling import PartialPoolingRegressor
+
+UNITS = ("row", "group")
+# Largest relative difference of sums that is rounding.
+SAME = 1e-6
+
+
+@dataclass(frozen=True)
+class TrainingRows:
+    """A fitted estimator with the rows it was fitted to.
+
+    Attributes
+    ----------
+    estimator : PartialPoolingRegressor
+    caller : str
+        Who asks, for messages.
+    given : dict
+        X, y, groups and standard_error as they came.
+    rows : Rows
+        As read.
+    """
+
+    estimator: PartialPoolingRegressor
+    caller: str
+    given: dict[str, Any]
+    rows: Rows
+
+    @property
+    def frame(self) -> ModelFrame:
+        """Layout of the data."""
+        return self.estimator._frame
+
+    @property
+    def fitted(self) -> Fitted:
+        """Posterior and model."""
+        return self.estimator._fitted
+
+    def design(self):
+        """Return the design of the rows."""
+        return self.frame.specification.design(self.rows.features, self.rows.codes)
+
+
+def check_unit(unit: str) -> None:
+    """Raise unless the unit is one of those that can be left out."""
+    if unit not in UNITS:
+        raise ValueError(f"unit must be 'row' or 'group', got {unit!r}.")
+
+
+def fitted_regressor(estimator: Any, X: Any, caller: str) -> tuple[PartialPoolingRegressor, Any]:
+    """Find the fitted PartialPoolingRegressor at the end of pipelines and searches, and X as it arrives there."""
+    last, X = answering_step(estimator, X)
+    if not isinstance(last, PartialPoolingRegressor):
+        raise TypeError(
+            f"{caller} takes a fitted PartialPoolingRegressor, or a pipeline or search that ends in one; got "
+            f"{estimator!r}. compare_estimators cross-validates estimators of any kind."
+        )
+    check_is_fitted(last)
+    return last, X
+
+
+def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str, caller: str) -> TrainingRows:
+    """Read the rows of a fit, and make sure that they are the rows of the fit."""
+    check_unit(unit)
+    estimator, X = fitted_regressor(estimator, X, caller)
+    if unit == "group":
+        _check_has_groups(estimator, caller)
+    estimator._require_standard_error(standard_error, caller)
+    frame = estimator._frame
+    if unit == "group":
+        # labels are needed even if the model does not look at them
+        rows = read_rows(
+            estimator,
+            X,
+            groups,
+            sources=frame.sources,
+            factors=frame.factors,
+            standard_error=standard_error,
+            used_columns=frame.specification.feature_columns,
+            y=y,
+        )
+    else:
+        _, rows = read_new_rows(estimator, frame, X, groups, standard_error, y=y)
+    if rows.y is None:
+        raise ValueError(f"{caller} needs y, the responses that the model was fitted to; got None.")
+    _check_same_rows(estimator, rows, caller)
+    return TrainingRows(estimator, caller, {"X": X, "y": y, "groups": groups, "standard_error": standard_error}, rows)
+
+
+def _check_has_groups(estimator: PartialPoolingRegressor, caller: str) -> None:
+    factors = estimator._frame.grouped.factors
+    if not factors:
+        raise ValueError(
+            f"{caller} with unit='group' needs groups, but the model was fitted without. Name them in group_features= or "
+            "formula=; with pooling='complete' the model ignores them and can still be asked about them."
+        )
+    if len(factors) > 1:
+        names = ", ".join(factor.name for factor in factors)
+        raise ValueError(
+            f"{caller} with unit='group' is for one grouping factor, and the model has several ({names}): the rows of a "
+            "group share the effects of the other factors with rows that stay, or with none, and these would have to be "
+            "integrated out together. Use unit='row', or compare_estimators with GroupKFold."
+        )
+    if estimator.pooling == "none":
+        raise ValueError(
+            f"{caller} with unit='group' asks for the density of a new group, and pooling='none' has none: its groups have "
+            "nothing in common. Use unit='row', or pooling='partial' or 'complete'."
+        )
+    if len(estimator.groups_[factors[0].name]) < 2:
+        raise ValueError(f"{caller} with unit='group' needs at least 2 groups; {factors[0].name!r} has 1.")
+
+
+def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str) -> None:
+    """Raise unless the rows give the sums of the fit; cheap, one pass, and independent of the order of rows."""
+    n_fit = _rows_of_fit(estimator)
+    if n_fit is not None and n_fit != rows.n_rows:
+        reason = f"there are {rows.n_rows} here, and {n_fit:g} in fit (copies, where it had sample_weight=)"
+    elif unknown_rows(rows).any():
+        reason = "some of their groups were not seen in fit"
+    elif not _same_sums(estimator, rows):
+        reason = "their columns, groups, responses or standard errors are others"
+    else:
+        return
+    raise ValueError(
+        f"{caller} needs the rows that the model was fitted to, but {reason}. A fit with sample_weight= is not taken: "
+        "repeat the rows instead. To score other rows use the estimator's score, or compare_estimators."
+    )
+
+
+def _rows_of_fit(estimator) -> float | None:
+    if estimator._fitted.model is not None:
+        sums, posterior = estimator._fitted.model.sums, estimator._fitted.posterior
+        return float(sums.n if sums is not None else posterior.sums.n)
+    return next((float(copies.sum()) for copies in estimator._copies.values()), None)
+
+
+def _same_sums(estimator, rows) -> bool:
+    frame, fitted = estimator._frame, estimator._fitted
+    if fitted.model is None:  # several factors: what is known of them
+        return all(
+            _close(collect_sums(frame, rows, f).sums.zz, information)
+            for f, information in enumerate(fitted.posterior.information)
+        )
+    sums, scaling = standardise(collect_sums(frame, rows), known_standard_error=estimator._has_known_errors)
+    pairs = [(getattr(sums, name), getattr(fitted.model.sums, name)) for name in ("zz", "zx", "xx", "log_weight")]
+    pairs.append((_units(scaling), _units(fitted.scaling)))
+    return all(_close(here, before) for here, before in pairs)
+
+
+def _units(scaling: ColumnScaling) -> np.ndarray:
+    """Return what shifts and stretches of columns change, and standardised sums do not."""
+    y_units = [scaling.y_centre / scaling.y_scale, np.log(scaling.y_scale)]
+    return np.concatenate([y_units, scaling.x_centre / scaling.x_scale, np.log(scaling.x_scale)])
+
+
+def _close(here, before) -> bool:
+    here, before = np.asarray(here), np.asarray(before)
+    size = np.maximum(1.0, np.max(np.abs(before), initial=0.0))
+    return here.shape == before.shape and bool(np.all(np.abs(here - before) <= SAME * size))
