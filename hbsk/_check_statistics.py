@@ -65,7 +65,7 @@ class PerGroup:
 
         Returns
         -------
-        values : Series
+        Series
             One value for each group, by label.
         """
         labels, rows = self._rows(groups)
@@ -109,7 +109,7 @@ def per_group(statistic: str | Callable, factor: str | None = None) -> PerGroup:
 
     Returns
     -------
-    statistic : PerGroup
+    PerGroup
         Callable as `statistic(y, groups)`, which returns a Series by label.
 
     Examples

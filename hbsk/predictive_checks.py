@@ -56,7 +56,7 @@ class PredictiveCheck:
 
         Returns
         -------
-        table : DataFrame of shape (n_statistics, 4)
+        DataFrame of shape (n_statistics, 4)
             T of the data (`observed`), mean and sd of T over the replicated data sets (`replicated_mean`,
             `replicated_sd`) and the Bayesian p-value (`p_value`).
         """
@@ -122,7 +122,7 @@ def posterior_predictive_check(
 
     Returns
     -------
-    check : PredictiveCheck
+    PredictiveCheck
         With `observed`, `replicated`, `p_value` and `to_frame()`.
 
     See Also

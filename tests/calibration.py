@@ -348,9 +348,12 @@ def calibrate(setting: Setting, seeds, **options) -> tuple[dict[str, np.ndarray]
     )
 
 
-def coverage_error(hits: np.ndarray) -> float:
-    """Return the standard error of a coverage; rows of one fit share its errors, so that fits are the units."""
-    return max(hits.std(ddof=1), 0.1) / np.sqrt(len(hits))
+def coverage_error(hits: np.ndarray, coverage: float) -> float:
+    """Return the standard error of a coverage; rows of one fit share its errors, so that fits are the units.
+
+    At least that of four independent rows a fit: few fits may agree by chance.
+    """
+    return max(hits.std(ddof=1), 0.5 * np.sqrt(coverage * (1 - coverage))) / np.sqrt(len(hits))
 
 
 # Uniformity

@@ -40,7 +40,7 @@ def test_ranks_are_uniform_and_intervals_cover_with_known_standard_errors(known_
     uniform, covered = known_errors
     assert min(map(uniformity_p_value, uniform.values())) > 1e-4
     for (*_, coverage), hits in covered.items():
-        assert abs(hits.mean() - coverage) < 4 * coverage_error(hits)
+        assert abs(hits.mean() - coverage) < 4 * coverage_error(hits, coverage)
 
 
 def test_a_wrong_prior_is_found_out(known_errors):

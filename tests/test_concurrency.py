@@ -79,15 +79,16 @@ def test_threads_inside_of_a_fit_give_the_same_bits(monkeypatch):
     assert said[0] == said[1]
 
 
+@pytest.mark.slow
 def test_number_of_threads_does_not_change_answers_beyond_rounding():
     program = (
-        "import sys; sys.path.insert(0, {root!r})\n"
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from tests.test_concurrency import rows\n"
         "from hbsk import PartialPoolingRegressor\n"
         "frame, y = rows(3, n_groups=60)\n"
         "fitted = PartialPoolingRegressor(group_features='g', slope_features='all').fit(frame, y)\n"
         "print(*(float(value).hex() for value in fitted.predict(frame[:40])))\n"
-    ).format(root=str(Path(__file__).parents[1]))
+    )
     said = []
     for threads in ("1", "2"):
         ran = subprocess.run(

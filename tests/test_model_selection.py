@@ -7,6 +7,7 @@ import sys
 import joblib
 import numpy as np
 import pandas as pd
+import polars as pl
 import pytest
 import sklearn
 from scipy import integrate, stats
@@ -23,7 +24,7 @@ from sklearn.preprocessing import StandardScaler, TargetEncoder
 import hbsk.model_selection
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk.datasets import make_grouped_regression
-from hbsk.model_selection import WithinGroupKFold, _scores, compare_estimators, make_group_scorer
+from hbsk.model_selection import WithinGroupKFold, _compare, _scores, compare_estimators, make_group_scorer
 
 KNOWN, NEW = "new rows of known groups", "new groups"
 METRICS = ["rmse", "mae", "crps", "log_score", "coverage", "width", "fit_seconds", "predict_seconds"]
@@ -339,6 +340,25 @@ def test_estimator_that_cannot_be_asked_for_its_routing_where_routing_is_off(dat
     pipeline = make_pipeline(StandardScaler(), model)
     comparison = compare_estimators({"m": pipeline}, X[["x0"]], y, groups=X["group"], cv="new", scoring=["rmse"])
     assert np.isfinite(comparison["mean"]).all()
+
+
+def test_polars_and_lists(data):
+    X, y = data
+    # BayesianRidge itself cannot give an sd for polars frames.
+    estimators = {"m": make_pipeline(StandardScaler(), BayesianRidge())}
+    scoring = ["rmse", "crps"]
+    plain = compare_estimators(estimators, X[["x0", "x1"]], y, groups=X["group"], scoring=scoring)
+    columns = pl.DataFrame({name: X[name].to_numpy() for name in ("x0", "x1")})
+    other = compare_estimators(estimators, columns, y.tolist(), groups=X["group"].tolist(), scoring=scoring)
+    pd.testing.assert_frame_equal(plain, other)
+
+
+def test_first_import_of_bambi_is_not_timed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "bambi", None)  # importing it is now an error
+    _compare._import_before_timing(make_pipeline(StandardScaler(), Ridge()))
+    for model in (PartialPoolingRegressor(), make_pipeline(StandardScaler(), PartialPoolingRegressor())):
+        with pytest.raises(ImportError):
+            _compare._import_before_timing(model)
 
 
 def test_estimators_are_not_changed(data):

@@ -8,7 +8,7 @@ from hbsk._surface import Surface, find_directions, shrink_regression
 
 def test_directions_are_orthogonal_and_know_the_rank(rng):
     n = 30
-    a, b = rng.normal(size=n) + 1e6, rng.normal(size=n) * 1e-4
+    a, b = rng.normal(size=n) + 1e6, rng.normal(size=n) * 1e-13
     columns = [a, np.full(n, 0.1), b, 3.0 * a - 7.0, rng.integers(0, 2, n)]
     weight = rng.uniform(0.5, 2.0, n)
     directions, coordinates = find_directions(columns, weight)
@@ -16,7 +16,7 @@ def test_directions_are_orthogonal_and_know_the_rank(rng):
     np.testing.assert_allclose(coordinates.T @ (weight[:, None] * coordinates), np.eye(3), atol=1e-9)
     np.testing.assert_allclose(weight @ coordinates, 0.0, atol=1e-9)
     np.testing.assert_allclose(directions.coordinates(columns, n)[:, 1:], coordinates, atol=1e-7)
-    y = 2.0 * (a - 1e6) + 5e3 * b + columns[4]
+    y = 2.0 * (a - 1e6) + 5e12 * b + columns[4]
     slopes = directions.transform @ (coordinates.T @ (weight * y))
     fitted = sum(s * (c - np.average(c, weights=weight)) for s, c in zip(slopes, columns, strict=True))
     np.testing.assert_allclose(fitted, y - np.average(y, weights=weight), atol=1e-5)

@@ -8,10 +8,10 @@ sums that the likelihood is made of (symbols of `hbsk.inference.marginal`):
     C = sum_j C_j,  C_j = G_j - D_j' D_j + D_j' M_j^-1 D_j
     log p(y_-j | sigma, Lambda) = that of y with C - C_j for C, without log|M_j| and the rows of j
 
-so that p(y_j | y_-j, sigma, Lambda) = p(y | sigma, Lambda) / p(y_-j | sigma, Lambda) is exact, with b integrated out given
-the other groups; what is left is an expectation over the few variance parameters (`_variance_grid`). Where that is not
-reliable, they are integrated again without the group, from the sums of the others: same priors, same centring, no pass
-over rows.
+so that p(y_j | y_-j, sigma, Lambda) = p(y | sigma, Lambda) / p(y_-j | sigma, Lambda) is exact, with b integrated out
+given the other groups; what is left is an expectation over the few variance parameters (`_variance_grid`). Where that
+is not reliable, they are integrated again without the group, from the sums of the others: same priors, same centring,
+no pass over rows.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def collect_products(
 
 
 class _EngineColumns:
-    """A design whose varying columns are [Z X y] in the units of the engine, so that their products are summed by group."""
+    """A design whose varying columns are [Z X y] in the units of the engine: their products are summed by group."""
 
     def __init__(self, design, y, scaling, has_intercept):
         self.design, self.y, self.scaling, self.has_intercept = design, y, scaling, has_intercept
@@ -134,7 +134,10 @@ class _EngineColumns:
         x, z, offset = self.design.block(start, stop)
         y = self.y[start:stop] if offset is None else self.y[start:stop] - offset
         columns = [self.scaling.varying(part) for part in z]
-        columns += [self.scaling.common(x, self.has_intercept), (y - self.scaling.y_centre)[:, None] / self.scaling.y_scale]
+        columns += [
+            self.scaling.common(x, self.has_intercept),
+            (y - self.scaling.y_centre)[:, None] / self.scaling.y_scale,
+        ]
         return np.ones((stop - start, 1)), [np.concatenate(columns, axis=1)], None
 
 
@@ -284,9 +287,7 @@ def score_group_again(
     return float(expected(predictive, log_probability(grid.weight))), pareto_k
 
 
-def log_likelihood_given_common(
-    products: GroupProducts, grid: VarianceGrid, common: np.ndarray
-) -> np.ndarray:
+def log_likelihood_given_common(products: GroupProducts, grid: VarianceGrid, common: np.ndarray) -> np.ndarray:
     """Return ``log p(y_j | b, sigma, Lambda)``, (n_nodes, n_groups), for grids of one sigma.
 
     Parameters

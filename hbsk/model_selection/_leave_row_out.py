@@ -6,9 +6,9 @@ y_i included. Taking y_i out again is division of two Gaussians: with the noise 
     p(y_i | y_-i, sigma, Lambda) = N(y_i | mu_c, v_c + s),  1 / v_c = 1 / v - 1 / s,  mu_c / v_c = mu / v - y_i / s
 
 (Rasmussen, Williams 2006, Gaussian Processes for Machine Learning, eq. 5.12 in other symbols). What is left is an
-expectation over the few variance parameters (`_variance_grid`). This is integrated importance sampling (Vehtari, Mononen,
-Tolvanen, Sivula, Winther 2016, JMLR 17): it estimates what PSIS on draws of all parameters estimates, elpd and p, without
-their noise; the weights are those of d variance parameters, not of every effect that a row informs.
+expectation over the few variance parameters (`_variance_grid`). This is integrated importance sampling (Vehtari,
+Mononen, Tolvanen, Sivula, Winther 2016, JMLR 17): it estimates what PSIS on draws of all parameters estimates, elpd and
+p, without their noise; the weights are those of d variance parameters, not of every effect that a row informs.
 """
 
 from __future__ import annotations
@@ -83,9 +83,7 @@ class RowData:
         )
 
 
-def score_rows(
-    model: MarginalModel, grid: VarianceGrid, rows: RowData
-) -> Iterator[tuple[UnitScores, np.ndarray]]:
+def score_rows(model: MarginalModel, grid: VarianceGrid, rows: RowData) -> Iterator[tuple[UnitScores, np.ndarray]]:
     """Score rows, a block at a time; with the posterior variance of the log likelihood of each row of the block."""
     nodes = _Nodes.of(model, grid)
     n_rows, sums = len(rows.y), model.sums

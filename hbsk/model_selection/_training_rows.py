@@ -105,20 +105,20 @@ def _check_has_groups(estimator: PartialPoolingRegressor, caller: str) -> None:
     factors = estimator._frame.grouped.factors
     if not factors:
         raise ValueError(
-            f"{caller} with unit='group' needs groups, but the model was fitted without. Name them in group_features= or "
-            "formula=; with pooling='complete' the model ignores them and can still be asked about them."
+            f"{caller} with unit='group' needs groups, but the model was fitted without. Name them in group_features= "
+            "or formula=; with pooling='complete' the model ignores them and can still be asked about them."
         )
     if len(factors) > 1:
         names = ", ".join(factor.name for factor in factors)
         raise ValueError(
-            f"{caller} with unit='group' is for one grouping factor, and the model has several ({names}): the rows of a "
-            "group share the effects of the other factors with rows that stay, or with none, and these would have to be "
-            "integrated out together. Use unit='row', or compare_estimators with GroupKFold."
+            f"{caller} with unit='group' is for one grouping factor, and the model has several ({names}): the rows of "
+            "a group share the effects of the other factors with rows that stay, or with none, and these would have "
+            "to be integrated out together. Use unit='row', or compare_estimators with GroupKFold."
         )
     if estimator.pooling == "none":
         raise ValueError(
-            f"{caller} with unit='group' asks for the density of a new group, and pooling='none' has none: its groups have "
-            "nothing in common. Use unit='row', or pooling='partial' or 'complete'."
+            f"{caller} with unit='group' asks for the density of a new group, and pooling='none' has none: its groups "
+            "have nothing in common. Use unit='row', or pooling='partial' or 'complete'."
         )
     if len(estimator.groups_[factors[0].name]) < 2:
         raise ValueError(f"{caller} with unit='group' needs at least 2 groups; {factors[0].name!r} has 1.")
@@ -128,7 +128,7 @@ def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str
     """Raise unless the rows give the sums of the fit; cheap, one pass, and independent of the order of rows."""
     n_fit = _rows_of_fit(estimator)
     if n_fit is not None and n_fit != rows.n_rows:
-        reason = f"there are {rows.n_rows} here, and {n_fit:g} in fit (copies, where it had sample_weight=)"
+        reason = f"there are {rows.n_rows} here, and {n_fit:.10g} in fit (copies, where it had sample_weight=)"
     elif unknown_rows(rows).any():
         reason = "some of their groups were not seen in fit"
     elif not _same_sums(estimator, rows):
@@ -143,8 +143,7 @@ def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str
 
 def _rows_of_fit(estimator) -> float | None:
     if estimator._fitted.model is not None:
-        sums, posterior = estimator._fitted.model.sums, estimator._fitted.posterior
-        return float(sums.n if sums is not None else posterior.sums.n)
+        return float(estimator._fitted.model.sums.n)
     return next((float(copies.sum()) for copies in estimator._copies.values()), None)
 
 

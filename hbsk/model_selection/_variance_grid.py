@@ -7,8 +7,8 @@ then averaged over the posterior,
 
 over sigma, which a unit with large residuals moves most, by quadrature, over Lambda by importance sampling with Pareto
 smoothed weights (Vehtari et al. 2024, JMLR 25). The nodes are placed anew, more of them than a fit needs: the sum over
-units moves with the nodes as one (its sd over the posterior is about the root of half the number of parameters), so that
-its Monte Carlo error is that of the nodes, however many units there are.
+units moves with the nodes as one (its sd over the posterior is about the root of half the number of parameters), so
+that its Monte Carlo error is that of the nodes, however many units there are.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
+from hbsk._posterior import MarginalPosterior
 from hbsk.diagnostics import PARETO_K_THRESHOLD
 from hbsk.inference.integrate import N_REPLICATES, broad_t, find_mode, importance_sample, smoothed_weights, split_t
 from hbsk.inference.marginal import MarginalModel
@@ -28,7 +29,8 @@ from hbsk.inference.marginal import MarginalModel
 ELEMENTS = 100_000
 NODES_PER_REPLICATE = (4, 128)
 MAX_NODES = 12_000
-# Every second point of the engine's grid of sigma: the sum over groups changes by 0.002 on sleepstudy (every third: 0.02).
+# Every second point of the engine's grid of sigma changes the sum over groups of sleepstudy by 0.002 (every third by
+# 0.02).
 GRID_STRIDE = 2
 # The grid was laid out for all data; without a unit, sigma must neither lie beyond its ends nor between its points.
 MOST_AT_ENDS, MOST_AT_ONE_POINT = 1e-3, 0.6
@@ -66,6 +68,11 @@ class VarianceGrid:
         """Number of nodes."""
         return len(self.weight)
 
+    @property
+    def n_points(self) -> int:
+        """Number of pairs (Lambda, sigma)."""
+        return self.log_sigma.size
+
     def start(self) -> tuple[float, np.ndarray]:
         """Return sigma and the sds of groups, shape (q,), near their posterior means."""
         sigma = np.exp(np.sum(self.conditional * self.log_sigma, axis=1))
@@ -77,6 +84,12 @@ class VarianceGrid:
         for first in range(0, self.n_nodes, max(1, width)):
             at = slice(first, first + max(1, width))
             yield at, VarianceGrid(self.weight[at], self.factor[at], self.log_sigma[at], self.conditional[at])
+
+
+def grid_of_posterior(posterior: MarginalPosterior, model: MarginalModel, n_units: float) -> VarianceGrid:
+    """Return the grid for a posterior of the marginal engine: finer nodes, or its own where it had to sample them."""
+    own = VarianceGrid.of_draws(posterior.weight, posterior.factor, posterior.sigma)
+    return own if posterior.n_chains else integrate_finely(model, own.start(), n_units)[0]
 
 
 def integrate_finely(

@@ -125,7 +125,7 @@ class GroupEffectsDisplay:
 
         Returns
         -------
-        display : GroupEffectsDisplay
+        GroupEffectsDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
@@ -166,7 +166,7 @@ class GroupEffectsDisplay:
 
         Returns
         -------
-        display : GroupEffectsDisplay
+        GroupEffectsDisplay
             The object itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")

@@ -127,7 +127,7 @@ class GroupSizeDisplay:
 
         Returns
         -------
-        display : GroupSizeDisplay
+        GroupSizeDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
@@ -177,7 +177,7 @@ class GroupSizeDisplay:
 
         Returns
         -------
-        display : GroupSizeDisplay
+        GroupSizeDisplay
             The object itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")

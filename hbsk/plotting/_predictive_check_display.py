@@ -123,7 +123,7 @@ class PredictiveCheckDisplay:
 
         Returns
         -------
-        display : PredictiveCheckDisplay
+        PredictiveCheckDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
@@ -167,7 +167,7 @@ class PredictiveCheckDisplay:
 
         Returns
         -------
-        display : PredictiveCheckDisplay
+        PredictiveCheckDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_check")
@@ -205,7 +205,7 @@ class PredictiveCheckDisplay:
 
         Returns
         -------
-        display : PredictiveCheckDisplay
+        PredictiveCheckDisplay
             The object itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")

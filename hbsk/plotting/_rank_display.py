@@ -122,7 +122,7 @@ class RankDisplay:
 
         Returns
         -------
-        display : RankDisplay
+        RankDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
@@ -166,7 +166,7 @@ class RankDisplay:
 
         Returns
         -------
-        display : RankDisplay
+        RankDisplay
             The object itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")

@@ -102,7 +102,7 @@ class RiskDisplay:
 
         Returns
         -------
-        display : RiskDisplay
+        RiskDisplay
             Object that holds data and artists.
 
         Notes
@@ -160,7 +160,7 @@ class RiskDisplay:
 
         Returns
         -------
-        display : RiskDisplay
+        RiskDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_n_groups")
@@ -210,24 +210,17 @@ class RiskDisplay:
 
         Returns
         -------
-        display : RiskDisplay
+        RiskDisplay
             The object itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")
-        from matplotlib.lines import Line2D
-
         ax = _style.new_axes(_style.WIDTH, 4.4) if ax is None else ax
-
-        def draw(risk: np.ndarray, default: dict[str, Any], chosen: dict | None) -> Any:
-            (line,) = ax.plot(self.squared_distance, risk, **_style.styled(default, chosen, Line2D))
-            return line
-
         style: dict[str, Any] = {"color": _style.VERMILLION, "linestyle": "--", "label": "group means"}
-        self.means_ = draw(self.means, style, means_kwargs)
+        self.means_ = self._draw(ax, self.means, style, means_kwargs)
         style = {"color": _style.SKY_BLUE, "linestyle": "-.", "label": "James-Stein"}
-        self.plain_ = draw(self.plain, style, plain_kwargs)
+        self.plain_ = self._draw(ax, self.plain, style, plain_kwargs)
         style = {"color": _style.BLUE, "linestyle": "-", "linewidth": 2, "label": "James-Stein, positive part"}
-        self.positive_part_ = draw(self.positive_part, style, positive_part_kwargs)
+        self.positive_part_ = self._draw(ax, self.positive_part, style, positive_part_kwargs)
         self.position_ = None
         if self.position is not None:
             self.position_ = ax.axvline(
@@ -241,6 +234,12 @@ class RiskDisplay:
         _style.legend_above(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self
+
+    def _draw(self, ax: Any, risk: np.ndarray, default: dict[str, Any], chosen: dict | None) -> Any:
+        from matplotlib.lines import Line2D
+
+        (line,) = ax.plot(self.squared_distance, risk, **_style.styled(default, chosen, Line2D))
+        return line
 
 
 def _n_target(estimator: Any) -> int:

@@ -151,7 +151,7 @@ class ShrinkageDisplay:
 
         Returns
         -------
-        display : ShrinkageDisplay
+        ShrinkageDisplay
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
@@ -220,7 +220,7 @@ class ShrinkageDisplay:
 
         Returns
         -------
-        display : ShrinkageDisplay
+        ShrinkageDisplay
             The object itself.
         """
         check_matplotlib_support(f"{type(self).__name__}.plot")

@@ -25,7 +25,7 @@ def test_ranks_are_uniform_and_intervals_cover(name):
     # Many quantities slightly off would pass one by one; quantities of one fit hang together, hence the wide margin.
     assert np.mean(np.array(list(p_values.values())) < 0.05) < 0.25, p_values
     for (groups, kind, coverage), hits in covered.items():
-        assert abs(hits.mean() - coverage) < 4 * coverage_error(hits), (groups, kind, coverage, hits.mean())
+        assert abs(hits.mean() - coverage) < 4 * coverage_error(hits, coverage), (groups, kind, coverage, hits.mean())
 
 
 @pytest.mark.parametrize(

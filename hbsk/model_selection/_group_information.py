@@ -1,0 +1,189 @@
+"""LOO and WAIC of groups: the likelihood with the effects of the group integrated out, for either engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbsk._datatree import group_names
+from hbsk._posterior_draws import DrawsPosterior
+from hbsk._priors import engine_priors
+from hbsk.inference.statistics import ColumnScaling
+from hbsk.model_selection._elpd import listed, loo_data, waic_data, warn
+from hbsk.model_selection._leave_group_out import (
+    GroupProducts,
+    collect_products,
+    likelihood_moments,
+    log_likelihood_given_common,
+    score_group_again,
+    score_groups,
+    unidentified_without,
+)
+from hbsk.model_selection._training_rows import TrainingRows
+from hbsk.model_selection._variance_grid import (
+    UnitScores,
+    VarianceGrid,
+    expected,
+    grid_of_posterior,
+    largest_good_k,
+    leave_out,
+    log_probability,
+    refit,
+)
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """What the scores of groups are computed from.
+
+    Attributes
+    ----------
+    products : GroupProducts
+    grid : VarianceGrid
+    prior : tuple of ndarray of shape (p,)
+        Mean and precision of the common coefficients in the units of the engine.
+    common : ndarray of shape (n_nodes, p) or None
+        Draws of the common coefficients where they cannot be integrated out.
+    shift : ndarray of shape (n_groups,)
+        From log densities in the units of the engine to those of y.
+    template : xarray.DataArray of shape (n_groups,)
+        Has the labels of the groups.
+    """
+
+    products: GroupProducts
+    grid: VarianceGrid
+    prior: tuple[np.ndarray, np.ndarray]
+    common: np.ndarray | None
+    shift: np.ndarray
+    template: Any
+
+
+def loo_of_groups(training: TrainingRows) -> Any:
+    """Return `loo` with unit="group"."""
+    problem, parameters = _problem(training), training.fitted.model.parameters
+    products, grid, prior = problem.products, problem.grid, problem.prior
+    good_k = largest_good_k(grid.n_nodes)
+    scores = leave_out(_scores(problem), grid.weight)
+    if problem.common is None:
+        start = grid.start()
+        scores = refit(scores, good_k, lambda j: score_group_again(products, j, prior, parameters, start))
+    bad = np.flatnonzero(scores.pareto_k > good_k)
+    if len(bad):
+        advice = (
+            ""
+            if problem.common is None
+            else " With Normal priors of the common coefficients they would be fitted again."
+        )
+        warn(
+            f"Pareto k is above {good_k:.2f} for {len(bad)} of {products.n_groups} groups "
+            f"({listed(problem.template.to_series().index[bad])}): without them the posterior is another, and their "
+            "densities are not reliable. Cross-validate (compare_estimators with GroupKFold) where they may decide "
+            f"between models.{advice}"
+        )
+    return loo_data(
+        scores.elpd + problem.shift,
+        scores.lpd + problem.shift,
+        scores.pareto_k,
+        good_k,
+        grid.n_points,
+        problem.template,
+    )
+
+
+def waic_of_groups(training: TrainingRows) -> Any:
+    """Return `waic` with unit="group"."""
+    problem = _problem(training)
+    seen = _scores(problem).seen
+    if problem.common is None:
+        variance = likelihood_moments(problem.products, problem.grid, problem.prior)[1]
+    else:
+        variance = np.var(seen, axis=0, ddof=1)
+    lpd = expected(seen.T, log_probability(problem.grid.weight)) + problem.shift
+    return waic_data(lpd, variance, problem.grid.n_points, problem.template, "groups")
+
+
+def _scores(problem: _Problem) -> UnitScores:
+    if problem.common is None:
+        return score_groups(problem.products, problem.grid, problem.prior)
+    # given b, the other groups say nothing more of y_j
+    density = log_likelihood_given_common(problem.products, problem.grid, problem.common)
+    return UnitScores(density, density, np.zeros(density.shape, dtype=bool))
+
+
+def _problem(training: TrainingRows) -> _Problem:
+    from xarray import DataArray
+
+    estimator, fitted, rows = training.estimator, training.fitted, training.rows
+    specification, scaling, model = training.frame.specification, fitted.scaling, fitted.model
+    (factor,) = training.frame.grouped.factors
+    labels = estimator.groups_[factor.name]
+    products = collect_products(
+        training.design(),
+        rows.codes[factor.name],
+        len(labels),
+        rows.y,
+        scaling,
+        specification.has_intercept,
+        rows.standard_error,
+    )
+    common = None
+    if isinstance(fitted.posterior, DrawsPosterior):
+        grid = _grid_of_draws(fitted.posterior, scaling)
+        reason = engine_priors(specification, fitted.priors, estimator._has_known_errors)
+        if isinstance(reason, str):
+            _check_normal_effects(training, reason)
+            common = engine_coefficients(fitted.posterior.common, scaling, specification.has_intercept)
+    else:
+        grid = grid_of_posterior(fitted.posterior, model, products.n_groups)
+    names = group_names(labels)
+    if common is None:
+        group = unidentified_without(products, model.prior_precision)
+        if group is not None:
+            raise ValueError(
+                f"Without group {names[group]!r} the other rows do not identify the common coefficients that have a "
+                f"flat prior, so that {training.caller} has no proper posterior to predict it from. Give them a Normal "
+                "prior."
+            )
+    return _Problem(
+        products,
+        grid,
+        (model.prior_mean, model.prior_precision),
+        common,
+        -products.copies * np.log(scaling.y_scale),
+        DataArray(np.zeros(len(names)), dims=[factor.name], coords={factor.name: names}),
+    )
+
+
+def _grid_of_draws(posterior: DrawsPosterior, scaling: ColumnScaling) -> VarianceGrid:
+    """Return NUTS draws of the variance parameters in the units of the engine."""
+    sigma = posterior.sigma / scaling.y_scale
+    sigma = np.where(np.isnan(sigma), 1.0, sigma)  # known standard errors
+    if not posterior.group_sd:
+        return VarianceGrid.of_draws(posterior.weight, np.zeros((len(sigma), 0, 0)), sigma)
+    relative_sd = posterior.group_sd[0] * scaling.z_scale / scaling.y_scale / sigma[:, None]
+    lower = np.linalg.cholesky(posterior.correlation[0] + 1e-12 * np.eye(relative_sd.shape[1]))
+    return VarianceGrid.of_draws(posterior.weight, relative_sd[:, :, None] * lower, sigma)
+
+
+def engine_coefficients(raw: np.ndarray, scaling: ColumnScaling, has_intercept: bool) -> np.ndarray:
+    """Return coefficients in the units of the engine from those of the raw columns, (n, p); undoes `coefficients`."""
+    engine = raw * scaling.x_scale / scaling.y_scale
+    if has_intercept:
+        engine[:, 0] = (raw[:, 0] - scaling.y_centre + raw[:, 1:] @ scaling.x_centre[1:]) / scaling.y_scale
+    return engine[:, scaling.kept]
+
+
+def _check_normal_effects(training: TrainingRows, reason: str) -> None:
+    """Raise unless effects of groups are Normal with mean 0, so that they can be integrated out."""
+    for factor in training.frame.specification.factors:
+        for term in dict.fromkeys(factor.terms):
+            prior = training.fitted.priors[term]
+            arguments = prior[1] if isinstance(prior, tuple) and prior[0] == "Normal" else {"mu": None}
+            mu = arguments.get("mu", 0.0)
+            if mu is None or isinstance(mu, tuple) or np.any(np.asarray(mu) != 0):
+                raise ValueError(
+                    f"{training.caller} with unit='group' integrates the effects of the group out, for which they have "
+                    f"to be Normal with mean 0, but {reason}. Use unit='row', or compare_estimators with GroupKFold."
+                )
