@@ -110,7 +110,7 @@ class PlotInMarkdown(PlotDirective):
 
     def run(self):
         written = []
-        self.state_machine.insert_input = lambda lines, source=None: written.extend(lines)
+        self.state_machine.insert_input = lambda lines, **_: written.extend(lines)
         messages = super().run()
         box = nodes.Element()
         fenced = StringList(["````{eval-rst}", *written, "````"], source=self.state.document["source"])

