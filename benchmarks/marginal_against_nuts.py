@@ -109,7 +109,9 @@ def _mcse(values: np.ndarray, n_chains: int) -> np.ndarray:
 
 def report(table: pd.DataFrame) -> str:
     """Say how far the two engines are apart."""
-    lines = [f"{'data set':14} {'parameters':>10} {'max |z| mean':>13} {'max |z| sd':>11} {'min ESS':>8} {'seconds':>15}"]
+    lines = [
+        f"{'data set':14} {'parameters':>10} {'max |z| mean':>13} {'max |z| sd':>11} {'min ESS':>8} {'seconds':>15}"
+    ]
     for name, part in table.groupby("data", sort=False):
         z_mean, z_sd = part["z_mean"].abs().max(), part["z_sd"].abs().max()
         took = f"{part['seconds_marginal'].iloc[0]:.2f} / {part['seconds_nuts'].iloc[0]:.0f}"

@@ -32,7 +32,8 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["_build", "_templates"]
+# sphinx-gallery's table of run times loads scripts from elsewhere.
+exclude_patterns = ["_build", "_templates", "**/sg_execution_times.rst", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "py:obj"
 # What the pages say of the code is tested (tests/test_docs.py); what they link to is checked here, except for

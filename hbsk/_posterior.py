@@ -438,7 +438,7 @@ def _conditional_quantile(grid, weight, level):
     """
     if grid.shape[1] == 1:
         return grid[:, 0]
-    step = np.gradient(grid, axis=1)
+    step = np.maximum(np.gradient(grid, axis=1), 1e-12)  # the grid of log sigma stands still at the floor
     log_density = np.log(np.maximum(weight / step, 1e-300))
     slope = np.diff(log_density, axis=1)
     slope = np.where(np.abs(slope) < 1e-9, 1e-9, slope)

@@ -31,7 +31,7 @@ NUMBERS_PER_BATCH = 4_000_000
 class PredictiveCheck:
     """What a posterior predictive check found; made by `posterior_predictive_check`.
 
-    Parameters
+    Attributes
     ----------
     observed : Series of shape (n_statistics,)
         T(y) of the data, by name of the statistic.
@@ -47,7 +47,13 @@ class PredictiveCheck:
 
     @property
     def p_value(self) -> pd.Series:
-        """Bayesian p-values P(T(y_rep) >= T(y)), by name; NaN where T is not defined for the data."""
+        """Bayesian p-values.
+
+        Returns
+        -------
+        Series of shape (n_statistics,)
+            P(T(y_rep) >= T(y)) by name; NaN where T is not defined for the data.
+        """
         share = (self.replicated >= self.observed).mean()
         return share.where(self.observed.notna()).rename("p_value")
 

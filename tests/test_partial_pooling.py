@@ -180,6 +180,26 @@ def test_unknown_groups_get_the_population_or_nan_or_an_error(fitted, data):
         assert np.all(np.isfinite(wanted))
 
 
+def test_new_groups_without_pooling_get_the_whole_complete_pooling_answer(data):
+    X, y = data
+    none, complete = (
+        PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling=pooling).fit(X, y)
+        for pooling in ("none", "complete")
+    )
+    assert none.sigma_ < 0.8 * complete.sigma_
+    new = np.array([False, True, False, True, True])
+    for rows, at in ((new_rows(X), new), (new_rows(X)[new], np.ones(3, dtype=bool))):
+        for mine, theirs in zip(none.predict(rows, return_std=True), complete.predict(rows, return_std=True), strict=True):
+            np.testing.assert_allclose(mine[at], theirs[at], rtol=1e-6)
+        for kind in ("mean", "prediction"):
+            ends = none.predict_interval(rows, kind=kind), complete.predict_interval(rows, kind=kind)
+            np.testing.assert_allclose(ends[0][at], ends[1][at], rtol=1e-6)
+        draws = none.sample_y(rows, n_samples=20_000, random_state=0)
+        mean, std = complete.predict(rows, return_std=True)
+        np.testing.assert_allclose(draws[at].std(axis=1) / std[at], 1.0, atol=0.03)
+        np.testing.assert_allclose((draws[at].mean(axis=1) - mean[at]) / std[at], 0.0, atol=0.03)
+
+
 @pytest.mark.parametrize("policy", ["population", "nan", "error"])
 def test_known_groups_are_the_same_under_every_policy(fitted, data, policy):
     X, y = data

@@ -128,12 +128,12 @@ def test_one_statistic_may_have_several_values(differing, sleepstudy):
     quartiles = {"quantile": lambda y: np.quantile(y, [0.25, 0.75]), "by day": lambda y, X: y_by_day(y, X)}
 
     def y_by_day(y, X):
-        return pd.Series(y).groupby(X["Days"].to_numpy()).mean()
+        return pd.Series(y).groupby("day " + X["Days"].astype(str).to_numpy()).mean()
 
     check = posterior_predictive_check(differing, *sleepstudy, statistics=quartiles, n_samples=4)
-    assert list(check.observed.index[:3]) == ["quantile[0]", "quantile[1]", "by day[0]"]
+    assert list(check.observed.index[:3]) == ["quantile[0]", "quantile[1]", "by day[day 0]"]
     assert check.replicated.shape == (4, 12)
-    assert check.observed["by day[7]"] == pytest.approx(sleepstudy[1][sleepstudy[0]["Days"] == 7].mean())
+    assert check.observed["by day[day 7]"] == pytest.approx(sleepstudy[1][sleepstudy[0]["Days"] == 7].mean())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Run simulation-based calibration and draw its figures; from the root of the repository.
 
-    python -m docs.development.calibration_figures                 # figures and tables from calibration.json
-    python -m docs.development.calibration_figures --run 600       # fit again first: an hour on one core
-    python -m docs.development.calibration_figures --james-stein   # the same for JamesSteinEstimator: some minutes
+python -m docs.development.calibration_figures                 # figures and tables from calibration.json
+python -m docs.development.calibration_figures --run 600       # fit again first: an hour on one core
+python -m docs.development.calibration_figures --james-stein   # the same for JamesSteinEstimator: some minutes
 """
 
 from __future__ import annotations
@@ -125,7 +125,14 @@ def draw_coverage(rows, path, *, title_of, margin=0.06):
             off, error = ([row[4] - row[3] for row in chosen], [2 * row[5] for row in chosen])
             marker = "o" if kind[0] == "prediction" else "s"
             axis.errorbar(
-                off, place, xerr=error, fmt=marker, markersize=3, color=colours[k], linewidth=0.9, label=f"{kind[0]}, {kind[1]:.0%}"
+                off,
+                place,
+                xerr=error,
+                fmt=marker,
+                markersize=3,
+                color=colours[k],
+                linewidth=0.9,
+                label=f"{kind[0]}, {kind[1]:.0%}",
             )
         axis.axvline(0, color="black", linewidth=0.6)
         axis.set_title(title_of(groups), fontsize=9)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from hbsk._warnings import warn
 from hbsk.exceptions import ConvergenceWarning
 
 # Vehtari, Gelman, Gabry 2017 (Stat. Comput. 27): with a larger posterior variance of the log likelihood of a unit WAIC
@@ -59,7 +59,8 @@ def waic_data(lpd_i: np.ndarray, variance: np.ndarray, n_samples: int, template,
         names = template.coords[template.dims[0]].to_numpy()
         warn(
             f"The posterior variance of the log likelihood is above {WAIC_VARIANCE} for {len(bad)} of {len(lpd_i)} "
-            f"{what} ({listed(names[bad])}): WAIC is not reliable there. Use loo."
+            f"{what} ({listed(names[bad])}): WAIC is not reliable there. Use loo.",
+            ConvergenceWarning,
         )
     return _elpd_data(
         "waic", lpd_i - variance, variance, template, n_samples=n_samples, warning=bool(len(bad)), good_k=None
@@ -82,15 +83,7 @@ def _elpd_data(kind: str, elpd_i, p_i, template, **fields) -> Any:
     return result
 
 
-def warn(message: str) -> None:
-    """Warn whoever called `loo`, `waic` or `compare`."""
-    warnings.warn(message, ConvergenceWarning, skip_file_prefixes=_PACKAGE)
-
-
 def listed(names: Sequence) -> str:
     """Return the first few names as text."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(str(name) for name in names[:SHOWN]) + more
-
-
-_PACKAGE = (__file__.rpartition("model_selection")[0],)

@@ -10,8 +10,10 @@ import numpy as np
 from hbsk._datatree import group_names
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._priors import engine_priors
+from hbsk._warnings import warn
+from hbsk.exceptions import ConvergenceWarning
 from hbsk.inference.statistics import ColumnScaling
-from hbsk.model_selection._elpd import listed, loo_data, waic_data, warn
+from hbsk.model_selection._elpd import listed, loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (
     GroupProducts,
     collect_products,
@@ -71,16 +73,15 @@ def loo_of_groups(training: TrainingRows) -> Any:
         scores = refit(scores, good_k, lambda j: score_group_again(products, j, prior, parameters, start))
     bad = np.flatnonzero(scores.pareto_k > good_k)
     if len(bad):
-        advice = (
-            ""
-            if problem.common is None
-            else " With Normal priors of the common coefficients they would be fitted again."
-        )
+        advice = ""
+        if problem.common is not None:
+            advice = " With Normal priors of the common coefficients they would be fitted again."
         warn(
             f"Pareto k is above {good_k:.2f} for {len(bad)} of {products.n_groups} groups "
             f"({listed(problem.template.to_series().index[bad])}): without them the posterior is another, and their "
             "densities are not reliable. Cross-validate (compare_estimators with GroupKFold) where they may decide "
-            f"between models.{advice}"
+            f"between models.{advice}",
+            ConvergenceWarning,
         )
     return loo_data(
         scores.elpd + problem.shift,

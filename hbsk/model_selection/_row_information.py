@@ -10,7 +10,9 @@ import numpy as np
 from hbsk._datatree import SIZE_LIMIT
 from hbsk._no_pooling import NoPoolingPosterior
 from hbsk._posterior import MarginalPosterior
-from hbsk.model_selection._elpd import listed, loo_data, waic_data, warn
+from hbsk._warnings import warn
+from hbsk.exceptions import ConvergenceWarning
+from hbsk.model_selection._elpd import listed, loo_data, waic_data
 from hbsk.model_selection._leave_row_out import ROWS_PER_UNIT, RowData, score_row_again, score_rows, unidentified_row
 from hbsk.model_selection._training_rows import TrainingRows
 from hbsk.model_selection._variance_grid import (
@@ -94,7 +96,8 @@ def _warn_bad_rows(result) -> None:
         warn(
             f"Pareto k is above {result.good_k:.2f} for {len(bad)} of {result.n_data_points} rows ({listed(bad)}): "
             "without them the posterior is another, and their densities are not reliable. Cross-validate "
-            "(compare_estimators) where they may decide between models."
+            "(compare_estimators) where they may decide between models.",
+            ConvergenceWarning,
         )
 
 
