@@ -2,7 +2,7 @@
 
     python -m benchmarks.marginal_against_nuts                      # all ten: half an hour on two cores
     python -m benchmarks.marginal_against_nuts sleepstudy pastes    # some of them
-    python -m benchmarks.marginal_against_nuts --write              # and store docs/development/marginal_against_nuts.csv
+    python -m benchmarks.marginal_against_nuts --write              # and store the table in docs/development
 
 For every hyper-parameter and common coefficient: mean and sd by both engines, and their differences in units of the
 combined Monte Carlo error (z). Where both are right, z is standard normal: 5 % beyond 2, hardly one beyond 4. The data
@@ -62,7 +62,7 @@ def fit_both(name: str, draws: int, chains: int, seed: int = 20261122) -> pd.Dat
             warnings.simplefilter("ignore")  # the table holds R-hat, ESS and divergences
             models[engine] = estimator.fit(data.drop(columns=response), data[response], standard_error=errors)
         seconds[engine] = time.perf_counter() - start
-    table = _moments(models["marginal"]).join(_moments(models["nuts"]), lsuffix="_marginal", rsuffix="_nuts")
+    table = _moments(models["marginal"]).add_suffix("_marginal").join(_moments(models["nuts"]).add_suffix("_nuts"))
     for what in ("mean", "sd"):
         difference = table[f"{what}_marginal"] - table[f"{what}_nuts"]
         table[f"z_{what}"] = difference / np.hypot(table[f"{what}_error_marginal"], table[f"{what}_error_nuts"])

@@ -17,7 +17,7 @@ import matplotlib
 import numpy as np
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402 - the backend comes first
+import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 STORE = HERE / "calibration.json"
