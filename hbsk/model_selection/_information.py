@@ -98,11 +98,8 @@ def loo(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: A
     >>> result = loo(model, X, y, unit="group")
     >>> print(f"{result.elpd:.0f} +- {result.se:.0f}")
     -886 +- 26
-    >>> result.elpd_i.to_series().nsmallest(2).round().astype(int)     # the subjects that the others say least about
-    Subject
-    332   -68
-    308   -58
-    dtype: int64
+    >>> result.elpd_i.to_series().idxmin()     # the subject that the others say least about
+    '332'
     """
     training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, "loo")
     return loo_of_rows(training) if unit == "row" else loo_of_groups(training)
@@ -162,12 +159,14 @@ def waic(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: 
     Examples
     --------
     >>> from hbsk import PartialPoolingRegressor
-    >>> from hbsk.datasets import load_radon
-    >>> from hbsk.model_selection import loo, waic
-    >>> X, y = load_radon(return_X_y=True, as_frame=True)
-    >>> model = PartialPoolingRegressor(group_features="county").fit(X, y)
-    >>> abs(waic(model, X, y).elpd - loo(model, X, y).elpd) < 1
-    True
+    >>> from hbsk.datasets import load_eight_schools
+    >>> from hbsk.model_selection import waic
+    >>> schools = load_eight_schools(as_frame=True)
+    >>> model = PartialPoolingRegressor(group_features="school")
+    >>> model = model.fit(schools.data, schools.target, standard_error=schools.standard_error)
+    >>> result = waic(model, schools.data, schools.target, standard_error=schools.standard_error)
+    >>> print(f"{result.elpd:.1f}")
+    -30.9
     """
     training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, "waic")
     return waic_of_rows(training) if unit == "row" else waic_of_groups(training)
@@ -232,10 +231,10 @@ def compare(
     ...     "slopes": PartialPoolingRegressor(group_features="Subject", slope_features=["Days"]).fit(X, y),
     ... }
     >>> table = compare(models, X, y, unit="group")
-    >>> table[["rank", "elpd_diff", "dse"]].round()
-                rank  elpd_diff  dse
-    slopes         0        0.0  0.0
-    intercepts     1      -18.0  7.0
+    >>> table[["rank", "elpd_diff", "dse"]]
+                rank  elpd_diff   dse
+    slopes         0        0.0   0.0
+    intercepts     1      -20.0  12.0
     """
     from arviz_stats import compare as arviz_compare
 
