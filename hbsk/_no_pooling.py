@@ -62,6 +62,11 @@ class NoPoolingPosterior(MarginalPosterior):
             mean[:, ~known], variance[:, ~known] = fresh.mean, fresh.variance
         return RowMixture(mixture.weight, mean, variance)
 
+    def row_sigma(self, codes):
+        known = codes[0] < self.sums.n_groups
+        of_known, of_new = super().row_sigma(codes), self.complete.row_sigma([])
+        return of_known if known.all() else np.where(known, of_known, of_new)
+
     def _is_free(self, z, at):
         """Tell which rows ask for a direction that their group does not identify."""
         z = self.scaling.varying(z)
@@ -99,9 +104,12 @@ class NoPoolingPosterior(MarginalPosterior):
     def row_draws(self, x, z, codes, n_draws, rng):
         known = codes[0] < self.sums.n_groups
         predictor = np.empty((n_draws, len(x)))
-        predictor[:, known], sigma = draw_rows(self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng)
+        sigma = np.empty_like(predictor)
+        predictor[:, known], sigma[:, known] = draw_rows(
+            self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng
+        )
         if not known.all():
-            predictor[:, ~known], _ = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
+            predictor[:, ~known], sigma[:, ~known] = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
         return predictor, sigma
 
 

@@ -361,6 +361,10 @@ class MarginalPosterior:
         effects = self._draw_effects(at, common, rng, groups[0])
         return JointDraws(raw, variance, [effects])
 
+    def row_sigma(self, codes):  # noqa: ARG002 - the same for all rows here
+        """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
+        return self.variance_nodes().sigma[:, None]
+
     def row_draws(self, x, z, codes, n_draws, rng):
         """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
         return draw_rows(self, x, z, codes, n_draws, rng)
@@ -472,7 +476,7 @@ def moments_by_block(posterior, x, z, codes):
 
 
 def draw_rows(posterior, x, z, codes, n_draws, rng):
-    """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of sigma, (n_draws,).
+    """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of their sigma, (n_draws, 1).
 
     Rows of one group, a new one included, share the draw of its effects.
     """
@@ -486,7 +490,7 @@ def draw_rows(posterior, x, z, codes, n_draws, rng):
     for columns, position, effects in zip(z, positions, draws.effects, strict=True):
         for k in range(columns.shape[1]):
             predictor += effects[:, position, k] * columns[:, k]
-    return predictor, draws.variance.sigma
+    return predictor, draws.variance.sigma[:, None]
 
 
 def _squared_norm(root, reach):

@@ -175,6 +175,10 @@ class DrawsPosterior:
         left = 1.0 - inverse[:, np.flatnonzero(row == column)] / prior[:, :, None]
         return np.clip(left.mean(axis=0).T, 0.0, 1.0)
 
+    def row_sigma(self, codes):  # noqa: ARG002 - the same for all rows here
+        """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
+        return self.variance_nodes().sigma[:, None]
+
     def row_draws(self, x, z, codes, n_draws, rng):
         """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
         return draw_rows(self, x, z, codes, n_draws, rng)

@@ -51,11 +51,10 @@ def predict_mean(posterior, rows: PredictedRows, *, return_std: bool):
         if offset is not None:
             mean[at] += offset
         if return_std:
-            variance[at] = block
+            noise = posterior.weight @ posterior.row_sigma(codes) ** 2
+            variance[at] = block + (noise if rows.standard_error is None else rows.standard_error[at] ** 2)
     if not return_std:
         return mean, None
-    noise = rows.standard_error
-    variance += posterior.weight @ posterior.variance_nodes().sigma ** 2 if noise is None else noise**2
     _widen_new_groups(posterior, rows, variance)
     return mean, np.sqrt(variance)
 
@@ -75,13 +74,12 @@ def predict_interval(posterior, rows: PredictedRows, *, coverage: float, kind: s
     n_rows = rows.design.n_rows
     interval = np.empty((n_rows, 2))
     levels = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
-    sigma = posterior.variance_nodes().sigma
     width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * 4))
     for at, x, z, codes, offset in rows.blocks(width):
         mixture = posterior.row_mixture(x, z, codes)
         variance = mixture.variance
         if kind == "prediction":
-            noise = sigma[:, None] if rows.standard_error is None else rows.standard_error[at]
+            noise = posterior.row_sigma(codes) if rows.standard_error is None else rows.standard_error[at]
             variance = variance + noise**2
         block = mixture_quantiles(RowMixture(mixture.weight, mixture.mean, variance), levels)
         interval[at] = block if offset is None else block + offset[:, None]
@@ -140,6 +138,6 @@ def sample_observations(posterior, rows: PredictedRows, n_samples: int, rng: np.
     x, z, offset = rows.design.block(0, rows.design.n_rows)
     predictor, sigma = posterior.row_draws(x, z, list(rows.codes), n_samples, rng)
     noise = rng.standard_normal(predictor.shape)
-    scale = sigma[:, None] if rows.standard_error is None else rows.standard_error
+    scale = sigma if rows.standard_error is None else rows.standard_error
     draws = (predictor + noise * scale).T
     return draws if offset is None else draws + offset[:, None]

@@ -97,7 +97,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         Height of that surface where all columns are 0. Only with `target="regression"` or without groups.
     n_features_in_ : int
         Number of columns of X, group column included.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X. Only if they are all strings.
 
     See Also

@@ -122,7 +122,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         squared Monte Carlo error.
     n_features_in_ : int
         Number of columns of X, group columns included.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X, where they are all strings.
 
     See Also

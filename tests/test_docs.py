@@ -10,8 +10,6 @@ import matplotlib
 import numpy as np
 import pytest
 
-# The pages were still being written when this was last run as a whole; `tox -e slow` runs it.
-pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"

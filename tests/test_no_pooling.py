@@ -223,7 +223,10 @@ def test_draws_of_rows_follow_their_moments(unidentified, rng):
     np.testing.assert_allclose((draws.mean(axis=0) - mean) / np.sqrt(variance), 0.0, atol=0.05)
     np.testing.assert_allclose(draws.std(axis=0) / np.sqrt(variance), 1.0, atol=0.1)
     np.testing.assert_array_equal(draws[:, 2], draws[:, 4])
-    assert sigma.shape == (40_000,)
+    assert sigma.shape == draws.shape
+    mean_square = np.mean(sigma**2, axis=0)
+    nodes = posterior.row_sigma([codes]) ** 2
+    np.testing.assert_allclose(mean_square, posterior.weight @ nodes, rtol=0.1)
 
 
 def test_group_level_columns_belong_to_the_groups(rng):

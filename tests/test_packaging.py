@@ -4,6 +4,8 @@ import re
 import tomllib
 from pathlib import Path
 
+import hbsk
+
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
@@ -42,7 +44,7 @@ def test_python_versions_agree():
 
 def test_changelog_knows_the_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
-    assert re.search(rf"^## {re.escape(PROJECT['version'])}\b", changelog, flags=re.MULTILINE)
+    assert re.search(rf"^## {re.escape(hbsk.__version__)}\b", changelog, flags=re.MULTILINE)
 
 
 def test_every_source_file_is_on_the_map():

@@ -191,11 +191,12 @@ def test_new_groups_without_pooling_get_the_whole_complete_pooling_answer(data):
     for rows, at in ((new_rows(X), new), (new_rows(X)[new], np.ones(3, dtype=bool))):
         for mine, theirs in zip(none.predict(rows, return_std=True), complete.predict(rows, return_std=True), strict=True):
             np.testing.assert_allclose(mine[at], theirs[at], rtol=1e-6)
+        mean, std = complete.predict(rows, return_std=True)
         for kind in ("mean", "prediction"):
             ends = none.predict_interval(rows, kind=kind), complete.predict_interval(rows, kind=kind)
-            np.testing.assert_allclose(ends[0][at], ends[1][at], rtol=1e-6)
+            # one mixture has nodes of equal weight, the other has not
+            np.testing.assert_allclose(ends[0][at] / std[at, None], ends[1][at] / std[at, None], atol=1e-4)
         draws = none.sample_y(rows, n_samples=20_000, random_state=0)
-        mean, std = complete.predict(rows, return_std=True)
         np.testing.assert_allclose(draws[at].std(axis=1) / std[at], 1.0, atol=0.03)
         np.testing.assert_allclose((draws[at].mean(axis=1) - mean[at]) / std[at], 0.0, atol=0.03)
 

@@ -269,7 +269,7 @@ def test_row_draws_have_the_law_of_rows(rng):
     mean, variance = posterior.row_moments(x, [z], [codes])
     np.testing.assert_allclose(predictor.mean(axis=0), mean, atol=0.04 * np.sqrt(variance).max())
     np.testing.assert_allclose(predictor.std(axis=0), np.sqrt(variance), rtol=0.06)
-    assert sigma.shape == (20_000,)
+    assert sigma.shape == (20_000, 1)
 
 
 def test_rows_of_one_new_group_share_its_effects(rng):

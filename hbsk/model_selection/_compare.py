@@ -130,15 +130,16 @@ def compare_estimators(
     ...     },
     ...     X[["Days"]], y, groups=X["Subject"], scoring=["rmse", "coverage"],
     ... )
-    >>> comparison.pivot(index=["question", "estimator"], columns="metric", values="mean").round(1)
+    >>> table = comparison.pivot(index=["question", "estimator"], columns="metric", values="mean")
+    >>> table.round({"rmse": 0, "coverage": 1})
     metric                                    rmse  coverage
     question                 estimator
-    new rows of known groups mean             56.1       NaN
-                             one line         47.6       0.9
-                             partial pooling  29.3       0.9
-    new groups               mean             56.8       NaN
-                             one line         49.6       0.9
-                             partial pooling  49.6       0.9
+    new rows of known groups mean             56.0       NaN
+                             one line         48.0       0.9
+                             partial pooling  29.0       0.9
+    new groups               mean             57.0       NaN
+                             one line         50.0       0.9
+                             partial pooling  50.0       0.9
     """
     estimators = _check_estimators(estimators)
     X, y, groups = indexable(X, y, groups)
