@@ -3,10 +3,10 @@
     python -m benchmarks.speed                 # the small and middle workloads
     python -m benchmarks.speed --largest       # also ten million rows, and a million groups (needs 8 GB)
 
-Every package gets the same data in the form it takes fastest: hbsk and the formula interfaces a DataFrame, mixedlm-rs also
-plain arrays (its core alone, marked so). The model is ``y ~ a + b + c + d + e + (a | g)`` with correlation. Fits take turns,
-medians are quoted, a first fit of each package is not counted (imports, lazy loading). Packages that are not installed
-are left out.
+Every package gets the same data in the form it takes fastest: hbsk and the formula interfaces a DataFrame, mixedlm-rs
+also plain arrays (its core alone, marked so). The model is ``y ~ a + b + c + d + e + (a | g)`` with correlation. Fits
+take turns, medians are quoted, a first fit of each package is not counted (imports, lazy loading). Packages that are
+not installed are left out.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def gpboost_slopes(data, columns, slope):
     return fit
 
 
-def linear_regression(data, columns, slope):
+def linear_regression(data, columns, slope):  # noqa: ARG001 - one signature for all
     from sklearn.linear_model import LinearRegression
 
     X, y = data[columns], data["y"]
@@ -153,8 +153,10 @@ def measure(name, make, runs) -> None:
     data, columns, slope = make()
     before = peak_memory_mb()
     hbsk_fit(data, columns, slope)()
-    print(f"\n{name}: data {data.memory_usage().sum() / 2**20:.0f} MB, process {before:.0f} MB before, "
-          f"{peak_memory_mb():.0f} MB after a fit")
+    print(
+        f"\n{name}: data {data.memory_usage().sum() / 2**20:.0f} MB, process {before:.0f} MB before, "
+        f"{peak_memory_mb():.0f} MB after a fit"
+    )
     fits = {"hbsk, full posterior": hbsk_fit(data, columns, slope)}
     for peer, (package, prepare, most) in PEERS.items():
         if importlib.util.find_spec(package) and len(data) <= most:

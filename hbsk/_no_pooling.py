@@ -105,9 +105,7 @@ class NoPoolingPosterior(MarginalPosterior):
         known = codes[0] < self.sums.n_groups
         predictor = np.empty((n_draws, len(x)))
         sigma = np.empty_like(predictor)
-        predictor[:, known], sigma[:, known] = draw_rows(
-            self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng
-        )
+        predictor[:, known], sigma[:, known] = draw_rows(self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng)
         if not known.all():
             predictor[:, ~known], sigma[:, ~known] = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
         return predictor, sigma

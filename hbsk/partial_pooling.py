@@ -263,6 +263,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
+            Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         return_std : bool, default=False
@@ -290,6 +291,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
+            Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         coverage : float, default=0.9
@@ -319,6 +321,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
+            Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``. Each distinct new label has its own effects, shared by its
             rows.
@@ -338,7 +341,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             raise ValueError(f"n_samples must be a positive integer, got {n_samples!r}.")
         rows, read = self._read(X, groups, standard_error)
         self._require_standard_error(standard_error, "sample_y")
-        draws = sample_observations(self._fitted.posterior, rows, n_samples, self._generator(random_state))
+        draws = sample_observations(self._fitted.posterior, rows, int(n_samples), self._generator(random_state))
         return self._mark_unknown(draws, read)
 
     def score(self, X, y, sample_weight=None, *, groups=None):
@@ -347,8 +350,11 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
+            Rows to predict, with the columns that fit had.
         y : array-like of shape (n_samples,)
+            Their responses.
         sample_weight : array-like of shape (n_samples,), default=None
+            Weight of each row in the score.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
 

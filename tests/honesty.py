@@ -1,4 +1,4 @@
-"""Is the Monte Carlo error that the marginal engine reports the error that it has? Random problems, and long runs of them."""
+"""Is the Monte Carlo error that the marginal engine reports the true one? Random problems, and long runs of them."""
 
 import numpy as np
 

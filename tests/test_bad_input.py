@@ -15,7 +15,7 @@ N = 12
 
 
 @pytest.fixture
-def X(rng):
+def X(rng):  # noqa: N802 - what tests call it
     return pd.DataFrame({"g": list("aabbbccccdda"), "x": rng.normal(size=N), "w": rng.normal(size=N)})
 
 
@@ -100,7 +100,13 @@ def test_missing_labels_in_fit(X, y, missing):
 def test_negative_weights(X, y, weights):
     sample_weight = np.ones(N)
     sample_weight[5] = weights
-    fails(ValueError, ["sample_weight", re.escape(repr(np.float64(weights))), "0 or more"], X, y, sample_weight=sample_weight)
+    fails(
+        ValueError,
+        ["sample_weight", re.escape(repr(np.float64(weights))), "0 or more"],
+        X,
+        y,
+        sample_weight=sample_weight,
+    )
 
 
 def test_weights_of_zero_only(X, y):
@@ -115,7 +121,9 @@ def test_weights_that_leave_one_row(X, y):
 def test_standard_errors_that_are_not_positive(X, y, value):
     standard_error = np.ones(N)
     standard_error[7] = value
-    fails(ValueError, ["standard_error", "positive", "row 7", re.escape(str(value))], X, y, standard_error=standard_error)
+    fails(
+        ValueError, ["standard_error", "positive", "row 7", re.escape(str(value))], X, y, standard_error=standard_error
+    )
 
 
 @pytest.mark.parametrize("n_rows", [0, 1])
@@ -211,7 +219,11 @@ def test_text_as_slope_or_feature_is_coded(X, y):
 
 @pytest.mark.parametrize("option", ["group_features", "slope_features"])
 def test_a_formula_beside_columns(X, y, option):
-    options = {"group_features": None, "formula": "y ~ x + (x | g)", option: "g" if option == "group_features" else ["x"]}
+    options = {
+        "group_features": None,
+        "formula": "y ~ x + (x | g)",
+        option: "g" if option == "group_features" else ["x"],
+    }
     fails(ValueError, [option, "formula"], X, y, **options)
 
 
@@ -361,7 +373,11 @@ def test_standard_errors_that_are_missing_or_too_many(X, y, fitted):
     known = PartialPoolingRegressor(group_features="g").fit(X, y, standard_error=np.ones(N))
     known.predict(X)
     known.predict_interval(X, kind="mean")
-    for ask in (lambda: known.predict(X, return_std=True), lambda: known.predict_interval(X), lambda: known.sample_y(X)):
+    for ask in (
+        lambda: known.predict(X, return_std=True),
+        lambda: known.predict_interval(X),
+        lambda: known.sample_y(X),
+    ):
         with pytest.raises(ValueError, match="standard_error="):
             ask()
     for ask in (
@@ -377,7 +393,22 @@ def test_standard_errors_that_are_missing_or_too_many(X, y, fitted):
 
 # Names that are just names
 
-NAMES = ["a|b", "x + 1", "class", "y", "a`b", "Intercept", "", "__import__('os').system('touch pwned')", "x:z", "(1 | g)", "0", "sigma", "1", "común"]
+NAMES = [
+    "a|b",
+    "x + 1",
+    "class",
+    "y",
+    "a`b",
+    "Intercept",
+    "",
+    "__import__('os').system('touch pwned')",
+    "x:z",
+    "(1 | g)",
+    "0",
+    "sigma",
+    "1",
+    "común",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

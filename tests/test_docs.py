@@ -10,7 +10,6 @@ import matplotlib
 import numpy as np
 import pytest
 
-
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 GENERATED = ("_build", "auto_examples", "generated")

@@ -51,7 +51,7 @@ def mixed(weight, mean, variance):
 
 
 def test_mean_and_sd_of_mu(fitted, exact):
-    tau, weight, mu, variance, *_ = exact
+    _, weight, mu, variance, *_ = exact
     mean, sd = mixed(weight, mu, variance)
     assert fitted.intercept_ == pytest.approx(mean, abs=0.01 * sd)
     found = fitted.summary().loc["Intercept"]

@@ -23,7 +23,7 @@ N_POINTS = 20
 def specification_of(problem, blocks):
     p, q = problem.X.shape[1], problem.Z.shape[1]
     common = (["Intercept"] if problem.has_intercept else ["x0"]) + [f"x{k}" for k in range(1, p)]
-    varying = tuple(["1", *(f"x{k}" for k in range(1, q))])
+    varying = ("1", *(f"x{k}" for k in range(1, q)))
     factor = FactorTerms("g", varying, tuple(f"{name}|g" for name in varying), blocks)
     return Specification("y", problem.has_intercept, tuple(common), tuple(common), (factor,))
 
@@ -37,9 +37,14 @@ def plain_priors(rng, specification, known, flat=()):
         ("HalfCauchy", {"beta": 1.1}),
     ]
     factor = specification.factors[0]
-    priors = {name: ("Normal", {"mu": float(rng.normal()), "sigma": float(rng.uniform(0.5, 4))}) for name in specification.common_columns}
+    priors = {
+        name: ("Normal", {"mu": float(rng.normal()), "sigma": float(rng.uniform(0.5, 4))})
+        for name in specification.common_columns
+    }
     priors |= {name: ("Flat", {}) for name in flat}
-    priors |= {term: ("Normal", {"mu": 0.0, "sigma": family}) for term, family in zip(factor.terms, families, strict=False)}
+    priors |= {
+        term: ("Normal", {"mu": 0.0, "sigma": family}) for term, family in zip(factor.terms, families, strict=False)
+    }
     if any(len(block) > 1 for block in factor.blocks):
         priors["corr|g"] = ("LKJ", {"eta": 1.6})
     return priors if known else priors | {"sigma": ("HalfStudentT", {"nu": 4.0, "sigma": 1.3})}
@@ -139,15 +144,15 @@ def check_identity(rng, problem, blocks, flat, constant):
     relative = variance.relative_sd
     tau = relative * engine_sigma[:, None] * scaling.y_scale / scaling.z_scale
     sigma = engine_sigma * scaling.y_scale
-    marginal = model.log_marginal_likelihood(variance.relative_factor, engine_sigma) - model.sums.n * np.log(scaling.y_scale)
+    marginal = model.log_marginal_likelihood(variance.relative_factor, engine_sigma) - model.sums.n * np.log(
+        scaling.y_scale
+    )
     marginal += log_density_of_variances(model, exact, theta, variance, sigma, tau)
     points = model.evaluate(theta)
     differences, sizes = [], []
     for m in range(N_POINTS):
         node = slice(m, m + 1)
-        common = dense.replace(
-            points.common, **{name: value[node] for name, value in vars(points.common).items()}
-        )
+        common = dense.replace(points.common, **{name: value[node] for name, value in vars(points.common).items()})
         one = dense.replace(
             points,
             theta=theta[node],

@@ -49,7 +49,9 @@ def refit_without(model, X, y, group):
         spread = zs[rows] @ refit.factor[i]
         root = xs[rows] @ refit.common_root[i]
         covariance = refit.sigma[i] ** 2 * (np.eye(rows.sum()) + spread @ spread.T) + root @ root.T
-        log_density.append(multivariate_normal(xs[rows] @ refit.common_mean[i], covariance, allow_singular=True).logpdf(ys[rows]))
+        log_density.append(
+            multivariate_normal(xs[rows] @ refit.common_mean[i], covariance, allow_singular=True).logpdf(ys[rows])
+        )
     return logsumexp(log_density, b=refit.weight) - rows.sum() * np.log(scaling.y_scale)
 
 

@@ -41,7 +41,9 @@ def a_split_t():
 
 
 def a_kernel_t(rng):
-    return KernelT(rng.normal(size=(engine.KERNELS, 2)) * 2, np.array([0.3, -1.0]), np.array([[1.2, 0.0], [-0.5, 0.7]]), 0.4)
+    return KernelT(
+        rng.normal(size=(engine.KERNELS, 2)) * 2, np.array([0.3, -1.0]), np.array([[1.2, 0.0], [-0.5, 0.7]]), 0.4
+    )
 
 
 @pytest.mark.parametrize("kind", ["split", "kernel"])
@@ -68,7 +70,9 @@ def test_unit_cube_points_are_fixed_antithetic_and_even():
     for replicate in replicates:
         np.testing.assert_allclose(replicate[:16] + replicate[16:], 1.0, rtol=0, atol=1e-12)
         # a scrambled net: each sixteenth of each axis has one of the sixteen points
-        np.testing.assert_array_equal(np.sort(np.floor(replicate[:16] * 16), axis=0), np.arange(16)[:, None] * np.ones(3))
+        np.testing.assert_array_equal(
+            np.sort(np.floor(replicate[:16] * 16), axis=0), np.arange(16)[:, None] * np.ones(3)
+        )
     assert len(np.unique(replicates[:, 0, 0])) == N_REPLICATES
     # odd functions are integrated exactly
     np.testing.assert_allclose(points.mean(axis=0), 0.5, atol=1e-12)
@@ -183,12 +187,14 @@ def test_equal_weights_stay_equal():
 
 def test_smoothed_weights_sum_to_one_and_keep_their_order(rng):
     log_weight = rng.normal(size=500)
-    weight, k = smoothed_weights(log_weight)
+    weight, _ = smoothed_weights(log_weight)
     assert weight.sum() == pytest.approx(1.0)
     assert np.all(np.diff(weight[np.argsort(log_weight)]) >= -1e-15)
     # only the tail is smoothed
     rest = np.argsort(log_weight)[:400]
-    np.testing.assert_allclose(weight[rest] / weight[rest[0]], np.exp(log_weight[rest] - log_weight[rest[0]]), rtol=1e-10)
+    np.testing.assert_allclose(
+        weight[rest] / weight[rest[0]], np.exp(log_weight[rest] - log_weight[rest[0]]), rtol=1e-10
+    )
 
 
 @pytest.mark.parametrize("shape", [-0.3, 0.2, 0.6, 1.1])

@@ -53,7 +53,9 @@ def new_rows(X):
 @pytest.mark.parametrize("slopes", [None, ["x"]])
 @POOLINGS
 @pytest.mark.parametrize(
-    "sizes", [[9], [1] * 8, [1, 1], [2], [1, 40], [3, 1, 1, 5]], ids=["one group", "rows alone", "two rows", "two of one", "1 and 40", "small"]
+    "sizes",
+    [[9], [1] * 8, [1, 1], [2], [1, 40], [3, 1, 1, 5]],
+    ids=["one group", "rows alone", "two rows", "two of one", "1 and 40", "small"],
 )
 def test_few_groups_and_few_rows(rng, sizes, pooling, slopes):
     X, y = grouped(rng, sizes)
@@ -78,11 +80,13 @@ def test_one_group_is_little_more_than_its_regression(rng):
     X, y = grouped(rng, [60])
     X = X[["g", "x"]]
     line = np.polynomial.Polynomial.fit(X["x"], y, 1).convert()(X["x"])
-    partial, complete = (PartialPoolingRegressor(group_features="g", pooling=pooling).fit(X, y) for pooling in ("partial", "complete"))
+    partial, complete = (
+        PartialPoolingRegressor(group_features="g", pooling=pooling).fit(X, y) for pooling in ("partial", "complete")
+    )
     np.testing.assert_allclose(partial.predict(X), line, atol=0.02)
     np.testing.assert_allclose(complete.predict(X), line, atol=0.02)
-    # the group's level is the sum of intercept and effect, and lies where the prior of the intercept is centred: all that
-    # one group says about tau is the height of the density of such a sum there
+    # the group's level is the sum of intercept and effect, and lies where the prior of the intercept is centred: all
+    # that one group says about tau is the height of the density of such a sum there
     scale = partial.priors_["1|g"][1]["sigma"][1]["sigma"]
     assert partial.priors_["Intercept"][1]["sigma"] == pytest.approx(scale)
     tau = np.linspace(0, 6 * scale, 2001)
@@ -97,7 +101,7 @@ def test_groups_of_one_row_leave_tau_and_sigma_to_share_the_variance(rng):
     total = model.sigma_**2 + model.group_sd_["g"].iloc[0] ** 2
     residual = y - model.intercept_ - model.coef_[0] * X["x"]
     assert 0.8 < total / np.var(residual) < 1.2
-    assert 0 < model.shrinkage_["g"].to_numpy().min()
+    assert model.shrinkage_["g"].to_numpy().min() > 0
 
 
 @POOLINGS
@@ -122,7 +126,9 @@ def test_constant_columns_have_coefficient_zero(rng, pooling):
     np.testing.assert_array_equal(model.coef_[2:], 0.0)
     assert list(model.diagnostics_["in_model"][["one", "tenth", "huge", "nothing"]]) == [False] * 4
     np.testing.assert_allclose(model.predict(wider), plain.predict(X), rtol=1e-9)
-    np.testing.assert_allclose(model.predict(wider, return_std=True)[1], plain.predict(X, return_std=True)[1], rtol=1e-9)
+    np.testing.assert_allclose(
+        model.predict(wider, return_std=True)[1], plain.predict(X, return_std=True)[1], rtol=1e-9
+    )
     # with another value the coefficient is still zero
     np.testing.assert_allclose(model.predict(wider.assign(huge=2.0)), plain.predict(X), rtol=1e-9)
 
@@ -212,7 +218,9 @@ def compare(found, wanted, *, unit=1.0, shift=0.0, rtol=1e-6):
         if name in ("shrinkage", "score"):
             np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-7, err_msg=name)
         elif name == "effects":
-            np.testing.assert_allclose(np.asarray(found[name]) / unit, values, rtol=rtol, atol=rtol * np.abs(values).max(), err_msg=name)
+            np.testing.assert_allclose(
+                np.asarray(found[name]) / unit, values, rtol=rtol, atol=rtol * np.abs(values).max(), err_msg=name
+            )
         else:
             back = (np.asarray(found[name]) - (shift if name in shifted else 0.0)) / unit
             np.testing.assert_allclose(back, values, rtol=rtol, atol=rtol * np.abs(values).max(), err_msg=name)
@@ -298,7 +306,9 @@ def test_huge_fixed_sds_are_no_pooling(rng, slopes):
     priors = {"Intercept": ("Normal", {"mu": 0, "sigma": 1e4}), "1|g": ("Normal", {"mu": 0, "sigma": 1e4})}
     if slopes:
         priors |= {"x": ("Normal", {"mu": 0, "sigma": 1e4}), "x|g": ("Normal", {"mu": 0, "sigma": 1e4})}
-    partial = PartialPoolingRegressor(group_features="g", slope_features=slopes, correlated=False, priors=priors).fit(X, y)
+    partial = PartialPoolingRegressor(group_features="g", slope_features=slopes, correlated=False, priors=priors).fit(
+        X, y
+    )
     none = PartialPoolingRegressor(group_features="g", slope_features=slopes, pooling="none").fit(X, y)
     np.testing.assert_allclose(partial.predict(X), none.predict(X), rtol=1e-4, atol=1e-4)
     table = partial.group_effects_
@@ -313,7 +323,9 @@ def test_tiny_fixed_sds_are_complete_pooling(rng):
     partial = PartialPoolingRegressor(group_features="g", slope_features=["x"], priors=priors).fit(X, y)
     complete = PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling="complete").fit(X, y)
     np.testing.assert_allclose(partial.predict(X), complete.predict(X), rtol=1e-3)
-    np.testing.assert_allclose(partial.predict(X, return_std=True)[1], complete.predict(X, return_std=True)[1], rtol=0.01)
+    np.testing.assert_allclose(
+        partial.predict(X, return_std=True)[1], complete.predict(X, return_std=True)[1], rtol=0.01
+    )
     np.testing.assert_allclose(partial.shrinkage_["g"], 0.0, atol=1e-6)
 
 

@@ -16,7 +16,9 @@ from tests import dense
 from tests.dense import make_priors, make_problem, random_covariance
 
 KINDS = pytest.mark.parametrize(
-    ("weights", "errors"), [(False, False), (True, False), (False, True), (True, True)], ids=["plain", "f", "se", "f+se"]
+    ("weights", "errors"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=["plain", "f", "se", "f+se"],
 )
 UNIFORM = SdPrior("Uniform", {"lower": 0.1, "upper": 3.0})
 
@@ -74,7 +76,7 @@ def test_fractional_weights_are_powers_of_densities(rng):
 def test_flat_priors_give_the_restricted_likelihood(rng, q):
     problem = make_problem(rng, q=q)
     priors = make_priors(rng, problem, flat=(0, 1, 2))
-    sums, scaling = standardise(problem.collect())
+    _, scaling = standardise(problem.collect())
     model, _ = marginal_model(problem.collect(), priors)
     assert not model.prior_precision.any()
     X = problem.centred()
@@ -111,7 +113,9 @@ def test_constant_columns_change_nothing(rng):
     )
     other, _ = marginal_model(wider.collect(), priors)
     point = (0.7 * np.eye(2)[None], np.array([0.6]))
-    assert other.log_marginal_likelihood(*point)[0] == pytest.approx(model.log_marginal_likelihood(*point)[0], rel=1e-12)
+    assert other.log_marginal_likelihood(*point)[0] == pytest.approx(
+        model.log_marginal_likelihood(*point)[0], rel=1e-12
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 10**9])
@@ -232,7 +236,10 @@ def test_density_where_some_sd_is_fixed_is_prior_times_likelihood(rng):
 
 def configurations():
     half_normal, half_cauchy = SdPrior("HalfNormal", {"sigma": 1.7}), SdPrior("HalfCauchy", {"beta": 0.6})
-    gamma, inverse_gamma = SdPrior("Gamma", {"alpha": 2.2, "beta": 1.1}), SdPrior("InverseGamma", {"alpha": 2.1, "beta": 0.7})
+    gamma, inverse_gamma = (
+        SdPrior("Gamma", {"alpha": 2.2, "beta": 1.1}),
+        SdPrior("InverseGamma", {"alpha": 2.1, "beta": 0.7}),
+    )
     exponential, student = SdPrior("Exponential", {"lam": 0.8}), SdPrior("HalfStudentT", {"nu": 3.0, "sigma": 1.1})
     every = [half_normal, half_cauchy, gamma, student]
     for q in (1, 2, 3, 4):
@@ -250,11 +257,20 @@ def configurations():
     yield "only correlation", 2, 0.8, [0.4, 0.9], ((0, 1),)
 
 
-@pytest.mark.parametrize(("q", "residual", "group", "blocks"), [c[1:] for c in configurations()], ids=[c[0] for c in configurations()])
+@pytest.mark.parametrize(
+    ("q", "residual", "group", "blocks"), [c[1:] for c in configurations()], ids=[c[0] for c in configurations()]
+)
 @pytest.mark.parametrize("errors", [False, True])
 def test_gradient_equals_numeric_differences(rng, q, residual, group, blocks, errors):
     problem = make_problem(rng, q=q, weights=True, errors=errors)
-    priors = EnginePriors(rng.normal(size=3), np.array([2.0, np.inf, 1.3]), None if errors else residual, group, blocks, (1.4,) * len(blocks))
+    priors = EnginePriors(
+        rng.normal(size=3),
+        np.array([2.0, np.inf, 1.3]),
+        None if errors else residual,
+        group,
+        blocks,
+        (1.4,) * len(blocks),
+    )
     model, _ = marginal_model(problem.collect(), priors)
     n_dim = model.parameters.n_dim
     for scale in (0.3, 1.2):
@@ -308,7 +324,9 @@ def test_order_of_rows_and_labels_does_not_matter(rng, errors):
     shuffled = dense.replace(problem, codes=order[problem.codes]).take(rng.permutation(problem.n_rows))
     other, _ = marginal_model(shuffled.collect(), priors)
     # independent of the sums only up to what small residual sds magnify
-    np.testing.assert_allclose(other.evaluate(theta).log_density, model.evaluate(theta).log_density, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(
+        other.evaluate(theta).log_density, model.evaluate(theta).log_density, rtol=1e-10, atol=1e-9
+    )
 
 
 @pytest.mark.parametrize("factor", [1e-8, 1e8])
@@ -409,7 +427,11 @@ def test_no_array_has_the_size_of_rows_times_groups(rng):
     n_rows, n_groups = 40_000, 5_000
     codes = rng.integers(0, n_groups, n_rows)
     problem = dense.Problem(
-        np.column_stack([np.ones(n_rows), rng.normal(size=n_rows)]), np.ones((n_rows, 1)), codes, n_groups, rng.normal(size=n_rows)
+        np.column_stack([np.ones(n_rows), rng.normal(size=n_rows)]),
+        np.ones((n_rows, 1)),
+        codes,
+        n_groups,
+        rng.normal(size=n_rows),
     )
     tracemalloc.start()
     model, _ = marginal_model(problem.collect(), make_priors(rng, problem))

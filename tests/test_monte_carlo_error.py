@@ -1,4 +1,4 @@
-"""The Monte Carlo error that the marginal engine reports is not smaller than the one it has; 500 problems in tests/slow."""
+"""The Monte Carlo error that the engine reports is not smaller than the true one; 500 problems in tests/slow."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,10 @@ N_PROBLEMS = 16
 @pytest.fixture(scope="module")
 def found():
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return [deviations(*random_problem(np.random.default_rng([31, i]), small=True), monkeypatch) for i in range(N_PROBLEMS)]
+        return [
+            deviations(*random_problem(np.random.default_rng([31, i]), small=True), monkeypatch)
+            for i in range(N_PROBLEMS)
+        ]
 
 
 def test_true_errors_are_within_three_reported_ones(found):

@@ -10,7 +10,9 @@ from tests import dense
 from tests.dense import Problem, make_priors, make_problem
 
 KINDS = pytest.mark.parametrize(
-    ("weights", "errors"), [(False, False), (True, False), (False, True), (True, True)], ids=["plain", "f", "se", "f+se"]
+    ("weights", "errors"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=["plain", "f", "se", "f+se"],
 )
 
 
@@ -27,7 +29,7 @@ def no_pooling(problem, priors):
 
 
 def regression(problem, priors, sigma, shared):
-    """Conditional law of (shared coefficients of centred columns, own coefficients of each group), flat in the latter."""
+    """Conditional law of (shared coefficients of centred columns, own ones of each group), flat in the latter."""
     X = problem.centred()[:, shared]
     if problem.weight is not None:
         X = np.repeat(X, problem.weight.astype(int), axis=0)
@@ -103,7 +105,9 @@ def test_residual_sd_has_its_posterior_under_flat_effects(rng):
         rotate = np.linalg.qr(dense.group_columns(problem), mode="complete")[0][:, 8:]
         y, columns = rotate.T @ (problem.y - X @ priors.common_mean[shared]), rotate.T @ X
         covariance = sigma**2 * np.eye(len(y)) + (columns * priors.common_sd[shared] ** 2) @ columns.T
-        log_density.append(dense.stats.multivariate_normal.logpdf(y, None, covariance) + priors.residual_sd.log_density(sigma))
+        log_density.append(
+            dense.stats.multivariate_normal.logpdf(y, None, covariance) + priors.residual_sd.log_density(sigma)
+        )
     density = np.exp(np.array(log_density) - max(log_density))
     mean = grid @ density / density.sum()
     sd = np.sqrt((grid - mean) ** 2 @ density / density.sum())
@@ -237,7 +241,9 @@ def test_group_level_columns_belong_to_the_groups(rng):
     narrow = dense.replace(priors, common_mean=priors.common_mean[:4], common_sd=priors.common_sd[:4])
     found, wanted = no_pooling(wider, priors), no_pooling(problem, narrow)
     np.testing.assert_allclose(
-        found.row_moments(wider.X, [wider.Z], [wider.codes]), wanted.row_moments(problem.X, [problem.Z], [problem.codes]), rtol=1e-8
+        found.row_moments(wider.X, [wider.Z], [wider.codes]),
+        wanted.row_moments(problem.X, [problem.Z], [problem.codes]),
+        rtol=1e-8,
     )
 
 

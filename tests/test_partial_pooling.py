@@ -45,8 +45,7 @@ def new_rows(X, labels=("k", "new", "z", "other", "new")):
 # What is learnt
 
 
-def test_learnt_attributes(fitted, data):
-    X, _ = data
+def test_learnt_attributes(fitted):
     assert fitted.formula_ == "y ~ x + w + (x | g)"
     assert fitted.inference_.startswith("marginal")
     assert fitted.coef_names_ == ["x", "w"]
@@ -133,13 +132,17 @@ def test_coefficients_at_fixed_variances_are_those_of_the_dense_law(data):
     mean, std = model.predict(rows, return_std=True)
     for r, label in enumerate(rows["g"]):
         weights = law.row(
-            [1.0, rows["x"].iloc[r], rows["w"].iloc[r]], [1.0, rows["x"].iloc[r]], labels.index(label) if label in labels else 7
+            [1.0, rows["x"].iloc[r], rows["w"].iloc[r]],
+            [1.0, rows["x"].iloc[r]],
+            labels.index(label) if label in labels else 7,
         )
         assert mean[r] == pytest.approx(weights @ law.mean, rel=1e-8)
         assert std[r] ** 2 == pytest.approx(weights @ law.covariance @ weights + 0.8**2, rel=1e-8)
     summary = model.summary()
     np.testing.assert_allclose(summary.loc[["Intercept", "x", "w"], "mean"], law.mean[:3], rtol=1e-8)
-    np.testing.assert_allclose(summary.loc[["Intercept", "x", "w"], "sd"], np.sqrt(np.diag(law.covariance)[:3]), rtol=1e-8)
+    np.testing.assert_allclose(
+        summary.loc[["Intercept", "x", "w"], "sd"], np.sqrt(np.diag(law.covariance)[:3]), rtol=1e-8
+    )
 
 
 def test_pooling_shrinks_towards_the_population(fitted, data):
@@ -189,7 +192,9 @@ def test_new_groups_without_pooling_get_the_whole_complete_pooling_answer(data):
     assert none.sigma_ < 0.8 * complete.sigma_
     new = np.array([False, True, False, True, True])
     for rows, at in ((new_rows(X), new), (new_rows(X)[new], np.ones(3, dtype=bool))):
-        for mine, theirs in zip(none.predict(rows, return_std=True), complete.predict(rows, return_std=True), strict=True):
+        for mine, theirs in zip(
+            none.predict(rows, return_std=True), complete.predict(rows, return_std=True), strict=True
+        ):
             np.testing.assert_allclose(mine[at], theirs[at], rtol=1e-6)
         mean, std = complete.predict(rows, return_std=True)
         for kind in ("mean", "prediction"):
@@ -343,7 +348,9 @@ def test_weight_zero_is_leaving_out(data):
     model = PartialPoolingRegressor(group_features="g").fit(X, y, sample_weight=weight)
     assert "m" not in model.groups_["g"]
     kept = weight > 0
-    np.testing.assert_allclose(model.predict(X), PartialPoolingRegressor(group_features="g").fit(X[kept], y[kept]).predict(X), rtol=1e-9)
+    np.testing.assert_allclose(
+        model.predict(X), PartialPoolingRegressor(group_features="g").fit(X[kept], y[kept]).predict(X), rtol=1e-9
+    )
     with pytest.raises(ValueError, match="'m'"):
         PartialPoolingRegressor(group_features="g", unknown_groups="error").fit(X, y, sample_weight=weight).predict(X)
 
@@ -351,9 +358,11 @@ def test_weight_zero_is_leaving_out(data):
 def test_equal_known_errors_are_a_fixed_sigma(data):
     X, y = data
     known = PartialPoolingRegressor(group_features="g").fit(X, y, standard_error=np.full(60, 0.7))
-    fixed = PartialPoolingRegressor(group_features="g", priors={"sigma": 0.7} | {k: v for k, v in known.priors_.items()}).fit(X, y)
+    fixed = PartialPoolingRegressor(group_features="g", priors={"sigma": 0.7} | dict(known.priors_)).fit(X, y)
     error = np.full(60, 0.7)
-    for mine, theirs in zip(known.predict(X, return_std=True, standard_error=error), fixed.predict(X, return_std=True), strict=True):
+    for mine, theirs in zip(
+        known.predict(X, return_std=True, standard_error=error), fixed.predict(X, return_std=True), strict=True
+    ):
         # nodes lie elsewhere, so the answers differ by Monte Carlo error
         np.testing.assert_allclose(mine, theirs, atol=0.02 * 0.7)
     assert np.isnan(known.sigma_)
@@ -413,8 +422,13 @@ def test_a_fit_gives_the_same_bits_twice(fitted, data):
 
 def test_fit_changes_no_parameter_and_predict_no_attribute(fitted, data):
     X, y = data
-    model = PartialPoolingRegressor(group_features=["g"], slope_features=["x"], priors={"sigma": 0.9}, random_state=np.random.RandomState(3))
-    before = {name: value if name == "random_state" else pickle.loads(pickle.dumps(value)) for name, value in model.get_params().items()}
+    model = PartialPoolingRegressor(
+        group_features=["g"], slope_features=["x"], priors={"sigma": 0.9}, random_state=np.random.RandomState(3)
+    )
+    before = {
+        name: value if name == "random_state" else pickle.loads(pickle.dumps(value))
+        for name, value in model.get_params().items()
+    }
     model.fit(X, y)
     assert model.get_params() == before
     learnt = pickle.dumps(fitted)
@@ -449,12 +463,18 @@ import pickle, sys
 import numpy as np
 rows = pickle.load(open("rows.pkl", "rb"))
 model = pickle.load(open("model.pkl", "rb"))
-np.save("found.npy", np.column_stack([*model.predict(rows, return_std=True), model.predict_interval(rows), model.sample_y(rows, random_state=4)]))
+answers = [*model.predict(rows, return_std=True), model.predict_interval(rows), model.sample_y(rows, random_state=4)]
+np.save("found.npy", np.column_stack(answers))
 heavy = {"bambi", "pymc", "pytensor", "arviz", "matplotlib", "formulae"} & set(sys.modules)
 assert not heavy, heavy
 """
     package = Path(hbsk.__file__).parents[1]
-    subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(package)})
+    subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(package)},
+    )
     rows = pd.read_pickle(tmp_path / "rows.pkl")
     wanted = np.column_stack(
         [*model.predict(rows, return_std=True), model.predict_interval(rows), model.sample_y(rows, random_state=4)]
@@ -495,7 +515,9 @@ def test_varying_terms_without_common_ones(data):
     assert model.coef_names_ == []
     # no common slope: the group's coefficient is its effect alone
     at = pd.DataFrame({"g": model.groups_["g"], "x": 0.0, "w": 0.0})
-    np.testing.assert_allclose(table["mean"][7:], model.predict(at.assign(w=1.0)) - model.predict(at), rtol=1e-8, atol=1e-12)
+    np.testing.assert_allclose(
+        table["mean"][7:], model.predict(at.assign(w=1.0)) - model.predict(at), rtol=1e-8, atol=1e-12
+    )
 
 
 def test_categories_vary_by_group(rng):

@@ -10,7 +10,9 @@ from tests import dense
 from tests.dense import make_priors, make_problem, random_covariance
 
 KINDS = pytest.mark.parametrize(
-    ("weights", "errors"), [(False, False), (True, False), (False, True), (True, True)], ids=["plain", "f", "se", "f+se"]
+    ("weights", "errors"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=["plain", "f", "se", "f+se"],
 )
 
 
@@ -44,7 +46,10 @@ def nodes_fit(request, rng):
     # the heaviest nodes carry nearly all; a posterior of their own keeps the dense side short
     keep = np.argsort(-fit.posterior.weight)[:12]
     weight = fit.posterior.weight[keep] / fit.posterior.weight[keep].sum()
-    fields = {name: getattr(fit.posterior, name)[keep] for name in ("replicate", "sigma", "factor", "common_mean", "common_root")}
+    fields = {
+        name: getattr(fit.posterior, name)[keep]
+        for name in ("replicate", "sigma", "factor", "common_mean", "common_root")
+    }
     posterior = dense.replace(fit.posterior, weight=weight, **fields)
     laws = []
     for m in keep:
@@ -131,7 +136,7 @@ def test_moments_of_rows_by_both_routes(nodes_fit, rng, n_rows):
     x, z, codes = new_rows(rng, problem, n_rows)
     assert (len(x) <= problem.n_groups) == (n_rows == 3)
     mean, variance = posterior.row_moments(x, [z], [codes])
-    mean_only, none = posterior.row_moments(x, [z], [codes], need_variance=False)
+    mean_only, _ = posterior.row_moments(x, [z], [codes], need_variance=False)
     rows = [law.row(x[r], z[r], min(codes[r], problem.n_groups)) for r in range(n_rows)]
     np.testing.assert_allclose(mean, [weights @ law.mean for weights in rows], rtol=1e-8, atol=1e-9)
     np.testing.assert_allclose(mean_only, mean, rtol=1e-11, atol=1e-11)
@@ -210,7 +215,7 @@ def test_shrinkage_of_varying_intercepts_is_lambda(rng):
 
 
 def test_shrinkage_is_the_share_of_variance_that_the_data_take(rng):
-    problem, posterior, law = fixed_fit(rng, q=3, weights=True)
+    problem, posterior, _ = fixed_fit(rng, q=3, weights=True)
     tau = posterior.variance_nodes().group_sd[0][0]
     Sigma = np.diag(tau**2)
     found = posterior.shrinkage()
@@ -237,9 +242,13 @@ def test_joint_draws_have_the_moments_of_the_posterior(rng):
     moments = posterior.group_moments()
     for place, group in ((0, 4), (1, 0)):
         effects = draws.effects[0][:, place]
-        np.testing.assert_array_less(np.abs(effects.mean(axis=0) - moments.mean[group]), 5 * effects.std(axis=0) / np.sqrt(n))
+        np.testing.assert_array_less(
+            np.abs(effects.mean(axis=0) - moments.mean[group]), 5 * effects.std(axis=0) / np.sqrt(n)
+        )
         scale = np.sqrt(np.diag(moments.covariance[group]))
-        np.testing.assert_allclose(np.cov(effects.T) / np.outer(scale, scale), moments.covariance[group] / np.outer(scale, scale), atol=0.05)
+        np.testing.assert_allclose(
+            np.cov(effects.T) / np.outer(scale, scale), moments.covariance[group] / np.outer(scale, scale), atol=0.05
+        )
         cross = np.cov(draws.common.T, effects.T)[:3, 3:] / np.outer(sd, scale)
         np.testing.assert_allclose(cross, moments.with_common[group] / np.outer(sd, scale), atol=0.05)
     # new groups: mean 0, the posterior mean of Sigma, independent of each other given the variance parameters

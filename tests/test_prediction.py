@@ -100,7 +100,10 @@ def test_std_is_that_of_a_new_observation(rng, errors):
 def test_blocks_and_offsets(rng, monkeypatch, width):
     problem, fit = fitted(rng)
     offset = 10 * rng.normal(size=12)
-    plain, moved = rows_of(np.random.default_rng(1), problem, 12), rows_of(np.random.default_rng(1), problem, 12, offset)
+    plain, moved = (
+        rows_of(np.random.default_rng(1), problem, 12),
+        rows_of(np.random.default_rng(1), problem, 12, offset),
+    )
     mean, std = predict_mean(fit.posterior, plain, return_std=True)
     interval = predict_interval(fit.posterior, plain, coverage=0.8, kind="mean")
     monkeypatch.setattr(_prediction, "ROWS_PER_BLOCK", width)
@@ -186,7 +189,7 @@ def test_draws_have_the_moments_and_quantiles_of_predictions(rng):
 
 
 def test_two_new_groups_differ_by_two_taus_and_two_sigmas(rng):
-    problem, fit = fitted(rng, q=1)
+    _, fit = fitted(rng, q=1)
     x = np.ones((3, 3))
     rows = PredictedRows(Design(x, [np.ones((3, 1))]), [np.array([5, 6, 5])], None)
     draws = sample_observations(fit.posterior, rows, 100_000, rng)
@@ -245,7 +248,9 @@ def test_mixing_seen_and_unseen_rows_changes_nothing(rng, pooling):
         alone_mean, alone_std = predict_mean(posterior, alone, return_std=True)
         np.testing.assert_allclose(alone_mean, mean[r], rtol=1e-9)
         np.testing.assert_allclose(alone_std, std[r], rtol=1e-7)
-        np.testing.assert_allclose(predict_interval(posterior, alone, coverage=0.9, kind="prediction")[0], interval[r], rtol=1e-8)
+        np.testing.assert_allclose(
+            predict_interval(posterior, alone, coverage=0.9, kind="prediction")[0], interval[r], rtol=1e-8
+        )
 
 
 def test_draws_of_nuts_share_the_interface(rng):

@@ -80,14 +80,21 @@ def test_maximum_is_lme4s_estimate(case):
 
     start = np.concatenate([[0.2], scale])
     found = optimize.minimize(lambda theta: criterion(*unpacked(theta)), start, method="BFGS", options={"gtol": 1e-6})
-    found = optimize.minimize(lambda theta: criterion(*unpacked(theta)), found.x, method="Nelder-Mead", options={"xatol": 1e-7, "fatol": 1e-11, "maxiter": 4000})
+    found = optimize.minimize(
+        lambda theta: criterion(*unpacked(theta)),
+        found.x,
+        method="Nelder-Mead",
+        options={"xatol": 1e-7, "fatol": 1e-11, "maxiter": 4000},
+    )
     assert found.fun == pytest.approx(stored["reml_criterion"], rel=1e-9)
     factor, sigma = unpacked(found.x)
     covariance = sigma**2 * factor @ factor.T
     # at the optimum the criterion is flat: estimates are good to the square root of its precision
     rel = 2e-4 + 10 * stored["disagreement"]
     assert sigma == pytest.approx(stored["sigma"], rel=rel)
-    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), sds, rtol=rel, atol=1e-3 * stored["sigma"] * (sds.min() == 0))
+    np.testing.assert_allclose(
+        np.sqrt(np.diag(covariance)), sds, rtol=rel, atol=1e-3 * stored["sigma"] * (sds.min() == 0)
+    )
     if q > 1 and sds.min() > 0:
         found_correlation = covariance / np.sqrt(np.outer(np.diag(covariance), np.diag(covariance)))
         np.testing.assert_allclose(found_correlation, correlation, atol=2e-3)

@@ -11,7 +11,9 @@ from tests.dense import make_problem
 from tests.stand_ins import Design
 
 KINDS = pytest.mark.parametrize(
-    ("weights", "errors"), [(False, False), (True, False), (False, True), (True, True)], ids=["plain", "f", "se", "f+se"]
+    ("weights", "errors"),
+    [(False, False), (True, False), (False, True), (True, True)],
+    ids=["plain", "f", "se", "f+se"],
 )
 
 
@@ -272,7 +274,7 @@ def test_sizes_from_one_row_to_a_hundred_thousand(rng):
     order = rng.permutation(len(codes))
     y = rng.normal(1e6, 1.0, len(codes)) + codes
     X = np.column_stack([np.ones(len(y)), rng.normal(size=len(y))])
-    sums, scaling = standardise(collect(Design(X[order], [X[order]]), codes[order], 4, y[order], has_intercept=True))
+    sums, _ = standardise(collect(Design(X[order], [X[order]]), codes[order], 4, y[order], has_intercept=True))
     np.testing.assert_array_equal(sums.copies, sizes)
     slope = X[:, 1] / np.sqrt(np.mean(X[:, 1] ** 2))
     z = np.column_stack([X[:, 0], slope])

@@ -24,7 +24,9 @@ LINES = pytest.mark.parametrize(
 
 def derivative(function, x, step=1e-5):
     """Fourth-order central difference."""
-    return (8 * (function(x + step) - function(x - step)) - function(x + 2 * step) + function(x - 2 * step)) / (12 * step)
+    return (8 * (function(x + step) - function(x - step)) - function(x + 2 * step) + function(x - 2 * step)) / (
+        12 * step
+    )
 
 
 @LINES
@@ -134,7 +136,10 @@ def test_prior_of_partial_correlations_is_lkj_with_its_jacobian(rng, q, eta):
     wanted = []
     for at in range(5):
         tail = theta[at, q:]
-        jacobian = [derivative(lambda t, k=k: correlations(tail + t * np.eye(len(tail))[k], at), 0.0) for k in range(len(tail))]
+        jacobian = [
+            derivative(lambda t, step=step, tail=tail, at=at: correlations(tail + t * step, at), 0.0)
+            for step in np.eye(len(tail))
+        ]
         correlation = np.eye(q)
         correlation[below] = correlations(tail, at)
         correlation = correlation + np.tril(correlation, -1).T
@@ -182,7 +187,11 @@ def test_joint_prior_integrates_to_one_over_theta():
 @pytest.mark.parametrize("family", ["HalfNormal", "HalfStudentT"])
 def test_joint_prior_is_the_density_of_the_sds_times_the_jacobian(rng, family):
     prior = HALF_NORMAL if family == "HalfNormal" else HALF_T
-    law = stats.halfnorm(scale=1.3).logpdf if family == "HalfNormal" else (lambda x: np.log(2) + stats.t(4, scale=0.7).logpdf(x))
+    law = (
+        stats.halfnorm(scale=1.3).logpdf
+        if family == "HalfNormal"
+        else (lambda x: np.log(2) + stats.t(4, scale=0.7).logpdf(x))
+    )
     parameters = make(2, residual=UNIFORM, group=[prior, 0.8], blocks=((0,), (1,)))
     theta = rng.normal(size=(6, 2))
     points = parameters.points(theta)

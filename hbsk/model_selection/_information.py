@@ -53,8 +53,8 @@ def loo(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: A
 
     Notes
     -----
-    Rows: where the marginal engine ran, the linear predictor of a row is Gaussian given the variance parameters, and its
-    own response can be taken out again exactly; what is left is an expectation over a few parameters, with
+    Rows: where the marginal engine ran, the linear predictor of a row is Gaussian given the variance parameters, and
+    its own response can be taken out again exactly; what is left is an expectation over a few parameters, with
     Pareto-smoothed weights [1]_. After NUTS, and with ``pooling="none"``, it is `arviz.loo` (PSIS [2]_) on the log
     likelihood of ``to_datatree(X, y)``, with the estimator's `draws`. Both estimate the same; the first has no noise of
     draws (on sleepstudy with varying slopes PSIS on 4,000 draws is 1 off, and objects to 3 of 180 rows).
