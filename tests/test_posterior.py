@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erfinv
 
-from hbsk import _posterior
+from hbsk import _node_algebra, _posterior
 from hbsk._marginal_fit import fit_marginal
 from tests import dense
 from tests.dense import make_priors, make_problem, random_covariance
@@ -312,7 +312,7 @@ def test_draws_are_determined_by_the_generator(rng):
 
 def test_resampling_takes_each_node_as_often_as_its_weight_says(rng):
     weight = rng.dirichlet(np.full(30, 0.5))
-    at = _posterior._systematic_resample(weight, 1000, rng)
+    at = _node_algebra.systematic_resample(weight, 1000, rng)
     times = np.bincount(at, minlength=30)
     assert np.all(np.abs(times - 1000 * weight) < 1 + 1e-9)
     assert np.any(np.diff(at) < 0)
@@ -325,7 +325,7 @@ def test_sigma_is_drawn_from_its_law_given_theta(rng):
     points = fit.model.evaluate(rng.normal(size=(4, 3)))
     level = (np.arange(4000) + 0.5) / 4000
     for log_sigma, weight in zip(points.log_sigma, points.weight, strict=True):
-        drawn = _posterior._conditional_quantile(np.tile(log_sigma, (4000, 1)), np.tile(weight, (4000, 1)), level)
+        drawn = _node_algebra.conditional_quantile(np.tile(log_sigma, (4000, 1)), np.tile(weight, (4000, 1)), level)
         assert np.all(np.diff(drawn) >= 0)
         # moments of the grid are spectrally exact, as test_marginal.py shows
         mean = weight @ log_sigma

@@ -29,9 +29,8 @@ from hbsk.inference.marginal import MarginalModel
 ELEMENTS = 100_000
 NODES_PER_REPLICATE = (4, 128)
 MAX_NODES = 12_000
-# Every second point of the engine's grid of sigma changes the sum over groups of sleepstudy by 0.002 (every third by
-# 0.02).
-GRID_STRIDE = 2
+# Of the fine grids of sigma that few rows need, every second point serves here.
+MOST_SIGMAS = 30
 # The grid was laid out for all data; without a unit, sigma must neither lie beyond its ends nor between its points.
 MOST_AT_ENDS, MOST_AT_ONE_POINT = 1e-3, 0.6
 UNRESOLVED_SHARE = 0.01
@@ -122,12 +121,13 @@ def integrate_finely(
             max_nodes=MAX_NODES,
         )
         evaluated, weight, pareto_k = nodes.evaluated, nodes.weight, nodes.pareto_k
-    conditional = np.concatenate([points.weight[:, ::GRID_STRIDE] for points in evaluated])
+    stride = 2 if evaluated[0].weight.shape[1] > MOST_SIGMAS else 1
+    conditional = np.concatenate([points.weight[:, ::stride] for points in evaluated])
     kept = weight > 0
     grid = VarianceGrid(
         weight=weight[kept],
         factor=np.concatenate([points.variance.relative_factor for points in evaluated])[kept],
-        log_sigma=np.concatenate([points.log_sigma[:, ::GRID_STRIDE] for points in evaluated])[kept],
+        log_sigma=np.concatenate([points.log_sigma[:, ::stride] for points in evaluated])[kept],
         conditional=(conditional / conditional.sum(axis=1, keepdims=True))[kept],
     )
     return grid, pareto_k
