@@ -80,8 +80,7 @@ def to_json(estimator: PartialPoolingRegressor | JamesSteinEstimator) -> str:
 
     Examples
     --------
-    >>> from hbsk import JamesSteinEstimator
-    >>> from hbsk._json import from_json, to_json
+    >>> from hbsk import JamesSteinEstimator, from_json, to_json
     >>> X, y = [["a"], ["b"], ["c"], ["d"], ["a"]], [1.0, 2.5, 3.0, 4.5, 2.0]
     >>> fitted = JamesSteinEstimator(group_features=0).fit(X, y)
     >>> from_json(to_json(fitted)).predict([["a"]]) == fitted.predict([["a"]])

@@ -14,8 +14,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor
-from hbsk._json import from_json, to_json
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, ShrinkageWarning
 
 
@@ -199,7 +198,7 @@ def test_another_process_predicts_the_same_and_needs_no_bambi(tmp_path):
     NEW.to_csv(tmp_path / "new.csv", index=False, float_format="%.17g")
     program = (
         "import sys, pandas as pd\n"
-        "from hbsk._json import from_json\n"
+        "from hbsk import from_json\n"
         "model = from_json(open('model.json', encoding='ascii').read())\n"
         "print(' '.join(float(m).hex() for m in model.predict(pd.read_csv('new.csv'))))\n"
         "assert not {'bambi', 'pymc', 'formulae'} & set(sys.modules)\n"
