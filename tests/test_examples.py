@@ -1,0 +1,63 @@
+"""Every example runs as it is, without a warning, in a folder of its own."""
+
+import runpy
+import sys
+from pathlib import Path
+
+import matplotlib
+import pytest
+
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+
+# The questions that the gallery answers: a script that is renamed or lost is noticed.
+QUESTIONS = {
+    "plot_baseball_ranks",
+    "plot_bcg_meta_analysis",
+    "plot_eight_schools",
+    "plot_intercepts_first",
+    "plot_james_stein_risk",
+    "plot_predictive_check",
+    "plot_shrinkage_radon",
+    "plot_sleepstudy_correlated_slopes",
+}
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    """Figures stay off screen, and what a script writes stays in a temporary folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DISPLAY", raising=False)  # with a screen Matplotlib warns that agg cannot show figures
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    matplotlib.use("agg")
+    yield
+    import matplotlib.pyplot as plt
+
+    plt.close("all")
+
+
+def figures():
+    import matplotlib.pyplot as plt
+
+    return len(plt.get_fignums()) + len(list(Path().rglob("*.png")))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_runs_and_draws(path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [str(path)])
+    runpy.run_path(str(path), run_name="__main__")
+    assert figures() > 0
+
+
+def test_gallery_answers_the_questions_it_promises():
+    assert {path.stem for path in EXAMPLES} >= QUESTIONS
+
+
+def test_eight_schools_are_sampled_in_four_chains(monkeypatch):
+    (path,) = [path for path in EXAMPLES if path.stem == "plot_eight_schools"]
+    from hbsk import PartialPoolingRegressor
+
+    fitted = []
+    monkeypatch.setattr(PartialPoolingRegressor, "fit", lambda self, *args, **kwargs: fitted.append(self) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        runpy.run_path(str(path), run_name="__main__")
+    assert (fitted[0].inference, fitted[0].chains) == ("nuts", 4)
