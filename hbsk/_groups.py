@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._labels import GroupFactor, Values
+from hbsk._messages import shown
 from hbsk._sources import (
     GROUPS,
     FactorSource,
@@ -184,9 +185,9 @@ def _refuse_fractions(labels: np.ndarray, name: str) -> None:
     fractions = labels[labels != np.floor(labels)]
     if len(fractions):
         raise ValueError(
-            f"groups= holds numbers that are not integers ({name!r}: {fractions[0]!r}, ...), which is not how groups "
-            "are labelled. Was sample_weight= meant? It is a keyword of its own. Labels may be integers, text or any "
-            "other hashable values; numbers like these can be turned into text if they really are labels."
+            f"groups= holds numbers that are not integers ({name!r}: {shown(fractions[0])}, ...), which is not how "
+            "groups are labelled. Was sample_weight= meant? It is a keyword of its own. Labels may be integers, text "
+            "or any other hashable values; numbers like these can be turned into text if they really are labels."
         )
 
 
@@ -296,16 +297,17 @@ def apply_unknown_policy(
     if policy == "error" and unknown.any():
         _, first = np.unique(codes[unknown], return_index=True)
         rows = np.flatnonzero(unknown)[np.sort(first)]
-        shown = ", ".join(_show_label(labels_seen, row) for row in rows[:_SHOWN_LABELS])
+        labels = ", ".join(_show_label(labels_seen, row) for row in rows[:_SHOWN_LABELS])
         more = f" and {len(rows) - _SHOWN_LABELS} more" if len(rows) > _SHOWN_LABELS else ""
         raise ValueError(
-            f"{where_labels_stand(source)} has {len(rows)} groups that were not seen in fit: {shown}{more}. "
-            'unknown_groups="error" asks for this error; "population" answers with the population mean, "nan" with NaN.'
+            f"{where_labels_stand(source)} has {len(rows)} group{'s' * (len(rows) > 1)} not seen in fit: "
+            f'{labels}{more}. unknown_groups="error" asks for this error; "population" answers with the population '
+            'mean, "nan" with NaN.'
         )
     return unknown
 
 
 def _show_label(columns: Sequence[Values], row: int) -> str:
     parts = [column.iloc[row] if isinstance(column, pd.Series) else column[row] for column in columns]
-    shown = ["NaN (missing)" if pd.isna(p) is True else repr(p.item() if hasattr(p, "item") else p) for p in parts]
-    return shown[0] if len(shown) == 1 else f"({', '.join(shown)})"
+    texts = ["NaN (missing)" if pd.isna(p) is True else shown(p) for p in parts]
+    return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"

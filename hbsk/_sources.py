@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._labels import Values
+from hbsk._messages import shown
 from hbsk._table import Table, label_column
 
 GROUPS = "groups"
@@ -45,7 +46,9 @@ def default_sources(table: Table, group_features: Any, keyword: dict[str, Values
     if group_features is None:
         return [FactorSource(name, None if name == GROUPS else (name,), keyword=True) for name in keyword]
     if keyword:
-        raise ValueError(f"Groups were given twice: group_features={group_features!r} and groups=. Use one of the two.")
+        raise ValueError(
+            f"Groups were given twice: group_features={shown(group_features)} and groups=. Use one of the two."
+        )
     return group_feature_sources(table, group_features)
 
 
@@ -57,12 +60,17 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
     does ("remainder__school"), is found by its ending where only one column ends so; the factor keeps the short name.
     """
     single = isinstance(group_features, str) or not isinstance(group_features, Iterable)
+    if isinstance(group_features, Set | Mapping):
+        raise TypeError(
+            f"group_features={shown(group_features)} is a {type(group_features).__name__}, which has no order of "
+            "columns to rely on. Give a name (str) or a position (int), or a list of these."
+        )
     sources = []
     for item in [group_features] if single else list(group_features):
         if isinstance(item, (bool, np.bool_)) or not isinstance(item, (str, int, np.integer)):
             raise TypeError(
                 f"group_features takes names (str) or positions (int) of columns of X, or a list of these; got "
-                f"{item!r}."
+                f"{shown(item)}."
             )
         if isinstance(item, str):
             column = find_column(table, item, "group_features")
@@ -71,8 +79,8 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
             n_columns = len(table.names)
             if not -n_columns <= item < n_columns:
                 raise ValueError(
-                    f"group_features={group_features!r}: X has no column at position {int(item)}; it has {n_columns} "
-                    f"columns, so positions go from {-n_columns} to {n_columns - 1}."
+                    f"group_features={shown(group_features)}: X has no column at position {int(item)}; it has "
+                    f"{n_columns} columns, so positions go from {-n_columns} to {n_columns - 1}."
                 )
             column = table.names[item]
             sources.append(FactorSource(column, (column,)))
@@ -80,7 +88,7 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
         raise ValueError("group_features is empty. Name at least one column of X, or leave it out (None).")
     columns = [source.columns for source in sources]
     if len(set(columns)) < len(columns):
-        raise ValueError(f"group_features={group_features!r} names a column of X twice.")
+        raise ValueError(f"group_features={shown(group_features)} names a column of X twice.")
     return sources
 
 
@@ -93,10 +101,12 @@ def find_column(table: Table, name: str, argument: str) -> str:
         return renamed[0]
     arrived = quoted(table.names)
     if renamed:
-        raise ValueError(f"{argument}: {name!r} could be any of {quoted(renamed)}. Columns that arrived: {arrived}.")
+        raise ValueError(
+            f"{argument}: {shown(name)} could be any of {quoted(renamed)}. Columns that arrived: {arrived}."
+        )
     raise ValueError(
-        f"{argument}: X has no column {name!r}. Columns that arrived: {arrived}. A transformer before this step may "
-        "have renamed or dropped it, or turned a frame into an array (then use its position)."
+        f"{argument}: X has no column {shown(name)}. Columns that arrived: {arrived}. A transformer before this step "
+        "may have renamed or dropped it, or turned a frame into an array (then use its position)."
     )
 
 
@@ -147,16 +157,17 @@ def read_keyword(groups: Any, table: Table) -> dict[str, Values]:
             raise ValueError(f"groups= has {len(labels)} labels, but X has {table.n_rows} rows.")
         if name in table.names:
             raise ValueError(
-                f"Groups were given twice: X has a column {name!r} and groups= holds labels of that name. Leave one of "
-                "them out, or rename the column."
+                f"Groups were given twice: X has a column {shown(name)} and groups= holds labels of that name. Leave "
+                "one of them out, or rename the column."
             )
     return columns
 
 
 def _keyword_columns(groups: Any) -> dict[str, Values]:
-    if isinstance(groups, (str, bytes, dict)) or np.isscalar(groups):
+    if isinstance(groups, (str, bytes, Mapping, Set)) or not hasattr(groups, "__len__"):
         raise TypeError(
-            f"groups= takes labels, one for each row of X; got {groups!r}. A column of X is named by group_features=."
+            f"groups= takes labels, one for each row of X; got {shown(groups)}. A column of X is named by "
+            "group_features=."
         )
     if nw.dependencies.is_into_dataframe(groups):
         if isinstance(groups, pd.DataFrame):
@@ -212,5 +223,5 @@ def where_labels_stand(source: FactorSource) -> str:
 
 
 def quoted(names: Iterable[Any]) -> str:
-    names = [repr(name) for name in names]
+    names = [shown(name) for name in names]
     return ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")

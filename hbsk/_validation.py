@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 
+from hbsk._messages import shown
+
 _FLOATS = [np.float64, np.float32]
 
 
@@ -52,7 +54,7 @@ def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | No
     weights = _per_row(sample_weight, n_rows, "sample_weight")
     if weights.min() < 0:
         raise ValueError(
-            f"Negative values in sample_weight (smallest {weights.min()!r}). {name} takes a weight as a number of "
+            f"Negative values in sample_weight (smallest {shown(weights.min())}). {name} takes a weight as a number of "
             "copies of the row: it must be 0 or more."
         )
     if not weights.any():
@@ -68,8 +70,8 @@ def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndar
     if errors.min() <= 0:
         row = int(errors.argmin())
         raise ValueError(
-            f"standard_error must be positive; row {row} has {errors[row]!r}. {name} takes it as the known sampling "
-            "standard deviation of y in each row; leave it out (None) to have one estimated."
+            f"standard_error must be positive; row {row} has {shown(errors[row])}. {name} takes it as the known "
+            "sampling standard deviation of y in each row; leave it out (None) to have one estimated."
         )
     return errors
 

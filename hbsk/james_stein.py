@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from hbsk._group_means import group_averages, summarise_groups
 from hbsk._groups import Rows, read_rows, read_training_rows
+from hbsk._messages import shown
 from hbsk._routing import GroupRoutingMixin
 from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
 from hbsk._surface import shrink_regression
@@ -306,9 +307,9 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         if not (isinstance(coverage, Real) and 0 < float(coverage) < 1):
-            raise ValueError(f"coverage must be a number between 0 and 1, both excluded; got {coverage!r}.")
+            raise ValueError(f"coverage must be a number between 0 and 1, both excluded; got {shown(coverage)}.")
         if kind not in ("prediction", "mean"):
-            raise ValueError(f'kind must be "prediction" or "mean"; got {kind!r}.')
+            raise ValueError(f'kind must be "prediction" or "mean"; got {shown(kind)}.')
         rows = self._read(X, groups, standard_error)
         variance, degrees = self._variances(rows, kind)
         reach = t_quantile(0.5 + float(coverage) / 2, degrees) * np.sqrt(variance)

@@ -102,7 +102,7 @@ def test_negative_weights(X, y, weights):
     sample_weight[5] = weights
     fails(
         ValueError,
-        ["sample_weight", re.escape(repr(np.float64(weights))), "0 or more"],
+        ["sample_weight", re.escape(f"smallest {weights}"), "0 or more"],
         X,
         y,
         sample_weight=sample_weight,

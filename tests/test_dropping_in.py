@@ -248,7 +248,7 @@ def test_groups_given_twice(estimator_class, schools):
 def test_weights_taken_for_groups(estimator_class, schools):
     X, y = schools
     text = (
-        "groups= holds numbers that are not integers ('groups': np.float64(0.3), ...), which is not how groups are "
+        "groups= holds numbers that are not integers ('groups': 0.3, ...), which is not how groups are "
         "labelled. Was sample_weight= meant? It is a keyword of its own. Labels may be integers, text or any other "
         "hashable values; numbers like these can be turned into text if they really are labels."
     )

@@ -118,6 +118,12 @@ def test_several_columns_are_several_factors():
         (True, TypeError, "got True"),
         (1.0, TypeError, r"got 1\.0"),
         ([None], TypeError, "got None"),
+        ([np.float64(1.0)], TypeError, r"got 1\.0\.$"),
+        (np.array(["class", "x"]), ValueError, "X has no column 'class'"),
+        ([np.str_("x"), np.str_("x")], ValueError, r"group_features=\['x', 'x'\] names a column"),
+        ({"school"}, TypeError, r"group_features=\{'school'\} is a set, which has no order.*a list of these"),
+        (frozenset([1]), TypeError, r"group_features=frozenset\(\{1\}\) is a frozenset"),
+        ({"school": "x"}, TypeError, r"group_features=\{'school': 'x'\} is a dict"),
     ],
 )
 def test_group_features_that_are_not_there(group_features, error, words):
@@ -228,9 +234,12 @@ def test_lists_of_tuples_and_of_mixed_labels():
     ("groups", "error", "words"),
     [
         (TEXT[:3], ValueError, "groups= has 3 labels, but X has 5 rows"),
-        ([0.5, 1.0, 2.0, 1.0, 2.0], ValueError, r"not integers \('groups': .*0\.5.* Was sample_weight= meant\?"),
+        ([0.5, 1.0, 2.0, 1.0, 2.0], ValueError, r"not integers \('groups': 0\.5, .* Was sample_weight= meant\?"),
         ("school", TypeError, "groups= takes labels, one for each row of X; got 'school'.*group_features="),
         (3, TypeError, "got 3"),
+        (np.str_("school"), TypeError, "got 'school'"),
+        ({3}, TypeError, r"one for each row of X; got \{3\}"),
+        (iter("abcab"), TypeError, "one for each row of X; got <"),
         (np.ones((5, 1, 1)), ValueError, r"array of shape \(5, 1, 1\)"),
         (pd.DataFrame(index=range(5)), ValueError, "without columns"),
     ],
@@ -326,9 +335,7 @@ def test_policies_for_unknown_groups(route):
         assert rows.unknown[name].tolist() == [False, True, True, True, True]
         assert rows.codes[name].tolist() == [0, 3, 4, 3, 5]
     where = "groups=" if route == "keyword" else "Group column 'school' of X"
-    with pytest.raises(
-        ValueError, match=rf"{where} has 3 groups that were not seen in fit: 'u', 'v', NaN \(missing\)\."
-    ):
+    with pytest.raises(ValueError, match=rf"{where} has 3 groups not seen in fit: 'u', 'v', NaN \(missing\)\."):
         read("error")
     assert not read("error", TEXT[:2]).unknown[name].any()
 

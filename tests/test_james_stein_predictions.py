@@ -142,7 +142,7 @@ def test_policies_for_groups_not_seen_in_fit(target, rng):
     for ours, theirs in zip(fit["nan"].predict(new, return_std=True), population, strict=True):
         np.testing.assert_array_equal(ours, np.where(known, theirs, np.nan))
     assert np.isnan(fit["nan"].predict_interval(new)[1:]).all()
-    with pytest.raises(ValueError, match=r"2 groups that were not seen in fit: 'new', NaN \(missing\)"):
+    with pytest.raises(ValueError, match=r"2 groups not seen in fit: 'new', NaN \(missing\)"):
         fit["error"].predict(new)
     for policy in fit:
         np.testing.assert_array_equal(fit[policy].predict(X), fit["population"].predict(X))

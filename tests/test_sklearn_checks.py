@@ -51,5 +51,5 @@ def test_the_check_that_must_fail_but_for_the_groups_that_were_removed(group_fea
     kept = X[weight > 0]
     np.testing.assert_allclose(weighted.predict(kept), repeated.predict(kept), rtol=1e-7, atol=1e-9)
     for model in (weighted, repeated):
-        with pytest.raises(ValueError, match=f"{(weight == 0).sum()} groups that were not seen"):
+        with pytest.raises(ValueError, match=f"{(weight == 0).sum()} groups not seen in fit"):
             model.predict(X)

@@ -19,6 +19,7 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
+from hbsk._messages import shown
 from hbsk._validation import check_target
 from hbsk.model_selection import _scores
 from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
@@ -168,7 +169,7 @@ def compare_estimators(
 
 def _check_estimators(estimators: Any) -> dict[str, Any]:
     if not isinstance(estimators, Mapping) or not estimators or not all(isinstance(name, str) for name in estimators):
-        raise TypeError(f"estimators must be a dict that maps names to estimators, got {estimators!r}.")
+        raise TypeError(f"estimators must be a dict that maps names to estimators, got {shown(estimators)}.")
     for name, estimator in estimators.items():
         missing = [method for method in ("fit", "predict") if not hasattr(estimator, method)]
         if missing or isinstance(estimator, type):
@@ -185,8 +186,8 @@ def _check_scoring(scoring: Any) -> dict[str, Any]:
         return {metric: metric for metric in METRICS}
     if isinstance(scoring, str) or not isinstance(scoring, Iterable):
         raise TypeError(
-            f"scoring must be a list of names or a dict of scorers, got {scoring!r}. A single one goes in a list: "
-            f"scoring=[{scoring!r}]."
+            f"scoring must be a list of names or a dict of scorers, got {shown(scoring)}. A single one goes in a list: "
+            f"scoring=[{shown(scoring)}]."
         )
     named = dict(scoring) if isinstance(scoring, Mapping) else {name: name for name in scoring}
     measures = {}
@@ -196,12 +197,12 @@ def _check_scoring(scoring: Any) -> dict[str, Any]:
                 measure = get_scorer(measure)
             except ValueError:
                 raise ValueError(
-                    f"scoring names {measure!r}, which is neither one of {list(METRICS)} nor a scorer of scikit-learn "
-                    "(sklearn.metrics.get_scorer_names() lists those)."
+                    f"scoring names {shown(measure)}, which is neither one of {list(METRICS)} nor a scorer of "
+                    "scikit-learn (sklearn.metrics.get_scorer_names() lists those)."
                 ) from None
         elif not isinstance(measure, str) and not callable(measure):
             raise TypeError(
-                f"scoring[{label!r}] must be a name or a function scorer(estimator, X, y), got {measure!r}."
+                f"scoring[{shown(label)}] must be a name or a function scorer(estimator, X, y), got {shown(measure)}."
             )
         measures[label] = measure
     if not measures:
@@ -218,10 +219,10 @@ def _questions(cv: Any, X: Any, y: np.ndarray, groups: Any) -> dict[str, list[tu
     """Map each question to its folds."""
     standard = isinstance(cv, str)
     if standard and cv not in ("both", "known", "new"):
-        raise ValueError(f"cv must be 'both', 'known', 'new', a splitter, or a dict of splitters; got {cv!r}.")
+        raise ValueError(f"cv must be 'both', 'known', 'new', a splitter, or a dict of splitters; got {shown(cv)}.")
     codes = None
     if standard or groups is not None:
-        user = "compare_estimators" + (f" with cv={cv!r}" if standard else "")
+        user = "compare_estimators" + (f" with cv={shown(cv)}" if standard else "")
         codes = encode_groups(groups, len(y), user)
     if standard:
         splitters = _standard_splitters(cv, int(codes.max()) + 1)
@@ -243,7 +244,7 @@ def _standard_splitters(cv: str, n_groups: int) -> dict[str, Any]:
         splitters[KNOWN] = WithinGroupKFold(N_FOLDS, shuffle=True, random_state=0)
     if cv in ("both", "new"):
         if n_groups < 2:
-            raise ValueError(f"cv={cv!r} asks about new groups, but all rows belong to one group. Use cv='known'.")
+            raise ValueError(f"cv={shown(cv)} asks about new groups, but all rows belong to one group. Use cv='known'.")
         splitters[NEW] = GroupKFold(min(N_FOLDS, n_groups))
     return splitters
 

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from hbsk._messages import shown
 from hbsk.model_selection._responses import GROUPS, answering_step, respond
 
 __all__ = ["make_group_scorer"]
@@ -111,13 +112,13 @@ class GroupScorer:
     def __init__(self, metric: Callable, greater_is_better: bool, response: str, kwargs: dict[str, Any]):
         if not callable(metric):
             raise TypeError(
-                f"metric must be a function metric(y_true, y_pred), got {metric!r}. The functions of sklearn.metrics "
-                "are such metrics; names of scorers are not."
+                f"metric must be a function metric(y_true, y_pred), got {shown(metric)}. The functions of "
+                "sklearn.metrics are such metrics; names of scorers are not."
             )
         if not isinstance(greater_is_better, bool | np.bool_):
-            raise TypeError(f"greater_is_better must be True or False, got {greater_is_better!r}.")
+            raise TypeError(f"greater_is_better must be True or False, got {shown(greater_is_better)}.")
         if not isinstance(response, str):
-            raise TypeError(f"response must be the name of a method, or {MEAN_AND_STD!r}; got {response!r}.")
+            raise TypeError(f"response must be the name of a method, or {MEAN_AND_STD!r}; got {shown(response)}.")
         if GROUPS in kwargs:
             raise TypeError("groups cannot be fixed in advance: each call of the scorer brings those of its rows.")
         self._metric = metric
@@ -169,7 +170,7 @@ class GroupScorer:
             parts.append("greater_is_better=False")
         if self._response != "predict":
             parts.append(f"response={self._response!r}")
-        parts += [f"{name}={value!r}" for name, value in self._kwargs.items()]
+        parts += [f"{name}={shown(value)}" for name, value in self._kwargs.items()]
         return f"make_group_scorer({', '.join(parts)})"
 
     def set_score_request(self, **requests: bool | str | None) -> GroupScorer:
@@ -194,8 +195,8 @@ class GroupScorer:
         fixed = sorted(set(requests) & set(self._kwargs))
         if fixed:
             raise ValueError(
-                f"{fixed[0]}={self._kwargs[fixed[0]]!r} is fixed in {self!r} and cannot be requested too. Leave it out "
-                "in one of the two places."
+                f"{fixed[0]}={shown(self._kwargs[fixed[0]])} is fixed in {self!r} and cannot be requested too. Leave "
+                "it out in one of the two places."
             )
         proposed = {**self._requests, **requests}
         _metadata_request(self, proposed)

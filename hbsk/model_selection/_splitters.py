@@ -12,6 +12,7 @@ from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import _num_samples
 
 from hbsk._labels import GroupFactor
+from hbsk._messages import shown
 from hbsk._sources import read_keyword
 from hbsk._table import Table
 
@@ -68,12 +69,13 @@ class WithinGroupKFold(BaseCrossValidator):
     def __init__(self, n_splits: int = 5, *, shuffle: bool = False, random_state: Any = None):
         # Splitters are checked when they are made, as scikit-learn's are: they have no fit to do it in.
         if not isinstance(n_splits, Integral) or isinstance(n_splits, bool) or n_splits < 2:
-            raise ValueError(f"n_splits must be an integer of at least 2, got {n_splits!r}.")
+            raise ValueError(f"n_splits must be an integer of at least 2, got {shown(n_splits)}.")
         if not isinstance(shuffle, bool | np.bool_):
-            raise TypeError(f"shuffle must be True or False, got {shuffle!r}.")
+            raise TypeError(f"shuffle must be True or False, got {shown(shuffle)}.")
         if random_state is not None and not shuffle:
             raise ValueError(
-                f"random_state={random_state!r} has no effect with shuffle=False. Set shuffle=True, or leave it out."
+                f"random_state={shown(random_state)} has no effect with shuffle=False. Set shuffle=True, or leave it "
+                "out."
             )
         self.n_splits = int(n_splits)
         self.shuffle = bool(shuffle)
