@@ -15,11 +15,10 @@ from hbsk.inference.integrate import (
     N_REPLICATES,
     PARETO_K_LIMIT,
     Nodes,
-    broad_t,
     find_mode,
+    first_proposals,
     importance_sample,
     monte_carlo_error,
-    split_t,
     unit_cube_points,
 )
 from hbsk.inference.marginal import MarginalModel, MarginalPoints
@@ -122,9 +121,7 @@ def integrate_model(
         posterior = _without_theta(model, scaling, has_intercept)
         return MarginalFit(replace(posterior, infinite_variance=infinite_variance), True, model, None)
     mode, precision = find_mode(model.value_and_gradient, _start(model))
-    proposal, broad = (
-        find(lambda theta: model.evaluate(theta).log_density, mode, precision) for find in (split_t, broad_t)
-    )
+    proposal, broad = first_proposals(lambda theta: model.evaluate(theta).log_density, mode, precision)
     low, high = NODES_PER_REPLICATE
     per_replicate = int(np.clip(FIRST_ROUND_ELEMENTS // (16 * max(model.sums.n_groups, 1)), low, high))
     # Sobol points are balanced in powers of two, each of them with its mirror image

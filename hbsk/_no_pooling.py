@@ -14,6 +14,7 @@ import numpy as np
 
 from hbsk._marginal_fit import integrate_model
 from hbsk._posterior import GroupMoments, MarginalPosterior, RowMixture, VarianceNodes, draw_rows
+from hbsk.inference.group_algebra import lower_indices
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 from hbsk.inference.variance_parameters import VarianceParameters
@@ -152,7 +153,7 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
     mean[:, shared] = part.common_mean
     root = np.zeros((n_nodes, p, p))
     root[:, shared[:, None], shared] = part.common_root
-    row, column = np.tril_indices(q)
+    row, column = lower_indices(q)
     return NoPoolingPosterior(
         weight=part.weight,
         replicate=part.replicate,

@@ -21,7 +21,7 @@ from hbsk._node_algebra import (
     squared_norm,
     systematic_resample,
 )
-from hbsk.inference.group_algebra import relative_inverse, unpack_symmetric
+from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack_symmetric
 from hbsk.inference.marginal import MarginalPoints
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
@@ -335,7 +335,7 @@ class MarginalPosterior:
         prior = np.sum(self.factor**2, axis=2)
         prior = np.where(prior > 0, prior, 1.0)
         shrinkage = np.empty((n_groups, q))
-        row, column = np.tril_indices(q)
+        row, column = lower_indices(q)
         diagonal = np.flatnonzero(row == column)
         width = max(16, BLOCK_ELEMENTS // (self.n_nodes * q * q))
         for start in range(0, n_groups, width):

@@ -13,10 +13,10 @@ from hbsk.inference.integrate import (
     KernelT,
     SplitT,
     find_mode,
+    first_proposals,
     importance_sample,
     monte_carlo_error,
     smoothed_weights,
-    split_t,
     unit_cube_points,
 )
 
@@ -132,7 +132,8 @@ def test_mode_beyond_a_saddle_is_found():
 def test_split_t_has_the_axes_of_a_gaussian():
     precision = np.array([[4.0, 1.0], [1.0, 0.9]])
     mean = np.array([1.0, -2.0])
-    proposal = split_t(lambda theta: gaussian(mean, precision)(theta)[0], mean, precision)
+    proposal, broad = first_proposals(lambda theta: gaussian(mean, precision)(theta)[0], mean, precision)
+    assert broad is None
     np.testing.assert_allclose(proposal.scale @ proposal.scale.T, np.linalg.inv(precision), rtol=1e-12)
     np.testing.assert_allclose(proposal.below, engine.INFLATION, rtol=1e-9)
     np.testing.assert_allclose(proposal.above, engine.INFLATION, rtol=1e-9)
@@ -144,7 +145,7 @@ def test_split_t_is_longer_on_the_side_of_the_long_tail():
     def log_density(theta):
         return law.logpdf(np.exp(theta[:, 0])) + theta[:, 0]
 
-    proposal = split_t(log_density, np.log([1.3]), np.array([[1.3]]))
+    proposal, _ = first_proposals(log_density, np.log([1.3]), np.array([[1.3]]))
     side = np.sign(proposal.scale[0, 0])
     lower, upper = (proposal.below, proposal.above) if side > 0 else (proposal.above, proposal.below)
     assert lower[0] > 1.3 * upper[0]
@@ -236,7 +237,7 @@ def skew_proposal():
         pull = (y - 0.25 * x**2 + 1) / 0.49
         return skew(theta), np.column_stack([2.3 - np.exp(x) + 0.5 * x * pull, -pull])
 
-    return split_t(skew, *find_mode(value_and_gradient, np.zeros(2)))
+    return first_proposals(skew, *find_mode(value_and_gradient, np.zeros(2)))[0]
 
 
 def test_moments_of_a_skew_density_within_the_reported_error():

@@ -8,7 +8,13 @@ from hbsk._marginal_fit import engine_common_prior, marginal_model
 from hbsk._priors import EnginePriors
 from hbsk._sd_prior import SdPrior
 from hbsk.inference import marginal
-from hbsk.inference.group_algebra import marginal_inverse, relative_inverse, rotate_groups, unpack_symmetric
+from hbsk.inference.group_algebra import (
+    congruences,
+    marginal_inverse,
+    relative_inverse,
+    rotate_groups,
+    unpack_symmetric,
+)
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import standardise
 from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR, VarianceParameters
@@ -163,7 +169,7 @@ def test_marginal_inverse_and_rotated_sums(rng, q):
     zz, zx = np.einsum("jki,jkl->ilj", roots, roots), np.einsum("jki,jka->iaj", roots, others)
     lower, rotated = rotate_groups(zz, zx)
     covariance = np.array([random_covariance(rng, q, scale)[2] for scale in (0.1, 3.0)])
-    packed, log_det = marginal_inverse(lower, covariance)
+    packed, log_det = marginal_inverse(congruences(lower), covariance)
     inverse = unpack_symmetric(packed, q)
     for m in range(2):
         total = 0.0

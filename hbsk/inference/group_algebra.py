@@ -6,10 +6,21 @@ few varying columns, arithmetic over points and groups.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 # Relative size of what is left of a sum of squares after another is taken off, when nothing is.
 ROUNDING = 1e-13
+
+
+@lru_cache(maxsize=64)
+def lower_indices(q: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows and columns of a lower triangle, by rows: the order of packed matrices."""
+    indices = np.tril_indices(q)
+    for index in indices:
+        index.flags.writeable = False
+    return indices
 
 
 def nonnegative(matrix, size):
@@ -45,13 +56,35 @@ def rotate_groups(zz: np.ndarray, zx: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return lower, rotated
 
 
-def marginal_inverse(lower: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``M_j^-1 = (I + L_j' S L_j)^-1`` for points and groups, and ``sum_j log|M_j|``.
+def congruences(lower: np.ndarray) -> np.ndarray:
+    """Return the linear maps from the lower entries of S to those of ``L_j' S L_j``, one for each group.
 
     Parameters
     ----------
     lower : ndarray of shape (q, q, n_groups)
         ``L_j``.
+
+    Returns
+    -------
+    maps : ndarray of shape (q (q + 1) / 2, q (q + 1) / 2, n_groups)
+        Entries of S first.
+    """
+    row, column = lower_indices(len(lower))
+    maps = np.empty((len(row), len(row), lower.shape[2]))
+    mixed = row != column
+    for at, (k, m) in enumerate(zip(row, column, strict=True)):
+        np.multiply(lower[row, k], lower[column, m], out=maps[:, at])
+        maps[mixed, at] += (lower[column, k] * lower[row, m])[mixed]
+    return maps
+
+
+def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return ``M_j^-1 = (I + L_j' S L_j)^-1`` for points and groups, and ``sum_j log|M_j|``.
+
+    Parameters
+    ----------
+    maps : ndarray of shape (q (q + 1) / 2, q (q + 1) / 2, n_groups)
+        From `congruences`.
     covariance : ndarray of shape (n_points, q, q)
         ``S``.
 
@@ -62,15 +95,13 @@ def marginal_inverse(lower: np.ndarray, covariance: np.ndarray) -> tuple[np.ndar
     log_det : ndarray of shape (n_points,)
     """
     n_points, q = covariance.shape[:2]
-    row, column = np.tril_indices(q)
-    # M is linear in the entries of S: one small matrix product for all points, pair by pair
-    packed = covariance[:, row, column]
-    entries = []
-    for k, m in zip(row, column, strict=True):
-        linear = lower[row, k] * lower[column, m]
-        linear[row != column] += (lower[column, k] * lower[row, m])[row != column]
-        entries.append(packed @ linear)
-    return _invert(entries, q, n_points, lower.shape[2])
+    n_pairs, _, n_groups = maps.shape
+    row, column = lower_indices(q)
+    # M is linear in the entries of S: one small matrix product for all points
+    entries = (covariance[:, row, column] @ maps.reshape(n_pairs, n_pairs * n_groups)).reshape(
+        n_points, n_pairs, n_groups
+    )
+    return _invert(entries, q, n_points, n_groups)
 
 
 def _invert(entries, q, n_points, n_groups):
@@ -80,7 +111,7 @@ def _invert(entries, q, n_points, n_groups):
     det = np.ones((n_points, n_groups))
     for i in range(q):
         for j in range(i + 1):
-            entry = entries[i * (i + 1) // 2 + j]
+            entry = entries[:, i * (i + 1) // 2 + j]
             for k in range(j):
                 entry = entry - lower[i, k] * lower[j, k]
             if i == j:
@@ -122,7 +153,7 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
         ``sum_j log|I + Lambda' A_j Lambda|``.
     """
     n_points, q = factor.shape[:2]
-    row, column = np.tril_indices(q)
+    row, column = lower_indices(q)
     n_groups = zz.shape[2]
     # I + Lambda' A Lambda is linear in the entries of A: one matrix product for all points
     twice = np.einsum("mak,mbl->mklab", factor, factor)
@@ -159,7 +190,7 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
 
 def unpack_symmetric(packed, q):
     """Return symmetric matrices (n_points, q, q, n_groups) from packed lower triangles."""
-    row, column = np.tril_indices(q)
+    row, column = lower_indices(q)
     full = np.empty((len(packed), q, q, packed.shape[2]))
     full[:, row, column] = packed
     full[:, column, row] = packed

@@ -199,42 +199,55 @@ def find_mode(
     return result.x, -0.5 * (hessian + hessian.T)
 
 
-def split_t(log_density, mode: np.ndarray, precision: np.ndarray) -> SplitT:
+def first_proposals(log_density, mode: np.ndarray, precision: np.ndarray) -> tuple[SplitT, SplitT | None]:
+    """Return the split-t about the mode, and a broad one where the density has shoulders far from it.
+
+    Both look at the density along lines from the mode, at points that are evaluated in one call.
+    """
+    eigenvalues, axes = np.linalg.eigh(precision)
+    # A flat or rising direction is given the length at which priors on log sds have decayed.
+    scale = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
+    near, far = (_lines(distances, len(mode)) for distances in (SPLIT_DISTANCES, SHOULDER_DISTANCES))
+    points = mode + np.concatenate([np.zeros((1, len(mode))), near @ scale.T, far])
+    everything = log_density(points)
+    drop = everything[0] - everything[1:]
+    split = _split_t(mode, scale, drop[: len(near)])
+    # A shoulder is where the density lies above the split-t, both relative to the mode: in 150 random problems half of
+    # those with two varying columns, none of those with one.
+    excess = -drop - (split.log_density(points[1:]) - split.log_density(points[:1]))
+    has_shoulders = excess[len(near) :].max() > 0
+    return split, _broad_t(mode, scale, drop[len(near) :]) if has_shoulders else None
+
+
+def _lines(distances, d):
+    """Return points (2 * n_distances * d, d) on the axes: below, then above; by distance; by axis."""
+    return np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in distances])
+
+
+def _split_t(mode, scale, drop):
     """Return the split-t whose axes follow the curvature and whose tails follow the density.
 
     Geweke (1989), eq. 4.1: the scale on either side of an axis is the largest that a normal law
     would need to fall as the density does, over distances of 1, 2 and 3 sds.
     """
-    eigenvalues, axes = np.linalg.eigh(precision)
-    # A flat or rising direction is given the length at which priors on log sds have decayed.
-    scale = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
-    d = len(mode)
-    steps = np.concatenate([SPLIT_DISTANCES[:, None, None] * np.eye(d) * sign for sign in (-1, 1)])
-    points = mode + steps.reshape(-1, d) @ scale.T
-    everything = log_density(np.concatenate([mode[None], points]))
-    drop = np.maximum(everything[0] - everything[1:], 1e-3).reshape(2, len(SPLIT_DISTANCES), d)
+    drop = np.maximum(drop, 1e-3).reshape(2, len(SPLIT_DISTANCES), len(mode))
     needed = SPLIT_DISTANCES[:, None] / np.sqrt(2 * drop)
     below, above = INFLATION * np.clip(needed.max(axis=1), 0.7, 5.0)
     return SplitT(mode, scale, below, above)
 
 
-def broad_t(log_density, mode: np.ndarray, precision: np.ndarray) -> SplitT | None:
-    """Return a proposal for shoulders far from the mode, or None where the density has none.
+def _broad_t(mode, scale, drop):
+    """Return a proposal for shoulders far from the mode.
 
     A sd that may be zero leaves its correlations free: mass lies far out in several coordinates at once, where neither
     curvature nor axes lead. Along each coordinate the proposal reaches as far, in units of theta, as the density has
     not vanished.
     """
     d = len(mode)
-    eigenvalues, axes = np.linalg.eigh(precision)
-    sd = np.sqrt(np.sum((axes * np.clip(eigenvalues, 0.02, None) ** -0.5) ** 2, axis=1))
-    steps = np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in SHOULDER_DISTANCES])
-    everything = log_density(np.concatenate([mode[None], mode + steps]))
-    drop = (everything[0] - everything[1:]).reshape(2, len(SHOULDER_DISTANCES), d)
+    sd = np.sqrt(np.sum(scale**2, axis=1))
+    drop = drop.reshape(2, len(SHOULDER_DISTANCES), d)
     reach = np.max(np.where(drop < SHOULDER_DROP, 0.75 * SHOULDER_DISTANCES[:, None], 0.0), axis=1)
     below, above = np.maximum(reach, INFLATION * sd)
-    if np.all(np.maximum(below, above) < 2 * sd):
-        return None
     return SplitT(mode, np.eye(d), below, above)
 
 

@@ -31,7 +31,14 @@ from functools import cached_property
 import numpy as np
 
 from hbsk.inference.common_coefficients import ConditionalCommon
-from hbsk.inference.group_algebra import marginal_inverse, nonnegative, rotate_groups, unpack_symmetric
+from hbsk.inference.group_algebra import (
+    congruences,
+    lower_indices,
+    marginal_inverse,
+    nonnegative,
+    rotate_groups,
+    unpack_symmetric,
+)
 from hbsk.inference.statistics import GroupSums
 from hbsk.inference.threads import n_threads
 from hbsk.inference.variance_parameters import (
@@ -254,7 +261,7 @@ class MarginalModel:
     def _layout(self):
         """Index pairs of packed symmetric matrices, of varying and of common columns."""
         q, p1 = self.sums.zx.shape[:2]
-        return np.tril_indices(q), np.tril_indices(p1)
+        return lower_indices(q), lower_indices(p1)
 
     @cached_property
     def _rotated(self):
@@ -271,15 +278,18 @@ class MarginalModel:
         return [slice(start, min(start + BLOCK_GROUPS, n_groups)) for start in range(0, n_groups, BLOCK_GROUPS)]
 
     @cached_property
-    def _kept_products(self) -> list[np.ndarray] | None:
+    def _kept_products(self) -> list[tuple[np.ndarray, np.ndarray]] | None:
         """Products of all blocks where they are small enough to be kept between evaluations."""
         (row, _), (a, _) = self._layout
-        if len(row) * len(a) * self.sums.n_groups > KEPT_PRODUCTS:
+        if len(row) * (len(row) + len(a)) * self.sums.n_groups > KEPT_PRODUCTS:
             return None
         return [self._make_products(groups) for groups in self._blocks]
 
-    def _products(self, block: int):
-        """Return ``D_k' D_l + D_l' D_k`` (half of it for k = l) of a block, packed: (pairs_q, pairs_p, J)."""
+    def _products(self, block: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return what evaluations need of a block of groups.
+
+        The maps of `congruences`; and ``D_k' D_l + D_l' D_k`` (half of it for k = l), packed: (pairs_q, pairs_p, J).
+        """
         kept = self._kept_products
         return self._make_products(self._blocks[block]) if kept is None else kept[block]
 
@@ -295,7 +305,7 @@ class MarginalModel:
                 if k != m:
                     out += rotated[m, first] * rotated[k, : first + 1]
                 at += first + 1
-        return products
+        return congruences(self._rotated[0][:, :, groups]), products
 
     def _over_blocks(self, work: Callable[[int], tuple]) -> list[tuple]:
         """Return ``work(block)`` for all blocks, in order; in threads where that pays."""
@@ -322,12 +332,13 @@ class MarginalModel:
             ``C``.
         """
         _, (a, b) = self._layout
-        lower, _, within = self._rotated
+        within = self._rotated[2]
         covariance = factor @ factor.swapaxes(1, 2)
 
         def work(block):
-            inverse, log_det = marginal_inverse(lower[:, :, self._blocks[block]], covariance)
-            return log_det, np.tensordot(inverse, self._products(block), axes=([1, 2], [0, 2]))
+            maps, products = self._products(block)
+            inverse, log_det = marginal_inverse(maps, covariance)
+            return log_det, np.tensordot(inverse, products, axes=([1, 2], [0, 2]))
 
         log_det, packed = np.zeros(len(factor)), np.zeros((len(factor), len(a)))
         for block_log_det, block_packed in self._over_blocks(work):
@@ -352,8 +363,9 @@ class MarginalModel:
 
         def work(block):
             factors = lower[:, :, self._blocks[block]]
-            inverse, _ = marginal_inverse(factors, covariance)
-            crossed = np.tensordot(packed, self._products(block), axes=([1], [1])) * half  # D N D'
+            maps, products = self._products(block)
+            inverse, _ = marginal_inverse(maps, covariance)
+            crossed = np.tensordot(packed, products, axes=([1], [1])) * half  # D N D'
             return _block_gradient(factors, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q))
 
         total = np.zeros_like(factor)

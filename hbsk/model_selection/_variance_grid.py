@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 
 from hbsk._posterior import MarginalPosterior
 from hbsk.diagnostics import PARETO_K_THRESHOLD
-from hbsk.inference.integrate import N_REPLICATES, broad_t, find_mode, importance_sample, smoothed_weights, split_t
+from hbsk.inference.integrate import N_REPLICATES, find_mode, first_proposals, importance_sample, smoothed_weights
 from hbsk.inference.marginal import MarginalModel
 
 # Nodes times groups, and the bounds of the nodes that one of the engine's replicates draws. The sum over groups of
@@ -108,9 +108,7 @@ def integrate_finely(
         evaluated, weight, pareto_k = [model.evaluate(np.zeros((1, 0)))], np.ones(1), 0.0
     else:
         mode, precision = find_mode(model.value_and_gradient, model.parameters.theta_of(*start))
-        proposal, broad = (
-            find(lambda theta: model.evaluate(theta).log_density, mode, precision) for find in (split_t, broad_t)
-        )
+        proposal, broad = first_proposals(lambda theta: model.evaluate(theta).log_density, mode, precision)
         per_replicate = np.clip(ELEMENTS // (N_REPLICATES * n_units), *NODES_PER_REPLICATE)
         nodes = importance_sample(
             model.evaluate,
