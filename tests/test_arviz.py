@@ -1,0 +1,102 @@
+"""ArviZ takes what `to_datatree` returns, of both engines: summary, plots, LOO."""
+
+import warnings
+
+import matplotlib
+import numpy as np
+import pytest
+
+from hbsk import PartialPoolingRegressor
+from hbsk.datasets import load_eight_schools, load_sleepstudy
+from hbsk.exceptions import ConvergenceWarning
+
+matplotlib.use("agg")
+az = pytest.importorskip("arviz")
+
+SLEEP = {"group_features": "Subject", "random_state": 0, "draws": 300}
+SAMPLED = {"inference": "nuts", "chains": 2, "draws": 250, "tune": 400}
+MODELS = {
+    "intercepts": SLEEP,
+    "slopes": SLEEP | {"slope_features": ["Days"]},
+    "uncorrelated": SLEEP | {"slope_features": ["Days"], "correlated": False},
+    "no pooling": SLEEP | {"slope_features": ["Days"], "pooling": "none"},
+    "complete pooling": SLEEP | {"pooling": "complete"},
+    "schools": {"group_features": "school", "random_state": 0, "draws": 300},
+    "slopes by NUTS": SLEEP | SAMPLED | {"slope_features": ["Days"]},
+    "schools by NUTS": {"group_features": "school", "random_state": 0} | SAMPLED,
+}
+VARIANCES = {
+    "intercepts": {"sigma", "1|Subject_sigma"},
+    "slopes": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
+    "uncorrelated": {"sigma", "1|Subject_sigma", "Days|Subject_sigma"},
+    "no pooling": {"sigma"},
+    "complete pooling": {"sigma"},
+    "schools": {"1|school_sigma"},
+    "slopes by NUTS": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
+    "schools by NUTS": {"1|school_sigma"},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def fitted(request):
+    """Return name, model and tree; never changed by a test."""
+    if "school" in request.param:
+        schools = load_eight_schools(as_frame=True)
+        X, y, known = schools.data, schools.target, {"standard_error": schools.standard_error}
+    else:
+        (X, y), known = load_sleepstudy(return_X_y=True, as_frame=True), {}
+    model = PartialPoolingRegressor(**MODELS[request.param])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # short chains
+        model.fit(X, y, **known)
+    return request.param, model, model.to_datatree(X, y, **known)
+
+
+def test_summary_agrees_with_ours(fitted):
+    name, model, tree = fitted
+    with warnings.catch_warnings():
+        # R-hat of what is constant: the diagonal of a correlation matrix, and the mean of groups without pooling
+        warnings.filterwarnings("ignore", "invalid value encountered in scalar divide", RuntimeWarning)
+        full = az.summary(tree, round_to="none")
+    variables = set(tree["posterior"].data_vars)
+    assert variables >= VARIANCES[name]
+    assert not any(term.endswith("_sigma") or term.startswith("corr_") for term in variables - VARIANCES[name])
+    ours = model.summary()
+    for parameter in ours.index.intersection(full.index):
+        error = 6 * full.loc[parameter, "mcse_mean"] + 1e-12
+        assert full.loc[parameter, "mean"] == pytest.approx(ours.loc[parameter, "mean"], abs=error)
+
+
+@pytest.mark.parametrize("plot", ["plot_forest", "plot_trace_dist"])
+def test_plots_are_drawn(fitted, plot):
+    import matplotlib.pyplot as plt
+
+    name, _, tree = fitted
+    # Without pooling the mean of groups is no parameter: a constant, which has no density.
+    common = ["1|Subject"] if name == "no pooling" else ["Intercept"]
+    variables = [*common, *sorted(VARIANCES[name] - {"corr_Subject"})]
+    getattr(az, plot)(tree, var_names=variables, backend="matplotlib")
+    figure = plt.gcf()
+    figure.canvas.draw()
+    assert len(figure.axes) >= 1
+    plt.close("all")
+
+
+def test_loo_takes_the_log_likelihood(fitted):
+    _, _, tree = fitted
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Estimated shape parameter of Pareto", UserWarning)  # rows of subject 332
+        result = az.loo(tree, pointwise=True)
+    assert result.elpd_i.size == tree["observed_data"].to_dataset().sizes["__obs__"]
+    assert np.isfinite(result.elpd)
+
+
+def test_data_of_the_rows_are_there(fitted):
+    _, _, tree = fitted
+    assert {"posterior", "posterior_predictive", "log_likelihood", "observed_data"} <= set(tree.children)
+    ((_, observed),) = tree["observed_data"].data_vars.items()
+    ((_, replicated),) = tree["posterior_predictive"].data_vars.items()
+    within = (replicated.quantile(0.005, ["chain", "draw"]) <= observed) & (
+        observed <= replicated.quantile(0.995, ["chain", "draw"])
+    )
+    assert within.mean() > 0.9
