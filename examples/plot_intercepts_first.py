@@ -51,14 +51,14 @@ for name, model in {"sleep": sleep_models["slopes too"], "radon": radon_models["
 # -------------
 # Leave out one row and predict it from all others (``unit="row"``, the question where known groups will be met again),
 # or leave out a whole group (``unit="group"``, the question where new groups will be). No model is fitted again for
-# that. ``elpd_diff`` is how much worse a model predicts than the best one, in logarithms of density, and ``dse`` is the
-# standard error of that difference. A difference below 4, or below twice its error, is no proof for the larger model.
+# that. ``elpd_diff`` is how much worse a model predicts than the best one, in logarithms of density, ``dse`` the
+# standard error of that difference, and ``p`` the effective number of parameters. A difference below 4, or below twice
+# its error, is no proof for the larger model.
 
-tables = {
-    (data, unit): compare(models, X, y, unit=unit)
-    for data, models, X, y in (("sleep", sleep_models, days, reaction), ("radon", radon_models, homes, radon))
-    for unit in ("row", "group")
-}
+tables = {}
+for unit in ("row", "group"):
+    tables["sleep", unit] = compare(sleep_models, days, reaction, unit=unit)
+    tables["radon", unit] = compare(radon_models, homes, radon, unit=unit)
 print(pd.concat(tables)[["elpd_diff", "dse", "p"]].to_string())
 
 # %%
@@ -70,11 +70,11 @@ print(pd.concat(tables)[["elpd_diff", "dse", "p"]].to_string())
 # The difference is a sum over what was left out, and its parts say what it rests on. Each bar is a subject: how much
 # better the model with slopes foresees its ten days, from the other 17.
 
-gain = (
-    loo(sleep_models["slopes too"], days, reaction, unit="group").elpd_i.to_series()
-    - loo(sleep_models["intercepts"], days, reaction, unit="group").elpd_i.to_series()
-).sort_values()
-print(f"{(gain > 0).sum()} of {len(gain)} subjects gain, {gain.sum():.0f} together; subject {gain.index[0]} loses most")
+slopes, intercepts = (
+    loo(sleep_models[name], days, reaction, unit="group").elpd_i.to_series() for name in ("slopes too", "intercepts")
+)
+gain = (slopes - intercepts).sort_values()
+print(f"{(gain > 0).sum()} of {len(gain)} subjects gain, {gain.sum():.0f} together")
 
 figure, ax = plt.subplots(figsize=(7, 4.5), layout="constrained")
 ax.barh(np.arange(len(gain)), gain, color=np.where(gain > 0, "#0072B2", "#D55E00"), height=0.7)

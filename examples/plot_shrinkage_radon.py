@@ -13,6 +13,7 @@ does partial pooling do to counties of such different sizes?
 # one. Counties are sorted by size: large ones at the top stay where they are, small ones are pulled towards the mean,
 # and the further from it, the more.
 
+# sphinx_gallery_thumbnail_number = 2
 import matplotlib.pyplot as plt
 import pandas as pd
 
