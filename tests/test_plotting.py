@@ -436,6 +436,7 @@ def test_rank_display_draws_bars_within_the_ranks(few):
     heading, first, *_ = [text.get_text() for text in display.probabilities_]
     assert heading == "P(rank ≤ 2)"
     assert first == f"{display.probability[order[0]]:.0%}"
+    assert display.ax_.get_xticks().tolist() == list(range(1, 8))
     assert_legible(display)
 
 
@@ -519,6 +520,14 @@ def test_risk_display_marks_where_the_data_lie(target, n_target, baseball):
     assert display.position_.get_xdata() == [display.position] * 2
     assert display.squared_distance[-1] >= display.position
     assert_legible(display)
+
+
+def test_an_estimate_at_the_target_is_seen_beside_the_axis():
+    schools = load_eight_schools(as_frame=True)
+    model = JamesSteinEstimator(group_features="school")
+    display = RiskDisplay.from_estimator(model.fit(schools.data, schools.target, standard_error=schools.standard_error))
+    assert display.position == 0
+    assert display.ax_.get_xlim()[0] < 0
 
 
 def test_risk_display_counts_the_columns_of_a_regression(rng):

@@ -188,8 +188,7 @@ class RankDisplay:
         style = _style.styled(style, no_pooling_kwargs, Line2D)
         (self.no_pooling_,) = ax.plot(self.no_pooling_rank[order], place, **style)
         ax.set_xlim(1 - 0.03 * n_groups, n_groups + 0.03 * n_groups)
-        ticks = [tick for tick in ax.get_xticks() if 1 < tick <= n_groups and tick == int(tick)]
-        ax.set_xticks([1, *ticks[1:]] if ticks and ticks[0] < 3 else [1, *ticks])
+        ax.set_xticks(_rank_ticks(ax.get_xticks(), n_groups))
         ax.set_xlabel(f"rank of the {self.factor}'s {self.term}")
         _style.label_groups(ax, _style.shorten(self.labels[order].tolist()), self.factor)
         self.probabilities_ = self._write_probabilities(ax)
@@ -213,6 +212,13 @@ class RankDisplay:
                     )
                 )
         return texts
+
+
+def _rank_ticks(chosen: np.ndarray, n_groups: int) -> list[float]:
+    """Return 1 and those of Matplotlib's ticks that are ranks and leave room for the 1."""
+    ticks = [tick for tick in chosen if 1 < tick <= n_groups and tick == int(tick)]
+    step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
+    return [1.0, *(tick for tick in ticks if tick - 1 > 0.6 * step)]
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -226,7 +226,9 @@ class RiskDisplay:
             self.position_ = ax.axvline(
                 self.position, color=_style.GREY, linestyle=":", label="estimate for these data"
             )
-        ax.set_xlim(0.0, self.squared_distance[-1])
+        most = self.squared_distance[-1]
+        # A line at 0 would hide behind the axis.
+        ax.set_xlim(-0.02 * most if self.position is not None and self.position < 0.01 * most else 0.0, most)
         ax.set_ylim(0.0, 1.08 * self.n_groups)
         target = "target" if self.n_target else "fixed target"
         ax.set_xlabel(f"squared distance of the true means from the {target}, $|\\theta - t|^2 / v$")
