@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from hbsk._formula import parse_formula
+from hbsk._sources import GROUPS
+
 _METHODS = ("fit", "predict", "score")
 
 
@@ -19,14 +22,18 @@ class GroupRoutingMixin:
 
     group_features: Any
 
-    def _takes_groups_keyword(self) -> bool:
-        """Tell whether labels arrive by `groups=`; estimators with other ways to name a column say so here."""
-        return self.group_features is None
+    def _labels_come_by_keyword(self) -> bool:
+        """Tell whether labels may arrive by `groups=`: not where `group_features` or a formula names columns."""
+        if self.group_features is not None:
+            return False
+        formula = getattr(self, "formula", None)
+        return formula is None or _names_groups(formula)
 
     def get_metadata_routing(self) -> Any:
         """Get the metadata requests of this estimator.
 
-        With `group_features` set, `groups` is answered as not requested, whatever `set_fit_request` said.
+        With `group_features` set, or a formula that takes its groups from other names than `groups`, `groups` is
+        answered as not requested, whatever `set_fit_request` said.
 
         Returns
         -------
@@ -35,9 +42,17 @@ class GroupRoutingMixin:
         """
         # A copy: the estimator's own requests must not change by being asked for.
         requests = super().get_metadata_routing()  # type: ignore[misc]
-        if not self._takes_groups_keyword():
+        if not self._labels_come_by_keyword():
             for method in _METHODS:
                 request = getattr(requests, method)
-                if "groups" in request.requests:
-                    request.add_request(param="groups", alias=False)
+                if GROUPS in request.requests:
+                    request.add_request(param=GROUPS, alias=False)
         return requests
+
+
+def _names_groups(formula: Any) -> bool:
+    """Tell whether `groups` stands right of `|`."""
+    try:
+        return GROUPS in parse_formula(formula).factor_names
+    except (TypeError, ValueError):
+        return False  # fit says what is wrong with it, and is not kept from it by scikit-learn's word on `groups`
