@@ -219,6 +219,21 @@ def test_moment_estimates_against_dense_matrices(seed, n_target):
         assert paule_mandel == 0.0
 
 
+@pytest.mark.parametrize("excess", [-0.4, 0.0, 0.4, 1.0])
+def test_moment_estimates_just_above_and_below_what_errors_alone_give(excess):
+    y, v, z = problem(8, 1)
+    p, degrees = dense_projection(v, z, 0.0), len(y) - 1
+    y = y * np.sqrt((degrees + excess) / (y @ p @ y))
+    cells = collect_cells(y, v, z)
+    assert between_group_variance(cells, "dersimonian-laird") == pytest.approx(max(excess, 0) / np.trace(p), abs=1e-12)
+    paule_mandel = between_group_variance(cells, "paule-mandel")
+    if excess > 0:
+        assert y @ dense_projection(v, z, paule_mandel) @ y == pytest.approx(degrees, rel=1e-11)
+        assert paule_mandel > 0.1 * excess / np.trace(p)
+    else:
+        assert paule_mandel < 1e-12
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_means_closer_than_their_errors_have_no_variance_between(method):
     y, v = np.array([0.1, -0.2, 0.15, 0.0, 0.05]), np.array([1.0, 2.0, 0.5, 1.5, 3.0])
@@ -262,6 +277,30 @@ def test_many_different_variances_take_a_short_cut_to_the_same_answer(tau, monke
     assert _shrinkage._merge_cells(cells).n_groups == 400
     short = [between_group_variance(cells, method) for method in ("reml", "ml")] + [sure(cells)[0]]
     np.testing.assert_allclose(short, exact, rtol=1e-10, atol=0)
+
+
+def test_merged_cells_are_of_nearly_equal_variance(monkeypatch):
+    y, v, z = problem(13, 1, n_groups=900, repeat=1)
+    cells = collect_cells(y, v, z)
+    monkeypatch.setattr(_shrinkage, "_MOST_CELLS", 50)
+    few = _shrinkage._merge_cells(cells)
+    assert 40 < len(few.variances) <= 50
+    ends = np.append(0, np.cumsum(few.counts)).astype(int)
+    width = np.exp(np.log(cells.variances[-1] / cells.variances[0]) / 50) * (1 + 1e-12)
+    for k in range(len(few.variances)):
+        part = slice(ends[k], ends[k + 1])
+        assert cells.variances[part].max() / cells.variances[part].min() <= width
+        assert few.variances[k] == pytest.approx(cells.variances[part].mean())
+        np.testing.assert_allclose(few.products[k], cells.products[part].sum(axis=0))
+
+
+@pytest.mark.parametrize("guess", [0.9, 4.9, 5.0, 5.1, 40.0])
+def test_a_good_guess_is_polished_to_the_root_beside_it(guess):
+    # Negative below 1, positive from 1 to 5, negative beyond: 0 and 5 are maxima of what this is the slope of.
+    found = _shrinkage._polish(lambda tau2: (tau2 - 1.0) * (5.0 - tau2), guess, 1e-3)
+    assert found == pytest.approx(5.0 if guess > 1 else 0.0, rel=1e-12)
+    assert _shrinkage._polish(lambda tau2: 3e-7 - tau2, 0.0, 1e-3) == pytest.approx(3e-7, rel=1e-9)
+    assert _shrinkage._polish(lambda tau2: -tau2, 0.0, 1e-3) == 0.0
 
 
 def test_target_coefficients_are_generalised_least_squares():
