@@ -223,11 +223,13 @@ class MarginalModel:
             prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), relative_sd)
             return (likelihood + prior) * np.exp(x - log_sigma)
 
-        # The residual sum of squares at sigma = reference is a start within a few per cent.
+        # The residual sum of squares at sigma = reference, over the degrees of freedom that the coefficients and the
+        # Jacobians of the sds leave, is a start within a tenth of a width where rows are many.
         _, _, coordinate = common.at(np.log(common.reference)[:, None])
         fitted = np.sum(coordinate[:, 0] * (common.slope + common.constant), axis=1)
         left = np.maximum(common.residual - fitted, 1e-3 * common.residual) + 1e-300
-        x = np.log(common.reference) + 0.5 * np.log(left / max(self.sums.n, 1.0))
+        degrees = self.sums.n - common.share.sum(axis=1) - self.parameters.n_varying - 1.0
+        x = np.log(common.reference) + 0.5 * np.log(left / np.maximum(degrees, 0.5 * max(self.sums.n, 1.0)))
         difference = np.array([0.0, 1e-4])
         for _ in range(SIGMA_NEWTON_STEPS):
             here, above = slope(x[:, None] + difference).T
