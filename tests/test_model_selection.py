@@ -96,6 +96,7 @@ def test_intervals():
     np.testing.assert_allclose(interval, [[-1.64485, 1.64485], [6.71029, 13.28971]], atol=1e-5)
     assert _scores.coverage(np.array([1.64, 13.3]), interval) == 0.5
     assert _scores.coverage(interval[:, 0], interval) == 1.0
+    assert np.isnan(_scores.coverage(np.array([1.64, 13.3]), np.where(interval == interval[0, 0], np.nan, interval)))
     assert _scores.width(interval) == pytest.approx(1.644854 * 3)
 
 
@@ -283,6 +284,24 @@ def test_questions_of_ones_own(noted, data):
     assert one_fold["mean"].item() == pytest.approx(np.abs(y.to_numpy()[20:31] - 0.25).mean())
 
 
+@pytest.mark.parametrize(
+    ("cv", "name"), [(3, "KFold"), (GroupKFold(3), "GroupKFold"), (list(KFold(3).split(np.empty(12))), "folds")]
+)
+def test_name_of_a_single_question(noted, cv, name):
+    groups = np.array(list("abcabcabcabc"))
+    comparison = compare_estimators({"n": noted()}, np.zeros((12, 1)), np.arange(12.0), groups, cv=cv, scoring=["mae"])
+    assert list(comparison["question"]) == [name]
+
+
+def test_rows_without_an_answer_make_the_coverage_nan_as_they_do_the_error(data):
+    X, y = data
+    model = JamesSteinEstimator(group_features="group", unknown_groups="nan")
+    comparison = compare_estimators({"m": model}, X, y, groups=X["group"], scoring=["rmse", "coverage", "width"])
+    for metric in ("rmse", "coverage", "width"):
+        assert np.isfinite(value(comparison, KNOWN, "m", metric))
+        assert np.isnan(value(comparison, NEW, "m", metric))
+
+
 def test_groups_go_to_the_last_step_whether_routing_is_on_or_off(noted, data):
     X, y = data
     for routing in (False, True):
@@ -411,6 +430,13 @@ TABLE = (np.arange(12.0)[:, None], np.arange(12.0) ** 2, list("aabbccaabbcc"))
             {},
             ValueError,
             "cv='both' asks about new groups, but all rows belong to one group. Use cv='known'.",
+        ),
+        (
+            (LINE, *TABLE[:2], "school"),
+            {},
+            TypeError,
+            "compare_estimators takes the group of each row in groups=, but got 'school'. Where that is a column of X, "
+            "pass the column: groups=X['school'].",
         ),
         (
             (LINE, *TABLE),

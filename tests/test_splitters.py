@@ -176,6 +176,8 @@ def test_more_folds_than_rows():
 
 
 def test_groups_of_another_length():
+    with pytest.raises(TypeError, match=r"WithinGroupKFold takes .* got 'g'\..* groups=X\['g'\]"):
+        WithinGroupKFold(2).split(np.zeros((3, 1)), groups="g")
     with pytest.raises(ValueError, match="inconsistent numbers of samples"):
         WithinGroupKFold(3).split(np.zeros((8, 1)), groups=GROUPS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from hbsk._validation import check_target
 from hbsk.model_selection import _scores
 from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
 from hbsk.model_selection._scorers import GroupScorer
-from hbsk.model_selection._splitters import WithinGroupKFold, encode_groups
+from hbsk.model_selection._splitters import WithinGroupKFold, encode_groups, refuse_name
 from hbsk.partial_pooling import PartialPoolingRegressor
 
 __all__ = ["compare_estimators"]
@@ -64,7 +65,7 @@ def compare_estimators(
     cv : {"both", "known", "new"}, int, splitter, iterable or dict, default="both"
         The questions. "known": `WithinGroupKFold(5, shuffle=True, random_state=0)`; "new": `GroupKFold(5)`; fewer folds
         where there are fewer groups. A dict maps the name of a question to a splitter (or an int, or an iterable of
-        training and test rows); a single one of these is named after its class.
+        training and test rows); a single splitter is named after its class, a single iterable is called "folds".
     scoring : list of str, dict of str to scorer, or None, default=None
         What is measured. None: all of the metrics below. A list may name these and scikit-learn's scorers ("r2"). A
         dict maps names to either, or to functions `scorer(estimator, X, y)`; :func:`make_group_scorer` makes such
@@ -143,6 +144,7 @@ def compare_estimators(
                              partial pooling  50.0       0.9
     """
     estimators = _check_estimators(estimators)
+    refuse_name(groups, "compare_estimators")
     X, y, groups = indexable(X, y, groups)
     y = check_target(y, _num_samples(X), "compare_estimators")
     measures = _check_scoring(scoring)
@@ -234,7 +236,9 @@ def _questions(cv: Any, X: Any, y: np.ndarray, groups: Any) -> dict[str, list[tu
         # The others warn where they are given groups.
         takes = get_routing_for_object(splitter).consumes("split", {GROUPS})
         folds = list(splitter.split(X, y, codes if takes else None))
-        questions[type(splitter).__name__ if question is None else question] = folds
+        if question is None:
+            question = type(splitter).__name__ if hasattr(cv, "split") or isinstance(cv, Integral) else "folds"
+        questions[question] = folds
     return questions
 
 

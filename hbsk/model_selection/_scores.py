@@ -46,7 +46,9 @@ def log_score(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> float:
 
 
 def coverage(y: np.ndarray, interval: np.ndarray) -> float:
-    """Fraction of the intervals, shape (n, 2), that hold their y."""
+    """Fraction of the intervals, shape (n, 2), that hold their y; NaN where one of them is."""
+    if np.isnan(interval).any():
+        return np.nan
     return float(np.mean((interval[:, 0] <= y) & (y <= interval[:, 1])))
 
 

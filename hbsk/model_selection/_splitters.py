@@ -16,7 +16,7 @@ from hbsk._messages import shown
 from hbsk._sources import read_keyword
 from hbsk._table import Table
 
-__all__ = ["WithinGroupKFold", "encode_groups"]
+__all__ = ["WithinGroupKFold", "encode_groups", "refuse_name"]
 
 
 class WithinGroupKFold(BaseCrossValidator):
@@ -99,6 +99,7 @@ class WithinGroupKFold(BaseCrossValidator):
             For each fold the positions of the rows to fit to and of the rows to predict.
         """
         # Not a generator itself, so that errors come at the call and not at the first fold.
+        refuse_name(groups, type(self).__name__)
         X, y, groups = indexable(X, y, groups)
         codes = encode_groups(groups, _num_samples(X), type(self).__name__)
         if self.n_splits > len(codes):
@@ -141,6 +142,15 @@ class WithinGroupKFold(BaseCrossValidator):
         folds = np.empty(len(codes), dtype=np.intp)
         folds[rows] = (first + np.arange(len(codes))) % self.n_splits
         return folds
+
+
+def refuse_name(groups: Any, user: str) -> None:
+    """Raise for the name of a column in place of the column, before its letters are counted as labels."""
+    if isinstance(groups, str):
+        raise TypeError(
+            f"{user} takes the group of each row in groups=, but got {shown(groups)}. Where that is a column of X, "
+            f"pass the column: groups=X[{shown(groups)}]."
+        )
 
 
 def encode_groups(groups: Any, n_rows: int, user: str) -> np.ndarray:
