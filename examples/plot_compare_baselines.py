@@ -119,9 +119,9 @@ plt.show()
 # Known groups: own intercepts have the lowest error in both data sets or are level with it, and Ridge with a column for
 # each group is nearly or just as good: it is the same idea, with the amount of shrinkage searched for instead of
 # learnt. What it does not have are the columns from ``crps`` to ``width``: how sure a prediction is. Own slopes pay
-# little among the pupils and nothing in the counties. ``TargetEncoder`` and boosting use the groups less well; boosting
-# also finds little that straight lines of a few features had missed.
+# little among the pupils and nothing in the counties. ``TargetEncoder`` uses the groups less well where they matter
+# most, among the pupils, and boosting in both; it also finds little that straight lines of a few features had missed.
 #
 # New groups: nobody can know them, and the model that never looked at groups is as good as any. What a model should do
-# here is no harm, and hbsk's does next to none. Encoder and boosting do: they rely on a column that says nothing of a
-# new school.
+# here is no harm, and hbsk's does next to none. Boosting does in both data sets, and the encoder among the pupils: they
+# rely on a column that says nothing of a new school.

@@ -58,8 +58,10 @@ comparison.pivot(index=["question", "estimator"], columns="metric", values="mean
 # %%
 # Known subjects are predicted far better by their own lines, and best by lines that borrow from each other. For a new
 # subject there is nothing to go by but the population, and all three give the same mean. What they differ in is how
-# much they know of their ignorance: only partial pooling learns how much subjects differ from each other, and its 90
-# % intervals are wide enough for someone new.
+# much they know of their ignorance. Complete pooling takes the differences between subjects for noise, as large on the
+# first day as on the last; no pooling, which has no population, answers for someone new as complete pooling does. Only
+# partial pooling learns how much levels and slopes differ between subjects: its 90 % intervals grow with the days and
+# are wide enough for someone new, where those of the other two cover somewhat less than they promise.
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
 table = comparison.set_index(["metric", "estimator", "question"]).sort_index()
 questions = comparison["question"].unique()
