@@ -94,7 +94,7 @@ names = [
 ]
 names[-1] = "a county not among the 85"
 ax.set_yticks(place, names)
-ax.set_xlabel("mean log radon of basements in the county, at average uranium")
+ax.set_xlabel("mean log radon of basements in the county, at a log uranium of 0")
 figure.legend(loc="outside upper right", ncols=2)
 ax.spines[["top", "right"]].set_visible(False)
 plt.show()
