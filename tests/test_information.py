@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 from scipy.special import logsumexp
-from scipy.stats import multivariate_normal
+from scipy.stats import halfnorm, multivariate_normal
 
 from hbsk import PartialPoolingRegressor
 from hbsk._marginal_fit import integrate_model
-from hbsk.datasets import load_sleepstudy
+from hbsk.datasets import load_eight_schools, load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import GroupSums
@@ -118,7 +118,7 @@ def test_leaving_a_group_out_equals_refitting(sleepstudy):
     # (by 0.16 with sixteen times the nodes): a bridge from one posterior to the other does not care.
     fast = loo(model, X, y, unit="group").elpd_i.to_series()
     groups = np.unique(X["Subject"])
-    brute = np.array([(bridged_without if g == "332" else refit_without)(model, X, y, g) for g in groups])
+    brute = np.array([(bridged_without if g == 332 else refit_without)(model, X, y, g) for g in groups])
     np.testing.assert_allclose(fast, brute, atol=0.05)
     assert fast.sum() == pytest.approx(brute.sum(), abs=0.1)
 
@@ -148,3 +148,26 @@ def test_other_rows_than_those_of_fit_are_refused(sleepstudy):
     X, y, model = sleepstudy
     with pytest.raises(ValueError, match="fit"):
         loo(model, X.iloc[:-1], y.iloc[:-1], unit="group")
+
+
+def test_eight_schools_as_by_quadrature():
+    schools = load_eight_schools(as_frame=True)
+    X, y, error = schools.data, schools.target.to_numpy(dtype=float), schools.standard_error.to_numpy(dtype=float)
+    model = PartialPoolingRegressor(group_features="school").fit(X, y, standard_error=error)
+    mean, sd = model.priors_["Intercept"][1]["mu"], model.priors_["Intercept"][1]["sigma"]
+    tau = np.linspace(1e-4, 150.0, 20001)
+    log_prior = halfnorm.logpdf(tau, scale=model.priors_["1|school"][1]["sigma"][1]["sigma"])
+
+    def log_evidence(keep):
+        variance = tau[:, None] ** 2 + error[keep] ** 2
+        precision = 1 / sd**2 + np.sum(1 / variance, axis=1)
+        best = (mean / sd**2 + np.sum(y[keep] / variance, axis=1)) / precision
+        quadratic = np.sum((y[keep] - best[:, None]) ** 2 / variance, axis=1) + ((best - mean) / sd) ** 2
+        return logsumexp(
+            log_prior - 0.5 * (quadratic + np.sum(np.log(2 * np.pi * variance), axis=1) + np.log(precision))
+        )
+
+    exact = [log_evidence(np.arange(8)) - log_evidence(np.delete(np.arange(8), j)) for j in range(8)]
+    # PSIS on draws of NUTS is 0.03 too high in each school, with k below 0.7.
+    for unit in ("row", "group"):
+        np.testing.assert_allclose(loo(model, X, y, standard_error=error, unit=unit).elpd_i, exact, atol=0.002)
