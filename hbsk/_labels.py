@@ -48,7 +48,7 @@ class GroupFactor:
         columns : sequence of 1-D columns
             One column, or several for an interaction, whose labels are then tuples.
         """
-        codes, labels = _factorize_columns(columns)
+        codes, labels = _factorize_of(name, columns)
         if len(columns) == 1:
             codes, labels = _sort_labels(codes, labels)
         return cls(name, labels), codes
@@ -68,7 +68,7 @@ class GroupFactor:
             codes = self._encode_few(columns[0])
             if codes is not None:
                 return codes
-        codes, labels = _factorize_columns(columns)
+        codes, labels = _factorize_of(self.name, columns)
         positions = self._positions(labels)
         unseen = np.flatnonzero(positions < 0)
         positions[unseen] = self.n_groups + np.arange(len(unseen))
@@ -263,6 +263,15 @@ def _plain_labels(labels: Any) -> np.ndarray:
         _refuse_infinite(labels.astype(np.float64))
         return labels.astype(np.float64)
     return labels
+
+
+def _factorize_of(name: str, columns: Sequence[Values]) -> tuple[np.ndarray, np.ndarray]:
+    """`_factorize_columns` with the name of the factor in its errors."""
+    try:
+        return _factorize_columns(columns)
+    except (TypeError, ValueError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"Grouping factor {name!r}: {error}") from error
 
 
 def _factorize_columns(columns: Sequence[Values]) -> tuple[np.ndarray, np.ndarray]:

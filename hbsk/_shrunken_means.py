@@ -170,6 +170,12 @@ def _why_not(groups: GroupMeans, n_target: int, *, known_tau2: bool) -> str:
             f"with {what} there is nothing to learn the amount of shrinkage from (the factor J - {n_target} - 2 of "
             f"James and Stein must be positive): at least {n_target + 3} groups are needed"
         )
+    if (groups.counts % 1 != 0).any():
+        return (
+            f"the weights, which count copies of rows, sum to {groups.counts.sum():.4g} in {n_groups} groups, too "
+            "little to tell the variance within groups from the variance between them; pass standard_error= if the "
+            "sampling errors of y are known"
+        )
     return (
         "no group has two rows, so the variance within groups cannot be told from the variance between them; pass "
         "standard_error= if the sampling errors of y are known"

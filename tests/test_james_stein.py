@@ -315,6 +315,14 @@ def test_groups_of_one_row_say_nothing_about_the_variance_within(method, rng):
     assert np.isfinite(estimator.theta_sd_).all()
 
 
+def test_weights_that_count_too_few_rows(rng):
+    X, y = np.repeat(np.arange(5), 6)[:, None], rng.normal(size=30)
+    estimator = JamesSteinEstimator(group_features=0)
+    with pytest.warns(ShrinkageWarning, match="the weights, which count copies of rows, sum to 3 in 5 groups"):
+        estimator.fit(X, y, sample_weight=np.full(30, 0.1))
+    np.testing.assert_allclose(estimator.theta_, estimator.group_means_)
+
+
 def test_one_group(rng):
     y = rng.normal(size=6)
     estimator = JamesSteinEstimator(group_features=0)

@@ -209,11 +209,14 @@ def test_factors_pickle_small_and_without_their_lookup():
 
 
 def test_infinite_and_unhashable_labels():
-    with pytest.raises(ValueError, match=r"infinity \(inf\)"):
+    with pytest.raises(ValueError, match=r"^Grouping factor 'g': Group labels contain infinity \(inf\)"):
         GroupFactor.learn("g", [np.array([1.0, np.inf])])
     with pytest.raises(ValueError, match="inf"):
         GroupFactor.learn("g", [np.array([1.0, -np.inf], dtype=object)])
     with pytest.raises(ValueError, match="inf"):
         GroupFactor.learn("g", [pd.Series([1.0, np.inf], dtype="category")])
-    with pytest.raises(TypeError, match=r"argument must be a string, a number .* unhashable"):
+    with pytest.raises(TypeError, match=r"^Grouping factor 'g': .* argument must be a string, a number .* unhash"):
         GroupFactor.learn("g", [np.array([1.0, {"foo": "bar"}], dtype=object)])
+    factor, _ = GroupFactor.learn("g", [np.array([1.0, 2.0])])
+    with pytest.raises(ValueError, match=r"^Grouping factor 'g': .*infinity"):
+        factor.encode(np.array([1.0, np.inf]))
