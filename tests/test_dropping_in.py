@@ -154,9 +154,9 @@ def test_error_score_raise_shows_the_error(estimator_class, schools):
     assert letter_of(caught.value, estimator_class) == "**a**"
 
 
-def test_two_processes(schools):
+def test_two_processes(estimator_class, schools):
     X, y = schools
-    model = PartialPoolingRegressor(group_features="school")
+    model = estimator_class(group_features="school")
     one, two = (cross_val_score(model, X, y, cv=FOLDS, n_jobs=n_jobs) for n_jobs in (1, 2))
     np.testing.assert_allclose(two, one, rtol=1e-9)
     assert one.min() > 0.9
