@@ -8,7 +8,7 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._datatree import posterior_datatree
-from hbsk._group_effects import group_effect_table, shrinkage_frames
+from hbsk._group_effects import correlation_frames, group_effect_table, sd_series, shrinkage_frames
 from hbsk._inference import bambi_model, diagnose_fit, model_priors
 from hbsk._model_frame import read_new_rows, read_training_frame
 from hbsk._summary import rank_table, summary_table
@@ -22,6 +22,18 @@ class PosteriorAnswersMixin:
         """Coefficients of every group; see `group_effects`, here without intervals."""
         check_is_fitted(self)
         return self.group_effects(coverage=None)
+
+    @property
+    def group_sd_(self):
+        """Posterior means of the sds between groups, by factor."""
+        check_is_fitted(self)
+        return sd_series(self._frame, self._fitted.posterior)
+
+    @property
+    def group_correlation_(self):
+        """Posterior means of the correlations of varying terms, by factor."""
+        check_is_fitted(self)
+        return correlation_frames(self._frame, self._fitted.posterior)
 
     @property
     def shrinkage_(self):

@@ -84,10 +84,12 @@ def _sampled_diagnostics(names, values, n_chains, n_common, in_model) -> pd.Data
     chains = values.reshape(n_chains, -1, values.shape[1])
     axes = {"chain_axis": 0, "draw_axis": 1}
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
-    table["r_hat"] = array_stats.rhat(chains, **axes)
-    table["ess_bulk"] = array_stats.ess(chains, method="bulk", **axes)
-    table["ess_tail"] = array_stats.ess(chains, method="tail", prob=(TAIL_PROBABILITY, 1 - TAIL_PROBABILITY), **axes)
-    table["mcse_mean"] = array_stats.mcse(chains, method="mean", **axes)
+    tails = (TAIL_PROBABILITY, 1 - TAIL_PROBABILITY)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of what stands still, NaN is the answer
+        table["r_hat"] = array_stats.rhat(chains, **axes)
+        table["ess_bulk"] = array_stats.ess(chains, method="bulk", **axes)
+        table["ess_tail"] = array_stats.ess(chains, method="tail", prob=tails, **axes)
+        table["mcse_mean"] = array_stats.mcse(chains, method="mean", **axes)
     table["in_model"] = np.concatenate([np.ones(len(names) - n_common, dtype=bool), in_model])
     return table
 

@@ -13,7 +13,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._answers import PosteriorAnswersMixin, check_coverage
-from hbsk._group_effects import correlation_frames, sd_series
 from hbsk._inference import infer
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
@@ -415,8 +414,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         nodes = posterior.variance_nodes()
         self.sigma_ = float("nan") if self._has_known_errors else float(posterior.weight @ nodes.sigma)
         self.groups_ = {factor.name: frame.factors[factor.name].labels for factor in frame.grouped.factors}
-        self.group_sd_ = sd_series(frame, posterior)
-        self.group_correlation_ = correlation_frames(frame, posterior)
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.trusted:
             warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])

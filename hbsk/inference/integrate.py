@@ -200,7 +200,7 @@ def find_mode(
 
 
 def first_proposals(log_density, mode: np.ndarray, precision: np.ndarray) -> tuple[SplitT, SplitT | None]:
-    """Return the split-t about the mode, and a broad one where the density has shoulders far from it.
+    """Return the split-t about the mode, and a broad one where the density may have shoulders far from it.
 
     Both look at the density along lines from the mode, at points that are evaluated in one call.
     """
@@ -208,15 +208,9 @@ def first_proposals(log_density, mode: np.ndarray, precision: np.ndarray) -> tup
     # A flat or rising direction is given the length at which priors on log sds have decayed.
     scale = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
     near, far = (_lines(distances, len(mode)) for distances in (SPLIT_DISTANCES, SHOULDER_DISTANCES))
-    points = mode + np.concatenate([np.zeros((1, len(mode))), near @ scale.T, far])
-    everything = log_density(points)
+    everything = log_density(mode + np.concatenate([np.zeros((1, len(mode))), near @ scale.T, far]))
     drop = everything[0] - everything[1:]
-    split = _split_t(mode, scale, drop[: len(near)])
-    # A shoulder is where the density lies above the split-t, both relative to the mode: in 150 random problems half of
-    # those with two varying columns, none of those with one.
-    excess = -drop - (split.log_density(points[1:]) - split.log_density(points[:1]))
-    has_shoulders = excess[len(near) :].max() > 0
-    return split, _broad_t(mode, scale, drop[len(near) :]) if has_shoulders else None
+    return _split_t(mode, scale, drop[: len(near)]), _broad_t(mode, scale, drop[len(near) :])
 
 
 def _lines(distances, d):
@@ -237,7 +231,7 @@ def _split_t(mode, scale, drop):
 
 
 def _broad_t(mode, scale, drop):
-    """Return a proposal for shoulders far from the mode.
+    """Return a proposal for shoulders far from the mode, or None where the density has none.
 
     A sd that may be zero leaves its correlations free: mass lies far out in several coordinates at once, where neither
     curvature nor axes lead. Along each coordinate the proposal reaches as far, in units of theta, as the density has
@@ -248,6 +242,8 @@ def _broad_t(mode, scale, drop):
     drop = drop.reshape(2, len(SHOULDER_DISTANCES), d)
     reach = np.max(np.where(drop < SHOULDER_DROP, 0.75 * SHOULDER_DISTANCES[:, None], 0.0), axis=1)
     below, above = np.maximum(reach, INFLATION * sd)
+    if np.all(np.maximum(below, above) < 2 * sd):
+        return None
     return SplitT(mode, np.eye(d), below, above)
 
 
@@ -308,14 +304,12 @@ def importance_sample(
     monitored : callable
         Maps the list of evaluated rounds to values (n_nodes, k) whose error counts.
     broad : SplitT, optional
-        A second proposal, for a third of the nodes of the first round.
+        The second proposal, where the nodes of the first are not enough.
     first_per_replicate : int
         Nodes of each replicate in the first round.
     max_nodes : int
     """
     rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt=0)]
-    if broad is not None:
-        rounds.append(_Round.drawn(broad, evaluate, max(2, first_per_replicate // 2), salt=100))
     per_replicate = first_per_replicate
     for salt in range(1, MAX_ROUNDS + 1):
         nodes = _weigh(rounds)
@@ -325,6 +319,10 @@ def importance_sample(
             break
         if 3 * len(nodes.weight) > max_nodes:
             break
+        if broad is not None:
+            rounds.append(_Round.drawn(broad, evaluate, max(2, first_per_replicate // 2), salt=100))
+            broad = None
+            continue
         per_replicate *= 2
         rounds.append(_Round.drawn(_refit(nodes), evaluate, per_replicate, salt))
     return nodes
