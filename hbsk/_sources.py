@@ -80,7 +80,8 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
             if not -n_columns <= item < n_columns:
                 raise ValueError(
                     f"group_features={shown(group_features)}: X has no column at position {int(item)}; it has "
-                    f"{n_columns} columns, so positions go from {-n_columns} to {n_columns - 1}."
+                    f"{n_columns} columns, so positions go from {-n_columns} to {n_columns - 1}. A transformer "
+                    "before this step may have dropped or moved columns."
                 )
             column = table.names[item]
             sources.append(FactorSource(column, (column,)))
