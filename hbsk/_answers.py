@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
@@ -10,7 +10,8 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._datatree import posterior_datatree
 from hbsk._group_effects import correlation_frames, group_effect_table, sd_series, shrinkage_frames
 from hbsk._inference import bambi_model, diagnose_fit, model_priors
-from hbsk._model_frame import read_new_rows, read_training_frame
+from hbsk._messages import shown
+from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._summary import rank_table, summary_table
 
 
@@ -107,7 +108,8 @@ class PosteriorAnswersMixin:
         Parameters
         ----------
         X, y, groups, standard_error : array-like, default=None
-            Rows for which to add ``posterior_predictive`` and, with y, ``log_likelihood`` and ``observed_data``.
+            Rows, of groups that fit has seen, for which to add ``posterior_predictive`` and, with y, ``log_likelihood``
+            and ``observed_data``.
         draws : int, default=None
             Draws of each chain; None is the estimator's. NUTS has no more than it drew.
         random_state : int, RandomState instance, Generator or None, default=None
@@ -120,9 +122,17 @@ class PosteriorAnswersMixin:
             ``corr_<factor>``.
         """
         check_is_fitted(self)
+        if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):
+            raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
         rows = None
         if X is not None:
             rows, read = read_new_rows(self, self._frame, X, groups, standard_error, y=y)
+            n_unknown = int(unknown_rows(read).sum())
+            if n_unknown:
+                raise ValueError(
+                    f"{n_unknown} rows of X are of groups that fit has not seen, whose effects are no parameters of "
+                    "the posterior. Leave them out of to_datatree; sample_y and predict_interval know new groups."
+                )
             y = read.y
             self._require_standard_error(standard_error, "to_datatree with X")
         elif y is not None or groups is not None or standard_error is not None:

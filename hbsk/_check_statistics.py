@@ -170,7 +170,10 @@ def _call(name: str, statistic: Callable, values: np.ndarray, arguments: dict) -
         result = statistic(column.copy(), **arguments)
         if isinstance(result, pd.Series):
             labels = result.index.tolist()
-        result = np.asarray(result, dtype=np.float64)
+        try:
+            result = np.asarray(result, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"statistic {name!r} must return numbers, got {result!r}.") from error
         if result.ndim > 1:
             raise ValueError(
                 f"statistic {name!r} returned an array of shape {result.shape}; it must return a number, or a 1-D "

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
 import pandas as pd
 
 from hbsk._group_effects import column_labels, common_counterparts, label_index
+from hbsk._messages import shown
 from hbsk._posterior import RowMixture
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import mixture_quantiles
@@ -53,8 +56,8 @@ def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) ->
     factor = frame.specification.factors[f]
     labels = frame.factors[factor.name].labels
     n_groups = len(labels)
-    if top is not None and not 1 <= top <= n_groups:
-        raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {top!r}.")
+    if top is not None and (not isinstance(top, Integral) or isinstance(top, bool) or not 1 <= top <= n_groups):
+        raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")
     coefficients = _coefficient_draws(posterior, frame.specification, f, k, n_groups, rng)
     order = coefficients if ascending else -coefficients
     ranks = np.empty(order.shape)

@@ -1,5 +1,6 @@
 """ArviZ takes what `to_datatree` returns, of both engines: summary, plots, LOO."""
 
+import copy
 import warnings
 
 import matplotlib
@@ -100,3 +101,33 @@ def test_data_of_the_rows_are_there(fitted):
         observed <= replicated.quantile(0.995, ["chain", "draw"])
     )
     assert within.mean() > 0.9
+
+
+@pytest.fixture(scope="module")
+def keyword():
+    X, y = load_sleepstudy(return_X_y=True, as_frame=True)
+    return X[["Days"]], y, X["Subject"].to_numpy(), PartialPoolingRegressor().fit(X[["Days"]], y, groups=X["Subject"])
+
+
+@pytest.mark.parametrize("label", [999, None])
+@pytest.mark.parametrize("unknown_groups", ["population", "nan"])
+def test_rows_of_new_groups_are_refused_with_the_way_out(keyword, label, unknown_groups):
+    X, y, groups, model = keyword
+    groups = groups.astype(object)
+    groups[:4] = label
+    model = copy.copy(model).set_params(unknown_groups=unknown_groups)
+    with pytest.raises(ValueError, match=r"4 rows .* groups that fit has not seen.*sample_y"):
+        model.to_datatree(X, y, groups)
+    assert model.to_datatree(X[4:], y[4:], groups[4:], draws=5)["log_likelihood"].to_dataset().sizes["__obs__"] == 176
+
+
+@pytest.mark.parametrize("draws", [0, -3, 2.5, True, "10"])
+def test_draws_that_are_no_number_of_draws_are_refused(keyword, draws):
+    with pytest.raises(ValueError, match=r"draws must be a positive integer.* got"):
+        keyword[-1].to_datatree(draws=draws)
+
+
+@pytest.mark.parametrize("top", [0, 19, 2.5, True, "3"])
+def test_a_top_that_is_no_number_of_groups_is_refused(keyword, top):
+    with pytest.raises(ValueError, match="top must be a number of groups from 1 to 18, got"):
+        keyword[-1].rank_groups(top=top)

@@ -283,6 +283,7 @@ def test_import_is_light():
         ([3], TypeError, "statistic '3' must be one of 'mean'.* got 3"),
         (["max", "mean", "max"], ValueError, "two entries named 'max'; pass a dict"),
         (lambda y: y[:, None], ValueError, r"returned an array of shape \(180, 1\)"),
+        (lambda y: "large", TypeError, r"must return numbers, got 'large'"),
         (lambda y: y[y > 400], ValueError, "as many for every data set"),
         ({"root": lambda y: np.nan if y.max() > 480 else 1.0}, ValueError, "'root' is 1 for the data and NaN for"),
     ],

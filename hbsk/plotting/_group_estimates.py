@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def read_group_estimates(estimator: Any, term: str | None, coverage: float) -> G
     coverage : float
         Probability of the intervals, between 0 and 1.
     """
-    if not (isinstance(coverage, float) and 0 < coverage < 1):
+    if not (isinstance(coverage, Real) and 0 < coverage < 1):
         raise ValueError(f"coverage must be a number between 0 and 1 (0.95 for 95 %), got {coverage!r}.")
     estimator = fitted_step(estimator)
     if hasattr(estimator, "theta_"):
