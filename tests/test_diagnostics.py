@@ -1,8 +1,12 @@
-"""Diagnostics of chains that stand still."""
+"""Thresholds and their warning, and chains that stand still."""
 
 import numpy as np
+import pandas as pd
+import pytest
+from sklearn.exceptions import ConvergenceWarning as SklearnConvergenceWarning
 
-from hbsk.diagnostics import _sampled_diagnostics
+from hbsk.diagnostics import _sampled_diagnostics, warn_if_unreliable
+from hbsk.exceptions import ConvergenceWarning
 
 
 def test_what_stands_still_has_no_r_hat_and_no_warning(rng):
@@ -11,3 +15,36 @@ def test_what_stands_still_has_no_r_hat_and_no_warning(rng):
     assert table.loc["sigma", "r_hat"] < 1.1
     assert np.isnan(table.loc["Intercept", "r_hat"])
     assert table.loc["sigma", "ess_bulk"] > 100
+
+
+def table(**columns):
+    good = {"r_hat": 1.002, "ess_bulk": 900.0, "ess_tail": 700.0, "divergences": 0.0, "pareto_k": np.nan}
+    return pd.DataFrame({name: [columns.get(name, value), value] for name, value in good.items()}, index=["tau", "b"])
+
+
+@pytest.mark.parametrize(
+    ("engine", "columns", "message"),
+    [
+        ("nuts", {"r_hat": 1.02}, r"r_hat above 1.01 for tau\. Increase tune= and draws="),
+        ("nuts", {"ess_bulk": 390.0}, r"effective sample size below 400 for tau\."),
+        ("nuts", {"ess_tail": 390.0}, r"effective sample size below 400 for tau\."),
+        ("nuts", {"divergences": 3.0}, "3 divergent transitions"),
+        ("marginal", {"ess_bulk": 90.0, "ess_tail": 40.0}, r"effective sample size below 100 for tau\. Fewer varying"),
+        ("marginal", {"pareto_k": 0.8}, r"Pareto k = 0.80, above 0.7"),
+        (
+            "nuts",
+            {"r_hat": 1.3, "ess_bulk": 12.0},
+            r"r_hat above 1.01 for tau; effective sample size below 400 for tau",
+        ),
+    ],
+)
+def test_the_warning_names_parameters_and_the_threshold_that_was_missed(engine, columns, message):
+    with pytest.warns(ConvergenceWarning, match=message) as caught:
+        warn_if_unreliable(table(**columns), engine=engine)
+    assert len(caught) == 1
+    assert issubclass(ConvergenceWarning, SklearnConvergenceWarning)
+
+
+@pytest.mark.parametrize(("engine", "columns"), [("nuts", {}), ("marginal", {"ess_bulk": 300.0, "ess_tail": 90.0})])
+def test_fits_within_the_thresholds_do_not_warn(engine, columns):
+    warn_if_unreliable(table(**columns), engine=engine)  # warnings are errors here
