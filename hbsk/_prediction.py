@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import elementwise
-from scipy.special import ndtr
+from scipy.special import ndtr, ndtri
 
 from hbsk._posterior import BLOCK_ELEMENTS, RowMixture
 
@@ -15,6 +14,8 @@ from hbsk._posterior import BLOCK_ELEMENTS, RowMixture
 ROWS_PER_BLOCK = 131_072
 # Sds beyond every component within which its quantiles lie.
 REACH = 9.0
+# Steps of the search for quantiles: Newton's at first, then bisection, which halves the bracket.
+NEWTON_STEPS, MOST_STEPS = 20, 200
 
 
 @dataclass(frozen=True)
@@ -113,17 +114,44 @@ def _smooth_quantiles(weight, mean, sd, levels):
     centre = weight @ mean
     mean = mean - centre
     quantiles = np.empty((mean.shape[1], len(levels)))
-    row = np.arange(mean.shape[1])
-    low, high = np.min(mean - REACH * sd, axis=0), np.max(mean + REACH * sd, axis=0)
     for k, level in enumerate(levels):
-
-        def excess(q, at, level=level):
-            at = at.astype(np.intp)
-            return weight @ ndtr((q - mean[:, at]) / sd[:, at]) - level
-
-        found = elementwise.find_root(excess, (low, high), args=(row,), tolerances={"xrtol": 1e-12, "fatol": 1e-12})
-        quantiles[:, k] = centre + found.x
+        if level <= 0.5:
+            quantiles[:, k] = centre + _lower_quantile(weight, mean, sd, level)
+        else:
+            quantiles[:, k] = centre - _lower_quantile(weight, -mean, sd, 1 - level)
     return quantiles
+
+
+def _lower_quantile(weight, mean, sd, level):
+    """Solve log F(q) = log(level) for each row by Newton's method, and by bisection where a step leaves the bracket.
+
+    In the logarithm the lower tail of a normal distribution is concave and nearly a parabola: few steps are enough.
+    """
+    low, high = np.min(mean - REACH * sd, axis=0), np.max(mean + REACH * sd, axis=0)
+    found = ndtri(level) * np.sqrt(weight @ (mean**2 + sd**2))
+    active = np.arange(mean.shape[1])
+    at = np.clip(found, low, high)
+    for step in range(MOST_STEPS):
+        # A component without spread is a step of F: its density is 0 on both sides, and infinite or NaN upon it.
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore", under="ignore"):
+            z = (at - mean) / sd
+            below = weight @ ndtr(z)
+            np.exp(-0.5 * np.square(z, out=z), out=z)
+            density = weight @ np.divide(z, sd, out=z) / np.sqrt(2 * np.pi)
+            new = at - below * np.log(below / level) / density
+        low, high = np.where(below < level, at, low), np.where(below < level, high, at)
+        inside = (new > low) & (new < high) if step < NEWTON_STEPS else np.zeros(len(at), dtype=bool)
+        solved = np.abs(below - level) <= 1e-13 * level
+        new = np.where(solved, at, np.where(inside, new, 0.5 * (low + high)))
+        done = solved | (np.abs(new - at) <= 4e-16 * np.abs(new))
+        found[active] = new
+        if done.all():
+            break
+        if 2 * np.count_nonzero(done) > len(done):
+            active, low, high, new = active[~done], low[~done], high[~done], new[~done]
+            mean, sd = mean[:, ~done], sd[:, ~done]
+        at = new
+    return found
 
 
 def _point_quantiles(weight, mean, levels):

@@ -65,6 +65,25 @@ def test_far_tails_and_narrow_levels(rng):
     assert weight @ stats.norm.cdf(quantiles[0], 0.0, [1.0, 1e4]) == pytest.approx(1e-9, rel=1e-2)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("level", [1e-6, 0.05, 0.4, 0.9, 1 - 1e-6])
+def test_odd_mixtures_solve_their_equation_to_the_last_digits(level, rng):
+    weight = rng.dirichlet(np.full(60, 0.3))
+    mean = 10.0 ** rng.uniform(-3, 3, 8) * rng.normal(size=(60, 8))
+    variance = 10.0 ** rng.uniform(-3, 3, 8) * rng.gamma(0.3, 1.0, size=(60, 8)) + 1e-9
+    quantiles = mixture_quantiles(RowMixture(weight, mean, variance), np.array([level]))[:, 0]
+    tail = stats.norm.cdf if level < 0.5 else stats.norm.sf
+    outside = weight @ tail(quantiles, mean, np.sqrt(variance))
+    np.testing.assert_allclose(outside, min(level, 1 - level), rtol=1e-7)
+
+
+@pytest.mark.filterwarnings("error")
+def test_quantiles_of_points_among_normals():
+    mixture = RowMixture(np.array([0.5, 0.5]), np.array([[2.0], [2.0]]), np.array([[0.0], [1.0]]))
+    quantiles = mixture_quantiles(mixture, np.array([0.05, 0.4, 0.5, 0.95]))[0]
+    np.testing.assert_allclose(quantiles, [2 + stats.norm.ppf(0.1), 2.0, 2.0, 2 + stats.norm.ppf(0.9)], atol=1e-9)
+
+
 def test_quantiles_of_points_interpolate_them(rng):
     points = rng.normal(size=(4001, 1))
     quantiles = mixture_quantiles(RowMixture(np.full(4001, 1 / 4001), points, np.zeros_like(points)), LEVELS)
