@@ -60,6 +60,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
     "filename_pattern": r"/plot_",
+    "ignore_repr_types": r"matplotlib\.",  # what set_xlabel and legend return is no output
     "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("hbsk",),

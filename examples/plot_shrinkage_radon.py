@@ -40,7 +40,8 @@ for name, column in {"no pooling": "no_pooling", "partial pooling": "mean"}.item
     print(f"highest five by {name} (homes): {homes}")
 
 display = GroupSizeDisplay.from_estimator(model)
-display.ax_.set(xlabel="homes in the county", ylabel="log radon in a basement")
+display.ax_.set_ylabel("log radon in a basement")
+display.ax_.set_xlabel("homes in the county")
 
 # %%
 # How much of its own estimate a county keeps
