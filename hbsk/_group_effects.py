@@ -64,7 +64,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
         moments = fitted.posterior.group_moments(f)
         with_common = common_counterparts(frame.specification, factor)
         mean, sd = _coefficients(fitted.posterior, moments, with_common)
-        separate = _no_pooling_estimates(fitted, frame.specification, with_common)
+        separate = _no_pooling_estimates(fitted, frame.specification, f, with_common)
         shrinkage = fitted.posterior.shrinkage(f)
         n_groups, q = mean.shape
         table = pd.DataFrame(
@@ -107,9 +107,9 @@ def _coefficients(posterior, moments, with_common):
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
-def _no_pooling_estimates(fitted, specification, with_common):
+def _no_pooling_estimates(fitted, specification, f, with_common):
     if fitted.model is None:
-        return np.full((fitted.posterior.n_groups[0], len(with_common)), np.nan)
+        return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
     moments = posterior.group_moments(need_covariance=False)
     common_mean, _ = posterior.common_moments()

@@ -1,0 +1,68 @@
+"""Tables and displays of a model with two grouping factors of unequal sizes, sampled by NUTS."""
+
+import warnings
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+
+from hbsk import PartialPoolingRegressor
+from hbsk.exceptions import ConvergenceWarning
+from hbsk.plotting import GroupEffectsDisplay, GroupSizeDisplay, RankDisplay, ShrinkageDisplay
+from hbsk.predictive_checks import per_group, posterior_predictive_check
+
+matplotlib.use("agg")
+
+
+@pytest.fixture(scope="module")
+def crossed():
+    rng = np.random.default_rng(5)
+    X = pd.DataFrame(
+        {"pupil": np.repeat(list("abcdefg"), 9), "x": rng.normal(size=63), "topic": np.tile([1, 2, 3], 21)}
+    )
+    pupils = dict(zip("abcdefg", rng.normal(size=7), strict=True))
+    y = X["pupil"].map(pupils) + 0.5 * X["topic"] + 0.3 * X["x"] + 0.5 * rng.normal(size=63)
+    model = PartialPoolingRegressor(
+        "x + (x | pupil) + (1 | topic)",
+        chains=2,
+        draws=100,
+        tune=200,
+        random_state=0,
+        sampler_options={"target_accept": 0.9},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # chains this short
+        return model.fit(X, y), X, y
+
+
+def test_group_effects_list_every_factor(crossed):
+    model, _, _ = crossed
+    table = model.group_effects(coverage=0.9)
+    sizes = table.groupby(["factor", "term"], sort=False).size()
+    assert sizes.to_dict() == {("pupil", "1|pupil"): 7, ("pupil", "x|pupil"): 7, ("topic", "1|topic"): 3}
+    assert table["group"].tolist() == [*"abcdefg", *"abcdefg", 1, 2, 3]
+    assert table["n"].tolist() == [9] * 14 + [21] * 3
+    assert table["no_pooling"].isna().all()
+    assert (table["lower"] < table["mean"]).all()
+    assert (table["mean"] < table["upper"]).all()
+    intercepts = model.to_datatree(random_state=0)["posterior"]
+    of_topics = (intercepts["Intercept"] + intercepts["1|topic"]).mean(["chain", "draw"])
+    np.testing.assert_allclose(table["mean"][-3:], of_topics)
+
+
+@pytest.mark.parametrize("term", ["1|pupil", "x|pupil", "1|topic"])
+@pytest.mark.parametrize("display", [ShrinkageDisplay, GroupSizeDisplay, GroupEffectsDisplay, RankDisplay])
+def test_displays_show_the_factor_of_the_term(crossed, display, term):
+    import matplotlib.pyplot as plt
+
+    shown = display.from_estimator(crossed[0], term=term)
+    shown.figure_.canvas.draw()
+    assert len(shown.labels) == (3 if "topic" in term else 7)
+    plt.close("all")
+
+
+def test_checks_of_groups_name_their_factor(crossed):
+    model, X, y = crossed
+    check = posterior_predictive_check(model, X, y, statistics=per_group("mean", factor="topic"), n_samples=50)
+    assert check.p_value.index.tolist() == [f"group_mean[{topic}]" for topic in (1, 2, 3)]
