@@ -30,6 +30,8 @@ FIRST_ROUND_ELEMENTS = 200_000
 # Degrees of freedom of the tails of priors on sds, or the argument that holds them; the others fall exponentially.
 TAIL_DEGREES = {"HalfCauchy": 1.0, "HalfStudentT": "nu", "HalfFlat": -1.0, "InverseGamma": "alpha"}
 NODES_PER_REPLICATE = (4, 32)
+# Of many more groups, this many find the mode but for its last two steps.
+MANY_GROUPS = 10_000
 MAX_NODES = 12_000
 # Nodes where sigma is all there is to integrate.
 SIGMA_NODES_PER_REPLICATE = 16
@@ -121,9 +123,11 @@ def integrate_model(
         posterior = _without_theta(model, scaling, has_intercept)
         return MarginalFit(replace(posterior, infinite_variance=infinite_variance), True, model, None)
     mode, precision = find_mode(model.value_and_gradient, _start(model))
-    proposal, broad = first_proposals(lambda theta: model.evaluate(theta).log_density, mode, precision)
     low, high = NODES_PER_REPLICATE
     per_replicate = int(np.clip(FIRST_ROUND_ELEMENTS // (16 * max(model.sums.n_groups, 1)), low, high))
+    proposal, broad = first_proposals(
+        lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=per_replicate > low
+    )
     # Sobol points are balanced in powers of two, each of them with its mirror image
     per_replicate = 2 ** int(np.log2(min(64, per_replicate * max(1, parameters.n_dim // 4))))
     monitored = _monitor(infinite_variance)
@@ -177,7 +181,16 @@ class LogDensity:
 
 
 def _start(model: MarginalModel) -> np.ndarray:
-    """Return a start by moments: how much variance the groups take away."""
+    """Return where the search for the mode begins: where many groups are, at the mode of every hundredth or so."""
+    step = model.sums.n_groups // MANY_GROUPS
+    if step < 2:
+        return _moments(model)
+    few = model.thinned(step)
+    return find_mode(few.value_and_gradient, _moments(few))[0]
+
+
+def _moments(model: MarginalModel) -> np.ndarray:
+    """Return sds by moments: how much variance the groups take away."""
     sums, parameters = model.sums, model.parameters
     q = parameters.n_varying
     total = max(sums.xx[-1, -1], 1e-12) / max(sums.n, 1.0)

@@ -29,7 +29,7 @@ PROPOSAL_DF = 5.0
 # (radon, intercepts and slopes: Pareto k 0.8 -> 0.2).
 INFLATION = 1.15
 MAX_ROUNDS = 6
-DIFFERENCE_STEP = 1e-4
+DIFFERENCE_STEP = 1e-5
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
 SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
@@ -166,7 +166,8 @@ def find_mode(
     """Return the mode of a log density and minus its Hessian there.
 
     Every step evaluates the point and its neighbours in one call, so that the Hessian comes from
-    differences of exact gradients at no further call.
+    differences of exact gradients at no further call: forward differences, for a step and the shape of
+    a proposal need no more than their four digits.
 
     Parameters
     ----------
@@ -175,42 +176,49 @@ def find_mode(
     start : ndarray of shape (d,)
     """
     d = len(start)
-    offsets = np.concatenate([np.zeros((1, d)), np.eye(d), -np.eye(d)]) * DIFFERENCE_STEP
+    offsets = np.concatenate([np.zeros((1, d)), np.eye(d)]) * DIFFERENCE_STEP
     memory: dict = {}
 
     def at(theta):
         if memory.get("theta") is None or not np.array_equal(memory["theta"], theta):
             value, gradient = value_and_gradient(theta + offsets)
-            hessian = (gradient[1 : d + 1] - gradient[d + 1 :]) / (2 * DIFFERENCE_STEP)
+            hessian = (gradient[1:] - gradient[0]) / DIFFERENCE_STEP
             memory.update(theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian)
         return memory
 
-    # The trust region keeps steps to a few units of log sd; a gradient of 1e-7 is a thousandth
-    # of a millionth of a posterior sd for any sd up to 100.
+    # The trust region keeps steps to a few units of log sd. A gradient of 1e-7, in units where the sharpest direction
+    # has a posterior sd of at most 1, is a hundred thousandth of an sd for any sd up to 100; with a million groups
+    # rounding leaves no less.
+    tolerance = 1e-7 * np.sqrt(max(1.0, np.abs(at(start)["hessian"]).max()))
     result = optimize.minimize(
         lambda theta: (-at(theta)["value"], -at(theta)["gradient"]),
         start,
         jac=True,
         hess=lambda theta: -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T),
         method="trust-exact",
-        options={"gtol": 1e-7, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
+        options={"gtol": tolerance, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
     )
     hessian = at(result.x)["hessian"]
     return result.x, -0.5 * (hessian + hessian.T)
 
 
-def first_proposals(log_density, mode: np.ndarray, precision: np.ndarray) -> tuple[SplitT, SplitT | None]:
+def first_proposals(
+    log_density, mode: np.ndarray, precision: np.ndarray, *, thorough: bool = True
+) -> tuple[SplitT, SplitT | None]:
     """Return the split-t about the mode, and a broad one where the density may have shoulders far from it.
 
-    Both look at the density along lines from the mode, at points that are evaluated in one call.
+    Both look at the density along lines from the mode, at points that are evaluated in one call: at few of them unless
+    ``thorough``.
     """
+    distances = (SPLIT_DISTANCES, SHOULDER_DISTANCES) if thorough else (SPLIT_DISTANCES[1:2], SHOULDER_DISTANCES[1:2])
     eigenvalues, axes = np.linalg.eigh(precision)
     # A flat or rising direction is given the length at which priors on log sds have decayed.
     scale = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
-    near, far = (_lines(distances, len(mode)) for distances in (SPLIT_DISTANCES, SHOULDER_DISTANCES))
+    near, far = (_lines(along, len(mode)) for along in distances)
     everything = log_density(mode + np.concatenate([np.zeros((1, len(mode))), near @ scale.T, far]))
     drop = everything[0] - everything[1:]
-    return _split_t(mode, scale, drop[: len(near)]), _broad_t(mode, scale, drop[len(near) :])
+    split = _split_t(mode, scale, drop[: len(near)], distances[0])
+    return split, _broad_t(mode, scale, drop[len(near) :], distances[1])
 
 
 def _lines(distances, d):
@@ -218,19 +226,19 @@ def _lines(distances, d):
     return np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in distances])
 
 
-def _split_t(mode, scale, drop):
+def _split_t(mode, scale, drop, distances):
     """Return the split-t whose axes follow the curvature and whose tails follow the density.
 
     Geweke (1989), eq. 4.1: the scale on either side of an axis is the largest that a normal law
     would need to fall as the density does, over distances of 1, 2 and 3 sds.
     """
-    drop = np.maximum(drop, 1e-3).reshape(2, len(SPLIT_DISTANCES), len(mode))
-    needed = SPLIT_DISTANCES[:, None] / np.sqrt(2 * drop)
+    drop = np.maximum(drop, 1e-3).reshape(2, len(distances), len(mode))
+    needed = distances[:, None] / np.sqrt(2 * drop)
     below, above = INFLATION * np.clip(needed.max(axis=1), 0.7, 5.0)
     return SplitT(mode, scale, below, above)
 
 
-def _broad_t(mode, scale, drop):
+def _broad_t(mode, scale, drop, distances):
     """Return a proposal for shoulders far from the mode, or None where the density has none.
 
     A sd that may be zero leaves its correlations free: mass lies far out in several coordinates at once, where neither
@@ -239,8 +247,8 @@ def _broad_t(mode, scale, drop):
     """
     d = len(mode)
     sd = np.sqrt(np.sum(scale**2, axis=1))
-    drop = drop.reshape(2, len(SHOULDER_DISTANCES), d)
-    reach = np.max(np.where(drop < SHOULDER_DROP, 0.75 * SHOULDER_DISTANCES[:, None], 0.0), axis=1)
+    drop = drop.reshape(2, len(distances), d)
+    reach = np.max(np.where(drop < SHOULDER_DROP, 0.75 * distances[:, None], 0.0), axis=1)
     below, above = np.maximum(reach, INFLATION * sd)
     if np.all(np.maximum(below, above) < 2 * sd):
         return None

@@ -40,7 +40,7 @@ from hbsk.inference.group_algebra import (
     unpack_symmetric,
 )
 from hbsk.inference.statistics import GroupSums
-from hbsk.inference.threads import n_threads
+from hbsk.inference.threads import n_threads, one_thread_each
 from hbsk.inference.variance_parameters import (
     RESIDUAL_SD_FLOOR,
     VarianceParameters,
@@ -48,7 +48,7 @@ from hbsk.inference.variance_parameters import (
 )
 
 # Groups worked on at a time: a block of the arithmetic stays in the cache.
-BLOCK_GROUPS = 1_024
+BLOCK_GROUPS = 2_048
 BLOCKS_FOR_THREADS = 8
 # Numbers of products of data that are kept between evaluations (128 MiB).
 KEPT_PRODUCTS = 2**24
@@ -126,6 +126,23 @@ class MarginalModel:
         """Leave what can be computed again out of a pickle."""
         names = ("sums", "parameters", "prior_mean", "prior_precision")
         return {name: getattr(self, name) for name in names}
+
+    def thinned(self, step: int) -> MarginalModel:
+        """Return the model of every step-th group, with their share of what varies within groups."""
+        sums = self.sums
+        _, rotated, within = self._rotated
+        kept = sums.copies[::step]
+        share = kept.sum() / max(sums.copies.sum(), 1.0)
+        by_column = rotated[:, :, ::step].transpose(1, 0, 2).reshape(rotated.shape[1], -1)
+        few = GroupSums(
+            zz=sums.zz[:, :, ::step],
+            zx=sums.zx[:, :, ::step],
+            xx=share * within + by_column @ by_column.T,
+            n=share * sums.n,
+            log_weight=share * sums.log_weight,
+            copies=kept,
+        )
+        return MarginalModel(few, self.parameters, self.prior_mean, self.prior_precision)
 
     # the density
 
@@ -315,7 +332,7 @@ class MarginalModel:
         if len(numbers) < BLOCKS_FOR_THREADS or n_threads() == 1:
             return [work(block) for block in numbers]
         self._rotated, self._kept_products  # noqa: B018 - computed once, not by every thread
-        with ThreadPoolExecutor(n_threads()) as pool:
+        with one_thread_each(), ThreadPoolExecutor(n_threads()) as pool:
             return list(pool.map(work, numbers))
 
     def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
