@@ -58,7 +58,6 @@ def worst_true_ess(model, X, y, known):
         exact = clone(model).fit(X, y, **known)
     finally:
         integrate.ERROR_TARGET, _marginal_fit.MAX_NODES = usual
-    assert exact.diagnostics_["ess_bulk"].min() > 10 * model.diagnostics_["ess_bulk"].min()
     exact = exact.summary()
     return ((exact["sd"] / (mine["mean"] - exact["mean"])) ** 2).min()
 

@@ -168,4 +168,4 @@ class PosteriorAnswersMixin:
 def check_coverage(coverage: float) -> None:
     """Raise unless coverage is a probability."""
     if not isinstance(coverage, Real) or not 0 < coverage < 1:
-        raise ValueError(f"coverage must be a fraction between 0 and 1 (0.9 for 90 %), got {coverage!r}.")
+        raise ValueError(f"coverage must be a fraction between 0 and 1 (0.9 for 90 %), got {shown(coverage)}.")

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._labels import GroupFactor
+from hbsk._messages import shown
 from hbsk.model_selection._responses import parameters
 
 
@@ -44,7 +45,7 @@ class PerGroup:
         if isinstance(statistic, str):
             _check_name(statistic)
         elif not callable(statistic):
-            raise TypeError(f"per_group takes one of {_accepted_names()} or a callable T(y); got {statistic!r}.")
+            raise TypeError(f"per_group takes one of {_accepted_names()} or a callable T(y); got {shown(statistic)}.")
         self.statistic = statistic
         self.factor = factor
         self.__name__ = f"group_{_name_of(statistic)}"
@@ -133,7 +134,8 @@ def bind_statistics(statistics: Any, X: Any, groups: Any) -> dict[str, Callable]
         named = [(_name_of(statistic), statistic) for statistic in statistics]
     else:
         raise TypeError(
-            f"statistics takes {_accepted_names()}, callables T(y), or a sequence or dict of these; got {statistics!r}."
+            f"statistics takes {_accepted_names()}, callables T(y), or a sequence or dict of these; got "
+            f"{shown(statistics)}."
         )
     if not named:
         raise ValueError(f"statistics is empty; name at least one of {_accepted_names()}, or pass a callable T(y).")
@@ -149,7 +151,9 @@ def _bind(name: str, statistic: Any, X: Any, groups: Any) -> Callable:
         _check_name(statistic)
         return lambda values: (_NAMED[statistic](values, axis=0)[:, None], None)
     if not callable(statistic):
-        raise TypeError(f"statistic {name!r} must be one of {_accepted_names()} or a callable T(y); got {statistic!r}.")
+        raise TypeError(
+            f"statistic {name!r} must be one of {_accepted_names()} or a callable T(y); got {shown(statistic)}."
+        )
     known = parameters(statistic)
     if "groups" in known and groups is None:
         raise ValueError(

@@ -5,13 +5,14 @@ from column names (`write_formula`, which does not import formulae). Both give t
 """
 
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hbsk._expressions import INTERCEPT, Call, Name, Term, columns_in, show_name, term_label
+from hbsk._messages import shown
 
 Factor = tuple[str, ...]
 
@@ -120,6 +121,10 @@ def column_names(selector: Any, columns: Sequence[str], argument: str) -> tuple[
     """
     if isinstance(selector, str | numbers.Integral | np.bool_) or selector is None:
         selector = [selector]
+    if isinstance(selector, Set):
+        raise TypeError(
+            f"{argument}={shown(selector)} is a {type(selector).__name__}, which has no order to rely on. Give a list."
+        )
     try:
         items = list(selector)
     except TypeError:
@@ -134,16 +139,16 @@ def column_names(selector: Any, columns: Sequence[str], argument: str) -> tuple[
 
 def _column_name(item: Any, columns: Sequence[str], argument: str) -> str:
     if isinstance(item, str):
-        return find_column(item, columns, f"{argument}={item!r}")
+        return find_column(item, columns, f"{argument}={shown(item)}")
     if isinstance(item, numbers.Integral) and not isinstance(item, bool | np.bool_):
         if not -len(columns) <= item < len(columns):
             raise ValueError(
-                f"{argument}={item!r} is out of range: X has {len(columns)} columns, "
+                f"{argument}={shown(item)} is out of range: X has {len(columns)} columns, "
                 f"so an index lies between {-len(columns)} and {len(columns) - 1}."
             )
         return columns[item]
     raise TypeError(
-        f"{argument} takes column names or integer indices of X (or one boolean for every column), got {item!r}."
+        f"{argument} takes column names or integer indices of X (or one boolean for every column), got {shown(item)}."
     )
 
 
@@ -225,7 +230,7 @@ def _slopes_by_factor(
     if len(factors) > 1:
         names = ", ".join(repr(":".join(factor)) for factor in factors)
         raise ValueError(
-            f"slope_features={slope_features!r} does not say for which of the grouping factors {names} the slopes "
+            f"slope_features={shown(slope_features)} does not say for which of the grouping factors {names} the slopes "
             "vary; pass a dict from factor to features."
         )
     return {factors[0]: _slope_names(slope_features, columns, features)}
@@ -240,7 +245,7 @@ def _factor_named(key: Any, columns: tuple[str, ...], factors: tuple[Factor, ...
         key = endings[0] if len(endings) == 1 else key
     if key not in by_name:
         raise ValueError(
-            f"slope_features has the key {key!r}, which is no grouping factor; the factors are "
+            f"slope_features has the key {shown(key)}, which is no grouping factor; the factors are "
             f"{', '.join(map(repr, by_name))}."
         )
     return by_name[key]
@@ -255,7 +260,7 @@ def _slope_names(selector: Any, columns: tuple[str, ...], features: tuple[str, .
     names = column_names(selector, columns, "slope_features")
     for name in names:
         if name not in features:
-            raise ValueError(f"slope_features names the grouping column {name!r}; slopes belong to features only.")
+            raise ValueError(f"slope_features names the grouping column {shown(name)}; slopes belong to features only.")
     return names
 
 
@@ -285,8 +290,9 @@ def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Ite
         if name in group_names:
             if name in parsed.feature_names:
                 raise ValueError(
-                    f"formula={parsed.text!r} uses {name!r}, which was passed as groups=, as a feature; labels passed "
-                    "as groups= can only stand right of `|`. Put the labels into X as a column to use them as both."
+                    f"formula={parsed.text!r} uses {shown(name)}, which was passed as groups=, as a feature; labels "
+                    "passed as groups= can only stand right of `|`. Put the labels into X as a column to use them as "
+                    "both."
                 )
             continue
         if name == "groups" and name not in columns:
@@ -296,7 +302,7 @@ def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Ite
             )
         known = f" Names passed as groups=: {', '.join(map(repr, group_names))}." if group_names else ""
         try:
-            column = find_column(name, columns, f"formula={parsed.text!r} uses {name!r}")
+            column = find_column(name, columns, f"formula={parsed.text!r} uses {shown(name)}")
         except ValueError as error:
             raise ValueError(f"{error}{known}") from None
         if column != name:
@@ -326,5 +332,5 @@ def parse_formula(formula: str) -> ParsedFormula:
     from hbsk._parser import parse
 
     if not isinstance(formula, str):
-        raise TypeError(f"formula must be a string such as 'y ~ x + (x | g)' or None, got {formula!r}.")
+        raise TypeError(f"formula must be a string such as 'y ~ x + (x | g)' or None, got {shown(formula)}.")
     return parse(formula)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._messages import shown
 from hbsk._sd_prior import SD_FAMILIES, SdPrior
 from hbsk._specification import RESERVED, Specification
 
@@ -113,7 +114,7 @@ def resolve_priors(
         resolved.setdefault(key, ("LKJ", {"eta": 1.0}))
     given = {} if user_priors is None else user_priors
     if not isinstance(given, Mapping):
-        raise TypeError(f"priors must be a dict from term names to priors, got {user_priors!r}.")
+        raise TypeError(f"priors must be a dict from term names to priors, got {shown(user_priors)}.")
     given = terms.by_name(given, _Terms(unused, known_standard_error) if unused is not None else None)
     for kind, members in (("common", terms.common), ("group_specific", terms.varying)):
         if kind in given:
@@ -155,8 +156,8 @@ class _Terms:
             key = self.names.get(name, name) if isinstance(name, str) else name
             if key == "sigma" and self.known_standard_error:
                 raise ValueError(
-                    f"priors has a prior for 'sigma' ({value!r}), but the residual sd is known from standard_error= "
-                    "and has no prior; leave one of them out."
+                    f"priors has a prior for 'sigma' ({shown(value)}), but the residual sd is known from "
+                    "standard_error= and has no prior; leave one of them out."
                 )
             if key in self.empty or (larger is not None and key not in self.order and larger.accepts(key)):
                 continue
@@ -168,7 +169,7 @@ class _Terms:
             if key not in self.order and key not in ("common", "group_specific"):
                 raise self.unknown(name)
             if key in found:
-                raise ValueError(f"priors names the term {key!r} twice; keep one of the keys.")
+                raise ValueError(f"priors names the term {shown(key)} twice; keep one of the keys.")
             found[key] = value
         return found
 
@@ -199,7 +200,7 @@ class _Terms:
             _check_length(key, "the fixed value", plain, self.common[key])
         else:
             if any(isinstance(argument, tuple) for argument in plain[1].values()):
-                raise ValueError(f"priors[{key!r}] has a prior inside a prior, which only varying terms can have.")
+                raise ValueError(f"priors[{shown(key)}] has a prior inside a prior, which only varying terms can have.")
             _check_lengths(key, plain, self.common[key])
         return plain
 
@@ -226,7 +227,7 @@ def _plain(key: str, value: Any) -> Any:
     if _is_bambi_prior(value):
         if value.dist is not None:
             raise ValueError(
-                f"priors[{key!r}] is a bambi.Prior with dist={value.dist!r}; a function is no plain data. "
+                f"priors[{shown(key)}] is a bambi.Prior with dist={value.dist!r}; a function is no plain data. "
                 "Use a named distribution, or set it on the model that to_bambi() returns."
             )
         value = (value.name, value.args)
@@ -235,11 +236,11 @@ def _plain(key: str, value: Any) -> Any:
     number = _number(value)
     if number is None:
         raise ValueError(
-            f"priors[{key!r}] is {value!r}; a prior is a bambi.Prior, a pair such as "
+            f"priors[{shown(key)}] is {shown(value)}; a prior is a bambi.Prior, a pair such as "
             "('Normal', {'mu': 0, 'sigma': 1}), or a number that fixes the parameter."
         )
     if not np.all(np.isfinite(number)):
-        raise ValueError(f"priors[{key!r}] is {value!r}; a fixed value must be finite.")
+        raise ValueError(f"priors[{shown(key)}] is {shown(value)}; a fixed value must be finite.")
     return number
 
 
@@ -266,24 +267,24 @@ def _distribution(key: str, name: str, arguments: Any) -> tuple[str, dict[str, A
     name = "LogNormal" if name == "Lognormal" else name
     if name not in DISTRIBUTIONS:
         raise ValueError(
-            f"priors[{key!r}] has the distribution {name!r}; known distributions are {', '.join(DISTRIBUTIONS)}."
+            f"priors[{shown(key)}] has the distribution {name!r}; known distributions are {', '.join(DISTRIBUTIONS)}."
         )
     if not isinstance(arguments, Mapping):
-        raise ValueError(f"priors[{key!r}]: the arguments of {name} must be a dict, got {arguments!r}.")
+        raise ValueError(f"priors[{shown(key)}]: the arguments of {name} must be a dict, got {shown(arguments)}.")
     for parameters in DISTRIBUTIONS[name]:
         required = {argument for argument, default in parameters.items() if default is _REQUIRED}
         if required <= set(arguments) <= set(parameters):
             break
     else:
         choices = " or ".join(f"({', '.join(parameters)})" for parameters in DISTRIBUTIONS[name])
-        raise ValueError(f"priors[{key!r}]: {name} takes {choices}, got {sorted(arguments)}.")
+        raise ValueError(f"priors[{shown(key)}]: {name} takes {choices}, got {sorted(arguments)}.")
     plain = {}
     for argument, default in parameters.items():
         value = arguments.get(argument, default)
         if value is not None:
             plain[argument] = _argument(key, name, argument, value)
     if name == "Uniform" and not np.all(np.less(plain["lower"], plain["upper"])):
-        raise ValueError(f"priors[{key!r}]: Uniform needs lower < upper, got {plain!r}.")
+        raise ValueError(f"priors[{shown(key)}]: Uniform needs lower < upper, got {shown(plain)}.")
     return name, plain
 
 
@@ -292,18 +293,18 @@ def _argument(key: str, name: str, argument: str, value: Any) -> Any:
         return _plain(key, value)
     number = _number(value)
     if number is None or not np.all(np.isfinite(number)):
-        raise ValueError(f"priors[{key!r}]: {argument} of {name} must be a finite number, got {value!r}.")
+        raise ValueError(f"priors[{shown(key)}]: {argument} of {name} must be a finite number, got {shown(value)}.")
     positive = (argument in _POSITIVE and name != "Uniform") or (argument == "alpha" and name in _POSITIVE_ALPHA)
     positive = positive or (argument == "mu" and name in ("Gamma", "InverseGamma", "Wald"))
     if positive and not np.all(np.greater(number, 0)):
-        raise ValueError(f"priors[{key!r}]: {argument} of {name} must be positive, got {value!r}.")
+        raise ValueError(f"priors[{shown(key)}]: {argument} of {name} must be positive, got {shown(value)}.")
     return number
 
 
 def _check_length(key: str, what: str, value: Any, n_columns: int) -> None:
     if isinstance(value, list) and len(value) != n_columns:
         raise ValueError(
-            f"priors[{key!r}]: {what} has {len(value)} values, but the term has {n_columns} column(s); give one "
+            f"priors[{shown(key)}]: {what} has {len(value)} values, but the term has {n_columns} column(s); give one "
             "number for all or one for each."
         )
 
@@ -320,16 +321,16 @@ def _check_sd(key: str, prior: Any, n_columns: int) -> None:
     """Check the prior of a standard deviation, or the number it is fixed at."""
     if not isinstance(prior, tuple):
         if not np.all(np.greater(prior, 0)):
-            raise ValueError(f"priors[{key!r}] fixes a standard deviation at {prior!r}; it must be positive.")
+            raise ValueError(f"priors[{shown(key)}] fixes a standard deviation at {prior!r}; it must be positive.")
         _check_length(key, "the fixed standard deviation", prior, n_columns)
         return
     name, arguments = prior
     if any(isinstance(value, tuple) for value in arguments.values()):
-        raise ValueError(f"priors[{key!r}]: the prior of a standard deviation cannot hold further priors.")
+        raise ValueError(f"priors[{shown(key)}]: the prior of a standard deviation cannot hold further priors.")
     below_zero = [arguments.get("lower", -np.inf)] if name in ("Uniform", "TruncatedNormal") else [0.0]
     if name not in _SD_ONLY or np.any(np.less(below_zero, 0)):
         raise ValueError(
-            f"priors[{key!r}]: {name}({arguments!r}) allows negative values, a standard deviation has none. "
+            f"priors[{shown(key)}]: {name}({shown(arguments)}) allows negative values, a standard deviation has none. "
             f"Use one of {', '.join(SD_FAMILIES)}."
         )
     _check_lengths(key, prior, n_columns)
@@ -338,12 +339,14 @@ def _check_sd(key: str, prior: Any, n_columns: int) -> None:
 def _check_varying(key: str, prior: Any, n_columns: int) -> None:
     if not isinstance(prior, tuple):
         raise ValueError(
-            f"priors[{key!r}] is {prior!r}, but a varying term has one effect for each group. To fix their standard "
-            f"deviation write ('Normal', {{'mu': 0, 'sigma': {prior!r}}})."
+            f"priors[{shown(key)}] is {prior!r}, but a varying term has one effect for each group. To fix their "
+            f"standard deviation write ('Normal', {{'mu': 0, 'sigma': {prior!r}}})."
         )
     name, arguments = prior
     if name in ("Flat", "HalfFlat"):
-        raise ValueError(f"priors[{key!r}] is {name}, under which groups share nothing; use pooling='none' for that.")
+        raise ValueError(
+            f"priors[{shown(key)}] is {name}, under which groups share nothing; use pooling='none' for that."
+        )
     for argument, value in arguments.items():
         if argument in ("sigma", "b", "s", "beta"):
             _check_sd(key, value, n_columns)
@@ -359,11 +362,13 @@ def _lkj(key: str, value: Any) -> tuple[str, dict[str, float]]:
     if _is_pair(value):
         name, arguments = value
         if name not in _LKJ_NAMES or not isinstance(arguments, Mapping) or set(arguments) != {"eta"}:
-            raise ValueError(f"priors[{key!r}] must be ('LKJ', {{'eta': number}}) or the number eta, got {value!r}.")
+            raise ValueError(
+                f"priors[{shown(key)}] must be ('LKJ', {{'eta': number}}) or the number eta, got {shown(value)}."
+            )
         value = arguments["eta"]
     eta = _number(value)
     if not isinstance(eta, float) or not 0 < eta < np.inf:
-        raise ValueError(f"priors[{key!r}]: eta of the LKJ prior must be a positive number, got {value!r}.")
+        raise ValueError(f"priors[{shown(key)}]: eta of the LKJ prior must be a positive number, got {shown(value)}.")
     return "LKJ", {"eta": eta}
 
 
@@ -444,5 +449,7 @@ def _sd_prior(key: str, prior: Any) -> SdPrior | float:
     if not isinstance(prior, tuple):
         return float(prior)
     if prior[0] not in SD_FAMILIES:
-        raise _NotExactError(f"the prior of the standard deviation of {key!r} is {prior[0]}, which the engine lacks")
+        raise _NotExactError(
+            f"the prior of the standard deviation of {shown(key)} is {prior[0]}, which the engine lacks"
+        )
     return SdPrior.from_plain(*prior)

@@ -10,6 +10,8 @@ from math import log, pi, sqrt
 import numpy as np
 from scipy.special import gammaln
 
+from hbsk._messages import shown
+
 # The parameters each family is reduced to; `scaled` multiplies or divides those that carry the scale.
 SD_FAMILIES = {
     "HalfNormal": ("sigma",),
@@ -55,7 +57,7 @@ class SdPrior:
             mu, variance = given["mu"], given["sigma"] ** 2
             given = {"alpha": 2 + mu**2 / variance, "beta": mu * (mu**2 / variance + 1)}
         if set(given) != set(SD_FAMILIES[family]):
-            raise ValueError(f"{family} takes {SD_FAMILIES[family]}, got {arguments!r}.")
+            raise ValueError(f"{family} takes {SD_FAMILIES[family]}, got {shown(arguments)}.")
         return cls(family, given)
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._expressions import Call, arguments_of, constant, label
+from hbsk._messages import shown
 
 
 def find_state(call: Call, x: np.ndarray, weight: np.ndarray | None) -> dict[str, Any]:
@@ -56,7 +57,7 @@ def _poly_state(
     name: str, x: np.ndarray, weight: np.ndarray | None, degree: int = 1, raw: bool = False
 ) -> dict[str, Any]:
     if not isinstance(degree, int) or isinstance(degree, bool) or degree < 1:
-        raise ValueError(f"The degree in {name!r} must be a positive integer, got {degree!r}.")
+        raise ValueError(f"The degree in {name!r} must be a positive integer, got {shown(degree)}.")
     if raw:
         return {"degree": degree}
     if len(np.unique(x)) <= degree:
@@ -104,10 +105,10 @@ def _spline_state(
     if knots is not None:
         raise ValueError(f"{name!r}: a formula cannot hold a list of knots; pass df=, or use SplineTransformer.")
     if not isinstance(degree, int) or degree < 0:
-        raise ValueError(f"The degree in {name!r} must be an integer >= 0, got {degree!r}.")
+        raise ValueError(f"The degree in {name!r} must be an integer >= 0, got {shown(degree)}.")
     least = degree + bool(intercept)
     if not isinstance(df, int) or df < max(least, 1):
-        raise ValueError(f"{name!r} needs df=, an integer >= {max(least, 1)}, got {df!r}.")
+        raise ValueError(f"{name!r} needs df=, an integer >= {max(least, 1)}, got {shown(df)}.")
     fractions = np.linspace(0, 1, df - least + 2)[1:-1]
     inner = _quantiles(name, x, weight, fractions) if len(fractions) else np.empty(0)
     lower = np.min(x) if lower_bound is None else lower_bound

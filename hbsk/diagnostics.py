@@ -133,8 +133,9 @@ def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
     bad = table.index[table["r_hat"] > R_HAT_THRESHOLD]
     if len(bad):
         problems.append(f"r_hat above {R_HAT_THRESHOLD} for {_listed(bad)}")
-    least = ESS_OF_NODES_THRESHOLD if engine == "marginal" else ESS_THRESHOLD
-    size = table["ess_bulk"] if engine == "marginal" else table[["ess_bulk", "ess_tail"]].min(axis=1)
+    of_nodes = table["r_hat"].isna().all()  # and not of chains, which the marginal engine may have run too
+    least = ESS_OF_NODES_THRESHOLD if of_nodes else ESS_THRESHOLD
+    size = table["ess_bulk"] if of_nodes else table[["ess_bulk", "ess_tail"]].min(axis=1)
     bad = table.index[size < least]
     if len(bad):
         problems.append(f"effective sample size below {least:.0f} for {_listed(bad)}")

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from hbsk._answers import PosteriorAnswersMixin, check_coverage
 from hbsk._inference import infer
+from hbsk._messages import shown
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
 from hbsk._routing import GroupRoutingMixin
@@ -278,7 +279,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             fit has not seen, few groups, a heavy-tailed prior).
         """
         rows, read = self._read(X, groups, standard_error)
-        if return_std:
+        if return_std or standard_error is not None:
             self._require_standard_error(standard_error, "return_std=True")
         mean, std = predict_mean(self._fitted.posterior, rows, return_std=return_std)
         mean = self._mark_unknown(mean, read)
@@ -306,7 +307,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             Quantiles of the posterior predictive mixture, without Monte Carlo noise of their own.
         """
         if kind not in ("prediction", "mean"):
-            raise ValueError(f"kind must be 'prediction' or 'mean', got {kind!r}.")
+            raise ValueError(f"kind must be 'prediction' or 'mean', got {shown(kind)}.")
         check_coverage(coverage)
         rows, read = self._read(X, groups, standard_error)
         if kind == "prediction":
@@ -337,7 +338,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             Each column is one joint draw of all rows.
         """
         if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples must be a positive integer, got {n_samples!r}.")
+            raise ValueError(f"n_samples must be a positive integer, got {shown(n_samples)}.")
         rows, read = self._read(X, groups, standard_error)
         self._require_standard_error(standard_error, "sample_y")
         draws = sample_observations(self._fitted.posterior, rows, int(n_samples), self._generator(random_state))
@@ -365,10 +366,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
 
     # private
-
-    def _takes_groups_keyword(self):
-        """Tell whether labels may arrive by groups=: not where a column or a formula without `groups` names them."""
-        return self.group_features is None and (self.formula is None or "groups" in self.formula)
 
     def __sklearn_is_fitted__(self):
         """Tell whether the last fit came to its end; n_features_in_ is set before that."""

@@ -14,6 +14,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 
 from hbsk._check_statistics import bind_statistics, evaluate, per_group
 from hbsk._labels import GroupFactor
+from hbsk._messages import shown
 from hbsk._model_frame import read_new_rows
 from hbsk._prediction import sample_observations
 from hbsk._sources import label_columns, read_keyword
@@ -180,7 +181,9 @@ def posterior_predictive_check(
     True
     """
     if not isinstance(n_samples, Integral) or isinstance(n_samples, bool) or n_samples < 1:
-        raise ValueError(f"n_samples must be a positive integer, the number of data sets drawn; got {n_samples!r}.")
+        raise ValueError(
+            f"n_samples must be a positive integer, the number of data sets drawn; got {shown(n_samples)}."
+        )
     estimator, X_seen = answering_step(estimator, X)
     _check_estimator(estimator)
     y = check_target(y, _num_samples(X), type(estimator).__name__)

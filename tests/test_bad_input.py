@@ -204,6 +204,17 @@ def test_slope_features_that_are_not_there(X, y, slopes):
     fails(ValueError, ["slope_features", "'z'|7|'h'"], X, y, slope_features=slopes)
 
 
+def test_slope_features_without_an_order(X, y):
+    fails(TypeError, ["slope_features", "set", "order"], X, y, slope_features={"x", "w"})
+
+
+def test_values_are_shown_in_plain_python(X, y, fitted):
+    fails(ValueError, [r"slope_features='q'"], X, y, slope_features=[np.str_("q")])
+    fails(ValueError, [r"got -1\.0"], X, y, priors={"sigma": ("HalfNormal", {"sigma": np.float64(-1.0)})})
+    with pytest.raises(ValueError, match="got 'row'"):
+        fitted.predict_interval(X, kind=np.str_("row"))
+
+
 def test_a_group_column_as_slope(X, y):
     fails(ValueError, ["slope_features", "'g'"], X, y, slope_features=["g"])
 
@@ -382,6 +393,7 @@ def test_standard_errors_that_are_missing_or_too_many(X, y, fitted):
             ask()
     for ask in (
         lambda: fitted.predict(X, return_std=True, standard_error=np.ones(N)),
+        lambda: fitted.predict(X, standard_error=np.ones(N)),
         lambda: fitted.predict_interval(X, standard_error=np.ones(N)),
         lambda: fitted.sample_y(X, standard_error=np.ones(N)),
     ):

@@ -113,7 +113,7 @@ def test_mode_is_polished_and_start_does_not_matter():
         mode, precision = find_mode(value_and_gradient, np.array(start))
         np.testing.assert_allclose(mode, np.log(shape / rate), atol=1e-8)
         # forward differences: half a step times the third derivative
-        np.testing.assert_allclose(precision, np.diag(shape), rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(precision, np.diag(shape), rtol=1e-4, atol=1e-6)
 
 
 def test_mode_beyond_a_saddle_is_found():

@@ -29,7 +29,7 @@ PROPOSAL_DF = 5.0
 # (radon, intercepts and slopes: Pareto k 0.8 -> 0.2).
 INFLATION = 1.15
 MAX_ROUNDS = 6
-DIFFERENCE_STEP = 1e-5
+DIFFERENCE_STEP = 1e-4
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
 SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
