@@ -1,8 +1,9 @@
 """Run simulation-based calibration and draw its figures; from the root of the repository.
 
 python -m docs.development.calibration_figures                 # figures and tables from calibration.json
-python -m docs.development.calibration_figures --run 600       # fit again first: an hour on one core
-python -m docs.development.calibration_figures --james-stein   # the same for JamesSteinEstimator: some minutes
+python -m docs.development.calibration_figures --run 300       # fit again first: ten minutes
+python -m docs.development.calibration_figures --errors 500    # Monte Carlo errors against long runs: half an hour
+python -m docs.development.calibration_figures --james-stein   # coverage of JamesSteinEstimator: ten minutes
 """
 
 from __future__ import annotations
@@ -46,6 +47,31 @@ def run(n_fits):
     from tests.calibration import SETTINGS, calibrate
 
     return {name: summarise(*calibrate(setting, range(n_fits))) for name, setting in SETTINGS.items()}
+
+
+def run_errors(n_problems):
+    import pytest
+
+    from tests.honesty import deviations, random_problem
+
+    with pytest.MonkeyPatch.context() as patch:
+        return summarise_errors(
+            [deviations(*random_problem(np.random.default_rng([7, i])), patch) for i in range(n_problems)]
+        )
+
+
+def summarise_errors(found):
+    """Reduce what `tests.honesty.deviations` returns to counts."""
+    reliable = [(ratio, ratio * relative) for fit, ratio, relative in found if fit.reliable]
+    ratios, errors = (np.concatenate(part) for part in zip(*reliable, strict=True))
+    return {
+        "problems": len(found),
+        "reliable": len(reliable),
+        "values": len(ratios),
+        "beyond": {str(k): int(np.sum(ratios > k)) for k in (1, 2, 3, 6)},
+        "median_error_in_sds": float(np.median(errors)),
+        "largest_error_in_sds": float(errors.max()),
+    }
 
 
 def run_james_stein():
@@ -166,6 +192,10 @@ def print_tables(stored):
         low = sum(p < 0.05 for p in p_values.values())
         worst_label = worst.replace("|", "\\|")
         print(f"| {name} | {len(p_values)} | {low} | {p_values[worst]:.3f} ({worst_label}) | {' | '.join(cells)} |")
+    if "errors" in stored:
+        found = stored["errors"]
+        shares = ", ".join(f"{count / found['values']:.2%} beyond {k}" for k, count in found["beyond"].items())
+        print(f"\nMonte Carlo errors: {found} ({shares} reported errors)")
     every = [q["p_value"] for setting in stored["settings"].values() for q in setting["quantities"].values()]
     print(f"\n{len(every)} quantities, {np.mean(np.array(every) < 0.05):.1%} with p < 0.05, smallest {min(every):.5f}")
 
@@ -173,10 +203,13 @@ def print_tables(stored):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=int, metavar="N", help="fit N data sets of each setting")
+    parser.add_argument("--errors", type=int, metavar="N", help="compare N random problems with long runs")
     parser.add_argument("--james-stein", action="store_true", help="run the coverage of JamesSteinEstimator")
     args = parser.parse_args()
     if args.run:
         store(settings=run(args.run))
+    if args.errors:
+        store(errors=run_errors(args.errors))
     if args.james_stein:
         store(james_stein=run_james_stein())
     stored = json.loads(STORE.read_text(encoding="utf-8"))

@@ -101,14 +101,13 @@ def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarr
     entries = (covariance[:, row, column] @ maps.reshape(n_pairs, n_pairs * n_groups)).reshape(
         n_points, n_pairs, n_groups
     )
-    return _invert(entries, q, n_points, n_groups)
+    return _inverses(entries, q)
 
 
-def _invert(entries, q, n_points, n_groups):
-    """Return packed inverses of I + (semidefinite), given its lower entries, and log determinants."""
+def _factors(entries, q):
+    """Return Cholesky factors of I + (semidefinite), given its packed lower entries, and sums of log determinants."""
     lower: dict[tuple[int, int], np.ndarray] = {}
-    solved: dict[tuple[int, int], np.ndarray] = {}
-    det = np.ones((n_points, n_groups))
+    det = np.ones((entries.shape[0], entries.shape[2]))
     for i in range(q):
         for j in range(i + 1):
             entry = entries[:, i * (i + 1) // 2 + j]
@@ -119,20 +118,28 @@ def _invert(entries, q, n_points, n_groups):
                 pivot = np.maximum(entry + 1.0, 1.0)
                 det *= pivot
                 lower[i, i] = np.sqrt(pivot)
-                solved[i, i] = 1.0 / lower[i, i]
             else:
                 lower[i, j] = entry / lower[j, j]
+    return lower, np.log(det).sum(axis=1)
+
+
+def _inverses(entries, q):
+    """Return packed inverses of I + (semidefinite), given its lower entries, and sums of log determinants."""
+    lower, log_det = _factors(entries, q)
+    solved: dict[tuple[int, int], np.ndarray] = {}
+    for i in range(q):
+        solved[i, i] = 1.0 / lower[i, i]
         for j in range(i):
             entry = sum(lower[i, k] * solved[k, j] for k in range(j, i))
             solved[i, j] = -entry * solved[i, i]
-    inverse = np.empty((n_points, q * (q + 1) // 2, n_groups))
+    inverse = np.empty_like(entries)
     for i in range(q):
         for j in range(i + 1):
             out = inverse[:, i * (i + 1) // 2 + j]
             np.multiply(solved[i, i], solved[i, j], out=out)
             for k in range(i + 1, q):
                 out += solved[k, i] * solved[k, j]
-    return inverse, np.log(det).sum(axis=1)
+    return inverse, log_det
 
 
 def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -160,21 +167,9 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
     linear = twice + twice.swapaxes(3, 4)
     linear = linear[:, row, column][:, :, row, column] * np.where(row == column, 0.5, 1.0)
     packed = (linear.reshape(-1, len(row)) @ zz[row, column]).reshape(n_points, -1, n_groups)
-    lower: dict[tuple[int, int], np.ndarray] = {}
+    lower, log_det = _factors(packed, q)
     solved: dict[tuple[int, int], np.ndarray] = {}
-    det = np.ones((n_points, n_groups))
     for i in range(q):
-        for j in range(i + 1):
-            entry = packed[:, i * (i + 1) // 2 + j]
-            for k in range(j):
-                entry = entry - lower[i, k] * lower[j, k]
-            if i == j:
-                # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
-                pivot = np.maximum(entry + 1.0, 1.0)
-                det *= pivot
-                lower[i, i] = np.sqrt(pivot)
-            else:
-                lower[i, j] = entry / lower[j, j]
         for j in range(q):
             entry = factor[:, j, i, None]
             for k in range(i):
@@ -185,7 +180,7 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
         np.multiply(solved[0, i], solved[0, j], out=inverse[:, at])
         for k in range(1, q):
             inverse[:, at] += solved[k, i] * solved[k, j]
-    return inverse, np.log(det).sum(axis=1)
+    return inverse, log_det
 
 
 def unpack_symmetric(packed, q):
