@@ -320,7 +320,7 @@ def _fields_of(value: Any) -> dict[str, Any]:
         small = [line.small if isinstance(line, SoftLine) else 1.0 for line in value._lines]
         names = ("residual_sd", "group_sd", "blocks", "lkj_eta")
         return {name: getattr(value, name) for name in names} | {"small_sd": small}
-    if isinstance(value, tuple):  # a NamedTuple
+    if hasattr(value, "_asdict"):  # a NamedTuple
         return value._asdict()
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
 

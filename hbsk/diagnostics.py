@@ -110,8 +110,8 @@ def _tail_size(values, weight, replicate):
     for k in range(values.shape[1]):
         order = np.argsort(values[:, k])
         cumulative = np.cumsum(weight[order])
-        low = values[order[min(np.searchsorted(cumulative, TAIL_PROBABILITY), len(order) - 1)], k]
-        high = values[order[min(np.searchsorted(cumulative, 1 - TAIL_PROBABILITY), len(order) - 1)], k]
+        at = np.searchsorted(cumulative, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY])
+        low, high = values[order[np.minimum(at, len(order) - 1)], k]
         tails = np.column_stack([values[:, k] <= low, values[:, k] >= high]).astype(float)
         mean, sd, error = monte_carlo_error(tails, weight, replicate)
         sizes.append(np.min(effective_size(mean, sd, error)))

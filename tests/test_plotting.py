@@ -597,6 +597,8 @@ def test_predictive_check_display_takes_the_axes_it_is_given(check, pyplot):
     assert PredictiveCheckDisplay.from_check(check, ax=axes).axes_.tolist() == axes.ravel().tolist()
     with pytest.raises(ValueError, match="ax has 3 Axes for 4 statistics"):
         PredictiveCheckDisplay.from_check(check, ax=axes.ravel()[:3])
+    with pytest.raises(ValueError, match="is no subplot"):
+        PredictiveCheckDisplay.from_check(check, ax=figure.add_axes((0.1, 0.1, 0.5, 0.5)))
 
 
 def test_predictive_check_display_draws_many_statistics_as_intervals(radon):

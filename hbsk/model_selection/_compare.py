@@ -223,12 +223,13 @@ def _questions(cv: Any, X: Any, y: np.ndarray, groups: Any) -> dict[str, list[tu
     if standard and cv not in ("both", "known", "new"):
         raise ValueError(f"cv must be 'both', 'known', 'new', a splitter, or a dict of splitters; got {shown(cv)}.")
     codes = None
+    splitters: dict[str | None, Any] = {}
     if standard or groups is not None:
         user = "compare_estimators" + (f" with cv={shown(cv)}" if standard else "")
         codes = encode_groups(groups, len(y), user)
-    if standard:
-        splitters = _standard_splitters(cv, int(codes.max()) + 1)
-    else:
+        if standard:
+            splitters = _standard_splitters(cv, int(codes.max()) + 1)
+    if not standard:
         splitters = dict(cv) if isinstance(cv, Mapping) else {None: cv}
     questions = {}
     for question, splitter in splitters.items():
@@ -242,8 +243,8 @@ def _questions(cv: Any, X: Any, y: np.ndarray, groups: Any) -> dict[str, list[tu
     return questions
 
 
-def _standard_splitters(cv: str, n_groups: int) -> dict[str, Any]:
-    splitters: dict[str, Any] = {}
+def _standard_splitters(cv: str, n_groups: int) -> dict[str | None, Any]:
+    splitters: dict[str | None, Any] = {}
     if cv in ("both", "known"):
         splitters[KNOWN] = WithinGroupKFold(N_FOLDS, shuffle=True, random_state=0)
     if cv in ("both", "new"):

@@ -77,9 +77,9 @@ class WithinGroupKFold(BaseCrossValidator):
                 f"random_state={shown(random_state)} has no effect with shuffle=False. Set shuffle=True, or leave it "
                 "out."
             )
-        self.n_splits = int(n_splits)
-        self.shuffle = bool(shuffle)
-        self.random_state = random_state
+        self.n_splits: int = int(n_splits)
+        self.shuffle: bool = bool(shuffle)
+        self.random_state: Any = random_state
 
     def split(self, X: Any, y: Any = None, groups: Any = None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Split the rows into rows to fit to and rows to predict, fold by fold.

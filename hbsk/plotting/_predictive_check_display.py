@@ -286,12 +286,18 @@ def _panels(ax: Any, n_panels: int) -> np.ndarray:
     if ax is None:
         import matplotlib.pyplot as plt
 
-        figure = plt.figure(figsize=(3.6 * n_columns, 2.3 * n_rows), layout="constrained")
-        grid = figure.add_gridspec(n_rows, n_columns)
+        figure: Any = plt.figure(figsize=(3.6 * n_columns, 2.3 * n_rows), layout="constrained")
+        grid: Any = figure.add_gridspec(n_rows, n_columns)
     elif isinstance(ax, Axes):
         if n_panels == 1:
             return np.array([ax])
-        figure, grid = ax.figure, ax.get_subplotspec().subgridspec(n_rows, n_columns)
+        place = ax.get_subplotspec()
+        if place is None:
+            raise ValueError(
+                f"ax is no subplot, so it cannot be divided among {n_panels} statistics; pass {n_panels} Axes, or "
+                "one of plt.subplots."
+            )
+        figure, grid = ax.figure, place.subgridspec(n_rows, n_columns)
         ax.set_axis_off()
     else:
         axes = np.asarray(ax, dtype=object).ravel()

@@ -251,7 +251,7 @@ class ShrinkageDisplay:
     def _plot_estimates(self, ax: Any, no_pooling_kwargs: Any, partial_pooling_kwargs: Any, line_kwargs: Any) -> None:
         from matplotlib.lines import Line2D
 
-        order, place = self.order_, np.arange(len(self.order_))
+        order, place = self.order_, np.arange(float(len(self.order_)))
         size, width = _style.marker_size(ax, len(order)), _style.line_width(ax, len(order))
         percent = f"{100 * self.coverage:g} % interval"
         own, pooled, centre = self.no_pooling[order], self.estimate[order], self.centre[order]

@@ -56,7 +56,7 @@ def label_groups(ax: Any, labels: Sequence[str], name: str = "") -> None:
     size = float(np.clip(0.72 * room, SMALLEST_FONT, 9.0))
     step = max(1, int(np.ceil(1.15 * SMALLEST_FONT / room)))
     shown = np.arange(0, len(labels), step)
-    ax.set_yticks(shown, [labels[i] for i in shown], fontsize=size)
+    ax.set_yticks(shown, [labels[int(i)] for i in shown], fontsize=size)
     ax.tick_params(axis="y", length=2)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     if name:
