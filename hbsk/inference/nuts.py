@@ -23,8 +23,8 @@ DIAGNOSED_GROUPS = 100
 # each: common and group effects then lie on ridges (the group effects up, the common one down) that a diagonal one
 # does not see. Measured, 18 groups, 1000 draws: 952 effective draws instead of 140 at 100 rows a group, 428 instead
 # of 255 at 10 (one run each: differences below a factor of two are noise). With offsets neither was clearly better.
-# With fewer tuning draws for each effect the matrix is worse than none: 130 effects and 1000 draws (Exam) ended in steps
-# so small that chains stood still, R-hat 1.8 after minutes; with a diagonal one R-hat is 1.01 after half a minute.
+# With fewer tuning draws for each effect the matrix is worse than none: 130 effects and 1000 draws (Exam) ended in
+# steps so small that chains stood still, R-hat 1.8 after minutes; with a diagonal one it is 1.01 after half a minute.
 EFFECTS_FOR_DENSE_METRIC = 300
 TUNING_DRAWS_PER_EFFECT = 15
 
