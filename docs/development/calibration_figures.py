@@ -22,6 +22,8 @@ import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
 STORE = HERE / "calibration.json"
+# Nodes of a run that Monte Carlo errors are measured against; tests/slow has more.
+LONG_RUN = 12_000
 BLUE, GREY, RED = "#33658a", "#bbbbbb", "#c1292e"
 
 
@@ -56,7 +58,7 @@ def run_errors(n_problems):
 
     with pytest.MonkeyPatch.context() as patch:
         return summarise_errors(
-            [deviations(*random_problem(np.random.default_rng([7, i])), patch) for i in range(n_problems)]
+            [deviations(*random_problem(np.random.default_rng([7, i])), patch, LONG_RUN) for i in range(n_problems)]
         )
 
 
