@@ -277,6 +277,15 @@ def test_a_bad_proposal_is_refitted():
     assert nodes.pareto_k < engine.PARETO_K_LIMIT
 
 
+def test_few_effective_nodes_widen_the_next_proposal(rng):
+    theta, weight = rng.normal(size=(64, 3)), rng.dirichlet(np.full(64, 0.1))
+    kernels = engine._refit(engine.Nodes([], theta, weight, np.zeros(64, int), 0.0, weight))
+    mean, sd, _ = monte_carlo_error(theta, weight, np.zeros(64, int))
+    np.testing.assert_allclose(kernels.mean, mean)
+    inflated = sd**2 * (1 + 3 * np.sum(weight**2))
+    np.testing.assert_allclose(np.diag(kernels.scale @ kernels.scale.T), inflated, rtol=1e-9)
+
+
 def test_a_proposal_that_cannot_be_mended_is_reported():
     # tails of a Cauchy law, in seven dimensions: the weights have no variance, and max_nodes stops the adaptation
     def log_density(theta):

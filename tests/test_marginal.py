@@ -11,6 +11,7 @@ from hbsk.inference import marginal
 from hbsk.inference.group_algebra import (
     congruences,
     marginal_inverse,
+    nonnegative,
     relative_inverse,
     rotate_groups,
     unpack_symmetric,
@@ -182,6 +183,15 @@ def test_marginal_inverse_and_rotated_sums(rng, q):
             np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
             total += np.linalg.slogdet(full)[1]
         assert log_det[m] == pytest.approx(total, rel=1e-11)
+
+
+def test_nonnegative_leaves_what_is_semidefinite_and_clips_the_rest():
+    # the second column is zero, as y is where groups explain all of it
+    matrix = np.array([[4.0, 0.0, 2.0], [0.0, 0.0, 0.0], [2.0, 0.0, 9.0]])
+    np.testing.assert_allclose(nonnegative(matrix, np.diag(matrix)), matrix, atol=1e-14)
+    below = np.array([[1.0, 1.0 + 1e-10], [1.0 + 1e-10, 1.0]])
+    np.testing.assert_allclose(nonnegative(below, np.diag(below)), np.ones((2, 2)), rtol=1e-9)
+    assert np.linalg.eigvalsh(nonnegative(below, np.diag(below)))[0] > -1e-15
 
 
 def test_zero_between_group_sd_is_complete_pooling(rng):

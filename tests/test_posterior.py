@@ -318,6 +318,32 @@ def test_resampling_takes_each_node_as_often_as_its_weight_says(rng):
     assert np.any(np.diff(at) < 0)
 
 
+@pytest.mark.parametrize("rank", [1, 2, 3])
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_factors_of_semidefinite_matrices_multiply_to_them(rng, size, rank):
+    root = size * rng.normal(size=(20, 3, 3)) * (np.arange(3) < rank)
+    matrices = root @ root.swapaxes(1, 2)
+    lower = _node_algebra.semidefinite_cholesky(matrices[:, :rank, :rank])
+    np.testing.assert_allclose(lower, np.linalg.cholesky(matrices[:, :rank, :rank]), rtol=1e-8, atol=1e-9 * size)
+    matrices[:, 0] = matrices[:, :, 0] = 0.0
+    lower = _node_algebra.semidefinite_cholesky(matrices[:, :2, :2])
+    np.testing.assert_allclose(lower @ lower.swapaxes(1, 2), matrices[:, :2, :2], atol=1e-9 * size**2)
+
+
+def test_resampling_never_takes_a_node_without_weight(rng):
+    for _ in range(20):
+        assert set(_node_algebra.systematic_resample(np.array([0.0, 0.3, 0.7]), 10, rng)) == {1, 2}
+
+
+@pytest.mark.parametrize("n_points", [4, 17])
+def test_finer_grids_interpolate_cubics_from_end_to_end(n_points):
+    at = np.arange(n_points)
+    finer = np.linspace(0, n_points - 1, 4 * (n_points - 1) + 1)
+    for power in range(4):
+        found = at.astype(float) ** power @ _node_algebra._cubic_interpolation(n_points)
+        np.testing.assert_allclose(found, finer**power, rtol=1e-9, atol=1e-9)
+
+
 def test_sigma_is_drawn_from_its_law_given_theta(rng):
     # a grid of few points stands for a smooth law; its quantiles at even levels must have the moments of the grid
     problem = make_problem(rng)
