@@ -41,7 +41,7 @@ def test_ranks_are_uniform_and_intervals_cover(name):
 def test_a_wrong_prior_is_found_out(name, key, prior, seen_in):
     """What the test above can see in 300 fits: priors wrong by a factor of two, or by two of their sds.
 
-    Data outweigh priors: a prior of a group sd 1.6 times too wide, or an intercept off by 0.7 sds, is not seen in so few.
+    Data outweigh priors: a group sd with a prior 1.6 times too wide, or an intercept off by 0.7 sds, is not seen.
     """
     setting = SETTINGS[name]
     uniform, _ = calibrate(setting, range(N_FITS), intervals={}, priors=setting.priors | {key: prior})
