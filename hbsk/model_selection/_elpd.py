@@ -69,10 +69,12 @@ def waic_data(lpd_i: np.ndarray, variance: np.ndarray, n_samples: int, template,
 
 def _elpd_data(kind: str, elpd_i, p_i, template, **fields) -> Any:
     import arviz_stats
-    from arviz_stats.base import array_stats
 
-    elpd, se, p, _ = array_stats.loo_summary(elpd_i, p_i)
-    fields |= {"elpd": float(elpd), "se": float(se), "p": float(p), "n_data_points": len(elpd_i), "scale": "log"}
+    n = len(elpd_i)
+    # Vehtari, Gelman, Gabry 2017, eq. 23: V is the sample variance. ArviZ 1.1 divides by n in it, newer ones by n - 1.
+    se = np.sqrt(n * np.var(elpd_i, ddof=1)) if n > 1 else np.nan
+    fields |= {"elpd": float(np.sum(elpd_i)), "se": float(se), "p": float(np.sum(p_i)), "n_data_points": n}
+    fields["scale"] = "log"
     fields["elpd_i"] = template.copy(data=elpd_i)
     if not hasattr(arviz_stats, "ELPDDataLOO"):  # ArviZ 1.1 and 1.2: one class for all kinds
         return arviz_stats.ELPDData(kind=kind, **fields)
