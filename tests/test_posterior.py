@@ -177,10 +177,12 @@ def test_seen_and_unseen_rows_do_not_touch_each_other(rng):
     posterior = fit_marginal(problem.collect(), make_priors(rng, problem)).posterior
     x, z, codes = new_rows(rng, problem)
     together = posterior.row_mixture(x, [z], [codes])
+    at = posterior.weight > 1e-15  # one node has tau = 268 sigma, the weight 1e-164 and fewer digits
+    assert at.mean() > 0.9
     for r in range(len(x)):
         alone = posterior.row_mixture(x[r : r + 1], [z[r : r + 1]], [codes[r : r + 1]])
-        np.testing.assert_allclose(together.mean[:, r], alone.mean[:, 0], rtol=1e-12)
-        np.testing.assert_allclose(together.variance[:, r], alone.variance[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(together.mean[at, r], alone.mean[at, 0], rtol=1e-12)
+        np.testing.assert_allclose(together.variance[at, r], alone.variance[at, 0], rtol=1e-12)
 
 
 # Variance parameters and shrinkage
