@@ -233,7 +233,7 @@ def _split_t(mode, scale, drop, distances):
     """Return the split-t whose axes follow the curvature and whose tails follow the density.
 
     Geweke (1989), eq. 4.1: the scale on either side of an axis is the largest that a normal law
-    would need to fall as the density does, over distances of 1, 2 and 3 sds.
+    would need to fall as the density does, over distances of 1 to 4.5 sds (2 where few points must do).
     """
     drop = np.maximum(drop, 1e-3).reshape(2, len(distances), len(mode))
     needed = distances[:, None] / np.sqrt(2 * drop)
