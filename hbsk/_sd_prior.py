@@ -136,8 +136,10 @@ class SdPrior:
                     value = np.where(x == 0, -np.inf, -(p["alpha"] + 1) * np.log(x) - p["beta"] / x)
                 case _:
                     value = np.zeros_like(x)
+        value = value + self._log_constant
         lower, upper = self.support
-        return np.where((x >= lower) & (x <= upper), self._log_constant + value, -np.inf)
+        outside = x < lower if np.isinf(upper) else (x < lower) | (x > upper)
+        return np.where(outside, -np.inf, value) if np.any(outside) else value
 
     def grad_log_density(self, x: np.ndarray | float) -> np.ndarray:
         """Return the derivative of the log density with respect to x, inside of the support."""

@@ -181,7 +181,7 @@ def test_seen_and_unseen_rows_do_not_touch_each_other(rng):
     assert at.mean() > 0.9
     for r in range(len(x)):
         alone = posterior.row_mixture(x[r : r + 1], [z[r : r + 1]], [codes[r : r + 1]])
-        np.testing.assert_allclose(together.mean[at, r], alone.mean[at, 0], rtol=1e-12)
+        np.testing.assert_allclose(together.mean[at, r], alone.mean[at, 0], rtol=1e-12, atol=1e-14)
         np.testing.assert_allclose(together.variance[at, r], alone.variance[at, 0], rtol=1e-12)
 
 

@@ -105,40 +105,51 @@ def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarr
 
 
 def _factors(entries, q):
-    """Return Cholesky factors of I + (semidefinite), given its packed lower entries, and sums of log determinants."""
-    lower: dict[tuple[int, int], np.ndarray] = {}
+    """Return U below the diagonal and d of ``U diag(d) U' = I + (semidefinite)``, and sums of log determinants.
+
+    ``entries`` are the packed lower entries of the semidefinite part; U has a unit diagonal, which saves the roots of
+    Cholesky's factors.
+    """
+    unit: dict[tuple[int, int], np.ndarray] = {}
+    pivots: list[np.ndarray] = []
     det = np.ones((entries.shape[0], entries.shape[2]))
     for i in range(q):
-        for j in range(i + 1):
+        row = []  # U[i, j] d[j]
+        for j in range(i):
             entry = entries[:, i * (i + 1) // 2 + j]
             for k in range(j):
-                entry = entry - lower[i, k] * lower[j, k]
-            if i == j:
-                # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
-                pivot = np.maximum(entry + 1.0, 1.0)
-                det *= pivot
-                lower[i, i] = np.sqrt(pivot)
-            else:
-                lower[i, j] = entry / lower[j, j]
-    return lower, np.log(det).sum(axis=1)
+                entry = entry - row[k] * unit[j, k]
+            row.append(entry)
+            unit[i, j] = entry / pivots[j]
+        pivot = entries[:, i * (i + 1) // 2 + i] + 1.0
+        for j in range(i):
+            pivot -= row[j] * unit[i, j]
+        # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
+        pivots.append(np.maximum(pivot, 1.0, out=pivot))
+        det *= pivot
+    return unit, pivots, np.log(det).sum(axis=1)
 
 
 def _inverses(entries, q):
     """Return packed inverses of I + (semidefinite), given its lower entries, and sums of log determinants."""
-    lower, log_det = _factors(entries, q)
-    solved: dict[tuple[int, int], np.ndarray] = {}
+    unit, pivots, log_det = _factors(entries, q)
+    solved: dict[tuple[int, int], np.ndarray] = {}  # U^-1 below the diagonal
+    scaled: dict[tuple[int, int], np.ndarray] = {}  # diag(1 / d) U^-1
     for i in range(q):
-        solved[i, i] = 1.0 / lower[i, i]
+        scaled[i, i] = 1.0 / pivots[i]
         for j in range(i):
-            entry = sum(lower[i, k] * solved[k, j] for k in range(j, i))
-            solved[i, j] = -entry * solved[i, i]
+            entry = -unit[i, j]
+            for k in range(j + 1, i):
+                entry -= unit[i, k] * solved[k, j]
+            solved[i, j] = entry
+            scaled[i, j] = entry * scaled[i, i]
     inverse = np.empty_like(entries)
     for i in range(q):
         for j in range(i + 1):
             out = inverse[:, i * (i + 1) // 2 + j]
-            np.multiply(solved[i, i], solved[i, j], out=out)
+            out[...] = scaled[i, j]
             for k in range(i + 1, q):
-                out += solved[k, i] * solved[k, j]
+                out += solved[k, i] * scaled[k, j]
     return inverse, log_det
 
 
@@ -167,19 +178,22 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
     linear = twice + twice.swapaxes(3, 4)
     linear = linear[:, row, column][:, :, row, column] * np.where(row == column, 0.5, 1.0)
     packed = (linear.reshape(-1, len(row)) @ zz[row, column]).reshape(n_points, -1, n_groups)
-    lower, log_det = _factors(packed, q)
-    solved: dict[tuple[int, int], np.ndarray] = {}
+    unit, pivots, log_det = _factors(packed, q)
+    solved: dict[tuple[int, int], np.ndarray] = {}  # U^-1 Lambda'
+    scaled: dict[tuple[int, int], np.ndarray] = {}  # diag(1 / d) U^-1 Lambda'
     for i in range(q):
+        reciprocal = 1.0 / pivots[i]
         for j in range(q):
             entry = factor[:, j, i, None]
             for k in range(i):
-                entry = entry - lower[i, k] * solved[k, j]
-            solved[i, j] = entry / lower[i, i]
+                entry = entry - unit[i, k] * solved[k, j]
+            solved[i, j] = entry
+            scaled[i, j] = entry * reciprocal
     inverse = np.empty_like(packed)
     for at, (i, j) in enumerate(zip(row, column, strict=True)):
-        np.multiply(solved[0, i], solved[0, j], out=inverse[:, at])
+        np.multiply(solved[0, i], scaled[0, j], out=inverse[:, at])
         for k in range(1, q):
-            inverse[:, at] += solved[k, i] * solved[k, j]
+            inverse[:, at] += solved[k, i] * scaled[k, j]
     return inverse, log_det
 
 

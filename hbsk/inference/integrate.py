@@ -24,7 +24,8 @@ N_REPLICATES = 16
 ERROR_TARGET = 0.05
 PARETO_K_ADAPT = 0.5
 PARETO_K_LIMIT = 0.7
-PROPOSAL_DF = 5.0
+# Degrees of freedom of proposals: of 4 the quantiles have a closed form, of 5 they took 5 % of a fit of few rows.
+PROPOSAL_DF = 4.0
 # The proposal is wider than the curvature says: a tenth of its efficiency buys weights that are bounded in practice
 # (radon, intercepts and slopes: Pareto k 0.8 -> 0.2).
 INFLATION = 1.15
@@ -72,7 +73,7 @@ class SplitT:
             0.5 * uniforms / lower_share,
             0.5 + 0.5 * (uniforms - lower_share) / (1 - lower_share),
         )
-        z = special.stdtrit(PROPOSAL_DF, within) * np.where(is_below, self.below, self.above)
+        z = _t_quantile(within) * np.where(is_below, self.below, self.above)
         return self.centre + z @ self.scale.T
 
     def log_density(self, theta: np.ndarray) -> np.ndarray:
@@ -109,7 +110,7 @@ class KernelT:
 
     def points(self, uniforms: np.ndarray) -> np.ndarray:
         """Map points of the unit cube (n, d + 1) to theta; the last coordinate chooses the kernel."""
-        z = special.stdtrit(PROPOSAL_DF, uniforms[:, :-1])
+        z = _t_quantile(uniforms[:, :-1])
         choice = uniforms[:, -1]
         wide = choice < WIDE_SHARE
         at = np.minimum(((choice - WIDE_SHARE) / (1 - WIDE_SHARE) * len(self.centres)).astype(int), KERNELS - 1)
@@ -126,6 +127,12 @@ class KernelT:
         far = _log_t(white).sum(axis=1)
         log_both = np.logaddexp(np.log(1 - WIDE_SHARE) + near, np.log(WIDE_SHARE) + far)
         return log_both - np.log(np.diag(self.scale)).sum()
+
+
+def _t_quantile(level):
+    """Return quantiles of Student's t with `PROPOSAL_DF` degrees of freedom (Shaw 2006, J. Comput. Finance 9(4), 2.3)."""
+    root = 2.0 * np.sqrt(level * (1.0 - level))
+    return np.sign(level - 0.5) * 2.0 * np.sqrt(np.cos(np.arccos(root) / 3.0) / root - 1.0)
 
 
 def _log_t(z):

@@ -165,9 +165,10 @@ class VarianceParameters:
         for k, at in self._sd_at.items():
             tau = sigma * relative_sd[:, k, None]
             jacobian, _ = self._lines[k].log_jacobian(theta[:, at])
-            log_prior += self.group_sd[k].log_density(tau) + jacobian[:, None]
-            if self.integrated:  # d tau = sigma d rho
-                log_prior += np.log(sigma)
+            log_prior += self.group_sd[k].log_density(tau)
+            log_prior += jacobian[:, None]
+        if self.integrated:  # d tau = sigma d rho
+            log_prior += len(self._sd_at) * np.log(sigma)
         return log_prior
 
     def sigma_slope_of_sd_log_prior(self, sigma, relative_sd) -> np.ndarray:
