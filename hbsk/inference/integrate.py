@@ -31,7 +31,8 @@ PROPOSAL_DF = 4.0
 INFLATION = 1.15
 MAX_ROUNDS = 6
 DIFFERENCE_STEP = 1e-4
-LARGEST_LAST_STEP = 0.01
+# Length, in posterior sds, of a step to the mode that is taken without looking at the density there.
+LAST_STEP = 0.1
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
 SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
@@ -156,6 +157,8 @@ class Nodes:
     replicate : ndarray of shape (n_nodes,), dtype int
         Which of the independent randomisations a node belongs to.
     pareto_k : float
+    error : float
+        Largest Monte Carlo error of what is monitored, in posterior sds.
     spare : ndarray of shape (n_nodes,)
         A further quasi-random coordinate of each node, for what is drawn given theta.
     """
@@ -165,6 +168,7 @@ class Nodes:
     weight: np.ndarray
     replicate: np.ndarray
     pareto_k: float
+    error: float
     spare: np.ndarray
 
 
@@ -194,22 +198,29 @@ def find_mode(
             memory.update(theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian)
         return memory
 
-    # The trust region keeps steps to a few units of log sd. Where the gradient is 1e-4, in units in which the sharpest
-    # direction has a posterior sd of at most 1, the next step of Newton's method is known to eight digits: it is taken
-    # without another evaluation.
-    tolerance = 1e-4 * np.sqrt(max(1.0, np.abs(at(start)["hessian"]).max()))
+    def newton_step(theta):
+        precision = -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T)
+        step = np.linalg.lstsq(precision, at(theta)["gradient"], rcond=1e-9)[0]
+        return precision, step, step @ precision @ step
+
+    def stop_when_near(intermediate_result):
+        # the next step would be of a hundredth of a posterior sd, which no proposal can tell from the mode
+        _, step, squared = newton_step(intermediate_result.x)
+        if 0.0 <= squared <= LAST_STEP**2 and np.max(np.abs(step)) <= 1.0:
+            raise StopIteration
+
+    # The trust region keeps steps to a few units of log sd.
     result = optimize.minimize(
         lambda theta: (-at(theta)["value"], -at(theta)["gradient"]),
         start,
         jac=True,
         hess=lambda theta: -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T),
         method="trust-exact",
-        options={"gtol": tolerance, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
+        callback=stop_when_near,
+        options={"gtol": 1e-9, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
     )
-    found = at(result.x)
-    precision = -0.5 * (found["hessian"] + found["hessian"].T)
-    last = np.linalg.lstsq(precision, found["gradient"], rcond=1e-9)[0]
-    return result.x + (last if np.max(np.abs(last)) < LARGEST_LAST_STEP else 0.0), precision
+    precision, last, squared = newton_step(result.x)
+    return result.x + (last if 0.0 <= squared <= LAST_STEP**2 else 0.0), precision
 
 
 def first_proposals(
@@ -330,10 +341,8 @@ def importance_sample(
     rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt=0)]
     per_replicate = first_per_replicate
     for salt in range(1, MAX_ROUNDS + 1):
-        nodes = _weigh(rounds)
-        mean, sd, error = monte_carlo_error(monitored(nodes.evaluated), nodes.weight, nodes.replicate)
-        accurate = np.all(error <= np.maximum(ERROR_TARGET * sd, 1e-10 * np.abs(mean)))
-        if accurate and nodes.pareto_k <= PARETO_K_ADAPT:
+        nodes = _weigh(rounds, monitored)
+        if nodes.error <= ERROR_TARGET and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         if 3 * len(nodes.weight) > max_nodes:
             break
@@ -364,22 +373,28 @@ class _Round:
         return cls(proposal, theta, evaluate(theta), replicate, uniforms[:, 0])
 
 
-def _weigh(rounds: list[_Round]) -> Nodes:
+def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray]) -> Nodes:
     """Weigh all nodes against the mixture of all proposals."""
     theta = np.concatenate([r.theta for r in rounds])
     log_density = np.concatenate([r.evaluated.log_density for r in rounds])
     log_share = np.log([len(r.theta) / len(theta) for r in rounds])
-    log_mixture = special.logsumexp(
+    log_mixture = np.logaddexp.reduce(
         [share + r.proposal.log_density(theta) for share, r in zip(log_share, rounds, strict=True)], axis=0
     )
     log_weight = np.where(np.isfinite(log_density), log_density, -np.inf) - log_mixture
     weight, pareto_k = smoothed_weights(log_weight)
+    evaluated = [r.evaluated for r in rounds]
+    replicate = np.concatenate([r.replicate for r in rounds])
+    mean, sd, error = monte_carlo_error(monitored(evaluated), weight, replicate)
+    # of a value that does not vary, rounding is no error
+    relative = error / np.maximum(np.maximum(sd, 2e-9 * np.abs(mean)), 1e-300)
     return Nodes(
-        evaluated=[r.evaluated for r in rounds],
+        evaluated=evaluated,
         theta=theta,
         weight=weight,
-        replicate=np.concatenate([r.replicate for r in rounds]),
+        replicate=replicate,
         pareto_k=pareto_k,
+        error=float(relative.max(initial=0.0)),
         spare=np.concatenate([r.spare for r in rounds]),
     )
 
