@@ -80,11 +80,15 @@ class GroupFactor:
         return positions[codes]
 
     def _encode_few(self, values: Values) -> np.ndarray | None:
-        """Codes of a few known numbers without the cost of factorizing them; None where that is not the case."""
-        if not (isinstance(values, np.ndarray) and values.dtype.kind in "biuf" and self.labels.dtype.kind in "biuf"):
+        """Codes of a few known numbers or texts without the cost of factorizing; None where that is not the case."""
+        if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" and self.labels.dtype.kind in "biuf":
+            codes = _numeric_positions(self.labels, values)
+            return None if (codes < 0).any() else codes
+        texts = values.tolist()
+        if not all(type(text) is str for text in texts):
             return None
-        codes = _numeric_positions(self.labels, values)
-        return None if (codes < 0).any() else codes
+        found = [self._lookup().get(text) for text in texts]
+        return None if None in found else np.array(found, dtype=np.int64)
 
     def _positions(self, labels: np.ndarray) -> np.ndarray:
         """Where each label stands in `self.labels`, -1 for those that do not."""

@@ -27,6 +27,8 @@ from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Nodes times rows times columns worked on at a time.
 BLOCK_ELEMENTS = 1_000_000
+# Rows whose means alone, when nothing else is asked for, are worth a path of their own: the prediction of one row.
+FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -191,26 +193,28 @@ class MarginalPosterior:
         """
         intercept = x[:, 0] if self.has_intercept else 0.0
         x = self.scaling.common(x, self.has_intercept)
-        mean = self.common_mean @ x.T
         reach = np.broadcast_to(x, (self.n_nodes, *x.shape)).swapaxes(1, 2)
         if not self.n_groups:
-            variance = squared_norm(self.common_root, reach)
-            return self._in_units_of_y(mean, variance, intercept)
+            return self._in_units_of_y(self.common_mean @ x.T, squared_norm(self.common_root, reach), intercept)
         z = self.scaling.varying(z[0])
-        known = codes[0] < self.sums.n_groups
-        at = np.where(known, codes[0], 0)
-        inverse = unpack_symmetric(self._inverse(at), z.shape[1])
-        solved = np.einsum("mklr,rl->mkr", inverse, z)  # H z
-        solved[:, :, ~known] = 0.0
-        zx = self.sums.zx[:, :, at]
-        mean = mean + self._effect_means(zx, solved)
+        mean, solved, zx = self._means_at_nodes(x, z, codes[0])
         reach = reach - np.einsum("kar,mkr->mar", zx[:, :-1], solved)
         variance = squared_norm(self.common_root, reach)
         spread = np.einsum("mkr,rk->mr", solved, z)
+        known = codes[0] < self.sums.n_groups
         if not known.all():
             fresh = np.einsum("mkl,rk->mlr", self.factor, z[~known])
             spread[:, ~known] = np.sum(fresh**2, axis=1)
         return self._in_units_of_y(mean, variance + self.sigma[:, None] ** 2 * spread, intercept)
+
+    def _means_at_nodes(self, x, z, codes):
+        """Return means (n_nodes, n_rows) of scaled rows, and of their groups ``H z`` and ``B``."""
+        known = codes < self.sums.n_groups
+        at = np.where(known, codes, 0)
+        solved = np.einsum("mklr,rl->mkr", unpack_symmetric(self._inverse(at), z.shape[1]), z)
+        solved[:, :, ~known] = 0.0
+        zx = self.sums.zx[:, :, at]
+        return self.common_mean @ x.T + self._effect_means(zx, solved), solved, zx
 
     def _effect_means(self, zx, solved):
         """Return ``z' H (B_y - B_x b)`` over nodes and rows, from ``solved = H z``."""
@@ -227,11 +231,14 @@ class MarginalPosterior:
 
         Many rows use moments of the groups, few rows the mixture; the answers are the same.
         """
-        if self.n_groups and len(x) <= self.sums.n_groups:
+        if self.n_groups and len(x) <= self.sums.n_groups and (need_variance or len(x) > FEW_ROWS):
             return moments_by_block(self, x, z, codes)
         # In engine units, where columns are centred: raw coefficients of a column far from zero would cancel.
         intercept = x[:, 0] if self.has_intercept else 0.0
         x = self.scaling.common(x, self.has_intercept)
+        if self.n_groups and len(x) <= self.sums.n_groups:
+            mean, _, _ = self._means_at_nodes(x, self.scaling.varying(z[0]), codes[0])
+            return self.weight @ (self.scaling.y_centre * intercept + self.scaling.y_scale * mean), None
         mean = x @ (self.weight @ self.common_mean)
         variance = None
         if need_variance:
