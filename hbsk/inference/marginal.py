@@ -309,7 +309,7 @@ class MarginalModel:
     def _products(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """Return what evaluations need of a block of groups.
 
-        The maps of `congruences`; and ``D_k' D_l + D_l' D_k`` (half of it for k = l), packed: (pairs_q, pairs_p, J).
+        The maps of `congruences`; and ``D_k' D_l + D_l' D_k`` (half of it for k = l), packed: (pairs_p, pairs_q, J).
         """
         kept = self._kept_products
         return self._make_products(self._blocks[block]) if kept is None else kept[block]
@@ -317,11 +317,11 @@ class MarginalModel:
     def _make_products(self, groups):
         (row, column), (a, _) = self._layout
         rotated = self._rotated[1][:, :, groups]
-        products = np.empty((len(row), len(a), rotated.shape[2]))
+        products = np.empty((len(a), len(row), rotated.shape[2]))
         for i, (k, m) in enumerate(zip(row, column, strict=True)):
             at = 0
             for first in range(rotated.shape[1]):
-                out = products[i, at : at + first + 1]
+                out = products[at : at + first + 1, i]
                 np.multiply(rotated[k, first], rotated[m, : first + 1], out=out)
                 if k != m:
                     out += rotated[m, first] * rotated[k, : first + 1]
@@ -359,11 +359,12 @@ class MarginalModel:
         def work(block):
             maps, products = self._products(block)
             log_det, packed = np.empty(len(factor)), np.empty((len(factor), len(a)))
-            width = max(1, CACHED_NUMBERS // max(products[:, 0].size, 1))
+            products = products.reshape(len(a), -1)
+            width = max(1, CACHED_NUMBERS // max(products.shape[1], 1))
             for start in range(0, len(factor), width):
                 at = slice(start, start + width)
                 inverse, log_det[at] = marginal_inverse(maps, covariance[at])
-                packed[at] = np.tensordot(inverse, products, axes=([1, 2], [0, 2]))
+                packed[at] = inverse.reshape(len(inverse), -1) @ products.T
             return log_det, packed
 
         log_det, packed = np.zeros(len(factor)), np.zeros((len(factor), len(a)))
@@ -391,7 +392,7 @@ class MarginalModel:
             factors = lower[:, :, self._blocks[block]]
             maps, products = self._products(block)
             inverse, _ = marginal_inverse(maps, covariance)
-            crossed = np.tensordot(packed, products, axes=([1], [1])) * half  # D N D'
+            crossed = np.tensordot(packed, products, axes=1) * half  # D N D'
             return _block_gradient(factors, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q))
 
         total = np.zeros_like(factor)
