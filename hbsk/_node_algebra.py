@@ -4,7 +4,6 @@ from functools import lru_cache
 
 import numpy as np
 
-
 # Steps of a quantile's finer grid within one step of the given one.
 FINER = 4
 

@@ -128,6 +128,18 @@ def test_mode_beyond_a_saddle_is_found():
     assert np.all(np.linalg.eigvalsh(precision) > 0)
 
 
+@pytest.mark.parametrize("start", [0.0, 1.0, 2.5, 4.0])
+def test_a_saddle_is_left_behind(start):
+    # the way along y leads to a saddle, where slopes are small and short steps lead nowhere
+    def value_and_gradient(theta):
+        x, y = theta.T
+        return 0.5 * x**2 - x**4 / 4 - y**2, np.column_stack([x - x**3, -2 * y])
+
+    mode, precision = find_mode(value_and_gradient, np.array([1e-6, start]))
+    np.testing.assert_allclose(np.abs(mode), [1.0, 0.0], atol=0.02)
+    np.testing.assert_allclose(precision, np.diag([2.0, 2.0]), rtol=0.2, atol=1e-6)
+
+
 # The split-t
 
 

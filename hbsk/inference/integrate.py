@@ -31,7 +31,8 @@ PROPOSAL_DF = 4.0
 INFLATION = 1.15
 MAX_ROUNDS = 6
 DIFFERENCE_STEP = 1e-4
-# Length, in posterior sds, of a step to the mode that is taken without looking at the density there.
+# Length, in posterior sds, of the step to the mode that is taken unseen: the next one would be of a hundredth, which no
+# proposal can tell from the mode.
 LAST_STEP = 0.1
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
@@ -131,7 +132,7 @@ class KernelT:
 
 
 def _t_quantile(level):
-    """Return quantiles of Student's t with `PROPOSAL_DF` degrees of freedom (Shaw 2006, J. Comput. Finance 9(4), 2.3)."""
+    """Return quantiles of Student's t with `PROPOSAL_DF` degrees of freedom (Shaw 2006, J. Comput. Finance 9(4))."""
     root = 2.0 * np.sqrt(level * (1.0 - level))
     return np.sign(level - 0.5) * 2.0 * np.sqrt(np.cos(np.arccos(root) / 3.0) / root - 1.0)
 
@@ -198,15 +199,15 @@ def find_mode(
             memory.update(theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian)
         return memory
 
-    def newton_step(theta):
+    def newton(theta):
+        """Minus the Hessian, Newton's step, and whether what lies beyond it can be left alone: not near a saddle."""
         precision = -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T)
         step = np.linalg.lstsq(precision, at(theta)["gradient"], rcond=1e-9)[0]
-        return precision, step, step @ precision @ step
+        is_short = step @ precision @ step <= LAST_STEP**2 and np.max(np.abs(step)) <= 1.0
+        return precision, step, is_short and np.linalg.eigvalsh(precision)[0] > -1e-3
 
-    def stop_when_near(intermediate_result):
-        # the next step would be of a hundredth of a posterior sd, which no proposal can tell from the mode
-        _, step, squared = newton_step(intermediate_result.x)
-        if 0.0 <= squared <= LAST_STEP**2 and np.max(np.abs(step)) <= 1.0:
+    def stop_before_last(intermediate_result):
+        if newton(intermediate_result.x)[2]:
             raise StopIteration
 
     # The trust region keeps steps to a few units of log sd.
@@ -216,11 +217,11 @@ def find_mode(
         jac=True,
         hess=lambda theta: -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T),
         method="trust-exact",
-        callback=stop_when_near,
+        callback=stop_before_last,
         options={"gtol": 1e-9, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
     )
-    precision, last, squared = newton_step(result.x)
-    return result.x + (last if 0.0 <= squared <= LAST_STEP**2 else 0.0), precision
+    precision, step, is_last = newton(result.x)
+    return result.x + (step if is_last else 0.0), precision
 
 
 def first_proposals(
