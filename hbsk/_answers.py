@@ -74,7 +74,10 @@ class PosteriorAnswersMixin:
         Returns
         -------
         table : DataFrame
-            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine.
+            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine. For
+            ``pooling="none"`` a common coefficient that the groups absorb (what varies by group, columns of group
+            level, an intercept that depends on them) is not estimated: its mean is the complete-pooling value, and all
+            else is NaN.
         """
         check_is_fitted(self)
         return summary_table(self._frame, self._fitted, self.diagnostics_)
@@ -119,7 +122,8 @@ class PosteriorAnswersMixin:
         -------
         tree : xarray.DataTree
             Variables as Bambi names them ("Intercept", "floor", "1|county", "1|county_sigma", "sigma"), and
-            ``corr_<factor>``.
+            ``corr_<factor>``. For ``pooling="none"`` what `summary` calls not estimated is the same in all draws, so
+            that it and the groups' deviations from it add up.
         """
         check_is_fitted(self)
         if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):

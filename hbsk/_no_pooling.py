@@ -46,6 +46,13 @@ class NoPoolingPosterior(MarginalPosterior):
         inverse = self.inverse[:, groups]
         return np.broadcast_to(inverse, (n_nodes, *inverse.shape))
 
+    def common_mixture(self):
+        mean, sd = super().common_mixture()
+        # Every node has the same number where the varying columns absorb the common one: no spread, but no knowledge.
+        absorbed = ~np.any(self.common_root, axis=(0, 2))
+        sd[:, np.any(self._jacobian()[absorbed] != 0, axis=0)] = np.nan
+        return mean, sd
+
     def _variance_nodes(self, at):
         sigma = self.sigma[at] * self.scaling.y_scale
         q = self.factor.shape[1]

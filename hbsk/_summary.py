@@ -26,12 +26,16 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     levels = np.array([(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
     weight = posterior.weight
     mean, sd = posterior.common_mixture()
-    covariance = posterior.common_moments()[1]
+    estimated = ~np.isnan(sd).any(axis=0)  # not what is absorbed by groups that are not pooled
     common = pd.DataFrame(
-        {"mean": weight @ mean, "sd": np.sqrt(np.diag(covariance))}, index=list(specification.common_columns)
+        {"mean": weight @ mean, "sd": np.nan, "eti89_lb": np.nan, "eti89_ub": np.nan},
+        index=list(specification.common_columns),
     )
-    low_high = mixture_quantiles(RowMixture(weight, mean, sd**2), levels)
-    common["eti89_lb"], common["eti89_ub"] = low_high[:, 0], low_high[:, 1]
+    covariance = posterior.common_moments()[1]
+    common.iloc[estimated, 1] = np.sqrt(np.diag(covariance))[estimated]
+    common.iloc[estimated, 2:] = mixture_quantiles(
+        RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), levels
+    )
     names, values = variance_names(specification), variance_values(specification, posterior.variance_nodes())
     # with known standard errors sigma is no parameter, without pooling the group sds are none
     usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)

@@ -60,7 +60,7 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     if not sigma_is_parameter:
         names, values = names[1:], values[:, 1:]
     finite = np.isfinite(values).all(axis=0)
-    common, _ = posterior.common_mixture()
+    common, common_sd = posterior.common_mixture()
     in_model = np.zeros(common.shape[1], dtype=bool)
     in_model[posterior.scaling.kept] = True
     names = [*np.asarray(names, dtype=object)[finite], *specification.common_columns]
@@ -76,6 +76,9 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     table["ess_tail"] = _tail_size(values, posterior.weight, posterior.replicate)
     table["mcse_mean"] = error
     table["pareto_k"] = posterior.pareto_k
+    # What groups that are not pooled absorb has no spread at the nodes, which is no accuracy.
+    absorbed = np.flatnonzero(np.isnan(common_sd).any(axis=0)) + int(finite.sum())
+    table.iloc[absorbed, [COLUMNS.index(name) for name in ("ess_bulk", "ess_tail", "mcse_mean")]] = np.nan
     table["in_model"] = np.concatenate([np.ones(int(finite.sum()), dtype=bool), in_model])
     return table
 

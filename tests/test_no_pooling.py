@@ -1,8 +1,10 @@
 """No pooling against regressions with a column for every group, and against partial pooling with huge fixed sds."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from hbsk import PartialPoolingRegressor
 from hbsk._marginal_fit import fit_marginal, marginal_model
 from hbsk._no_pooling import fit_no_pooling, pseudo_inverses
 from hbsk._sd_prior import SdPrior
@@ -245,6 +247,38 @@ def test_group_level_columns_belong_to_the_groups(rng):
         wanted.row_moments(problem.X, [problem.Z], [problem.codes]),
         rtol=1e-8,
     )
+
+
+@pytest.mark.parametrize(
+    ("formula", "absorbed"),
+    [
+        ("x + u + c + (1 | g)", ["Intercept", "u"]),
+        ("x + u + (x | g)", ["Intercept", "x", "u"]),
+        ("0 + x + (1 | g)", []),
+        ("0 + x + w + (0 + x | g)", ["x"]),
+    ],
+)
+def test_summaries_claim_no_certainty_of_what_groups_absorb(rng, formula, absorbed):
+    # Such a coefficient stands at its complete-pooling value at every node: an sd of zero would be no posterior's.
+    codes = np.repeat(np.arange(6), 5)
+    X = pd.DataFrame({"g": codes, "x": 2.0 + rng.normal(size=30), "w": rng.normal(size=30), "c": 3.0})
+    X["u"] = rng.normal(size=6)[codes]
+    y = 1.0 + 0.8 * X["x"] + X["u"] + rng.normal(size=30)
+    none = PartialPoolingRegressor(formula, pooling="none").fit(X, y)
+    complete = PartialPoolingRegressor(formula, pooling="complete").fit(X, y)
+    table, diagnostics = none.summary(), none.diagnostics_
+    unknown = ["sd", "eti89_lb", "eti89_ub", "ess_bulk", "ess_tail", "mcse_mean"]
+    assert table["sd"].index[table["sd"].isna()].tolist() == absorbed
+    assert table.loc[absorbed, unknown].isna().all(axis=None)
+    assert diagnostics.loc[absorbed, ["ess_bulk", "ess_tail", "mcse_mean"]].isna().all(axis=None)
+    kept = table.index.difference([*absorbed, "c"])
+    assert np.isfinite(table.loc[kept, unknown]).all(axis=None)
+    assert (table.loc[kept, "sd"] > 0.01).all()
+    slopes = [name for name in absorbed if name != "Intercept"]
+    np.testing.assert_allclose(table.loc[slopes, "mean"], complete.summary().loc[slopes, "mean"], rtol=1e-6)
+    # a constant column is left out of every model, with coefficient 0
+    if "c" in table.index:
+        assert table.loc["c", ["mean", "sd"]].tolist() == [0.0, 0.0]
 
 
 def test_each_row_a_group_of_its_own(rng):
