@@ -13,3 +13,15 @@ import pytest
 def rng() -> np.random.Generator:
     """Return a generator of its own for each test, with the same seed at every run."""
     return np.random.default_rng(20261122)
+
+
+@pytest.fixture
+def pyplot():
+    """Draw without a screen, and leave no figure open."""
+    import matplotlib as mpl
+
+    with mpl.rc_context({"backend": "Agg"}):
+        import matplotlib.pyplot as plt
+
+        yield plt
+        plt.close("all")

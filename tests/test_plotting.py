@@ -1,119 +1,46 @@
-"""Displays: the data they hold, the artists they draw, and labels that can be read."""
+"""Displays of groups: the data they hold, the artists they draw, and labels that can be read."""
 
 from itertools import pairwise
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.axes import Axes
 from scipy import stats
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
-from hbsk.datasets import load_baseball, load_eight_schools, load_radon, make_grouped_regression
-from hbsk.plotting import (
-    GroupEffectsDisplay,
-    GroupSizeDisplay,
-    PredictiveCheckDisplay,
-    RankDisplay,
-    RiskDisplay,
-    ShrinkageDisplay,
-)
-from hbsk.plotting._risk import james_stein_risk, shrunken_risk
-from hbsk.predictive_checks import per_group, posterior_predictive_check
+from hbsk.datasets import load_eight_schools
+from hbsk.plotting import GroupEffectsDisplay, GroupSizeDisplay, RankDisplay, ShrinkageDisplay
+from tests.figures import assert_legible, baseball_fit, drawn_texts, few_groups_fit, few_means_fit, radon_fit
 
-
-@pytest.fixture(autouse=True)
-def pyplot():
-    """Draw without a screen, and leave no figure open."""
-    with mpl.rc_context({"backend": "Agg"}):
-        import matplotlib.pyplot as plt
-
-        yield plt
-        plt.close("all")
+pytestmark = pytest.mark.usefixtures("pyplot")
 
 
 @pytest.fixture(scope="module")
 def radon():
-    X, y = load_radon(return_X_y=True, as_frame=True)
-    X = X[["county", "floor"]]
-    return PartialPoolingRegressor(group_features="county", slope_features=["floor"], random_state=0).fit(X, y), X, y
+    return radon_fit()
 
 
 @pytest.fixture(scope="module")
 def few():
-    """Return seven groups of unequal size, their model and the true means."""
-    X, y, truth = make_grouped_regression(
-        7, [3, 9, 1, 4, 9, 20, 2], 0, intercept=1.5, as_frame=True, return_parameters=True, random_state=4
-    )
-    X["group"] = X["group"].map(dict(enumerate("gfedcba")))
-    model = PartialPoolingRegressor(group_features="group").fit(X, y)
-    return model, X, y, 1.5 + truth.group_effects[::-1, 0]
+    return few_groups_fit()
 
 
 @pytest.fixture(scope="module")
 def means(few):
     _, X, y, _ = few
-    return JamesSteinEstimator(group_features="group", method="empirical-bayes").fit(X, y)
+    return few_means_fit(X, y)
 
 
 @pytest.fixture(scope="module")
 def baseball():
-    data = load_baseball(as_frame=True)
-    return data, JamesSteinEstimator(group_features="player").fit(
-        data.data, data.target, standard_error=data.standard_error
-    )
-
-
-def drawn_texts(display):
-    """Return the boxes of the texts of a drawn figure, in pixels: labels of the y axis, and all others."""
-    figure = display.figure_
-    figure.canvas.draw()
-    renderer = figure.canvas.get_renderer()
-    labels, others = [], []
-    for ax in figure.axes:
-        if not ax.axison:
-            continue
-        others += [ax.xaxis.label, ax.yaxis.label, ax.title, *ax.texts]
-        # Matplotlib keeps ticks beyond the ends of an axis, and does not draw them.
-        for axis, texts in ((ax.yaxis, labels), (ax.xaxis, others)):
-            low, high = sorted(axis.get_view_interval())
-            ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
-            texts += [text for place, text in ticks if low <= place <= high and text.get_text()]
-        if ax.get_legend() is not None:
-            others.append(ax.get_legend())
-    others += figure.legends
-    return (
-        [text.get_window_extent(renderer) for text in labels],
-        [text.get_window_extent(renderer) for text in others if not hasattr(text, "get_text") or text.get_text()],
-        figure.bbox,
-    )
-
-
-def assert_legible(display):
-    """Assert that no text is cut, and no label of a group touches the next."""
-    labels, others, page = drawn_texts(display)
-    for box in [*labels, *others]:
-        assert page.x0 - 0.5 <= box.x0
-        assert box.x1 <= page.x1 + 0.5
-        assert page.y0 - 0.5 <= box.y0
-        assert box.y1 <= page.y1 + 0.5
-    for one, two in pairwise(labels):
-        assert not one.overlaps(two)
-    for i, one in enumerate(others):
-        assert not any(one.overlaps(two) for two in others[i + 1 :])
+    return baseball_fit()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # All displays of groups
-
-
-def from_estimator(display, model, **options):
-    return display.from_estimator(model, **options)
-
 
 GROUP_DISPLAYS = [ShrinkageDisplay, GroupSizeDisplay, GroupEffectsDisplay, RankDisplay]
 
@@ -438,201 +365,3 @@ def test_rank_display_draws_bars_within_the_ranks(few):
     assert first == f"{display.probability[order[0]]:.0%}"
     assert display.ax_.get_xticks().tolist() == list(range(1, 8))
     assert_legible(display)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Risk
-
-
-def risk_by_quadrature(theta, p, *, positive_part):
-    """Integrate the loss itself over y = (y_1, and a chi-square of the p - 1 others), theta along the first axis."""
-    nodes, weights = np.polynomial.legendre.leggauss(300)
-    first = (theta + 9 * nodes)[:, None]
-    kink = np.maximum(p - 2 - first**2, 0.0)
-    total = 0.0
-    # The positive part has a kink where |y|^2 = p - 2; the density of the others has a root at 0, hence the squares.
-    for low, high in ((0.0, np.sqrt(kink)), (np.sqrt(kink), 10.0)):
-        root = low + (high - low) * (nodes + 1) / 2
-        factor = 1 - (p - 2) / (first**2 + root**2)
-        if positive_part:
-            factor = np.maximum(factor, 0.0)
-        loss = (factor * first - theta) ** 2 + factor**2 * root**2
-        density = stats.norm.pdf(first - theta) * stats.chi2.pdf(root**2, p - 1) * 2 * root
-        total += np.sum(9 * weights[:, None] * weights * (high - low) / 2 * loss * density)
-    return total
-
-
-@pytest.mark.parametrize(("theta", "p"), [(0.0, 6), (1.7, 6), (4.0, 9)])
-def test_risk_is_the_expected_loss(theta, p):
-    for positive_part in (False, True):
-        (risk,) = james_stein_risk(np.array([theta**2]), p, positive_part=positive_part)
-        assert risk == pytest.approx(risk_by_quadrature(theta, p, positive_part=positive_part), abs=1e-5)
-
-
-def test_risk_at_the_target_and_far_away():
-    # At the target the plain estimator has risk 2 whatever the number of groups; far away all agree.
-    for p in (3, 10, 500):
-        plain, positive = (james_stein_risk(np.array([0.0, 1e7]), p, positive_part=part) for part in (False, True))
-        np.testing.assert_allclose(plain, [2.0, p], rtol=1e-3)
-        assert positive[0] < plain[0]
-        assert positive[1] == pytest.approx(plain[1], rel=1e-9)
-    distance = np.linspace(0.0, 60.0, 25)
-    plain, positive = (james_stein_risk(distance, 8, positive_part=part) for part in (False, True))
-    assert (positive <= plain + 1e-12).all()
-    assert (plain < 8).all()
-    assert (np.diff(plain) > 0).all()
-    np.testing.assert_array_equal(james_stein_risk(distance, 2, positive_part=True), 2.0)
-
-
-def test_estimated_targets_cost_one_each():
-    distance = np.array([0.0, 5.0])
-    np.testing.assert_allclose(
-        shrunken_risk(distance, 10, 3, positive_part=True), 3 + james_stein_risk(distance, 7, positive_part=True)
-    )
-
-
-def test_risk_display_draws_three_curves():
-    display = RiskDisplay.from_n_groups(12, n_target=1, max_distance=30.0)
-    assert display.squared_distance[[0, -1]].tolist() == [0.0, 30.0]
-    for line, risk in (
-        (display.means_, 12.0),
-        (display.plain_, display.plain),
-        (display.positive_part_, display.positive_part),
-    ):
-        np.testing.assert_array_equal(line.get_xdata(), display.squared_distance)
-        np.testing.assert_array_equal(line.get_ydata(), np.broadcast_to(risk, 101))
-    assert display.plain[0] == pytest.approx(3.0)
-    assert display.position_ is None
-    assert isinstance(display.ax_, Axes)
-    assert_legible(display)
-
-
-@pytest.mark.parametrize(("target", "n_target"), [("mean", 1), ("zero", 0), (0.3, 0)])
-def test_risk_display_marks_where_the_data_lie(target, n_target, baseball):
-    data, _ = baseball
-    model = JamesSteinEstimator(group_features="player", target=target)
-    model = model.fit(data.data, data.target, standard_error=data.standard_error)
-    display = RiskDisplay.from_estimator(model)
-    centre = {"mean": data.target.mean(), "zero": 0.0}.get(target, target)
-    position = np.sum((data.target - centre) ** 2 / data.standard_error**2) - (18 - n_target)
-    assert (display.n_groups, display.n_target) == (18, n_target)
-    assert display.position == pytest.approx(max(position, 0.0))
-    assert display.position_.get_xdata() == [display.position] * 2
-    assert display.squared_distance[-1] >= display.position
-    assert_legible(display)
-
-
-def test_an_estimate_at_the_target_is_seen_beside_the_axis():
-    schools = load_eight_schools(as_frame=True)
-    model = JamesSteinEstimator(group_features="school")
-    display = RiskDisplay.from_estimator(model.fit(schools.data, schools.target, standard_error=schools.standard_error))
-    assert display.position == 0
-    assert display.ax_.get_xlim()[0] < 0
-
-
-def test_risk_display_counts_the_columns_of_a_regression(rng):
-    X = pd.DataFrame(rng.normal(size=(9, 2)), columns=["u", "v"]).assign(twice=lambda X: 2 * X["u"], g=range(9))
-    model = JamesSteinEstimator(group_features="g", target="regression").fit(X, rng.normal(size=9), standard_error=1.0)
-    assert RiskDisplay.from_estimator(model).n_target == 3  # an intercept and two independent columns
-
-
-def test_risk_display_marks_nothing_where_nothing_was_shrunken(rng):
-    model = JamesSteinEstimator()
-    with pytest.warns(UserWarning, match="at least 4 groups are needed"):
-        model.fit(np.zeros((3, 1)), rng.normal(size=3), groups=[1, 2, 3], standard_error=1.0)
-    display = RiskDisplay.from_estimator(model)
-    assert display.position is None
-    np.testing.assert_array_equal(display.plain, 3.0)
-
-
-def test_risk_display_refuses_what_it_does_not_describe(means, few):
-    with pytest.raises(ValueError, match="this one has method='empirical-bayes' and 7 groups"):
-        RiskDisplay.from_estimator(means)
-    with pytest.raises(TypeError, match="risk of a JamesSteinEstimator, got PartialPoolingRegressor"):
-        RiskDisplay.from_estimator(few[0])
-    with pytest.raises(ValueError, match="n_groups must be an integer larger than n_target=2; got 2"):
-        RiskDisplay.from_n_groups(2, n_target=2)
-    with pytest.raises(ValueError, match=r"n_target must be .* got -1"):
-        RiskDisplay.from_n_groups(2, n_target=-1)
-    with pytest.raises(ValueError, match="max_distance must be positive, got 0"):
-        RiskDisplay.from_n_groups(5, max_distance=0)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Predictive checks
-
-
-@pytest.fixture(scope="module")
-def check(radon):
-    model, X, y = radon
-    return posterior_predictive_check(model, X, y, n_samples=200, random_state=1)
-
-
-def test_predictive_check_display_draws_a_histogram_of_each_statistic(check, radon):
-    model, X, y = radon
-    display = PredictiveCheckDisplay.from_estimator(model, X, y, n_samples=200, random_state=1)
-    assert display.names == ["mean", "std", "min", "max"]
-    np.testing.assert_array_equal(display.replicated, check.replicated)
-    np.testing.assert_array_equal(display.observed, check.observed)
-    np.testing.assert_array_equal(display.p_value, check.p_value)
-    assert display.axes_.shape == (4,)
-    assert display.ax_ is display.axes_[0]
-    for i, (ax, histogram, line) in enumerate(zip(display.axes_, display.histograms_, display.lines_, strict=True)):
-        assert sum(bar.get_height() for bar in histogram) == 200
-        assert line.get_xdata() == [check.observed.iloc[i]] * 2
-        assert ax.get_title() == f"{display.names[i]}: $p_B$ = {check.p_value.iloc[i]:.3f}"
-    assert_legible(display)
-
-
-def test_predictive_check_display_takes_the_axes_it_is_given(check, pyplot):
-    figure, (_, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    display = PredictiveCheckDisplay.from_check(check, ax=right)
-    assert all(ax.figure is figure for ax in display.axes_)
-    assert not right.axison
-    assert len(figure.axes) == 6
-    # The first panel explains the colours; the figure is not ours to put a legend in.
-    assert len(display.ax_.get_legend().get_texts()) == 2
-    assert figure.legends == []
-    figure, axes = pyplot.subplots(2, 2)
-    assert PredictiveCheckDisplay.from_check(check, ax=axes).axes_.tolist() == axes.ravel().tolist()
-    with pytest.raises(ValueError, match="ax has 3 Axes for 4 statistics"):
-        PredictiveCheckDisplay.from_check(check, ax=axes.ravel()[:3])
-    with pytest.raises(ValueError, match="is no subplot"):
-        PredictiveCheckDisplay.from_check(check, ax=figure.add_axes((0.1, 0.1, 0.5, 0.5)))
-
-
-def test_predictive_check_display_draws_many_statistics_as_intervals(radon):
-    model, X, y = radon
-    y = y.copy()
-    y[X["county"] == "LAKE"] += 9.0  # not what the model was fitted to
-    display = PredictiveCheckDisplay.from_estimator(
-        model, X, y, statistics=per_group("mean"), n_samples=300, random_state=1, new_groups=True
-    )
-    labels = model.groups_["county"].tolist()
-    assert [text.get_text() for text in display.ax_.get_yticklabels()] == labels
-    assert display.ax_.get_xlabel() == "group_mean"
-    ends = np.array([segment[:, 0] for segment in display.intervals_.get_segments()])
-    np.testing.assert_allclose(ends, np.quantile(display.replicated, [0.01, 0.99], axis=0).T)
-    outside = (display.p_value < 0.01) | (display.p_value > 0.99)
-    assert outside[labels.index("LAKE")]
-    assert display.extreme_.get_ydata().tolist() == np.flatnonzero(outside).tolist()
-    assert display.observed_.get_xdata().tolist() == display.observed[~outside].tolist()
-    names = [text.get_text() for text in display.ax_.get_legend().get_texts()]
-    assert names[0] == "98 % of the replicates, new groups"
-    assert_legible(display)
-
-
-def test_kind_of_a_predictive_check_is_checked(check):
-    assert len(PredictiveCheckDisplay.from_check(check, kind="interval").axes_) == 1
-    with pytest.raises(ValueError, match='kind must be "auto", "histogram" or "interval", got \'lines\''):
-        PredictiveCheckDisplay.from_check(check, kind="lines")
-
-
-def test_whole_numbers_have_a_bar_each(radon):
-    model, X, y = radon
-    display = PredictiveCheckDisplay.from_estimator(
-        model, X, y, statistics={"homes": lambda y: (y > 3.2).sum()}, n_samples=100, random_state=0
-    )
-    values = np.unique(display.replicated)
-    middles = [bar.get_x() + bar.get_width() / 2 for bar in display.histograms_[0] if bar.get_height()]
-    np.testing.assert_allclose(middles, values)
