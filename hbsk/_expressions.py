@@ -239,7 +239,7 @@ def is_plain(name: str) -> bool:
 
 
 def quote(name: str) -> str:
-    """Return the name in backquotes (one inside it is doubled, for display only: formulae cannot read that back)."""
+    """Return the name in backquotes; one inside it is doubled."""
     return "`" + name.replace("`", "``") + "`"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from formulae import expr as syntax
 from formulae.parser import Parser
 from formulae.resolver import Resolver
-from formulae.scanner import Scanner
+from formulae.scanner import ScanError, Scanner
 from formulae.terms import Intercept, Model, NegatedIntercept
 from formulae.terms import Term as FormulaeTerm
 from formulae.token import Token
@@ -50,6 +50,18 @@ _OPERATORS = {
 def parse(formula: str) -> ParsedFormula:
     """Parse a formula; cached, since a grid search parses the same text in every fit."""
     return _Reader(formula).read()
+
+
+class _Scanner(Scanner):
+    """formulae's scanner, for which two backquotes in a quoted name are one backquote of the name."""
+
+    def backquote(self):
+        while self.peek() != "`" or self.peek_next() == "`":
+            self.current += 1 if self.peek() != "`" else 2
+            if self.at_end():
+                raise ScanError("a backquote is not closed")
+        self.advance()
+        self.add_token("BQNAME")
 
 
 class _Reader:
@@ -98,12 +110,12 @@ class _Reader:
         if not self.formula.strip():
             raise self.error("it is empty.")
         try:
-            return Scanner(self.formula).scan(add_intercept=False)[:-1]
-        except IndexError:
-            raise self.error("a backquote is not closed.") from None
+            return _Scanner(self.formula).scan(add_intercept=False)[:-1]
         except Exception as error:  # formulae raises its own classes, int() and others raise theirs
-            reason = f"{error}. Names with other characters than letters, digits, `.` and `_` stand in backquotes."
-            raise self.error(reason) from None
+            raise self.error(
+                f"{error}. Names with other characters than letters, digits, `.` and `_` stand in backquotes, and a "
+                "backquote of the name is written twice."
+            ) from None
 
     def split_response(self, tokens: list[Token]) -> tuple[str | None, list[Token]]:
         kinds = [token.kind for token in tokens]
@@ -284,7 +296,7 @@ class _Reader:
             case syntax.Variable():
                 return Name(tree.name.lexeme)
             case syntax.QuotedName():
-                return Name(tree.expression.lexeme[1:-1])
+                return Name(_name_of(tree.expression))
             case syntax.Literal():
                 return Value(tree.value, str(tree.value) if tree.lexeme is None else tree.lexeme)
             case syntax.Unary():
@@ -324,7 +336,7 @@ class _Reader:
 
 
 def _name_of(token: Token) -> str:
-    return token.lexeme[1:-1] if token.kind == "BQNAME" else token.lexeme
+    return token.lexeme[1:-1].replace("``", "`") if token.kind == "BQNAME" else token.lexeme
 
 
 def _join_pipes(tokens: list[Token]) -> list[Token]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from itertools import product
 
 import pytest
 
@@ -84,6 +85,15 @@ def test_quoted_names_and_names_of_functions():
     assert terms_of(parsed) == ["a|b", "log(log)", "x + 1:class"]
 
 
+@pytest.mark.parametrize("length", range(4))
+def test_written_formulas_are_read_again_whatever_the_names(length):
+    for letters in product("`a|' \n", repeat=length):
+        name = "".join(letters)
+        factors = [(f"g{name}",), (f"`{name}", f"k{name}")]
+        written = write_formula([name, f"{name}x"], factors, {f"g{name}": [0]}, response=f"`y{name}")
+        assert parse_formula(written.text) == written
+
+
 def test_text_keeps_the_users_words_and_names_y():
     assert parse_formula("log_radon ~ floor+(1|county)").text == "log_radon ~ floor+(1|county)"
     assert parse_formula("floor + (1|county)").text == "y ~ floor + (1|county)"
@@ -122,6 +132,7 @@ def test_text_keeps_the_users_words_and_names_y():
         ("a ~ b ~ c", "more than one"),
         ("y ~ _x", "backquotes"),
         ("y ~ `x", "not closed"),
+        ("y ~ `x``", "not closed"),
         ("y ~ -x", "negation"),
         ("y ~ a == b", "has no meaning between terms"),
         ("y ~ x = 3", "cannot be read"),
