@@ -268,6 +268,13 @@ def _slope_names(selector: Any, columns: tuple[str, ...], features: tuple[str, .
 # Names against data
 
 
+_NO_GROUPS_CAME = (
+    "Put the labels into a column of X and name it in the formula, which works everywhere, or pass groups= to fit: "
+    "GridSearchCV, cross_val_score and the like give it to the splitter only, unless "
+    "sklearn.set_config(enable_metadata_routing=True) and set_fit_request(groups=True) say otherwise."
+)
+
+
 def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Iterable[str] = ()) -> ParsedFormula:
     """Find the column of X behind every name of the formula.
 
@@ -298,9 +305,13 @@ def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Ite
         if name == "groups" and name not in columns:
             raise ValueError(
                 f"formula={parsed.text!r} uses 'groups', the labels passed to fit as groups=, but none were passed. "
-                f"Pass groups=, or name the column of X that holds the labels. Columns of X: {_listed(columns)}."
+                f"{_NO_GROUPS_CAME} Columns of X: {_listed(columns)}."
             )
-        known = f" Names passed as groups=: {', '.join(map(repr, group_names))}." if group_names else ""
+        known = ""
+        if group_names:
+            known = f" Names passed as groups=: {', '.join(map(repr, group_names))}."
+        elif name in parsed.factor_names and name not in parsed.feature_names:
+            known = f" No groups= were passed either. {_NO_GROUPS_CAME}"
         try:
             column = find_column(name, columns, f"formula={parsed.text!r} uses {shown(name)}")
         except ValueError as error:

@@ -310,6 +310,27 @@ def test_bind_columns():
         bind_columns(parse_formula("y ~ x + a__x"), ["a__x"])
 
 
+@pytest.mark.parametrize(("formula", "column"), [("y ~ x + (1 | groups)", False), ("y ~ x + (1 | county)", True)])
+def test_labels_that_a_search_drops_are_asked_for(formula, column):
+    lost = (
+        "GridSearchCV, cross_val_score and the like give it to the splitter only, unless "
+        r"sklearn.set_config\(enable_metadata_routing=True\) and set_fit_request\(groups=True\) say otherwise"
+    )
+    with pytest.raises(ValueError, match=lost) as caught:
+        bind_columns(parse_formula(formula), ["x"])
+    assert "Put the labels into a column of X" in str(caught.value)
+    assert "Columns of X: 'x'." in str(caught.value)
+    assert ("none were passed" in str(caught.value)) != column
+    # names of features, and of factors beside others that came through, are columns that are missing
+    for other, names in (("y ~ county + (1 | g)", ["x", "g"]), ("y ~ county + (county | g)", ["x", "g"])):
+        with pytest.raises(ValueError, match="no such column") as caught:
+            bind_columns(parse_formula(other), names)
+        assert "splitter" not in str(caught.value)
+    with pytest.raises(ValueError, match="Names passed as groups=: 'g'") as caught:
+        bind_columns(parse_formula("y ~ x + (1 | county)"), ["x"], ["g"])
+    assert "splitter" not in str(caught.value)
+
+
 def test_keywords_of_functions_are_no_columns():
     parsed = parse_formula("y ~ bs(x, df=4, degree=2) + C(a, contrast=Sum) + T(b, ref='q')")
     assert parsed.feature_names == ("x", "a", "b")
