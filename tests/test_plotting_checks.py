@@ -50,8 +50,17 @@ def test_predictive_check_display_takes_the_axes_it_is_given(check, pyplot):
     assert PredictiveCheckDisplay.from_check(check, ax=axes).axes_.tolist() == axes.ravel().tolist()
     with pytest.raises(ValueError, match="ax has 3 Axes for 4 statistics"):
         PredictiveCheckDisplay.from_check(check, ax=axes.ravel()[:3])
-    with pytest.raises(ValueError, match="is no subplot"):
-        PredictiveCheckDisplay.from_check(check, ax=figure.add_axes((0.1, 0.1, 0.5, 0.5)))
+
+
+def test_axes_that_are_no_subplot_hold_one_statistic_but_are_not_divided(check, radon, pyplot):
+    model, X, y = radon
+    ax = pyplot.figure().add_axes((0.1, 0.1, 0.5, 0.5))
+    with pytest.raises(ValueError, match="ax is no subplot, so it cannot be divided among 4 statistics; pass 4 Axes"):
+        PredictiveCheckDisplay.from_check(check, ax=ax)
+    assert ax.axison  # it is left as it was
+    display = PredictiveCheckDisplay.from_estimator(model, X, y, statistics="mean", n_samples=50, ax=ax)
+    assert display.axes_.tolist() == [ax]
+    assert sum(bar.get_height() for bar in display.histograms_[0]) == 50
 
 
 def test_predictive_check_display_draws_many_statistics_as_intervals(radon):
