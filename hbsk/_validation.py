@@ -11,6 +11,8 @@ from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from hbsk._messages import shown
 
 _FLOATS = [np.float64, np.float32]
+# Variances are squared, inverted and compared with that of y: beyond this, products of them leave floating point.
+SMALLEST_ERROR, LARGEST_ERROR = 1e-50, 1e50
 
 
 def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
@@ -72,6 +74,14 @@ def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndar
         raise ValueError(
             f"standard_error must be positive; row {row} has {shown(errors[row])}. {name} takes it as the known "
             "sampling standard deviation of y in each row; leave it out (None) to have one estimated."
+        )
+    outside = (errors < SMALLEST_ERROR) | (errors > LARGEST_ERROR)
+    if outside.any():
+        row = int(outside.argmax())
+        raise ValueError(
+            f"standard_error must lie between {SMALLEST_ERROR} and {LARGEST_ERROR}, since {name} computes with powers "
+            f"of it; row {row} has {shown(errors[row])}. Divide y and standard_error by the same number, or leave out "
+            "rows that tell nothing."
         )
     return errors
 

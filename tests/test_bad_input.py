@@ -6,10 +6,11 @@ import warnings
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk import PartialPoolingRegressor
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 
 N = 12
 
@@ -401,6 +402,23 @@ def test_standard_errors_that_are_missing_or_too_many(X, y, fitted):
             ask()
     with pytest.raises(ValueError, match=r"standard_error.*positive"):
         known.predict(X, return_std=True, standard_error=np.zeros(N))
+
+
+@pytest.mark.parametrize("error", [1e160, 1e51, 1e-51, 1e-160])
+@pytest.mark.parametrize(
+    "model",
+    [PartialPoolingRegressor(group_features="g"), JamesSteinEstimator(group_features="g", method="sure")],
+    ids=["partial pooling", "sure"],
+)
+def test_standard_errors_whose_squares_are_no_numbers_are_refused(X, y, model, error):
+    errors = np.ones(N)
+    errors[3] = error
+    message = f"standard_error must lie between 1e-50 and 1e\\+50.* row 3 has {re.escape(str(error))}. Divide y and"
+    with pytest.raises(ValueError, match=message):
+        clone(model).fit(X[["g"]], y, standard_error=errors)
+    known = clone(model).fit(X[["g"]], y, standard_error=np.ones(N))
+    with pytest.raises(ValueError, match=message):
+        known.predict(X[["g"]], return_std=True, standard_error=errors)
 
 
 # Names that are just names

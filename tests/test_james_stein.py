@@ -357,3 +357,21 @@ def test_two_rows_and_one():
         assert JamesSteinEstimator(group_features=0).fit([[0], [1]], [1.0, 2.0]).predict([[1]]) == [2.0]
     with pytest.raises(ValueError, match="n_samples=1"):
         JamesSteinEstimator(group_features=0).fit([[0]], [1.0])
+
+
+@pytest.mark.parametrize("error", [1e-50, 1e50])
+@pytest.mark.parametrize("method", ["james-stein", "empirical-bayes", "sure"])
+@pytest.mark.parametrize("target", ["mean", "zero", "regression"])
+def test_standard_errors_of_any_size_that_is_taken(rng, error, method, target):
+    X, means = pd.DataFrame({"g": np.arange(9), "z": rng.normal(size=9)}), rng.normal(size=9)
+    errors = error * rng.uniform(0.4, 1.0, 9) ** np.sign(np.log(error))
+    model = JamesSteinEstimator(group_features="g", method=method, target=target).fit(X, means, standard_error=errors)
+    mean, std = model.predict(X, return_std=True, standard_error=errors)
+    if error < 1:  # nothing to gain by shrinking, everything is known
+        np.testing.assert_allclose(mean, means, rtol=1e-12)
+        np.testing.assert_allclose(model.theta_sd_, errors, rtol=1e-9)
+    else:  # nothing is known but by the target
+        np.testing.assert_array_equal(model.shrinkage_, 0.0)
+        np.testing.assert_allclose(mean, model.target_, rtol=1e-12)
+        assert np.all(model.theta_sd_ < 3 * errors)
+    assert np.all((errors < std) & (std < 4 * errors))
