@@ -128,7 +128,7 @@ def test_mode_beyond_a_saddle_is_found():
     assert np.all(np.linalg.eigvalsh(precision) > 0)
 
 
-@pytest.mark.parametrize("start", [0.0, 1.0, 2.5, 4.0])
+@pytest.mark.parametrize("start", [1.0, 2.5, 4.0])
 def test_a_saddle_is_left_behind(start):
     # the way along y leads to a saddle, where slopes are small and short steps lead nowhere
     def value_and_gradient(theta):

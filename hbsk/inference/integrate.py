@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,8 @@ DIFFERENCE_STEP = 1e-4
 # Length, in posterior sds, of the step to the mode that is taken unseen: the next one would be of a hundredth, which no
 # proposal can tell from the mode.
 LAST_STEP = 0.1
+# Gradient, in units of the sharpest direction, of a mode that is polished all the same.
+POLISHED = 1e-4
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
 SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
@@ -188,40 +190,72 @@ def find_mode(
         Maps points (n, d) to log densities (n,) and gradients (n, d).
     start : ndarray of shape (d,)
     """
-    d = len(start)
-    offsets = np.concatenate([np.zeros((1, d)), np.eye(d)]) * DIFFERENCE_STEP
-    memory: dict = {}
+    offsets = np.concatenate([np.zeros((1, len(start))), np.eye(len(start))]) * DIFFERENCE_STEP
+    memory: list[_Look] = []
 
-    def at(theta):
-        if memory.get("theta") is None or not np.array_equal(memory["theta"], theta):
+    def look(theta):
+        if not memory or not np.array_equal(memory[-1].theta, theta):
             value, gradient = value_and_gradient(theta + offsets)
             hessian = (gradient[1:] - gradient[0]) / DIFFERENCE_STEP
-            memory.update(theta=theta.copy(), value=value[0], gradient=gradient[0], hessian=hessian)
-        return memory
+            memory[:] = [_Look(theta.copy(), value[0], gradient[0], -0.5 * (hessian + hessian.T))]
+        return memory[-1]
 
-    def newton(theta):
-        """Minus the Hessian, Newton's step, and whether what lies beyond it can be left alone."""
-        precision = -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T)
-        step = np.linalg.lstsq(precision, at(theta)["gradient"], rcond=1e-9)[0]
-        is_last = 0.0 <= step @ precision @ step <= LAST_STEP**2 and np.max(np.abs(step)) <= 1.0
-        return precision, step, is_last
+    before, is_smooth = look(start), True
 
     def stop_before_last(intermediate_result):
-        if newton(intermediate_result.x)[2]:
+        nonlocal before, is_smooth
+        now = look(intermediate_result.x)
+        is_smooth = is_smooth and before.foretells(now)
+        before = now
+        if is_smooth and now.is_near:
             raise StopIteration
 
     # The trust region keeps steps to a few units of log sd; at a saddle they go to its boundary.
     result = optimize.minimize(
-        lambda theta: (-at(theta)["value"], -at(theta)["gradient"]),
+        lambda theta: (-look(theta).value, -look(theta).gradient),
         start,
         jac=True,
-        hess=lambda theta: -0.5 * (at(theta)["hessian"] + at(theta)["hessian"].T),
+        hess=lambda theta: look(theta).precision,
         method="trust-exact",
         callback=stop_before_last,
-        options={"gtol": 1e-9, "maxiter": 100, "initial_trust_radius": 1.0, "max_trust_radius": 3.0},
+        options={
+            "gtol": POLISHED * np.sqrt(max(1.0, np.abs(before.precision).max())),
+            "maxiter": 100,
+            "initial_trust_radius": 1.0,
+            "max_trust_radius": 3.0,
+        },
     )
-    precision, step, is_last = newton(result.x)
-    return result.x + (step if is_last else 0.0), precision
+    last = look(result.x)
+    return result.x + (last.step if last.is_near else 0.0), last.precision
+
+
+@dataclass(frozen=True)
+class _Look:
+    """A log density at a point of the search for its mode, with its gradient and minus its Hessian."""
+
+    theta: np.ndarray
+    value: float
+    gradient: np.ndarray
+    precision: np.ndarray
+
+    @cached_property
+    def step(self) -> np.ndarray:
+        """Newton's step."""
+        return np.linalg.lstsq(self.precision, self.gradient, rcond=1e-9)[0]
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the mode is so near that what lies beyond Newton's step can be left alone."""
+        return 0.0 <= self.step @ self.precision @ self.step <= LAST_STEP**2 and np.max(np.abs(self.step)) <= 1.0
+
+    def foretells(self, other: _Look) -> bool:
+        """Whether the gradient at another point is what this one lets expect, by half of its size at least.
+
+        Where it is not, rounding rules, as next to a perfect fit: the path hangs on it, and so would a mode that is not
+        polished. (Data sets of hbsk.datasets: off by 0.24 at most; fewer rows than columns: 0.9 and more.)
+        """
+        expected = self.gradient - self.precision @ (other.theta - self.theta)
+        return np.linalg.norm(other.gradient - expected) <= 0.5 * np.linalg.norm(self.gradient)
 
 
 def first_proposals(
