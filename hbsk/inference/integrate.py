@@ -382,7 +382,7 @@ def importance_sample(
         if 3 * len(nodes.weight) > max_nodes:
             break
         if broad is not None:
-            rounds.append(_Round.drawn(broad, evaluate, max(2, first_per_replicate // 2), salt=100))
+            rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt=100))
             broad = None
             continue
         per_replicate *= 2
