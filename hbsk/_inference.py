@@ -22,8 +22,8 @@ from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
 from hbsk.inference.threads import n_threads
 
-# Smallest known standard error, in sds of y (correlated slopes: at 1e-5 a fit of ten milliseconds, at 1e-6 of minutes).
-SMALLEST_ERROR = 1e-5
+# Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
+SMALLEST_RELATIVE_ERROR = 1e-7
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,8 @@ class Fitted:
 def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     """Run the engine that the estimator asks for, or the one that is exact and fast."""
     specification = frame.specification
-    _refuse_errors_lost_in_rounding(rows)
+    if estimator.pooling == "partial":
+        _refuse_errors_lost_in_rounding(rows)
     collected = collect_sums(frame, rows)
     known = rows.standard_error is not None
     priors = _priors(estimator, frame, collected, known)
@@ -88,12 +89,14 @@ def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
     """Refuse known standard errors whose squares vanish beside the spread of y: the density would be rounding alone."""
     if rows.standard_error is None:
         return
-    row, spread = int(rows.standard_error.argmin()), float(np.std(rows.y))
-    if rows.standard_error[row] < SMALLEST_ERROR * spread:
+    smallest = float(rows.standard_error.min())
+    mean = np.average(rows.y, weights=rows.sample_weight)
+    spread = float(np.sqrt(np.average((rows.y - mean) ** 2, weights=rows.sample_weight)))
+    if smallest < SMALLEST_RELATIVE_ERROR * spread:
         raise ValueError(
-            f"standard_error is {shown(rows.standard_error[row])} in row {row}, less than {SMALLEST_ERROR} of the "
-            f"standard deviation of y, {spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or "
-            "leave standard_error out to have the residual sd estimated; look for a y that is far from all others too."
+            f"standard_error goes down to {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard "
+            f"deviation of y, {spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave "
+            "standard_error out to have the residual sd estimated; look for a y that is far from all others too."
         )
 
 

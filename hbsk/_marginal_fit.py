@@ -32,9 +32,11 @@ NODES_PER_REPLICATE = (4, 32)
 # With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
 # smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
 FEW_GROUPS = 50
-# Of many more groups, this many find the mode but for its last two steps.
+# Of many more groups, this many find where the search for the mode begins.
 MANY_GROUPS = 10_000
 MAX_NODES = 12_000
+# Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
+START_SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 # Nodes where sigma is all there is to integrate.
 SIGMA_NODES_PER_REPLICATE = 16
 
@@ -189,24 +191,27 @@ def _start(model: MarginalModel) -> np.ndarray:
     """Return where the search for the mode begins: where many groups are, at the mode of every hundredth or so."""
     step = model.sums.n_groups // MANY_GROUPS
     if step < 2:
-        return _moments(model)
+        return _best_of_sds(model)
     few = model.thinned(step)
-    return find_mode(few.value_and_gradient, _moments(few))[0]
+    return find_mode(few.value_and_gradient, _best_of_sds(few))[0]
 
 
-def _moments(model: MarginalModel) -> np.ndarray:
-    """Return sds by moments: how much variance the groups take away."""
+def _best_of_sds(model: MarginalModel) -> np.ndarray:
+    """Return the best of group sds from what all variance between groups would be down to a trifle of it.
+
+    Where common columns explain what differs between groups the search would have a long way from the largest, along
+    which correlations near one catch it.
+    """
     sums, parameters = model.sums, model.parameters
     q = parameters.n_varying
     total = max(sums.xx[-1, -1], 1e-12) / max(sums.n, 1.0)
     # C at Lambda = 1 has the residual variance within groups, up to what is left between them
     _, reduced = model.reduce(np.eye(q)[None])
     within = float(np.clip(reduced[0, -1, -1] / max(sums.n, 1.0), 1e-6 * total, total))
-    sigma = np.sqrt(within)
+    sigma = float(parameters.residual_sd) if not parameters.sigma_is_free else np.sqrt(within)
     between = max(total - within, 0.05 * total) / max(q, 1)
-    if not parameters.sigma_is_free:
-        sigma = float(parameters.residual_sd)
-    return parameters.theta_of(sigma, np.full(q, np.sqrt(between)))
+    candidates = np.array([parameters.theta_of(sigma, np.full(q, share * np.sqrt(between))) for share in START_SHARES])
+    return candidates[np.argmax(model.evaluate(candidates).log_density)]
 
 
 def _monitor(infinite_variance) -> Callable[[list], np.ndarray]:

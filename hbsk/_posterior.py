@@ -27,8 +27,6 @@ from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Nodes times rows times columns worked on at a time.
 BLOCK_ELEMENTS = 1_000_000
-# Rows whose means alone, when nothing else is asked for, are worth a path of their own: the prediction of one row.
-FEW_ROWS = 64
 
 
 @dataclass(frozen=True)
@@ -231,12 +229,15 @@ class MarginalPosterior:
 
         Many rows use moments of the groups, few rows the mixture; the answers are the same.
         """
-        if self.n_groups and len(x) <= self.sums.n_groups and (need_variance or len(x) > FEW_ROWS):
+        few = bool(self.n_groups) and len(x) <= self.sums.n_groups
+        # of few rows indeed, as where one is predicted, means can do without variances and blocks
+        at_once = few and self.n_nodes * len(x) * max(x.shape[1], self.factor.shape[1] ** 2) <= BLOCK_ELEMENTS
+        if few and (need_variance or not at_once):
             return moments_by_block(self, x, z, codes)
         # In engine units, where columns are centred: raw coefficients of a column far from zero would cancel.
         intercept = x[:, 0] if self.has_intercept else 0.0
         x = self.scaling.common(x, self.has_intercept)
-        if self.n_groups and len(x) <= self.sums.n_groups:
+        if few:
             mean, _, _ = self._means_at_nodes(x, self.scaling.varying(z[0]), codes[0])
             return self.weight @ (self.scaling.y_centre * intercept + self.scaling.y_scale * mean), None
         mean = x @ (self.weight @ self.common_mean)
@@ -300,7 +301,7 @@ class MarginalPosterior:
         with_common = np.empty((n_groups, p, q)) if need_covariance else None
         contrast = np.concatenate([-self.common_mean, np.ones((self.n_nodes, 1))], axis=1)
         common_deviation = self.common_mean - self.weight @ self.common_mean
-        size = self.n_nodes * q * (p if need_covariance else 1) * q
+        size = self.n_nodes * q * (max(p, 1) if need_covariance else 1) * q
         width = max(16, BLOCK_ELEMENTS // size)
         for start in range(0, n_groups, width):
             groups = slice(start, start + width)

@@ -236,7 +236,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             Group labels, where they are no columns of X; in a formula they are called ``groups``, the columns of a
             frame keep their names.
         standard_error : array-like of shape (n_samples,), default=None
-            Known sampling sd of each y, as in a meta-analysis; at least 1e-5 of the sd of y. The residual sd is then no
+            Known sampling sd of each y, as in a meta-analysis; at least 1e-7 of the sd of y. The residual sd is then no
             parameter.
         sample_weight : array-like of shape (n_samples,), default=None
             Number of copies of each row; rows of weight 0 are left out.

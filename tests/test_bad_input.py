@@ -423,11 +423,11 @@ def test_standard_errors_whose_squares_are_no_numbers_are_refused(X, y, model, e
 
 def test_standard_errors_that_rounding_swallows_are_refused(X, y):
     errors = np.ones(N)
-    errors[3] = 0.9e-5 * np.std(y)
+    errors[3] = 0.9e-7 * np.std(y)
     model = PartialPoolingRegressor(group_features="g", slope_features=[])
-    with pytest.raises(ValueError, match=r"standard_error is .*e-0\d in row 3, less than 1e-05 of the stand"):
+    with pytest.raises(ValueError, match=r"standard_error goes down to .*e-0\d, less than 1e-07 of the stand"):
         model.fit(X[["g"]], y, standard_error=errors)
-    errors[3] = 1.1e-5 * np.std(y)
+    errors[3] = 1.1e-7 * np.std(y)
     model.fit(X[["g"]], y, standard_error=errors)
 
 

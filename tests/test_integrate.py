@@ -102,18 +102,57 @@ def test_mode_of_a_gaussian_is_its_mean(rng):
     np.testing.assert_allclose(found, precision, rtol=1e-6)
 
 
-def test_mode_is_found_to_a_hundredth_of_a_sd_from_anywhere():
+def test_mode_is_found_from_anywhere():
     # a gamma law of exp(theta), as log sds have; its mode and curvature are known
     shape, rate = np.array([3.2, 40.0]), np.array([0.7, 3000.0])
 
     def value_and_gradient(theta):
         return theta @ shape - np.exp(theta) @ rate, shape - np.exp(theta) * rate
 
-    for start in ([0.0, 0.0], [5.0, 2.0], [-8.0, -9.0]):
+    sd = shape**-0.5
+    for start, error in (([1.4, -4.3], 0.02), ([5.0, 2.0], 1e-4), ([-8.0, -9.0], 1e-4)):
         mode, precision = find_mode(value_and_gradient, np.array(start))
-        # in posterior sds; what importance sampling makes of a proposal does not hang on more
-        assert np.max(np.abs(mode - np.log(shape / rate)) * np.sqrt(shape)) < 0.02
+        # in posterior sds; what importance sampling makes of a proposal does not hang on more, but where steps do not
+        # find what they expect the mode is polished
+        assert np.max(np.abs(mode - np.log(shape / rate)) / sd) < error
         np.testing.assert_allclose(precision, np.diag(shape), rtol=0.2, atol=1e-6)
+
+
+def test_short_way_to_the_mode_is_not_polished():
+    # what the search costs: the start, and one step that finds what it expects
+    calls = []
+
+    def value_and_gradient(theta):
+        calls.append(theta[0])
+        return -np.cosh(theta).sum(axis=1), -np.sinh(theta)
+
+    find_mode(value_and_gradient, np.array([0.5]))
+    assert len(calls) == 2
+
+
+def test_flat_direction_is_left_where_it_is():
+    def value_and_gradient(theta):
+        x, y = theta.T
+        return 5e-6 * x - 0.5e-8 * x**2 - y**2, np.column_stack([5e-6 - 1e-8 * x, -2 * y])
+
+    mode, _ = find_mode(value_and_gradient, np.array([0.3, 0.2]))
+    assert abs(mode[0] - 0.3) < 1.0
+
+
+def test_no_step_is_the_last_where_the_density_curves_upwards():
+    upwards = engine._Look(np.zeros(1), 0.0, np.array([0.5]), np.array([[-4.0]]))
+    assert not upwards.is_near
+    assert engine._Look(np.zeros(1), 0.0, np.array([0.1]), np.array([[4.0]])).is_near
+
+
+@pytest.mark.parametrize(
+    ("theta", "gradient", "expected"),
+    [(0.25, 0.1, True), (0.25, 0.9, False), (0.25, -0.6, False), (1.0, -3.0, False)],
+    ids=["as expected", "as if nothing had moved", "overshot", "at the end of the trust region"],
+)
+def test_steps_that_find_what_they_expect_are_told_from_rounding(theta, gradient, expected):
+    start = engine._Look(np.zeros(1), 0.0, np.array([1.0]), np.array([[4.0]]))
+    assert start.foretells(engine._Look(np.array([theta]), 0.0, np.array([gradient]), np.array([[4.0]]))) is expected
 
 
 def test_mode_beyond_a_saddle_is_found():
@@ -288,6 +327,12 @@ def test_a_bad_proposal_is_refitted():
     assert np.all(np.abs(mean - [0.4, 1.0]) < 4 * error + 0.02)
     np.testing.assert_allclose(sd, [1.0, np.sqrt(2.0)], rtol=0.1)
     assert nodes.pareto_k < engine.PARETO_K_LIMIT
+
+
+def test_one_node_with_all_the_weight_still_makes_a_proposal(rng):
+    theta, weight = rng.normal(size=(64, 3)), np.eye(64)[5]
+    kernels = engine._refit(engine.Nodes([], theta, weight, np.zeros(64, int), np.nan, 0.0, weight))
+    assert np.all(np.isfinite(kernels.points(rng.random((8, 4)))))
 
 
 def test_few_effective_nodes_widen_the_next_proposal(rng):

@@ -407,3 +407,15 @@ def test_a_posterior_that_was_not_found_warns(data, monkeypatch):
     monkeypatch.setattr(_inference, "_sampler", lambda estimator: None)
     with pytest.warns(ConvergenceWarning, match=r"not reliable: Pareto k"):
         PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
+
+
+@pytest.mark.parametrize("pooling", ["partial", "none"])
+def test_models_without_common_columns_answer_everything(pooling):
+    X, y = seven_lines()
+    model = PartialPoolingRegressor("y ~ 0 + (1|g)", pooling=pooling).fit(X, y)
+    mean, sd = model.predict(X, return_std=True)
+    assert len(X) > X["g"].nunique()
+    np.testing.assert_allclose(mean, model.predict(X), rtol=1e-12)
+    one, its_sd = model.predict(X[:1], return_std=True)
+    np.testing.assert_allclose([one[0], its_sd[0]], [mean[0], sd[0]], rtol=1e-9)
+    assert set(model.group_effects_["group"]) == set(X["g"])

@@ -31,6 +31,38 @@ def fitted(data):
 # Labels and order
 
 
+def test_order_of_rows_changes_nothing_where_groups_are_alike_and_errors_small(rng):
+    # Common columns explain nearly all, the start of the search is far from the mode, and on the way to it correlations
+    # near one used to catch it.
+    n = 60
+    g, a = np.r_[np.arange(40), rng.integers(0, 40, n - 40)], rng.standard_normal(n)
+    X, y = pd.DataFrame({"a": a, "g": g}), 1 + a + 1e-3 * rng.standard_normal(n)
+    model = PartialPoolingRegressor(group_features="g", slope_features=["a"])
+    sds = []
+    for order in (np.arange(n), rng.permutation(n)):
+        model.fit(X.iloc[order], y[order], standard_error=1e-3 * np.std(y))
+        assert model.inference_.startswith("marginal (exact for one grouping factor)")
+        sds.append(model.group_sd_["g"].to_numpy())
+    np.testing.assert_allclose(sds[0], sds[1], rtol=1e-7)
+    assert np.all(sds[0] < 2e-3)
+
+
+def test_sds_beyond_all_bounds_are_not_taken_for_a_perfect_fit():
+    # Two groups and three varying terms leave sds nearly free: nodes reach 1e12 residual sds, where rounding alone
+    # decides what is left of y.
+    rng = np.random.default_rng(2)
+    n = 150
+    g = np.r_[0, 1, rng.integers(0, 2, n - 2)]
+    a, b = rng.standard_normal((2, n))
+    X, effects = pd.DataFrame({"a": a, "b": b, "g": g}), rng.standard_normal((2, 3))
+    y = 1 + a - b + effects[g, 0] + effects[g, 1] * a + effects[g, 2] * b + 1e-3 * rng.standard_normal(n)
+    for seed in range(4):
+        order = np.random.default_rng(seed).permutation(n)
+        model = PartialPoolingRegressor(group_features="g", slope_features=["a", "b"]).fit(X.iloc[order], y[order])
+        assert model.inference_.startswith("marginal (exact for one grouping factor)")
+        assert model.sigma_ == pytest.approx(1e-3, rel=0.2)
+
+
 def test_relabelled_groups_change_nothing_but_names(fitted, data):
     X, y = data
     renamed = {"a": 10.0, "b": 3.0, "c": 7.0, "k": 1.0, "m": 8.0, "q": 0.0, "z": 2.0}

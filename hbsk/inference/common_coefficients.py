@@ -71,25 +71,34 @@ class ConditionalCommon:
         moment = self.slope[:, None, :] * s[:, :, None] + self.constant[:, None, :]
         return s, eigenvalue, moment / eigenvalue
 
-    def reduce(self, log_sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``C_yy / sigma^2 - r' Q^-1 r`` and ``log|Q|`` over a grid of sigma, (n_points, n_grid).
+    def reduce(self, log_sigma: np.ndarray, least: float, constant: float) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``C_yy / sigma^2 + m' K m - r' Q^-1 r`` and ``log|Q|`` over a grid of sigma, (n_points, n_grid).
 
-        A column at a time: of thousand points, arrays (n_points, n_grid, p) take three times as long.
+        A column at a time: for a thousand points, arrays (n_points, n_grid, p) take three times as long.
+
+        Parameters
+        ----------
+        log_sigma : ndarray of shape (n_points, n_grid)
+        least : float
+            What no coefficients take off C_yy: where group sds are beyond all bounds, rounding would.
+        constant : float
+            ``m' K m``.
         """
         s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
         s_less_one = s - 1.0
         quadratic = s * self.residual[:, None]
+        quadratic += constant
         log_det = np.repeat(2 * self.half_log_det[:, None], s.shape[1], axis=1)
-        for share, slope, constant in zip(self.share.T, self.slope.T, self.constant.T, strict=True):
+        for share, slope, prior in zip(self.share.T, self.slope.T, self.constant.T, strict=True):
             eigenvalue = share[:, None] * s_less_one
             eigenvalue += 1.0
             moment = slope[:, None] * s
-            moment += constant[:, None]
+            moment += prior[:, None]
             moment *= moment
             moment /= eigenvalue
             quadratic -= moment
             log_det += np.log(eigenvalue)
-        return quadratic, log_det
+        return np.maximum(quadratic, s * (least / self.reference**2)[:, None]), log_det
 
 
 def _cholesky(matrices):

@@ -137,7 +137,7 @@ class KernelT:
 
 
 def _t_quantile(level):
-    """Return quantiles of Student's t with `PROPOSAL_DF` degrees of freedom (Shaw 2006, J. Comput. Finance 9(4))."""
+    """Return quantiles of Student's t with four degrees of freedom (Shaw 2006, J. Comput. Finance 9(4))."""
     root = 2.0 * np.sqrt(level * (1.0 - level))
     return np.sign(level - 0.5) * 2.0 * np.sqrt(np.cos(np.arccos(root) / 3.0) / root - 1.0)
 
@@ -207,6 +207,9 @@ def find_mode(
 
     def stop_before_last(intermediate_result):
         nonlocal before, is_smooth
+        if np.array_equal(intermediate_result.x, before.theta):  # the step was rejected
+            is_smooth = False
+            return
         now = look(intermediate_result.x)
         is_smooth = is_smooth and before.foretells(now)
         before = now
@@ -464,7 +467,8 @@ def _refit(nodes: Nodes) -> KernelT:
     deviation = nodes.theta - nodes.weight @ nodes.theta
     covariance = (nodes.weight[:, None] * deviation).T @ deviation
     covariance += np.diag(np.diag(covariance)) * d / effective
-    scale = np.linalg.cholesky(covariance + 1e-12 * np.trace(covariance) * np.eye(d))
+    # where one node has all the weight there is no covariance
+    scale = np.linalg.cholesky(covariance + 1e-12 * max(np.trace(covariance), 1e-6) * np.eye(d))
     levels = (np.arange(KERNELS) + 0.5) / KERNELS
     at = np.minimum(np.searchsorted(np.cumsum(nodes.weight), levels), len(nodes.weight) - 1)
     bandwidth = (4 / (d + 2) / min(effective, 4 * KERNELS)) ** (1 / (d + 4))

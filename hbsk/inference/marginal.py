@@ -53,6 +53,8 @@ BLOCKS_FOR_THREADS = 8
 # Entries of small matrices worked on at a time, points times groups: 0.8 MB, of which a few fit the cache of a core
 # (768 points, 85 groups: 1.1 ms instead of 2.9; 64 points, 2048 groups: 5.0 instead of 7.3).
 CACHED_NUMBERS = 100_000
+# But so many points at least, for each time that the products of data are read.
+LEAST_POINTS = 16
 # Numbers of products of data that are kept between evaluations (128 MiB).
 KEPT_PRODUCTS = 2**24
 
@@ -209,7 +211,8 @@ class MarginalModel:
 
     def _log_likelihood(self, common, log_det, log_sigma):
         """Return log p(y | sigma, Lambda) over a grid of sigma."""
-        quadratic, log_q = common.reduce(log_sigma)
+        prior = float(np.sum(self.prior_precision * self.prior_mean**2))
+        quadratic, log_q = common.reduce(log_sigma, self._least_residual, prior)
         total = log_q + quadratic
         total += (2 * self.sums.n) * log_sigma
         total += (log_det + self._log_constant)[:, None]
@@ -220,8 +223,7 @@ class MarginalModel:
     def _log_constant(self) -> float:
         """What -2 log p holds besides functions of theta."""
         proper = self.prior_precision > 0
-        constant = np.sum(self.prior_precision * self.prior_mean**2)
-        constant -= np.sum(np.log(self.prior_precision[proper]))
+        constant = -np.sum(np.log(self.prior_precision[proper]))
         return constant + (self.sums.n - np.sum(~proper)) * np.log(2 * np.pi) - self.sums.log_weight
 
     def _log_likelihood_slope(self, common, s, eigenvalue, coordinate):
@@ -293,8 +295,15 @@ class MarginalModel:
         return lower, rotated, within
 
     @cached_property
+    def _least_residual(self) -> float:
+        """Sum of squares within groups that no common coefficients explain, less what rounding may have added."""
+        within = self._rotated[2]
+        explained = within[:-1, -1] @ np.linalg.lstsq(within[:-1, :-1], within[:-1, -1], rcond=1e-12)[0]
+        return float(max(within[-1, -1] - explained - 1e-12 * self.sums.xx[-1, -1], 0.0))
+
+    @cached_property
     def _blocks(self) -> list[slice]:
-        """Slices of groups; fixed, so that sums come out the same for any number of points or threads."""
+        """Slices of groups; fixed, so that sums come out the same for any number of threads."""
         n_groups = self.sums.n_groups
         return [slice(start, min(start + BLOCK_GROUPS, n_groups)) for start in range(0, n_groups, BLOCK_GROUPS)]
 
@@ -360,7 +369,7 @@ class MarginalModel:
             maps, products = self._products(block)
             log_det, packed = np.empty(len(factor)), np.empty((len(factor), len(a)))
             products = products.reshape(len(a), -1)
-            width = max(1, CACHED_NUMBERS // max(products.shape[1], 1))
+            width = max(LEAST_POINTS, CACHED_NUMBERS // max(products.shape[1], 1))
             for start in range(0, len(factor), width):
                 at = slice(start, start + width)
                 inverse, log_det[at] = marginal_inverse(maps, covariance[at])
