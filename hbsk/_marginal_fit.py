@@ -210,7 +210,11 @@ def _best_of_sds(model: MarginalModel) -> np.ndarray:
     within = float(np.clip(reduced[0, -1, -1] / max(sums.n, 1.0), 1e-6 * total, total))
     sigma = float(parameters.residual_sd) if not parameters.sigma_is_free else np.sqrt(within)
     between = max(total - within, 0.05 * total) / max(q, 1)
-    candidates = np.array([parameters.theta_of(sigma, np.full(q, share * np.sqrt(between))) for share in START_SHARES])
+    start = parameters.theta_of(sigma, np.full(q, np.sqrt(between)))
+    candidates = np.tile(start, (len(START_SHARES), 1))
+    at = list(parameters.sd_coordinates)
+    # logarithms of sds, but where they are so small that the data cannot tell
+    candidates[:, at] = np.maximum(start[at] + np.log(START_SHARES)[:, None], np.minimum(start[at], -1.0))
     return candidates[np.argmax(model.evaluate(candidates).log_density)]
 
 

@@ -98,6 +98,11 @@ class VarianceParameters:
         """Number of varying columns (q)."""
         return len(self.group_sd)
 
+    @property
+    def sd_coordinates(self) -> tuple[int, ...]:
+        """Coordinates of theta that hold group sds."""
+        return tuple(self._sd_at.values())
+
     @cached_property
     def _log_norm(self) -> float:
         """Normalising constant of the partial correlations."""
