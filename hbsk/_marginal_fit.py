@@ -34,7 +34,7 @@ NODES_PER_REPLICATE = (4, 32)
 FEW_GROUPS = 50
 # Of many more groups, this many find where the search for the mode begins.
 MANY_GROUPS = 10_000
-MAX_NODES = 12_000
+MAX_NODES = 16_000
 # Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
 START_SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
 # Nodes where sigma is all there is to integrate.
