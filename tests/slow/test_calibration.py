@@ -38,10 +38,12 @@ def test_ranks_are_uniform_and_intervals_cover(name):
         ("three groups", "sigma", ("Uniform", {"lower": 0.1, "upper": 4.0}), "sigma"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::hbsk.exceptions.ConvergenceWarning")
 def test_a_wrong_prior_is_found_out(name, key, prior, seen_in):
     """What the test above can see in 300 fits: priors wrong by a factor of two, or by two of their sds.
 
-    Data outweigh priors: a group sd with a prior 1.6 times too wide, or an intercept off by 0.7 sds, is not seen.
+    Data outweigh priors: a group sd with a prior 1.6 times too wide, or an intercept off by 0.7 sds, is not seen. With
+    three groups, one fit of the 300 ends in chains that say they did not converge.
     """
     setting = SETTINGS[name]
     uniform, _ = calibrate(setting, range(N_FITS), intervals={}, priors=setting.priors | {key: prior})
