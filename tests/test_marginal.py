@@ -203,6 +203,24 @@ def test_zero_between_group_sd_is_complete_pooling(rng):
     assert found == pytest.approx(wanted + model.sums.n * np.log(scaling.y_scale), rel=1e-10)
 
 
+@pytest.mark.parametrize("share", [1e-3, 1e-5, 1e-6, 3e-7, 1e-7])
+def test_columns_that_hardly_vary_within_groups_may_explain_y_there(rng, share):
+    # what no coefficients explain within groups is a floor under residuals: it must not be put too high
+    codes, inside = np.repeat(np.arange(12), 10), rng.normal(size=120)
+    columns = np.column_stack([np.ones(120), rng.normal(size=12)[codes] + share * inside, rng.normal(size=120)])
+    y = inside + 0.1 * rng.normal(size=120)
+    problem = dense.Problem(columns, np.ones((120, 1)), codes, 12, y, None, None)
+    half_t, half_normal = SdPrior("HalfStudentT", {"nu": 4.0, "sigma": 1.0}), SdPrior("HalfNormal", {"sigma": 2.0})
+    flat = EnginePriors(np.zeros(3), np.full(3, np.inf), half_t, [half_normal], ((0,),), (1.0,))
+    model, scaling = marginal_model(problem.collect(), flat)
+    groups = (codes[:, None] == np.arange(12)).astype(float)
+    both = np.column_stack([groups, inside, columns[:, 2]])  # the same space as of groups and columns
+    left = np.sum((y - both @ np.linalg.lstsq(both, y, rcond=None)[0]) ** 2) / scaling.y_scale**2
+    assert 0 <= model._least_residual <= left * (1 + 1e-9)
+    if share > 1e-4:
+        assert model._least_residual == pytest.approx(left, rel=1e-4)
+
+
 # The density of theta: sigma integrated out
 
 

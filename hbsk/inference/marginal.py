@@ -32,6 +32,7 @@ import numpy as np
 
 from hbsk.inference.common_coefficients import ConditionalCommon
 from hbsk.inference.group_algebra import (
+    ROUNDING,
     congruences,
     lower_indices,
     marginal_inverse,
@@ -296,10 +297,14 @@ class MarginalModel:
 
     @cached_property
     def _least_residual(self) -> float:
-        """Sum of squares within groups that no common coefficients explain, less what rounding may have added."""
-        within = self._rotated[2]
-        explained = within[:-1, -1] @ np.linalg.lstsq(within[:-1, :-1], within[:-1, -1], rcond=1e-12)[0]
-        return float(max(within[-1, -1] - explained - 1e-12 * self.sums.xx[-1, -1], 0.0))
+        """Sum of squares within groups that no common coefficients explain, or less, never more."""
+        within, total = self._rotated[2], np.diag(self.sums.xx)
+        unit = np.sqrt(np.where(total > 0, total, 1.0))
+        scaled = within / np.outer(unit, unit)
+        values, vectors = np.linalg.eigh(scaled[:-1, :-1])
+        # a column may hardly vary within groups and explain y there all the same
+        explained = np.sum((vectors.T @ scaled[:-1, -1]) ** 2 / np.maximum(values - ROUNDING, 1e-22))
+        return float(max(scaled[-1, -1] - explained - 10 * ROUNDING, 0.0) * unit[-1] ** 2)
 
     @cached_property
     def _blocks(self) -> list[slice]:
