@@ -32,8 +32,8 @@ NODES_PER_REPLICATE = (4, 32)
 # With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
 # smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
 FEW_GROUPS = 50
-# Of many more groups, this many find where the search for the mode begins.
-MANY_GROUPS = 10_000
+# Of many more groups that differ in design, this many find where the search for the mode begins.
+MANY_CELLS = 10_000
 MAX_NODES = 16_000
 # Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
 START_SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
@@ -189,7 +189,7 @@ class LogDensity:
 
 def _start(model: MarginalModel) -> np.ndarray:
     """Return where the search for the mode begins: where many groups are, at the mode of every hundredth or so."""
-    step = model.sums.n_groups // MANY_GROUPS
+    step = model.passes.n_cells // MANY_CELLS
     if step < 2:
         return _best_of_sds(model)
     few = model.thinned(step)

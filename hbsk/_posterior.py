@@ -173,7 +173,7 @@ class MarginalPosterior:
 
     def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
-        return relative_inverse(self.sums.zz[:, :, groups], self.factor[nodes])[0]
+        return relative_inverse(self.sums.zz[:, :, groups], self.factor[nodes])
 
     # rows
 

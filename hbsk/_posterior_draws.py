@@ -169,7 +169,7 @@ class DrawsPosterior:
         relative_sd = self.group_sd[factor][at] * scale / sigma[:, None]
         lower = np.linalg.cholesky(self.correlation[factor][at] + 1e-12 * np.eye(q))
         relative = relative_sd[:, :, None] * lower
-        inverse, _ = relative_inverse(zz / np.multiply.outer(scale, scale)[:, :, None], relative)
+        inverse = relative_inverse(zz / np.multiply.outer(scale, scale)[:, :, None], relative)
         row, column = np.tril_indices(q)
         prior = np.maximum(relative_sd**2, 1e-300)
         left = 1.0 - inverse[:, np.flatnonzero(row == column)] / prior[:, :, None]

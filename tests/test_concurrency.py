@@ -14,7 +14,7 @@ from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
-from hbsk.inference import marginal
+from hbsk.inference import group_passes
 
 
 def rows(seed, n_groups=9):
@@ -77,11 +77,11 @@ def test_one_estimator_answers_many_threads(one_by_one):
 def test_threads_inside_of_a_fit_give_the_same_bits(monkeypatch):
     """Blocks of groups are summed in their order, whoever computes them."""
     frame, y = rows(11, n_groups=400)
-    monkeypatch.setattr(marginal, "BLOCK_GROUPS", 32)
+    monkeypatch.setattr(group_passes, "BLOCK_CELLS", 32)
     said = []
     for threads in (1, 3):
-        monkeypatch.setattr(marginal, "n_threads", lambda threads=threads: threads)
-        fitted = PartialPoolingRegressor(group_features="g").fit(frame, y)
+        monkeypatch.setattr(group_passes, "n_threads", lambda threads=threads: threads)
+        fitted = PartialPoolingRegressor(group_features="g", slope_features="all").fit(frame, y)
         said.append([part.tobytes() for part in fitted.predict(frame, return_std=True)])
     assert said[0] == said[1]
 

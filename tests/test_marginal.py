@@ -7,7 +7,7 @@ from scipy.special import erfinv
 from hbsk._marginal_fit import engine_common_prior, marginal_model
 from hbsk._priors import EnginePriors
 from hbsk._sd_prior import SdPrior
-from hbsk.inference import marginal
+from hbsk.inference import group_passes
 from hbsk.inference.group_algebra import (
     congruences,
     marginal_inverse,
@@ -133,10 +133,10 @@ def test_blocks_and_threads_change_nothing(rng, monkeypatch, kept, n_threads):
     model, _ = marginal_model(problem.collect(), priors)
     theta = 0.5 * rng.normal(size=(3, model.parameters.n_dim))
     value, gradient = model.value_and_gradient(theta)
-    monkeypatch.setattr(marginal, "BLOCK_GROUPS", 7)
-    monkeypatch.setattr(marginal, "KEPT_PRODUCTS", kept)
-    monkeypatch.setattr(marginal, "BLOCKS_FOR_THREADS", 2)
-    monkeypatch.setattr(marginal, "n_threads", lambda: n_threads)
+    monkeypatch.setattr(group_passes, "BLOCK_CELLS", 7)
+    monkeypatch.setattr(group_passes, "KEPT_PRODUCTS", kept)
+    monkeypatch.setattr(group_passes, "BLOCKS_FOR_THREADS", 2)
+    monkeypatch.setattr(group_passes, "n_threads", lambda: n_threads)
     first, second = (marginal_model(problem.collect(), priors)[0].value_and_gradient(theta) for _ in range(2))
     np.testing.assert_allclose(first[0], value, rtol=1e-12)
     np.testing.assert_allclose(first[1], gradient, rtol=1e-9, atol=1e-9)
@@ -150,15 +150,11 @@ def test_relative_inverse_is_the_inverse(rng, q):
     zz = np.einsum("jki,jli->klj", roots, roots)
     zz[:, :, 2] = 0.0  # a group without rows
     factor = np.array([np.linalg.cholesky(random_covariance(rng, q, scale)[2]) for scale in (0.1, 3.0)])
-    packed, log_det = relative_inverse(zz, factor)
-    inverse = unpack_symmetric(packed, q)
+    inverse = unpack_symmetric(relative_inverse(zz, factor), q)
     for m in range(2):
         prior_precision = np.linalg.inv(factor[m] @ factor[m].T)
-        total = 0.0
         for j in range(6):
             np.testing.assert_allclose(inverse[m, :, :, j], np.linalg.inv(zz[:, :, j] + prior_precision), rtol=1e-9)
-            total += np.linalg.slogdet(np.eye(q) + zz[:, :, j] @ factor[m] @ factor[m].T)[1]
-        assert log_det[m] == pytest.approx(total, rel=1e-11)
 
 
 @pytest.mark.parametrize("q", [1, 2, 4])
@@ -170,10 +166,9 @@ def test_marginal_inverse_and_rotated_sums(rng, q):
     zz, zx = np.einsum("jki,jkl->ilj", roots, roots), np.einsum("jki,jka->iaj", roots, others)
     lower, rotated = rotate_groups(zz, zx)
     covariance = np.array([random_covariance(rng, q, scale)[2] for scale in (0.1, 3.0)])
-    packed, log_det = marginal_inverse(congruences(lower), covariance)
+    packed, determinant = marginal_inverse(congruences(lower), covariance)
     inverse = unpack_symmetric(packed, q)
     for m in range(2):
-        total = 0.0
         for j in range(6):
             np.testing.assert_allclose(lower[:, :, j] @ lower[:, :, j].T, zz[:, :, j], atol=1e-12)
             full = np.eye(q + 1) + roots[j] @ covariance[m] @ roots[j].T  # of the rows of the group
@@ -181,8 +176,7 @@ def test_marginal_inverse_and_rotated_sums(rng, q):
             within = others[j].T @ others[j] - rotated[:, :, j].T @ rotated[:, :, j]
             found = within + rotated[:, :, j].T @ inverse[m, :, :, j] @ rotated[:, :, j]
             np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-11)
-            total += np.linalg.slogdet(full)[1]
-        assert log_det[m] == pytest.approx(total, rel=1e-11)
+            assert determinant[m, j] == pytest.approx(np.linalg.det(full), rel=1e-11)
 
 
 def test_nonnegative_leaves_what_is_semidefinite_and_clips_the_rest():

@@ -6,7 +6,7 @@ few varying columns, arithmetic over points and groups.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, reduce
 
 import numpy as np
 
@@ -56,6 +56,12 @@ def rotate_groups(zz: np.ndarray, zx: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return lower, rotated
 
 
+def between_groups(rotated: np.ndarray) -> np.ndarray:
+    """Return ``sum_j D_j' D_j``, (p + 1, p + 1), of ``D_j`` as (q, p + 1, n_groups)."""
+    by_column = rotated.transpose(1, 0, 2).reshape(rotated.shape[1], -1)
+    return by_column @ by_column.T
+
+
 def congruences(lower: np.ndarray) -> np.ndarray:
     """Return the linear maps from the lower entries of S to those of ``L_j' S L_j``, one for each group.
 
@@ -79,7 +85,7 @@ def congruences(lower: np.ndarray) -> np.ndarray:
 
 
 def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return ``M_j^-1 = (I + L_j' S L_j)^-1`` for points and groups, and ``sum_j log|M_j|``.
+    """Return ``M_j^-1 = (I + L_j' S L_j)^-1`` for points and groups, and ``|M_j|``.
 
     Parameters
     ----------
@@ -92,7 +98,7 @@ def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarr
     -------
     inverse : ndarray of shape (n_points, q (q + 1) / 2, n_groups)
         Lower triangles, packed by rows.
-    log_det : ndarray of shape (n_points,)
+    determinant : ndarray of shape (n_points, n_groups)
     """
     n_points, q = covariance.shape[:2]
     n_pairs, _, n_groups = maps.shape
@@ -105,14 +111,13 @@ def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarr
 
 
 def _factors(entries, q):
-    """Return U below the diagonal and d of ``U diag(d) U' = I + (semidefinite)``, and sums of log determinants.
+    """Return U below the diagonal and d of ``U diag(d) U' = I + (semidefinite)``.
 
     ``entries`` are the packed lower entries of the semidefinite part; U has a unit diagonal, which saves the roots of
     Cholesky's factors.
     """
     unit: dict[tuple[int, int], np.ndarray] = {}
     pivots: list[np.ndarray] = []
-    det = np.ones((entries.shape[0], entries.shape[2]))
     for i in range(q):
         row = []  # U[i, j] d[j]
         for j in range(i):
@@ -126,13 +131,12 @@ def _factors(entries, q):
             pivot -= row[j] * unit[i, j]
         # Schur complements of I + (semidefinite) are at least 1, whatever rounding says
         pivots.append(np.maximum(pivot, 1.0, out=pivot))
-        det *= pivot
-    return unit, pivots, np.log(det).sum(axis=1)
+    return unit, pivots
 
 
 def _inverses(entries, q):
-    """Return packed inverses of I + (semidefinite), given its lower entries, and sums of log determinants."""
-    unit, pivots, log_det = _factors(entries, q)
+    """Return packed inverses of I + (semidefinite), given its lower entries, and determinants."""
+    unit, pivots = _factors(entries, q)
     solved: dict[tuple[int, int], np.ndarray] = {}  # U^-1 below the diagonal
     scaled: dict[tuple[int, int], np.ndarray] = {}  # diag(1 / d) U^-1
     for i in range(q):
@@ -150,10 +154,10 @@ def _inverses(entries, q):
             out[...] = scaled[i, j]
             for k in range(i + 1, q):
                 out += solved[k, i] * scaled[k, j]
-    return inverse, log_det
+    return inverse, reduce(np.multiply, pivots) if q else np.ones((len(entries), entries.shape[2]))
 
 
-def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Return ``H_j = Lambda (I + Lambda' A_j Lambda)^-1 Lambda'`` for points and groups.
 
     Parameters
@@ -167,8 +171,6 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
     -------
     inverse : ndarray of shape (n_points, q (q + 1) / 2, n_groups)
         Lower triangles of ``H_j``, packed by rows.
-    log_det : ndarray of shape (n_points,)
-        ``sum_j log|I + Lambda' A_j Lambda|``.
     """
     n_points, q = factor.shape[:2]
     row, column = lower_indices(q)
@@ -178,7 +180,7 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
     linear = twice + twice.swapaxes(3, 4)
     linear = linear[:, row, column][:, :, row, column] * np.where(row == column, 0.5, 1.0)
     packed = (linear.reshape(-1, len(row)) @ zz[row, column]).reshape(n_points, -1, n_groups)
-    unit, pivots, log_det = _factors(packed, q)
+    unit, pivots = _factors(packed, q)
     solved: dict[tuple[int, int], np.ndarray] = {}  # U^-1 Lambda'
     scaled: dict[tuple[int, int], np.ndarray] = {}  # diag(1 / d) U^-1 Lambda'
     for i in range(q):
@@ -194,7 +196,7 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np
         np.multiply(solved[0, i], scaled[0, j], out=inverse[:, at])
         for k in range(1, q):
             inverse[:, at] += solved[k, i] * scaled[k, j]
-    return inverse, log_det
+    return inverse
 
 
 def unpack_symmetric(packed, q):

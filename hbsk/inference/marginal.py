@@ -23,41 +23,20 @@ groups, or hundreds of points times a few groups, are one stretch of arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from hbsk.inference.common_coefficients import ConditionalCommon
-from hbsk.inference.group_algebra import (
-    ROUNDING,
-    congruences,
-    lower_indices,
-    marginal_inverse,
-    nonnegative,
-    rotate_groups,
-    unpack_symmetric,
-)
+from hbsk.inference.group_algebra import ROUNDING, between_groups, rotate_groups
+from hbsk.inference.group_passes import GroupPasses
 from hbsk.inference.statistics import GroupSums
-from hbsk.inference.threads import n_threads, one_thread_each
 from hbsk.inference.variance_parameters import (
     RESIDUAL_SD_FLOOR,
     VarianceParameters,
     VariancePoints,
 )
-
-# Groups worked on at a time: a block of the arithmetic stays in the cache.
-BLOCK_GROUPS = 2_048
-BLOCKS_FOR_THREADS = 8
-# Entries of small matrices worked on at a time, points times groups: 0.8 MB, of which a few fit the cache of a core
-# (768 points, 85 groups: 1.1 ms instead of 2.9; 64 points, 2048 groups: 5.0 instead of 7.3).
-CACHED_NUMBERS = 100_000
-# But so many points at least, for each time that the products of data are read.
-LEAST_POINTS = 16
-# Numbers of products of data that are kept between evaluations (128 MiB).
-KEPT_PRODUCTS = 2**24
 
 # Given theta, x = log(sigma - floor) is integrated by the trapezoid rule in t. With many rows more
 # than columns the law of x is nearly normal, x = mode + width t, and few points are exact (2e-8 of
@@ -136,14 +115,13 @@ class MarginalModel:
     def thinned(self, step: int) -> MarginalModel:
         """Return the model of every step-th group, with their share of what varies within groups."""
         sums = self.sums
-        _, rotated, within = self._rotated
         kept = sums.copies[::step]
         share = kept.sum() / max(sums.copies.sum(), 1.0)
-        by_column = rotated[:, :, ::step].transpose(1, 0, 2).reshape(rotated.shape[1], -1)
+        zz, zx = sums.zz[:, :, ::step], sums.zx[:, :, ::step]
         few = GroupSums(
-            zz=sums.zz[:, :, ::step],
-            zx=sums.zx[:, :, ::step],
-            xx=share * within + by_column @ by_column.T,
+            zz=zz,
+            zx=zx,
+            xx=share * self.passes.within + between_groups(rotate_groups(zz, zx)[1]),
             n=share * sums.n,
             log_weight=share * sums.log_weight,
             copies=kept,
@@ -181,7 +159,7 @@ class MarginalModel:
         """Return the gradient of the log density at evaluated points, (n_points, n_dim)."""
         s, eigenvalue, coordinate = points.common.at(points.log_sigma)
         influence = self._influence(points.common, points.weight, s, eigenvalue, coordinate)
-        by_covariance = self.covariance_gradient(points.variance.relative_factor, influence)
+        by_covariance = self.passes.covariance_gradient(points.variance.relative_factor, influence)
         by_log_sigma = None
         if not self.parameters.integrated:
             slope = self._log_likelihood_slope(points.common, s, eigenvalue, coordinate)
@@ -279,158 +257,27 @@ class MarginalModel:
         influence[:, p, p] = scale.sum(axis=1)
         return influence
 
-    # passes over the groups
+    # sums over the groups
 
     @cached_property
-    def _layout(self):
-        """Index pairs of packed symmetric matrices, of varying and of common columns."""
-        q, p1 = self.sums.zx.shape[:2]
-        return lower_indices(q), lower_indices(p1)
+    def passes(self) -> GroupPasses:
+        """Sums over groups for any Lambda."""
+        return GroupPasses(self.sums)
 
-    @cached_property
-    def _rotated(self):
-        """Return ``L_j`` (q, q, n_groups), ``D_j`` (q, p + 1, n_groups) and W (p + 1, p + 1)."""
-        lower, rotated = rotate_groups(self.sums.zz, self.sums.zx)
-        by_column = rotated.transpose(1, 0, 2).reshape(rotated.shape[1], -1)
-        within = nonnegative(self.sums.xx - by_column @ by_column.T, np.diag(self.sums.xx))
-        return lower, rotated, within
+    def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Integrate the group effects out: see `GroupPasses.reduce`."""
+        return self.passes.reduce(factor)
 
     @cached_property
     def _least_residual(self) -> float:
         """Sum of squares within groups that no common coefficients explain, or less, never more."""
-        within, total = self._rotated[2], np.diag(self.sums.xx)
+        within, total = self.passes.within, np.diag(self.sums.xx)
         unit = np.sqrt(np.where(total > 0, total, 1.0))
         scaled = within / np.outer(unit, unit)
         values, vectors = np.linalg.eigh(scaled[:-1, :-1])
         # a column may hardly vary within groups and explain y there all the same
         explained = np.sum((vectors.T @ scaled[:-1, -1]) ** 2 / np.maximum(values - ROUNDING, 1e-22))
         return float(max(scaled[-1, -1] - explained - 10 * ROUNDING, 0.0) * unit[-1] ** 2)
-
-    @cached_property
-    def _blocks(self) -> list[slice]:
-        """Slices of groups; fixed, so that sums come out the same for any number of threads."""
-        n_groups = self.sums.n_groups
-        return [slice(start, min(start + BLOCK_GROUPS, n_groups)) for start in range(0, n_groups, BLOCK_GROUPS)]
-
-    @cached_property
-    def _kept_products(self) -> list[tuple[np.ndarray, np.ndarray]] | None:
-        """Products of all blocks where they are small enough to be kept between evaluations."""
-        (row, _), (a, _) = self._layout
-        if len(row) * (len(row) + len(a)) * self.sums.n_groups > KEPT_PRODUCTS:
-            return None
-        return [self._make_products(groups) for groups in self._blocks]
-
-    def _products(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return what evaluations need of a block of groups.
-
-        The maps of `congruences`; and ``D_k' D_l + D_l' D_k`` (half of it for k = l), packed: (pairs_p, pairs_q, J).
-        """
-        kept = self._kept_products
-        return self._make_products(self._blocks[block]) if kept is None else kept[block]
-
-    def _make_products(self, groups):
-        (row, column), (a, _) = self._layout
-        rotated = self._rotated[1][:, :, groups]
-        products = np.empty((len(a), len(row), rotated.shape[2]))
-        for i, (k, m) in enumerate(zip(row, column, strict=True)):
-            at = 0
-            for first in range(rotated.shape[1]):
-                out = products[at : at + first + 1, i]
-                np.multiply(rotated[k, first], rotated[m, : first + 1], out=out)
-                if k != m:
-                    out += rotated[m, first] * rotated[k, : first + 1]
-                at += first + 1
-        return congruences(self._rotated[0][:, :, groups]), products
-
-    def _over_blocks(self, work: Callable[[int], tuple]) -> list[tuple]:
-        """Return ``work(block)`` for all blocks, in order; in threads where that pays."""
-        numbers = range(len(self._blocks))
-        if len(numbers) < BLOCKS_FOR_THREADS or n_threads() == 1:
-            return [work(block) for block in numbers]
-        self._rotated, self._kept_products  # noqa: B018 - computed once, not by every thread
-        with one_thread_each(), ThreadPoolExecutor(n_threads()) as pool:
-            return list(pool.map(work, numbers))
-
-    def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Integrate the group effects out.
-
-        Parameters
-        ----------
-        factor : ndarray of shape (n_points, q, q)
-            ``Lambda``.
-
-        Returns
-        -------
-        log_det : ndarray of shape (n_points,)
-            ``sum_j log|M_j|``.
-        reduced : ndarray of shape (n_points, p + 1, p + 1)
-            ``C``.
-        """
-        _, (a, b) = self._layout
-        within = self._rotated[2]
-        covariance = factor @ factor.swapaxes(1, 2)
-
-        def work(block):
-            maps, products = self._products(block)
-            log_det, packed = np.empty(len(factor)), np.empty((len(factor), len(a)))
-            products = products.reshape(len(a), -1)
-            width = max(LEAST_POINTS, CACHED_NUMBERS // max(products.shape[1], 1))
-            for start in range(0, len(factor), width):
-                at = slice(start, start + width)
-                inverse, log_det[at] = marginal_inverse(maps, covariance[at])
-                packed[at] = inverse.reshape(len(inverse), -1) @ products.T
-            return log_det, packed
-
-        log_det, packed = np.zeros(len(factor)), np.zeros((len(factor), len(a)))
-        for block_log_det, block_packed in self._over_blocks(work):
-            log_det += block_log_det
-            packed += block_packed
-        reduced = np.empty((len(factor), *within.shape))
-        reduced[:, a, b] = reduced[:, b, a] = within[a, b] + packed
-        return log_det, reduced
-
-    def covariance_gradient(self, factor: np.ndarray, influence: np.ndarray) -> np.ndarray:
-        """Return d log p(y) / dS, shape (n_points, q, q).
-
-        ``-1/2 sum_j L_j (M_j^-1 - M_j^-1 D_j N D_j' M_j^-1) L_j'``, N the influence.
-        """
-        q = factor.shape[1]
-        (row, column), (a, b) = self._layout
-        lower, _, _ = self._rotated
-        covariance = factor @ factor.swapaxes(1, 2)
-        packed = influence[:, a, b] * np.where(a == b, 1.0, 2.0)
-        # _products holds twice the symmetric part for k != l
-        half = np.where(row == column, 1.0, 0.5)[:, None]
-
-        def work(block):
-            factors = lower[:, :, self._blocks[block]]
-            maps, products = self._products(block)
-            inverse, _ = marginal_inverse(maps, covariance)
-            crossed = np.tensordot(packed, products, axes=1) * half  # D N D'
-            return _block_gradient(factors, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q))
-
-        total = np.zeros_like(factor)
-        for block_total in self._over_blocks(work):
-            total += block_total
-        return total
-
-
-def _block_gradient(lower, inverse, crossed):
-    """Return ``1/2 sum_j L (M^-1 Y M^-1 - M^-1) L'`` over a block of groups, (n_points, q, q)."""
-    n_points, q = inverse.shape[:2]
-    middle = np.empty_like(inverse)
-    for k in range(q):
-        left = sum(inverse[:, k, i, None] * crossed[:, i] for i in range(q))
-        for m in range(k + 1):
-            inner = sum(left[:, i] * inverse[:, m, i] for i in range(q))
-            middle[:, k, m] = middle[:, m, k] = 0.5 * (inner - inverse[:, k, m])
-    total = np.empty((n_points, q, q))
-    for k in range(q):
-        left = sum(lower[k, i] * middle[:, i] for i in range(k + 1))
-        for m in range(k + 1):
-            inner = sum(left[:, i] * lower[m, i] for i in range(m + 1))
-            total[:, k, m] = total[:, m, k] = inner.sum(axis=1)
-    return total
 
 
 def _log_sigma(x):

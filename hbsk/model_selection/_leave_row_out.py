@@ -201,7 +201,7 @@ class _Nodes:
         reach = np.broadcast_to(x, (self.grid.n_nodes, *x.shape))
         mean = spread = np.zeros((self.grid.n_nodes, len(x)))
         if codes is not None:
-            inverse, _ = relative_inverse(self.model.sums.zz[:, :, codes], self.grid.factor)
+            inverse = relative_inverse(self.model.sums.zz[:, :, codes], self.grid.factor)
             inverse = unpack_symmetric(inverse, z.shape[1])
             solved = np.einsum("mklr,rl->mrk", inverse, z)  # H z
             zx = self.model.sums.zx[:, :, codes]
