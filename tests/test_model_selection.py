@@ -10,7 +10,6 @@ import pandas as pd
 import polars as pl
 import pytest
 import sklearn
-from scipy import integrate, stats
 from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.compose import TransformedTargetRegressor, make_column_transformer
 from sklearn.dummy import DummyRegressor
@@ -65,39 +64,6 @@ class Noted(RegressorMixin, BaseEstimator):
 @pytest.fixture
 def noted():
     return type("Noted", (Noted,), {"calls": []})
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Scores
-
-
-def test_crps_is_the_integral_it_is_defined_as():
-    y, mean, sd = np.array([1.3, -4.0, 0.2]), np.array([0.4, 2.0, 0.3]), np.array([0.7, 3.1, 1.2])
-    expected = []
-    for one, m, s in zip(y, mean, sd, strict=True):
-        below = integrate.quad(lambda x, m=m, s=s: stats.norm.cdf(x, m, s) ** 2, -60, one, limit=400)[0]
-        above = integrate.quad(lambda x, m=m, s=s: stats.norm.sf(x, m, s) ** 2, one, 60, limit=400)[0]
-        expected.append(below + above)
-    assert _scores.crps(y, mean, sd) == pytest.approx(np.mean(expected), rel=1e-6)
-    assert _scores.log_score(y, mean, sd) == pytest.approx(-stats.norm.logpdf(y, mean, sd).mean())
-
-
-def test_scores_at_the_edges():
-    y, mean = np.array([1.0, 2.0]), np.array([1.5, 2.0])
-    assert _scores.crps(y, mean, np.zeros(2)) == pytest.approx(0.25)
-    assert _scores.crps(y, mean, np.array([1.0, np.inf])) == np.inf
-    assert _scores.log_score(y, mean, np.array([1.0, np.inf])) == np.inf
-    assert _scores.log_score(y[:1], mean[:1], np.zeros(1)) == np.inf
-    assert _scores.log_score(y[1:], mean[1:], np.zeros(1)) == -np.inf
-
-
-def test_intervals():
-    interval = _scores.normal_interval(np.array([0.0, 10.0]), np.array([1.0, 2.0]))
-    np.testing.assert_allclose(interval, [[-1.64485, 1.64485], [6.71029, 13.28971]], atol=1e-5)
-    assert _scores.coverage(np.array([1.64, 13.3]), interval) == 0.5
-    assert _scores.coverage(interval[:, 0], interval) == 1.0
-    assert np.isnan(_scores.coverage(np.array([1.64, 13.3]), np.where(interval == interval[0, 0], np.nan, interval)))
-    assert _scores.width(interval) == pytest.approx(1.644854 * 3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -213,6 +179,22 @@ def test_interval_of_the_estimator_comes_before_that_of_its_sd(data):
     assert value(comparison, "KFold", "wide", "width") == pytest.approx(950.0)
     assert value(comparison, "KFold", "other", "width") == value(comparison, "KFold", "plain", "width")
     assert value(comparison, "KFold", "wide", "crps") == value(comparison, "KFold", "plain", "crps")
+
+
+def test_only_what_the_metrics_need_is_asked_for(data):
+    class Asked(BayesianRidge):
+        def predict(self, X, return_std=False):
+            asked.add("sd" if return_std else "mean")
+            return super().predict(X, return_std=return_std)
+
+        def predict_interval(self, X, coverage=0.5):
+            asked.add("interval")
+            return np.zeros((len(X), 2))
+
+    for scoring, expected in ((["rmse"], {"mean"}), (["crps"], {"mean", "sd"}), (["width"], {"mean", "interval"})):
+        asked = set()
+        compare_estimators({"a": Asked()}, data[0][["x0"]], data[1], cv=3, scoring=scoring)
+        assert asked == expected
 
 
 def test_infinite_spread_makes_infinite_scores(data):

@@ -314,9 +314,8 @@ def _fit_and_answer(estimator: Any, train: tuple, test: tuple, measures: dict[st
     last, X_last = answering_step(estimator, X)
     mean = np.asarray(respond(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
     seconds = {"fit_seconds": fitted - start, "predict_seconds": time.perf_counter() - fitted}
-    sd, interval = None, None
-    if not {"crps", "log_score", "coverage", "width"}.isdisjoint(m for m in measures.values() if isinstance(m, str)):
-        sd, interval = _distribution(last, X_last, groups)
+    metrics = {measure for measure in measures.values() if isinstance(measure, str)}
+    sd, interval = _distribution(last, X_last, groups, metrics)
     scores = {
         label: _scorer_value(scorer, estimator, X, y, groups)
         for label, scorer in measures.items()
@@ -342,16 +341,20 @@ def _fit_arguments(estimator: Any, groups: Any) -> dict[str, Any]:
     return {GROUPS: groups} if takes_groups(estimator, "fit") else {}
 
 
-def _distribution(estimator: Any, X: Any, groups: Any) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Ask for the sd and the 90 % interval of each row; None where the estimator gives none."""
+def _distribution(
+    estimator: Any, X: Any, groups: Any, metrics: set[str]
+) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Ask for the sd and the 90 % interval of each row, where a metric needs them; None where there are none."""
     sd, interval = None, None
-    if "return_std" in parameters(estimator.predict):
+    if {"coverage", "width"} & metrics and "coverage" in parameters(getattr(estimator, "predict_interval", None)):
+        interval = respond(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
+        metrics = metrics - {"coverage", "width"}
+    if {"crps", "log_score", "coverage", "width"} & metrics and "return_std" in parameters(estimator.predict):
         mean, sd = (np.asarray(a, dtype=np.float64) for a in respond(estimator, "predict", X, groups, return_std=True))
         # DummyRegressor fills a place with zeros; it does not claim to be certain.
         sd = sd if sd.any() else None
-        interval = None if sd is None else _scores.normal_interval(mean, sd)
-    if "coverage" in parameters(getattr(estimator, "predict_interval", None)):
-        interval = respond(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
+        if interval is None and sd is not None:
+            interval = _scores.normal_interval(mean, sd)
     return sd, interval
 
 
