@@ -2,8 +2,8 @@
 
 As tau grows, ``H_j = (A_j + (Lambda Lambda')^-1)^-1`` tends to the pseudo-inverse of ``A_j``: the
 varying columns are free in every group, common columns that vary within groups are shared. Common
-columns that the varying ones absorb are identified by nothing but the complete-pooling fit, and
-take its value; so do directions that the rows of a group do not identify.
+columns that the varying ones absorb, alone or in combination, are identified by nothing but the
+complete-pooling fit, and take its value; so do directions that the rows of a group do not identify.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ class NoPoolingPosterior(MarginalPosterior):
 
     Attributes
     ----------
+    absorbed : ndarray of shape (p, n_absorbed)
+        Directions of the common coefficients, in engine units, that the varying columns absorb.
     inverse : ndarray of shape (q (q + 1) / 2, n_groups)
         Pseudo-inverses of ``A_j``, packed.
     identified : ndarray of shape (n_groups, q, q)
@@ -37,6 +39,7 @@ class NoPoolingPosterior(MarginalPosterior):
         Of the same model without groups.
     """
 
+    absorbed: np.ndarray = None
     inverse: np.ndarray = None
     identified: np.ndarray = None
     complete: MarginalPosterior = None
@@ -48,9 +51,9 @@ class NoPoolingPosterior(MarginalPosterior):
 
     def common_mixture(self):
         mean, sd = super().common_mixture()
-        # Every node has the same number where the varying columns absorb the common one: no spread, but no knowledge.
-        absorbed = ~np.any(self.common_root, axis=(0, 2))
-        sd[:, np.any(self._jacobian()[absorbed] != 0, axis=0)] = np.nan
+        # Every node has the same number along absorbed directions: no spread, but no knowledge.
+        slope, size = self.absorbed.T @ self._jacobian(), np.abs(self.absorbed.T) @ np.abs(self._jacobian())
+        sd[:, np.any(np.abs(slope) > np.sqrt(IDENTIFIED) * size, axis=0)] = np.nan
         return mean, sd
 
     def _variance_nodes(self, at):
@@ -137,8 +140,8 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
     complete = integrate_model(complete_model, scaling, has_intercept).posterior
     inverse, identified, rank = pseudo_inverses(sums.zz)
     reduced = sums.xx - np.einsum("kaj,klj,lbj->ab", sums.zx, inverse, sums.zx, optimize=True)
-    left, size = np.diag(reduced)[:-1], np.diag(sums.xx)[:-1]
-    shared = np.flatnonzero(left > IDENTIFIED * size)
+    absorbed, free = absorbed_directions(reduced[:-1, :-1], sums.xx[:-1, :-1])
+    shared = np.setdiff1d(np.arange(p1 - 1), free)
     rows = np.append(shared, p1 - 1)
     within = GroupSums(
         np.zeros((0, 0, 0)),
@@ -148,16 +151,19 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         sums.log_weight,
         np.zeros(0),
     )
+    # Coefficients along absorbed directions are those of complete pooling, and move the others by as much.
+    of_complete = complete.weight @ complete.common_mean
+    moved = (absorbed @ of_complete[free])[shared]
     shared_model = MarginalModel(
-        within, complete_model.parameters, model.prior_mean[shared], model.prior_precision[shared]
+        within, complete_model.parameters, model.prior_mean[shared] - moved, model.prior_precision[shared]
     )
     part = integrate_model(shared_model, scaling, has_intercept).posterior
     # Rows of known and of new groups stand side by side in one mixture: the nodes of both must be equally likely.
     n_nodes = max(complete.n_nodes, part.n_nodes)
     complete, part = complete.equally_weighted(n_nodes), part.equally_weighted(n_nodes)
     p = p1 - 1
-    mean = np.tile(complete.weight @ complete.common_mean, (n_nodes, 1))
-    mean[:, shared] = part.common_mean
+    mean = np.tile(of_complete, (n_nodes, 1))
+    mean[:, shared] = part.common_mean + moved
     root = np.zeros((n_nodes, p, p))
     root[:, shared[:, None], shared] = part.common_root
     row, column = lower_indices(q)
@@ -172,10 +178,55 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         sums=sums,
         scaling=scaling,
         has_intercept=has_intercept,
+        absorbed=absorbed,
         inverse=np.ascontiguousarray(inverse[row, column]),
         identified=identified,
         complete=complete,
     )
+
+
+def absorbed_directions(reduced: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the directions of common coefficients that varying columns absorb.
+
+    A column that the varying ones absorb is a direction of its own; others are combinations, such as the column x where
+    only its slope varies and the engine has the intercept and x less its mean.
+
+    Parameters
+    ----------
+    reduced, total : ndarray of shape (p, p)
+        Products of the common columns, what the varying columns explain of each group left out, and all.
+
+    Returns
+    -------
+    directions : ndarray of shape (p, n_absorbed)
+        The identity in the rows of ``free``.
+    free : ndarray of shape (n_absorbed,), dtype int
+        One column for each direction: its coefficient may have any value.
+    """
+    p = len(total)
+    unit = np.sqrt(np.where(np.diag(total) > 0, np.diag(total), 1.0))
+    reduced, total = reduced / np.outer(unit, unit), total / np.outer(unit, unit)
+    alone = np.diag(reduced) <= IDENTIFIED * np.diag(total)
+    free, others = list(np.flatnonzero(alone)), np.flatnonzero(~alone)
+    directions = np.eye(p)[:, alone]
+    # share of each direction of the others that is left, of those that their total identifies
+    size, vectors = np.linalg.eigh(total[np.ix_(others, others)])
+    seen = size > np.sqrt(IDENTIFIED)
+    white = vectors[:, seen] / np.sqrt(size[seen])
+    share, turned = np.linalg.eigh(white.T @ reduced[np.ix_(others, others)] @ white)
+    combined = np.zeros((p, int(np.sum(share <= IDENTIFIED))))
+    combined[others] = white @ turned[:, share <= IDENTIFIED]
+    combined[np.abs(combined) <= np.sqrt(IDENTIFIED) * np.max(np.abs(combined), axis=0, initial=0.0)] = 0.0
+    for k in range(combined.shape[1]):
+        # the intercept, which comes first, stays identified where another column can be free
+        size = np.abs(combined[:, k]) * np.where(np.arange(p) == 0, np.sqrt(IDENTIFIED), 1.0)
+        pivot = int(np.argmax(size))
+        combined[:, k] /= combined[pivot, k]
+        rest = np.arange(combined.shape[1]) != k
+        combined[:, rest] -= np.outer(combined[:, k], combined[pivot, rest])
+        free.append(pivot)
+    free = np.array(free, dtype=int)
+    return np.concatenate([directions, combined], axis=1) / unit[:, None] * unit[free], free
 
 
 def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

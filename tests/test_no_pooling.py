@@ -6,7 +6,7 @@ import pytest
 
 from hbsk import PartialPoolingRegressor
 from hbsk._marginal_fit import fit_marginal, marginal_model
-from hbsk._no_pooling import fit_no_pooling, pseudo_inverses
+from hbsk._no_pooling import absorbed_directions, fit_no_pooling, pseudo_inverses
 from hbsk._sd_prior import SdPrior
 from tests import dense
 from tests.dense import Problem, make_priors, make_problem
@@ -256,13 +256,16 @@ def test_group_level_columns_belong_to_the_groups(rng):
         ("x + u + (x | g)", ["Intercept", "x", "u"]),
         ("0 + x + (1 | g)", []),
         ("0 + x + w + (0 + x | g)", ["x"]),
+        ("x + w + (0 + x | g)", ["x"]),
+        ("x + u + w + (0 + x + w | g)", ["x", "w"]),
+        ("0 + level + w + (1 | g)", ["level[a]", "level[b]", "level[c]"]),
     ],
 )
 def test_summaries_claim_no_certainty_of_what_groups_absorb(rng, formula, absorbed):
     # Such a coefficient stands at its complete-pooling value at every node: an sd of zero would be no posterior's.
     codes = np.repeat(np.arange(6), 5)
     X = pd.DataFrame({"g": codes, "x": 2.0 + rng.normal(size=30), "w": rng.normal(size=30), "c": 3.0})
-    X["u"] = rng.normal(size=6)[codes]
+    X["u"], X["level"] = rng.normal(size=6)[codes], list("abc" * 10)
     y = 1.0 + 0.8 * X["x"] + X["u"] + rng.normal(size=30)
     none = PartialPoolingRegressor(formula, pooling="none").fit(X, y)
     complete = PartialPoolingRegressor(formula, pooling="complete").fit(X, y)
@@ -274,7 +277,8 @@ def test_summaries_claim_no_certainty_of_what_groups_absorb(rng, formula, absorb
     kept = table.index.difference([*absorbed, "c"])
     assert np.isfinite(table.loc[kept, unknown]).all(axis=None)
     assert (table.loc[kept, "sd"] > 0.01).all()
-    slopes = [name for name in absorbed if name != "Intercept"]
+    # of levels that together are the intercept one stands there, and what lies between them is known
+    slopes = [name for name in absorbed if name not in ("Intercept", "level[a]", "level[b]")]
     np.testing.assert_allclose(table.loc[slopes, "mean"], complete.summary().loc[slopes, "mean"], rtol=1e-6)
     # a constant column is left out of every model, with coefficient 0
     if "c" in table.index:
@@ -290,6 +294,33 @@ def test_each_row_a_group_of_its_own(rng):
     # nothing is left to tell sigma by, so its prior speaks
     assert np.all(np.isfinite(variance))
     assert np.all(variance > 0)
+
+
+def test_absorbed_directions_are_those_that_nothing_is_left_of(rng):
+    # columns: intercept, x and w less their means; the slopes of raw x, of raw w and of v = w + 2 vary
+    n, codes = 400, np.repeat(np.arange(20), 20)
+    x, w = 3.0 + rng.normal(size=n), 1e4 * rng.normal(size=n)
+    X = np.column_stack([np.ones(n), x - x.mean(), w - w.mean()])
+
+    def left_of(Z):
+        residual = X.copy()
+        for j in range(20):
+            at = codes == j
+            residual[at] -= Z[at] @ np.linalg.lstsq(Z[at], X[at])[0]
+        return residual.T @ residual
+
+    for Z, wanted in (
+        (x[:, None], [[x.mean(), 1.0, 0.0]]),
+        (w[:, None], [[w.mean(), 0.0, 1.0]]),
+        (np.column_stack([x, w]), [[x.mean(), 1.0, 0.0], [w.mean(), 0.0, 1.0]]),
+        (np.ones((n, 1)), [[1.0, 0.0, 0.0]]),
+        (np.column_stack([np.ones(n), w]), [[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]),
+        (rng.normal(size=(n, 1)), np.empty((0, 3))),
+    ):
+        directions, free = absorbed_directions(left_of(Z), X.T @ X)
+        np.testing.assert_allclose(directions[free], np.eye(len(wanted)), atol=1e-12)
+        order = np.argsort(free)
+        np.testing.assert_allclose(directions.T[order], wanted, rtol=1e-6, atol=1e-6)
 
 
 def test_pseudo_inverses(rng):
