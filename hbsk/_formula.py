@@ -1,7 +1,7 @@
 """What a formula says: terms, grouping factors, correlated blocks. No data is needed here.
 
-A formula comes from the user (`parse_formula`, read with formulae's own scanner, parser and resolver) or is written
-from column names (`write_formula`, which does not import formulae). Both give the same `ParsedFormula`.
+A formula comes from the user (`parse_formula` of `_parser`, with formulae's own scanner, parser and resolver) or is
+written from column names (`write_formula`, which does not import formulae). Both give the same `ParsedFormula`.
 """
 
 import numbers
@@ -330,18 +330,3 @@ def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Ite
 def is_offset(term: Term) -> bool:
     """Return whether the term is `offset(...)`."""
     return len(term) == 1 and isinstance(term[0], Call) and term[0].function == "offset"
-
-
-def parse_formula(formula: str) -> ParsedFormula:
-    """Read a formula in Bambi's language.
-
-    Raises
-    ------
-    TypeError, ValueError
-        When it is no string, does not parse, calls an unlisted function, or says something no model follows from.
-    """
-    from hbsk._parser import parse
-
-    if not isinstance(formula, str):
-        raise TypeError(f"formula must be a string such as 'y ~ x + (x | g)' or None, got {shown(formula)}.")
-    return parse(formula)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._formula import ParsedFormula, bind_columns, parse_formula, write_formula
+from hbsk._formula import ParsedFormula, bind_columns, write_formula
 from hbsk._groups import FactorSource, Rows, read_rows, read_training_rows
 from hbsk._labels import GroupFactor
 from hbsk._prediction import PredictedRows
@@ -73,6 +73,8 @@ def read_training_frame(estimator: Any, X, y, groups, standard_error, sample_wei
 
 
 def _bound_formula(estimator, X, groups) -> ParsedFormula:
+    from hbsk._parser import parse_formula  # imports formulae, which takes a while
+
     parsed = parse_formula(estimator.formula)
     table = read_table(estimator, X, reset=True)
     return bind_columns(parsed, table.names, read_keyword(groups, table))

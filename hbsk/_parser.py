@@ -30,6 +30,7 @@ from hbsk._expressions import (
     show_name,
 )
 from hbsk._formula import Block, Factor, ParsedFormula, is_offset
+from hbsk._messages import shown
 
 _OPERATORS = {
     "PLUS": "+",
@@ -46,9 +47,22 @@ _OPERATORS = {
 }
 
 
+def parse_formula(formula: str) -> ParsedFormula:
+    """Read a formula in Bambi's language.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is no string, does not parse, calls an unlisted function, or says something no model follows from.
+    """
+    if not isinstance(formula, str):
+        raise TypeError(f"formula must be a string such as 'y ~ x + (x | g)' or None, got {shown(formula)}.")
+    return _read(formula)
+
+
 @lru_cache(maxsize=256)
-def parse(formula: str) -> ParsedFormula:
-    """Parse a formula; cached, since a grid search parses the same text in every fit."""
+def _read(formula: str) -> ParsedFormula:
+    """Read a formula; cached, since a grid search reads the same text in every fit."""
     return _Reader(formula).read()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from hbsk._formula import parse_formula
 from hbsk._sources import GROUPS
 
 _METHODS = ("fit", "predict", "score")
@@ -52,6 +51,8 @@ class GroupRoutingMixin:
 
 def _names_groups(formula: Any) -> bool:
     """Tell whether `groups` stands right of `|`."""
+    from hbsk._parser import parse_formula  # imports formulae, which takes a while
+
     try:
         return GROUPS in parse_formula(formula).factor_names
     except (TypeError, ValueError):

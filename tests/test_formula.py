@@ -8,7 +8,8 @@ from itertools import product
 import pytest
 
 from hbsk._expressions import FUNCTIONS, INTERCEPT, Call, Name, Value, label
-from hbsk._formula import bind_columns, column_names, display, parse_formula, write_formula
+from hbsk._formula import bind_columns, column_names, display, write_formula
+from hbsk._parser import parse_formula
 
 
 def terms_of(parsed):

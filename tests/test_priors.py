@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk._formula import parse_formula
+from hbsk._parser import parse_formula
 from hbsk._priors import DISTRIBUTIONS, EnginePriors, SdPrior, engine_priors, resolve_priors
 from hbsk._sd_prior import SD_FAMILIES
 from hbsk._specification import specify

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk._formula import bind_columns, parse_formula, write_formula
+from hbsk._formula import bind_columns, write_formula
+from hbsk._parser import parse_formula
 from hbsk._specification import FactorTerms, specify
 from hbsk._table import Table
 
