@@ -91,18 +91,14 @@ class GroupPasses:
         self._blocks = [
             slice(start, min(start + BLOCK_CELLS, self.n_cells)) for start in range(0, self.n_cells, BLOCK_CELLS)
         ]
+        self._lower = np.take(lower, first, axis=2) if merges else lower
+        self._count = np.bincount(cell).astype(float) if merges else np.ones(self.n_cells)
+        self._rotated, self._kept = rotated, None
         if merges:
-            self._lower = np.ascontiguousarray(lower[:, :, first])
-            self._count = np.bincount(cell).astype(float)
             products = self._products(rotated, cell, self.n_cells)
             self._kept = [self._of(at, np.ascontiguousarray(products[:, :, at])) for at in self._blocks]
-            return
-        self._lower, self._count = lower, np.ones(self.n_cells)
-        self._kept = None
-        if self.n_cells * numbers_per_cell <= KEPT_PRODUCTS:
-            self._kept = [self._of(at, self._products(rotated[:, :, at])) for at in self._blocks]
-        else:
-            self._rotated = rotated
+        elif self.n_cells * numbers_per_cell <= KEPT_PRODUCTS:
+            self._kept = [self._block(number) for number in range(len(self._blocks))]
 
     def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Integrate the group effects out.
