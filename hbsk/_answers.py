@@ -164,7 +164,17 @@ class PosteriorAnswersMixin:
         -------
         model : bambi.Model
             Not built yet; ``model.fit()`` samples it.
+
+        Raises
+        ------
+        ValueError
+            With ``pooling="none"``: a limit, which is no Bambi model.
         """
+        if self.pooling == "none":
+            raise ValueError(
+                "to_bambi cannot state pooling='none', the limit of infinite between-group sds. Use pooling='partial', "
+                "or a formula with the groups as common terms ('y ~ 0 + group + group:x' is close to it)."
+            )
         frame, rows = read_training_frame(clone(self), X, y, groups, standard_error, None)
         return bambi_model(frame, rows, model_priors(self, frame, rows))
 

@@ -32,6 +32,7 @@ from hbsk.exceptions import SuspiciousGroupsWarning
 
 __all__ = ["FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
 
+UNKNOWN_GROUPS = ("population", "error", "nan")
 _SHOWN_LABELS = 5
 
 
@@ -227,6 +228,12 @@ def read_rows(
         Responses, where the method has them.
     """
     name = type(estimator).__name__
+    if unknown_groups not in UNKNOWN_GROUPS:
+        # fit has checked it, and set_params may have changed it since
+        raise ValueError(
+            f"unknown_groups of {name} must be one of {', '.join(map(repr, UNKNOWN_GROUPS))}; got "
+            f"{shown(unknown_groups)}."
+        )
     table = read_table(estimator, X, reset=False)
     y = None if y is None else check_target(y, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)

@@ -17,6 +17,8 @@ from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import MarginalPosterior
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._priors import EnginePriors, engine_priors, resolve_priors
+from hbsk._sources import quoted
+from hbsk._validation import LARGEST_VALUE, SMALLEST_VALUE
 from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
@@ -63,7 +65,9 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     specification = frame.specification
     if estimator.pooling == "partial":
         _refuse_errors_lost_in_rounding(rows)
-    collected = collect_sums(frame, rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        collected = collect_sums(frame, rows)
+    _refuse_columns_beyond_squares(specification, collected.moments)
     known = rows.standard_error is not None
     priors = _priors(estimator, frame, collected, known)
     exact = engine_priors(specification, priors, known)
@@ -97,6 +101,21 @@ def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
             f"standard_error goes down to {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard "
             f"deviation of y, {spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave "
             "standard_error out to have the residual sd estimated; look for a y that is far from all others too."
+        )
+
+
+def _refuse_columns_beyond_squares(specification, moments) -> None:
+    """Refuse columns whose squares are beyond floating point."""
+    terms, means, sds = list(specification.common_terms), [moments.x_mean], [moments.x_sd]
+    for factor, z_mean, z_sd in zip(specification.factors, moments.z_mean, moments.z_sd, strict=False):
+        terms, means, sds = [*terms, *factor.terms], [*means, z_mean], [*sds, z_sd]
+    mean, sd = np.abs(np.concatenate(means)), np.concatenate(sds)
+    beyond = ~(mean + sd <= LARGEST_VALUE) | ((mean + sd > 0) & (mean + sd < SMALLEST_VALUE))
+    if beyond.any():
+        names = dict.fromkeys(terms[k] for k in np.flatnonzero(beyond))
+        raise ValueError(
+            f"The columns of {quoted(names)} have values whose squares leave floating point (beyond {LARGEST_VALUE} or "
+            f"below {SMALLEST_VALUE} in size). Give X in other units."
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,10 +23,18 @@ from hbsk.inference.integrate import (
 )
 from hbsk.inference.marginal import MarginalModel, MarginalPoints
 from hbsk.inference.statistics import CentredSums, ColumnScaling, GroupSums, standardise
+from hbsk.inference.threads import one_thread_each
 from hbsk.inference.variance_parameters import VarianceParameters
 
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
+# Common columns of which the cube, in eigenvalues and factors, costs as much as one group (20 columns: a thousand), and
+# the least nodes on their account.
+CUBED_COLUMNS_PER_GROUP = 8
+LEAST_FOR_COLUMNS = 8
+# Common columns from which linear algebra would start threads for every node: on two busy cores a fit with 60 columns
+# took thirty times as long with them.
+COLUMNS_FOR_THREADS = 32
 # Degrees of freedom of the tails of priors on sds, or the argument that holds them; the others fall exponentially.
 TAIL_DEGREES = {"HalfCauchy": 1.0, "HalfStudentT": "nu", "HalfFlat": -1.0, "InverseGamma": "alpha"}
 NODES_PER_REPLICATE = (4, 32)
@@ -122,6 +131,12 @@ def integrate_model(
     model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, infinite_variance: tuple[bool, ...] = ()
 ) -> MarginalFit:
     """Find the mode, place nodes, weigh them, and keep what answers need."""
+    many_columns = model.sums.n_common >= COLUMNS_FOR_THREADS
+    with one_thread_each() if many_columns else nullcontext():
+        return _integrate(model, scaling, has_intercept, infinite_variance)
+
+
+def _integrate(model, scaling, has_intercept, infinite_variance):
     parameters = model.parameters
     if parameters.n_dim == 0:
         posterior = _without_theta(model, scaling, has_intercept)
@@ -129,7 +144,10 @@ def integrate_model(
     mode, precision = find_mode(model.value_and_gradient, _start(model))
     low, high = NODES_PER_REPLICATE
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
-    per_replicate = int(np.clip(FIRST_ROUND_ELEMENTS // (16 * max(model.sums.n_groups, 1)), low, high))
+    nodes = FIRST_ROUND_ELEMENTS / N_REPLICATES
+    by_columns = nodes * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
+    high = min(high, max(int(by_columns), LEAST_FOR_COLUMNS))
+    per_replicate = int(np.clip(nodes // max(model.sums.n_groups, 1), low, high))
     proposal, broad = first_proposals(
         lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=per_replicate > low
     )

@@ -116,7 +116,7 @@ def shrink_means(
     """
     # A power of two, so that no digit changes; fourth powers of deviations then stay within floating point.
     largest = max(np.abs(groups.means - offset).max(), np.sqrt(np.nan_to_num(groups.variances.max())))
-    unit = 2.0 ** np.round(np.log2(largest)) if largest > 0 else 1.0
+    unit = float(2.0 ** np.round(np.log2(largest))) if largest > 0 else 1.0
     in_units = _shrink_standardised(
         _in_units(groups, offset, unit),
         basis,

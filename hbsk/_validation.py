@@ -13,6 +13,7 @@ from hbsk._messages import shown
 _FLOATS = [np.float64, np.float32]
 # Variances are squared, inverted and compared with that of y: beyond this, products of them leave floating point.
 SMALLEST_ERROR, LARGEST_ERROR = 1e-50, 1e50
+SMALLEST_VALUE, LARGEST_VALUE = 1e-150, 1e150
 
 
 def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
@@ -43,7 +44,14 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
             f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows, y has "
             f"{y.shape[0]} values."
         )
-    return y.astype(np.float64, copy=False)
+    y = y.astype(np.float64, copy=False)
+    largest = max(float(y.max(initial=0.0)), -float(y.min(initial=0.0)))
+    if largest > LARGEST_VALUE or 0 < largest < SMALLEST_VALUE:
+        raise ValueError(
+            f"y reaches {shown(largest)} in size, and {name} computes with squares of it, which leave floating point "
+            f"beyond {LARGEST_VALUE} and below {SMALLEST_VALUE}. Give it in another unit."
+        )
+    return y
 
 
 def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | None:

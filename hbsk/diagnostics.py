@@ -152,8 +152,8 @@ def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
         "Increase tune= and draws=, set sampler_options={'target_accept': 0.95}, or simplify the model; inference="
         "'marginal', where it is possible, needs no sampling."
         if engine == "nuts"
-        else "Fewer varying columns or correlated=False, or tighter priors on the sds in priors=, make the posterior "
-        "easier; inference='nuts' samples the full model."
+        else "Centred columns where slopes vary, fewer of them, correlated=False, or tighter priors on the sds in "
+        "priors=, make the posterior easier; inference='nuts' samples the full model."
     )
     warn(f"The posterior is not reliable: {'; '.join(problems)}. {advice}", ConvergenceWarning)
 

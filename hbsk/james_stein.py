@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._group_means import group_averages, summarise_groups
-from hbsk._groups import Rows, read_rows, read_training_rows
+from hbsk._groups import UNKNOWN_GROUPS, Rows, read_rows, read_training_rows
 from hbsk._messages import shown
 from hbsk._routing import GroupRoutingMixin
 from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
@@ -191,7 +191,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             StrOptions({"reml", "ml", "dersimonian-laird", "paule-mandel"}),
             Interval(Real, 0, None, closed="left"),
         ],
-        "unknown_groups": [StrOptions({"population", "error", "nan"})],
+        "unknown_groups": [StrOptions(set(UNKNOWN_GROUPS))],
     }
 
     def __init__(

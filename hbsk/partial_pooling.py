@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._answers import PosteriorAnswersMixin, check_coverage
+from hbsk._groups import UNKNOWN_GROUPS
 from hbsk._inference import infer
 from hbsk._messages import shown
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
@@ -69,7 +70,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Notes). "nuts" samples. "auto" is "marginal" wherever it is exact, otherwise "nuts".
     unknown_groups : {"population", "error", "nan"}, default="population"
         Answer for groups that were not seen in fit: the population mean with an sd that includes the between-group
-        covariance, a ValueError that names them, or NaN.
+        covariance, a ValueError that names them, or NaN. No group is unknown to ``pooling="complete"``, which ignores
+        them all.
     draws : int, default=1000
         Draws of each chain, for NUTS and for `to_datatree`.
     tune : int, default=1000
@@ -134,8 +136,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     The marginal engine takes Normal and Flat priors on common terms; HalfNormal, HalfStudentT, HalfCauchy, Exponential,
     Gamma, InverseGamma and Uniform priors on sds; LKJ priors on correlations; numbers for fixed sds. The default priors
     are Bambi's, except that columns without a varying slope count as mean-centred in the scale of the priors on the
-    intercept and on ``1|group``, so that shifting such a column changes nothing. sigma is at least 1e-6 of the sd of y:
-    a perfect fit has no proper posterior otherwise.
+    intercept and on ``1|group``, so that shifting such a column changes nothing, and that an offset is taken off y
+    first. sigma is at least 1e-6 of the sd of y: a perfect fit has no proper posterior otherwise.
 
     ``sample_weight`` counts copies of rows; ``standard_error`` is the known sd of each y. They may be given together.
 
@@ -176,7 +178,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         "correlated": ["boolean"],
         "priors": [dict, None],
         "inference": [StrOptions({"auto", "marginal", "nuts"})],
-        "unknown_groups": [StrOptions({"population", "error", "nan"})],
+        "unknown_groups": [StrOptions(set(UNKNOWN_GROUPS))],
         "draws": [Interval(Integral, 1, None, closed="left")],
         "tune": [Interval(Integral, 0, None, closed="left")],
         "chains": [Interval(Integral, 1, None, closed="left")],

@@ -381,6 +381,29 @@ def test_unknown_groups_as_errors(X, y):
         model.predict(X.assign(g=["new", *X["g"][1:]]))
 
 
+@pytest.mark.parametrize("policy", ["Nan", None, "raise"])
+@pytest.mark.parametrize("estimator", [PartialPoolingRegressor, JamesSteinEstimator])
+def test_a_policy_for_unknown_groups_that_was_misspelt_after_fit(X, y, estimator, policy):
+    model = estimator(group_features="g").fit(X, y).set_params(unknown_groups=policy)
+    message = f"unknown_groups of {estimator.__name__} must be one of 'population', 'error', 'nan'; got {policy!r}"
+    with pytest.raises(ValueError, match=message):
+        model.predict(X)
+
+
+def test_no_pooling_is_no_bambi_model(X, y):
+    with pytest.raises(ValueError, match=r"to_bambi .*pooling='none'.*pooling='partial'"):
+        PartialPoolingRegressor(group_features="g", pooling="none").to_bambi(X, y)
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+@pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
+def test_values_whose_squares_are_no_numbers(X, y, size, pooling):
+    fails(ValueError, ["^y reaches", "e.200", "1e.150", "unit"], X, size * y, pooling=pooling)
+    fails(ValueError, ["'x'", "1e.150", "units"], X.assign(x=size * X["x"]), y, pooling=pooling)
+    slope = {"slope_features": ["w"], "pooling": pooling}
+    fails(ValueError, ["'w', 'w|g'" if pooling != "complete" else "'w'"], X.assign(w=size * X["w"]), y, **slope)
+
+
 def test_standard_errors_that_are_missing_or_too_many(X, y, fitted):
     known = PartialPoolingRegressor(group_features="g").fit(X, y, standard_error=np.ones(N))
     known.predict(X)

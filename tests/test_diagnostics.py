@@ -33,7 +33,7 @@ def table(**columns):
         (
             "marginal",
             {"r_hat": np.nan, "ess_bulk": 90.0, "ess_tail": 40.0},
-            r"effective sample size below 100 for tau\. Fewer varying",
+            r"effective sample size below 100 for tau\. Centred columns",
         ),
         ("marginal", {"ess_tail": 300.0}, r"effective sample size below 400 for tau\."),  # it ran chains of its own
         ("marginal", {"pareto_k": 0.8}, r"Pareto k = 0.80, above 0.7"),

@@ -8,7 +8,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.metrics import r2_score
 
-from hbsk import PartialPoolingRegressor
+from hbsk import PartialPoolingRegressor, _marginal_fit
 from hbsk.datasets import load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, SuspiciousGroupsWarning
 from tests.dense import Problem, condition
@@ -419,3 +419,21 @@ def test_models_without_common_columns_answer_everything(pooling):
     one, its_sd = model.predict(X[:1], return_std=True)
     np.testing.assert_allclose([one[0], its_sd[0]], [mean[0], sd[0]], rtol=1e-9)
     assert set(model.group_effects_["group"]) == set(X["g"])
+
+
+# Many columns
+
+
+def test_many_columns_take_fewer_nodes_and_answer_all_the_same(rng, monkeypatch):
+    g = np.repeat(np.arange(10), 12)
+    X = pd.DataFrame(rng.normal(size=(120, 40))).add_prefix("v").assign(g=g)
+    y = rng.normal(size=10)[g] + X["v0"] + rng.normal(size=120)
+    fitted = PartialPoolingRegressor(group_features="g").fit(X, y)
+    assert fitted._fitted.posterior.n_nodes < 500
+    assert fitted.diagnostics_["ess_bulk"].min() > 400
+    monkeypatch.setattr(_marginal_fit, "LEAST_FOR_COLUMNS", 64)
+    more = PartialPoolingRegressor(group_features="g").fit(X, y)
+    assert more._fitted.posterior.n_nodes >= 1024
+    for name in ("mean", "sd"):
+        off = (fitted.summary()[name] - more.summary()[name]) / more.summary()["sd"]
+        assert off.abs().max() < 0.05
