@@ -67,7 +67,7 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
         _refuse_errors_lost_in_rounding(rows)
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
-    _refuse_columns_beyond_squares(specification, collected.moments)
+    _refuse_sums_beyond_floats(specification, collected)
     known = rows.standard_error is not None
     priors = _priors(estimator, frame, collected, known)
     exact = engine_priors(specification, priors, known)
@@ -104,8 +104,9 @@ def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
         )
 
 
-def _refuse_columns_beyond_squares(specification, moments) -> None:
-    """Refuse columns whose squares are beyond floating point."""
+def _refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:
+    """Refuse columns whose squares are beyond floating point, and weights that make them so."""
+    moments = collected.moments
     terms, means, sds = list(specification.common_terms), [moments.x_mean], [moments.x_sd]
     for factor, z_mean, z_sd in zip(specification.factors, moments.z_mean, moments.z_sd, strict=False):
         terms, means, sds = [*terms, *factor.terms], [*means, z_mean], [*sds, z_sd]
@@ -114,9 +115,11 @@ def _refuse_columns_beyond_squares(specification, moments) -> None:
     if beyond.any():
         names = dict.fromkeys(terms[k] for k in np.flatnonzero(beyond))
         raise ValueError(
-            f"The columns of {quoted(names)} have values whose squares leave floating point (beyond {LARGEST_VALUE} or "
-            f"below {SMALLEST_VALUE} in size). Give X in other units."
+            f"The columns of {quoted(names)} have values whose squares leave floating point: in size they must lie "
+            f"between {SMALLEST_VALUE} and {LARGEST_VALUE}. Give X in other units."
         )
+    if not np.isfinite(collected.sums.xx).all():
+        raise ValueError("Sums of squares of X and y, with these weights, leave floating point. Use smaller weights.")
 
 
 def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:

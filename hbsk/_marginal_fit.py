@@ -28,10 +28,10 @@ from hbsk.inference.variance_parameters import VarianceParameters
 
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
-# Common columns of which the cube, in eigenvalues and factors, costs as much as one group (20 columns: a thousand), and
-# the least nodes on their account.
+# A node costs as much for p common columns, their eigenvalues and factors, as for p^3 / 8 groups; and nodes that are
+# left at least, for the tails of group sds.
 CUBED_COLUMNS_PER_GROUP = 8
-LEAST_FOR_COLUMNS = 8
+LEAST_FOR_COLUMNS = 32
 # Common columns from which linear algebra would start threads for every node: on two busy cores a fit with 60 columns
 # took thirty times as long with them.
 COLUMNS_FOR_THREADS = 32
@@ -144,10 +144,10 @@ def _integrate(model, scaling, has_intercept, infinite_variance):
     mode, precision = find_mode(model.value_and_gradient, _start(model))
     low, high = NODES_PER_REPLICATE
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
-    nodes = FIRST_ROUND_ELEMENTS / N_REPLICATES
-    by_columns = nodes * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
+    affordable = FIRST_ROUND_ELEMENTS / N_REPLICATES
+    by_columns = affordable * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
     high = min(high, max(int(by_columns), LEAST_FOR_COLUMNS))
-    per_replicate = int(np.clip(nodes // max(model.sums.n_groups, 1), low, high))
+    per_replicate = int(np.clip(affordable // max(model.sums.n_groups, 1), low, high))
     proposal, broad = first_proposals(
         lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=per_replicate > low
     )

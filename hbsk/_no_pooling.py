@@ -218,9 +218,9 @@ def absorbed_directions(reduced: np.ndarray, total: np.ndarray) -> tuple[np.ndar
     combined[others] = white @ turned[:, share <= IDENTIFIED]
     combined[np.abs(combined) <= np.sqrt(IDENTIFIED) * np.max(np.abs(combined), axis=0, initial=0.0)] = 0.0
     for k in range(combined.shape[1]):
-        # the intercept, which comes first, stays identified where another column can be free
-        size = np.abs(combined[:, k]) * np.where(np.arange(p) == 0, np.sqrt(IDENTIFIED), 1.0)
-        pivot = int(np.argmax(size))
+        # the intercept, which comes first where there is one, stays identified if another column can be free
+        entries = np.abs(combined[:, k]) * np.where(np.arange(p) == 0, np.sqrt(IDENTIFIED), 1.0)
+        pivot = int(np.argmax(entries))
         combined[:, k] /= combined[pivot, k]
         rest = np.arange(combined.shape[1]) != k
         combined[:, rest] -= np.outer(combined[:, k], combined[pivot, rest])

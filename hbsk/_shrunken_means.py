@@ -126,7 +126,8 @@ def shrink_means(
         else between_group_variance / unit / unit,
         positive_part=positive_part,
     )
-    theta = groups.means if in_units.why_not else offset + in_units.theta * unit
+    nothing_moves = in_units.why_not or groups.variances.max() == 0.0
+    theta = groups.means if nothing_moves else offset + in_units.theta * unit
     return in_units._replace(
         theta=theta,
         variance=in_units.variance * unit * unit,

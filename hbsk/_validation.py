@@ -13,7 +13,7 @@ from hbsk._messages import shown
 _FLOATS = [np.float64, np.float32]
 # Variances are squared, inverted and compared with that of y: beyond this, products of them leave floating point.
 SMALLEST_ERROR, LARGEST_ERROR = 1e-50, 1e50
-SMALLEST_VALUE, LARGEST_VALUE = 1e-150, 1e150
+SMALLEST_VALUE, LARGEST_VALUE = 1e-75, 1e75
 
 
 def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
@@ -45,13 +45,25 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
             f"{y.shape[0]} values."
         )
     y = y.astype(np.float64, copy=False)
-    largest = max(float(y.max(initial=0.0)), -float(y.min(initial=0.0)))
+    check_size(y, "y", name)
+    return y
+
+
+def check_size(values: np.ndarray, what: str, name: str) -> None:
+    """Refuse numbers so large or small that squares of them, or of their ratios, leave floating point.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows,)
+    what, name : str
+        What they are, and the name of the estimator, for the message.
+    """
+    largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))
     if largest > LARGEST_VALUE or 0 < largest < SMALLEST_VALUE:
         raise ValueError(
-            f"y reaches {shown(largest)} in size, and {name} computes with squares of it, which leave floating point "
-            f"beyond {LARGEST_VALUE} and below {SMALLEST_VALUE}. Give it in another unit."
+            f"{what} reaches {shown(largest)} in size, and {name} computes with squares: it takes values from "
+            f"{SMALLEST_VALUE} to {LARGEST_VALUE}. Give it in another unit."
         )
-    return y
 
 
 def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | None:

@@ -17,6 +17,7 @@ from hbsk._messages import shown
 from hbsk._routing import GroupRoutingMixin
 from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
 from hbsk._surface import shrink_regression
+from hbsk._validation import check_size
 from hbsk._warnings import warn
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 
@@ -424,6 +425,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
                     f"Column {name!r} of X holds text or categories, and JamesSteinEstimator needs numbers to regress "
                     "on. Encode it (OneHotEncoder), leave it out, or name it in group_features= if it holds the groups."
                 )
+            check_size(rows.features.numbers(name), f"Column {name!r} of X", "JamesSteinEstimator")
         return list(names)
 
     def _read(self, X: Any, groups: Any, standard_error: Any) -> Rows:

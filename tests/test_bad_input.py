@@ -398,10 +398,20 @@ def test_no_pooling_is_no_bambi_model(X, y):
 @pytest.mark.parametrize("size", [1e200, 1e-200])
 @pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
 def test_values_whose_squares_are_no_numbers(X, y, size, pooling):
-    fails(ValueError, ["^y reaches", "e.200", "1e.150", "unit"], X, size * y, pooling=pooling)
-    fails(ValueError, ["'x'", "1e.150", "units"], X.assign(x=size * X["x"]), y, pooling=pooling)
+    fails(ValueError, ["^y reaches", "e.200", "1e.75", "unit"], X, size * y, pooling=pooling)
+    fails(ValueError, ["'x'", "1e.75", "units"], X.assign(x=size * X["x"]), y, pooling=pooling)
     slope = {"slope_features": ["w"], "pooling": pooling}
     fails(ValueError, ["'w', 'w|g'" if pooling != "complete" else "'w'"], X.assign(w=size * X["w"]), y, **slope)
+
+
+def test_weights_whose_sums_are_no_numbers(X, y):
+    fails(ValueError, ["Sums of squares .* weights"], X, 1e70 * y, sample_weight=np.full(N, 1e200))
+
+
+@pytest.mark.parametrize("size", [1e200, 1e-200])
+def test_columns_of_a_shrunken_regression_whose_squares_are_no_numbers(X, y, size):
+    with pytest.raises(ValueError, match=r"Column 'x' of X reaches .*e.200 .*1e-75 to 1e\+75"):
+        JamesSteinEstimator(group_features="g", target="regression").fit(X.assign(x=size * X["x"]), y)
 
 
 def test_standard_errors_that_are_missing_or_too_many(X, y, fitted):

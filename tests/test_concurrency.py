@@ -11,10 +11,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from joblib import Parallel, delayed, parallel_config
-from threadpoolctl import threadpool_limits
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk.inference import group_passes
+from hbsk.inference.threads import one_thread_each
 
 
 def rows(seed, n_groups=9):
@@ -84,6 +85,22 @@ def test_threads_inside_of_a_fit_give_the_same_bits(monkeypatch):
         fitted = PartialPoolingRegressor(group_features="g", slope_features="all").fit(frame, y)
         said.append([part.tobytes() for part in fitted.predict(frame, return_std=True)])
     assert said[0] == said[1]
+
+
+def test_overlapping_limits_of_threads_leave_none_behind():
+    def limits():
+        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+    with threadpool_limits(2, user_api="blas"):
+        before = limits()
+        first, second = one_thread_each(), one_thread_each()
+        first.__enter__()
+        second.__enter__()
+        assert set(limits()) == {1}
+        first.__exit__()
+        assert set(limits()) == {1}
+        second.__exit__()
+        assert limits() == before
 
 
 @pytest.mark.slow

@@ -106,6 +106,12 @@ def test_many_groups_that_all_differ_are_told_at_a_first_look(rng, monkeypatch):
     np.testing.assert_array_equal(cell, first)
 
 
+def test_many_groups_in_the_order_of_their_designs_are_found_alike(rng):
+    cell, first = find_cells(np.repeat(rng.normal(size=2_000), 5)[None, None])
+    assert len(first) == 2_000
+    np.testing.assert_array_equal(cell, np.repeat(np.arange(2_000), 5))
+
+
 def test_a_fit_does_not_depend_on_cells(rng, monkeypatch):
     g = np.repeat(np.arange(40), rng.integers(1, 5, 40))
     frame = pd.DataFrame({"x": rng.integers(0, 2, len(g)).astype(float), "g": g})

@@ -296,8 +296,46 @@ def test_each_row_a_group_of_its_own(rng):
     assert np.all(variance > 0)
 
 
+@pytest.mark.parametrize("errors", [False, True])
+@pytest.mark.parametrize(("varying", "free"), [([1], [1]), ([1, 2], [1, 2]), ([0], [0]), ([0, 2], [0, 2])])
+def test_coefficients_given_those_that_groups_absorb(rng, varying, free, errors):
+    # intercept, x, w and v, of which raw columns vary: what is free stands at its complete-pooling value
+    n = 60
+    X = np.column_stack([np.ones(n), 4 + 2 * rng.normal(size=n), -3 + rng.normal(size=n), 1 + rng.normal(size=n)])
+    codes, Z = np.repeat(np.arange(6), 10), X[:, varying]
+    y = X @ [1, 0.5, -0.3, 0.2] + rng.normal(size=n) + rng.normal(size=6)[codes] * X[:, 1]
+    problem = Problem(X, Z, codes, 6, y, None, rng.uniform(0.3, 1.4, n) if errors else None, True)
+    priors = make_priors(rng, problem, residual_sd=0.9)
+    posterior = no_pooling(problem, priors)
+
+    columns, precision = problem.centred(), np.diag(priors.common_sd**-2.0)
+    weight = (problem.standard_error if errors else np.full(n, 0.9)) ** -2.0
+    information = columns.T @ (weight[:, None] * columns) + precision
+    complete = np.linalg.solve(information, columns.T @ (weight * y) + precision @ priors.common_mean)
+    shared = np.setdiff1d(np.arange(4), free)
+    H = np.column_stack([columns[:, shared], *(z * (codes == j) for j in range(6) for z in Z.T)])
+    information = H.T @ (weight[:, None] * H)
+    information[: len(shared), : len(shared)] += precision[np.ix_(shared, shared)]
+    moment = H.T @ (weight * (y - columns[:, free] @ complete[free]))
+    moment[: len(shared)] += (precision @ priors.common_mean)[shared]
+    covariance = np.zeros((4, 4))
+    covariance[np.ix_(shared, shared)] = np.linalg.inv(information)[: len(shared), : len(shared)]
+    coefficients = complete.copy()
+    coefficients[shared] = np.linalg.solve(information, moment)[: len(shared)]
+    raw = np.eye(4)
+    raw[0, 1:] = -X[:, 1:].mean(axis=0)
+
+    mean, sd = posterior.common_mixture()
+    average = posterior.weight @ mean
+    np.testing.assert_allclose(average, raw @ coefficients, rtol=1e-8, atol=1e-9)
+    found = np.sqrt(posterior.weight @ (sd**2 + (mean - average) ** 2))
+    known = ~np.isnan(found)
+    np.testing.assert_array_equal(known, ~np.isin(np.arange(4), free))
+    np.testing.assert_allclose(found[known], np.sqrt(np.diag(raw @ covariance @ raw.T))[known], rtol=1e-8)
+
+
 def test_absorbed_directions_are_those_that_nothing_is_left_of(rng):
-    # columns: intercept, x and w less their means; the slopes of raw x, of raw w and of v = w + 2 vary
+    # columns: intercept, x and w less their means, as the engine has them; slopes of raw columns vary
     n, codes = 400, np.repeat(np.arange(20), 20)
     x, w = 3.0 + rng.normal(size=n), 1e4 * rng.normal(size=n)
     X = np.column_stack([np.ones(n), x - x.mean(), w - w.mean()])

@@ -429,11 +429,13 @@ def test_many_columns_take_fewer_nodes_and_answer_all_the_same(rng, monkeypatch)
     X = pd.DataFrame(rng.normal(size=(120, 40))).add_prefix("v").assign(g=g)
     y = rng.normal(size=10)[g] + X["v0"] + rng.normal(size=120)
     fitted = PartialPoolingRegressor(group_features="g").fit(X, y)
-    assert fitted._fitted.posterior.n_nodes < 500
+    assert fitted._fitted.posterior.n_nodes == 512
     assert fitted.diagnostics_["ess_bulk"].min() > 400
     monkeypatch.setattr(_marginal_fit, "LEAST_FOR_COLUMNS", 64)
     more = PartialPoolingRegressor(group_features="g").fit(X, y)
-    assert more._fitted.posterior.n_nodes >= 1024
-    for name in ("mean", "sd"):
-        off = (fitted.summary()[name] - more.summary()[name]) / more.summary()["sd"]
-        assert off.abs().max() < 0.05
+    assert more._fitted.posterior.n_nodes == 1024
+    columns = ["mean", "sd", "eti89_lb", "eti89_ub"]
+    off = (fitted.summary()[columns] - more.summary()[columns]).div(more.summary()["sd"], axis=0)
+    # the ends of intervals hang on the few nodes of the tails: 128 nodes would put them off by 0.2
+    assert off[["mean", "sd"]].abs().max(axis=None) < 0.02
+    assert off.abs().max(axis=None) < 0.1

@@ -471,6 +471,14 @@ def test_james_stein_variance_is_that_of_morris_for_equal_variances():
     np.testing.assert_allclose(ours.variance, expected, rtol=1e-10)
 
 
+def test_means_that_do_not_move_keep_their_digits_whatever_the_target():
+    groups = GroupMeans(np.full(4, 3.0), np.array([1.0, 3.0, 2.0, 9.1]), np.full(4, 1 / 3), 0.0, 8.0)
+    still = shrink_means(
+        groups, np.empty((4, 0)), 1e17, method="james-stein", between_group_variance="reml", positive_part=True
+    )
+    np.testing.assert_array_equal(still.theta, groups.means)
+
+
 def test_no_noise_no_shrinkage():
     groups = GroupMeans(
         np.array([2.0, 3.0, 4.0, 2.0]), np.array([1.0, 3.0, 2.0, 9.0]), np.array([0.5, 1 / 3, 0.25, 0.5]), 0.0, 7.0

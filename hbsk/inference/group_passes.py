@@ -36,7 +36,8 @@ CACHED_NUMBERS = 100_000
 LEAST_POINTS = 16
 # Numbers of products of data that are kept between evaluations (128 MiB).
 KEPT_PRODUCTS = 2**24
-# Groups that are looked at first: where no two of these are alike, there are some 100,000 cells at least.
+# Groups, drawn at random, that are looked at first: where no two of them are alike, few others are (of 100,000 cells
+# five pairs would be expected).
 FIRST_LOOK = 1_000
 # Cells, as a share of the groups, that are not worth the sums.
 MOST_CELLS = 0.8
@@ -81,8 +82,8 @@ class GroupPasses:
     def __init__(self, sums: GroupSums):
         lower, rotated = rotate_groups(sums.zz, sums.zx)
         self.within = nonnegative(sums.xx - between_groups(rotated), np.diag(sums.xx))
-        q, n_common = sums.zx.shape[:2]
-        self._pairs_q, self._pairs_p = lower_indices(q), lower_indices(n_common)
+        q, n_columns = sums.zx.shape[:2]
+        self._pairs_q, self._pairs_p = lower_indices(q), lower_indices(n_columns)
         numbers_per_cell = len(self._pairs_q[0]) * (len(self._pairs_q[0]) + len(self._pairs_p[0]))
         cell, first = find_cells(sums.zz)
         merges = len(first) < MOST_CELLS * len(cell) and len(first) * numbers_per_cell <= KEPT_PRODUCTS
@@ -99,6 +100,8 @@ class GroupPasses:
             self._kept = [self._of(at, np.ascontiguousarray(products[:, :, at])) for at in self._blocks]
         elif self.n_cells * numbers_per_cell <= KEPT_PRODUCTS:
             self._kept = [self._block(number) for number in range(len(self._blocks))]
+        if self._kept is not None:
+            self._rotated = None
 
     def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Integrate the group effects out.
@@ -222,8 +225,10 @@ def find_cells(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     key = np.zeros(n_groups)
     for factor, entry in zip(np.random.default_rng(0).uniform(0.5, 1.0, len(entries)), entries, strict=True):
         key += factor * entry
-    if n_groups > FIRST_LOOK and len(np.unique(key[:: n_groups // FIRST_LOOK])) >= FIRST_LOOK:
-        return np.arange(n_groups), np.arange(n_groups)
+    if n_groups > FIRST_LOOK:
+        some = np.random.default_rng(0).choice(n_groups, FIRST_LOOK, replace=False, shuffle=False)
+        if len(np.unique(key[some])) == FIRST_LOOK:
+            return np.arange(n_groups), np.arange(n_groups)
     cell, distinct = pd.factorize(key)
     first = np.full(len(distinct), n_groups)
     np.minimum.at(first, cell, np.arange(n_groups))
