@@ -21,6 +21,9 @@ from hbsk.inference.variance_parameters import VarianceParameters
 
 # A column or direction is unidentified where this share of its square or less is left.
 IDENTIFIED = 1e-10
+# Eigenvalue of a group's products, beside the largest, that is none: rounding leaves 1e-16, and a column far from zero
+# beside its intercept the square of sd / mean.
+RANK = 1e-12
 
 
 @dataclass(frozen=True)
@@ -246,7 +249,7 @@ def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     q = matrices.shape[1]
     values, vectors = np.linalg.eigh(matrices)
     top = np.max(np.abs(values), axis=1, keepdims=True, initial=0.0)
-    inside = values > IDENTIFIED * np.maximum(top, 1e-300)
+    inside = values > RANK * np.maximum(top, 1e-300)
     reciprocal = np.where(inside, 1.0 / np.where(inside, values, 1.0), 0.0)
     inverse = (vectors * reciprocal[:, None, :]) @ vectors.swapaxes(1, 2)
     identified = (vectors * inside[:, None, :]) @ vectors.swapaxes(1, 2)

@@ -334,6 +334,18 @@ def test_coefficients_given_those_that_groups_absorb(rng, varying, free, errors)
     np.testing.assert_allclose(found[known], np.sqrt(np.diag(raw @ covariance @ raw.T))[known], rtol=1e-8)
 
 
+def test_lines_of_groups_do_not_hang_on_where_a_column_begins(rng):
+    g = np.repeat(np.arange(8), 12)
+    t = rng.normal(size=96)
+    y = pd.Series(3 + (1 + rng.normal(size=8))[g] * t + rng.normal(size=96))
+    said = [
+        PartialPoolingRegressor("t + (t | g)", pooling="none").fit(frame, y).predict(frame)
+        for frame in (pd.DataFrame({"t": t + start, "g": g}) for start in (0.0, 1e5, 3e5))
+    ]
+    np.testing.assert_allclose(said[1], said[0], atol=1e-3)
+    np.testing.assert_allclose(said[2], said[0], atol=1e-2)
+
+
 def test_absorbed_directions_are_those_that_nothing_is_left_of(rng):
     # columns: intercept, x and w less their means, as the engine has them; slopes of raw columns vary
     n, codes = 400, np.repeat(np.arange(20), 20)
