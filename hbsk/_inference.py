@@ -108,7 +108,7 @@ def _refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:
     """Refuse columns whose squares are beyond floating point, and weights that make them so."""
     moments = collected.moments
     terms, means, sds = list(specification.common_terms), [moments.x_mean], [moments.x_sd]
-    for factor, z_mean, z_sd in zip(specification.factors, moments.z_mean, moments.z_sd, strict=False):
+    for factor, z_mean, z_sd in zip(specification.factors, moments.z_mean, moments.z_sd, strict=True):
         terms, means, sds = [*terms, *factor.terms], [*means, z_mean], [*sds, z_sd]
     mean, sd = np.abs(np.concatenate(means)), np.concatenate(sds)
     beyond = ~(mean + sd <= LARGEST_VALUE) | ((mean + sd > 0) & (mean + sd < SMALLEST_VALUE))

@@ -114,43 +114,7 @@ def shrink_means(
     positive_part : bool
         Whether to cut a negative factor at 0.
     """
-    # A power of two, so that no digit changes; fourth powers of deviations then stay within floating point.
-    largest = max(np.abs(groups.means - offset).max(), np.sqrt(np.nan_to_num(groups.variances.max())))
-    unit = float(2.0 ** np.round(np.log2(largest))) if largest > 0 else 1.0
-    in_units = _shrink_standardised(
-        _in_units(groups, offset, unit),
-        basis,
-        method=method,
-        between_group_variance=between_group_variance
-        if isinstance(between_group_variance, str)
-        else between_group_variance / unit / unit,
-        positive_part=positive_part,
-    )
-    nothing_moves = in_units.why_not or groups.variances.max() == 0.0
-    theta = groups.means if nothing_moves else offset + in_units.theta * unit
-    return in_units._replace(
-        theta=theta,
-        variance=in_units.variance * unit * unit,
-        target_coef=in_units.target_coef * unit,
-        target_covariance=in_units.target_covariance * unit * unit,
-        tau2=in_units.tau2 * unit * unit,
-        new_tau2=in_units.new_tau2 * unit * unit,
-    )
-
-
-def _in_units(groups: GroupMeans, offset: float, unit: float) -> GroupMeans:
-    """Measure the means from an offset, and everything in a unit of y."""
-    groups = groups._replace(means=(groups.means - offset) / unit)
-    if np.isinf(groups.nu):
-        return groups._replace(relative_variances=groups.relative_variances / unit / unit)
-    return groups._replace(sigma2=groups.sigma2 / unit / unit)
-
-
-def _shrink_standardised(
-    groups: GroupMeans, basis: np.ndarray, *, method: str, between_group_variance: str | float, positive_part: bool
-) -> ShrunkenMeans:
-    """Shrink group means that are measured from an offset in a unit of their own."""
-    means, variances = groups.means, groups.variances
+    means, variances = groups.means - offset, groups.variances
     known_tau2 = method == "empirical-bayes" and not isinstance(between_group_variance, str)
     why_not = _why_not(groups, basis.shape[1], known_tau2=known_tau2)
     plain_weights = 1.0 / groups.relative_variances
@@ -190,7 +154,7 @@ def _shrink_standardised(
         variance = _shrinkage.posterior_variance(
             deviations, variances, basis, shrinkage, covariance, None if known_tau2 else variances + tau2
         )
-    theta = (means - deviations) + shrinkage * deviations
+    theta = offset + (means - deviations) + shrinkage * deviations
     new_tau2 = _new_tau2(variances, tau2, basis, method, between_group_variance)
     return ShrunkenMeans(theta, variance, shrinkage, coef, covariance, tau2, new_tau2, "")
 

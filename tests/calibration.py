@@ -267,7 +267,7 @@ def rank_and_cover(
     new_y, new_mean = observe(setting, setting.new_rows, new_codes, truth, rng)
     errors, new_errors = setting.known_errors(setting.rows), setting.known_errors(setting.new_rows)
 
-    # the seed is for chains, where importance sampling is not reliable: a few of 300 fits with three groups
+    # the seed is for chains, where importance sampling is not reliable: one of 300 fits of three groups, wrong prior
     options = {"formula": setting.formula, "priors": setting.priors, "inference": "marginal", "random_state": seed}
     options |= changes
     estimator = PartialPoolingRegressor(**options).fit(setting.rows, y, standard_error=errors)
