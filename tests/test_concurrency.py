@@ -13,7 +13,7 @@ import pytest
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor, _marginal_fit
 from hbsk.inference import group_passes
 from hbsk.inference.threads import one_thread_each
 
@@ -87,20 +87,37 @@ def test_threads_inside_of_a_fit_give_the_same_bits(monkeypatch):
     assert said[0] == said[1]
 
 
-def test_overlapping_limits_of_threads_leave_none_behind():
-    def limits():
-        return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+def blas_threads():
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
 
+
+def test_overlapping_limits_of_threads_leave_none_behind():
     with threadpool_limits(2, user_api="blas"):
-        before = limits()
+        before = blas_threads()
         first, second = one_thread_each(), one_thread_each()
         first.__enter__()
         second.__enter__()
-        assert set(limits()) == {1}
+        assert set(blas_threads()) == {1}
         first.__exit__()
-        assert set(limits()) == {1}
+        assert set(blas_threads()) == {1}
         second.__exit__()
-        assert limits() == before
+        assert blas_threads() == before
+
+
+@pytest.mark.parametrize("n_columns", [30, 40])
+def test_many_columns_are_fitted_without_threads_of_linear_algebra(rng, monkeypatch, n_columns):
+    seen, inside = [], _marginal_fit._integrate
+
+    def watched(*arguments):
+        seen.append(blas_threads())
+        return inside(*arguments)
+
+    monkeypatch.setattr(_marginal_fit, "_integrate", watched)
+    X = pd.DataFrame(rng.normal(size=(80, n_columns))).add_prefix("v").assign(g=np.repeat(np.arange(8), 10))
+    with threadpool_limits(2, user_api="blas"):
+        free = blas_threads()
+        PartialPoolingRegressor(group_features="g").fit(X, rng.normal(size=80))
+    assert seen == [free if n_columns < 32 else [1] * len(free)]
 
 
 @pytest.mark.slow
@@ -108,7 +125,7 @@ def test_number_of_threads_does_not_change_answers_beyond_rounding():
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from tests.test_concurrency import rows\n"
-        "from hbsk import PartialPoolingRegressor\n"
+        "from hbsk import PartialPoolingRegressor, _marginal_fit\n"
         "frame, y = rows(3, n_groups=60)\n"
         "fitted = PartialPoolingRegressor(group_features='g', slope_features='all').fit(frame, y)\n"
         "print(*(float(value).hex() for value in fitted.predict(frame[:40])))\n"
