@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hbsk.inference import statistics
+from hbsk.inference.merging import merge
 from hbsk.inference.statistics import collect, standardise
 from tests.dense import make_problem
 from tests.stand_ins import Design
@@ -151,11 +152,59 @@ def test_a_provisional_centre_from_some_of_the_rows_changes_nothing(rng, monkeyp
     np.testing.assert_allclose(other_scaling.x_scale, scaling.x_scale, rtol=1e-12)
 
 
-def test_sums_of_parts_add_up(rng):
-    problem = make_problem(rng, n_rows=40, weights=True, errors=True, has_intercept=False)
-    parts = problem.take(np.arange(17)).collect().sums + problem.take(np.arange(17, 40)).collect().sums
-    # without an intercept nothing is centred, so parts need no common centre
-    assert_same_sums(parts, problem.collect().sums)
+@KINDS
+@pytest.mark.parametrize("has_intercept", [True, False])
+def test_sums_of_parts_with_centres_of_their_own_merge(rng, weights, errors, has_intercept):
+    problem = make_problem(rng, n_rows=90, p=4, q=3, weights=weights, errors=errors, has_intercept=has_intercept)
+    problem.X[:, 3] = np.sort(problem.X[:, 3]) * 50.0  # as in a file in order of time
+    problem = replace(problem, y=problem.y + 0.3 * problem.X[:, 3])
+    whole = problem.collect()
+    parts = [problem.take(rows).collect() for rows in np.split(np.arange(90), [17, 50])]
+    centres = [part.y_centre for part in parts]
+    assert (min(np.abs(np.diff(centres))) > 10) == has_intercept
+    for order in ([0, 1, 2], [2, 0, 1]):
+        total = merge(merge(parts[order[0]], parts[order[1]]), parts[order[2]])
+        columns = np.column_stack([problem.X - total.x_centre, problem.y - total.y_centre])
+        assert_same_sums(total.sums, loop_sums(problem, columns, problem.Z))
+        for name in ("n", "y_mean", "y_sd", "x_mean", "x_sd"):
+            found, wanted = getattr(total.moments, name), getattr(whole.moments, name)
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13, err_msg=name)
+        np.testing.assert_allclose(total.moments.z_mean[0], whole.moments.z_mean[0], rtol=1e-12)
+        np.testing.assert_allclose(total.moments.z_sd[0], whole.moments.z_sd[0], rtol=1e-12, atol=1e-14)
+        assert_same_sums(standardise(total)[0], standardise(whole)[0], rtol=1e-11)
+
+
+def test_merged_sums_keep_their_digits_far_from_zero(rng):
+    # values on a grid that survives the shift: the far rows are exactly the near ones
+    near = make_problem(rng, n_rows=60, p=3)
+    near.X[:, 1:] = np.round(near.X[:, 1:] * 2**10) / 2**10
+    near = replace(near, y=np.round(near.y * 2**16) / 2**16)
+    far = replace(near, X=near.X + [0.0, 0.0, 2.0**27], y=near.y + 2.0**27)
+    merged = [
+        standardise(merge(*(problem.take(rows).collect() for rows in np.split(np.arange(60), [11]))))[0]
+        for problem in (near, far)
+    ]
+    # the mean itself is a multiple of 1.5e-8 there, and sds are near 0.1 (as in the test of shifts below)
+    assert_same_sums(merged[1], merged[0], rtol=2e-7)
+
+
+def test_a_column_constant_over_all_parts_stays_constant(rng):
+    problem = make_problem(rng, n_rows=60, p=4)
+    problem.X[:, 2] = 0.1
+    problem.X[:, 3] = np.arange(60) >= 21  # constant within the parts, not between them
+    parts = [problem.take(rows).collect() for rows in np.split(np.arange(60), [21])]
+    total = merge(*parts)
+    assert parts[0].moments.x_sd[3] == parts[1].moments.x_sd[3] == 0.0
+    assert total.moments.x_sd[2] == 0.0
+    assert total.moments.x_sd[3] == pytest.approx(np.sqrt(21 * 39) / 60, rel=1e-14)
+    assert list(standardise(total)[1].kept) == [0, 1, 3]
+
+
+def test_parts_of_other_groups_do_not_merge(rng):
+    problem = make_problem(rng, n_rows=40)
+    one_group = replace(problem, codes=np.zeros(40, dtype=int), n_groups=1)
+    with pytest.raises(ValueError, match="groups and the intercept are the same"):
+        merge(problem.collect(), one_group.collect())
 
 
 def test_row_order_does_not_matter(rng):

@@ -100,16 +100,6 @@ class GroupSums:
             xx=common.T @ self.xx @ common,
         )
 
-    def __add__(self, other: GroupSums) -> GroupSums:
-        return GroupSums(
-            zz=self.zz + other.zz,
-            zx=self.zx + other.zx,
-            xx=self.xx + other.xx,
-            n=self.n + other.n,
-            log_weight=self.log_weight + other.log_weight,
-            copies=self.copies + other.copies,
-        )
-
 
 @dataclass(frozen=True)
 class ColumnScaling:
@@ -430,9 +420,13 @@ def _mean_and_sd(totals, centre, n):
     """Return mean and population sd from sums of deviations and of their squares."""
     shift = totals[0] / n
     spread = np.sqrt(np.maximum(totals[1] / n - shift**2, 0.0))
-    # Rounding leaves a constant column an sd of some 1e-16 of its size; call that zero.
     size = np.maximum(np.abs(centre + shift), np.sqrt(totals[1] / n))
-    return centre + shift, np.where(spread <= 1e-13 * size, 0.0, spread)
+    return centre + shift, no_rounding(spread, size)
+
+
+def no_rounding(spread, size):
+    """Return sds, but 0 for the 1e-16 of its size that rounding leaves a constant column."""
+    return np.where(spread <= 1e-13 * size, 0.0, spread)
 
 
 def _collect_rows(task: _Task, blocks: list[slice]) -> _Totals:
