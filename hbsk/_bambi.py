@@ -1,4 +1,4 @@
-"""The seam to Bambi: our model as a `bambi.Model` (`_bambi_priors` has the priors, both ways).
+"""The seam to Bambi: our model as a `bambi.Model` (`_bambi_priors` has its priors).
 
 Bambi takes seconds to import, so every function imports it when it is first called.
 """
@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._bambi_priors import as_bambi_prior, columns_by_term, default_priors, is_number, usable_scale, varying_priors
+from hbsk._bambi_priors import as_bambi_prior, is_number, varying_priors
+from hbsk._default_priors import usable_scale
+from hbsk._design import columns_by_term
 
-__all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "FactorLayout", "Layout", "build_model", "default_priors"]
+__all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "FactorLayout", "Layout", "build_model"]
 
 # Effects are sampled centred (u itself) where the groups of a factor are told apart by the data so well that an F
 # statistic of their means passes this, a shrinkage weight of 0.9; otherwise as offsets (u / tau). Measured with 18

@@ -1,111 +1,17 @@
-"""Priors between plain data and Bambi: its defaults as numbers, and `priors_` as `bambi.Prior`.
+"""`priors_` as `bambi.Prior`.
 
 Bambi takes seconds to import, so every function imports it when it is first called.
 """
 
 from __future__ import annotations
 
-from functools import lru_cache, partial
-
 import numpy as np
 
 from hbsk._correlated_effects import CorrelatedFactor, Member, effect_distribution
+from hbsk._design import columns_by_term
 
 # Arguments of PyMC's distributions that are scales, where the effects of groups borrow strength.
 SCALES = frozenset({"sigma", "b", "beta", "lam", "tau"})
-
-
-def default_priors(specification, moments):
-    """Return Bambi's auto-scaled priors of a specification, as the plain data of `priors_`.
-
-    Bambi's numbers depend on the data only through the mean and the population standard
-    deviation of y and of each design column. So Bambi is shown two rows with those moments, in
-    which every design column is a plain numeric column and every grouping factor has one level:
-    milliseconds whatever the number of rows and groups.
-
-    Common terms without a varying counterpart are shown with mean zero. Bambi widens the priors
-    on the intercept and on `1|group` by the raw means of the common columns, although the
-    intercept it samples belongs to centred columns; a column such as `year` would make the prior
-    on the between-group sd a thousand times wider. Where a term varies by group its mean is kept,
-    because then `1|group` is the effect at zero of that column.
-
-    A constant column (standard deviation 0, for which Bambi's scale would be infinite) gets the
-    prior of a column whose standard deviation is its absolute value, or 1 if it is zero; so does
-    a constant y. Such priors are harmless: the engine drops constant centred columns.
-
-    Parameters
-    ----------
-    specification : Specification
-        Terms and columns of the model.
-    moments : Moments
-        Means and population standard deviations of y and of the design columns, over copies.
-
-    Returns
-    -------
-    dict
-        Term name -> (distribution name, arguments); a term of several columns has lists with
-        one number for each of its columns.
-    """
-    import bambi as bmb
-    import pandas as pd
-
-    first = int(specification.has_intercept)
-    common_terms = specification.common_terms[first:]
-    y_scale = usable_scale(moments.y_mean, moments.y_sd)
-    # y is shown with mean zero and its mean is added afterwards: the two rows of a y with a large
-    # mean would lose the digits of its sd.
-    frame = {"y": _two_rows(0.0, y_scale)}
-    right_side = ["1" if specification.has_intercept else "0"]
-
-    # All columns of a kind enter as one matrix that a function returns: Bambi scales a matrix
-    # column by column, and its parser never sees a name of the user or a sum of p terms.
-    matrices = {}
-    if common_terms:
-        mean, sd = np.asarray(moments.x_mean)[first:], np.asarray(moments.x_sd)[first:]
-        varying = {term for factor in specification.factors for term in factor.terms}
-        factor_names = [factor.name for factor in specification.factors]
-        varies = [any(f"{t}|{name}" in varying for name in factor_names) for t in common_terms]
-        matrices["common"] = _two_rows(np.where(varies & (sd > 0), mean, 0.0), usable_scale(mean, sd))
-        right_side.append("common(y)")
-    for f, factor in enumerate(specification.factors):
-        frame[f"g{f}"] = _one_level()
-        slopes = [k for k, column in enumerate(factor.columns) if column != "1"]
-        if len(slopes) < len(factor.columns):
-            right_side.append(f"(1|g{f})")
-        if slopes:
-            mean, sd = np.asarray(moments.z_mean[f])[slopes], np.asarray(moments.z_sd[f])[slopes]
-            matrices[f"varying{f}"] = _two_rows(0.0, usable_scale(mean, sd))
-            right_side.append(f"(0+varying{f}(y)|g{f})")
-
-    # columns named by plain objects: pandas' strings make the many look-ups of the parser a tenth slower
-    frame = pd.DataFrame(frame).set_axis(np.array(list(frame), dtype=object), axis=1)
-    model = bmb.Model(
-        "y ~ " + " + ".join(right_side),
-        frame,
-        extra_namespace={name: partial(_matrix, matrix) for name, matrix in matrices.items()},
-    )
-    shown = {name: _plain(term.prior) for name, term in model.parameters["mu"].terms.items()}
-
-    priors = {}
-    if specification.has_intercept:
-        name, arguments = shown["Intercept"]
-        priors["Intercept"] = (name, {**arguments, "mu": arguments["mu"] + float(moments.y_mean)})
-    for term, columns in columns_by_term(common_terms).items():
-        priors[term] = _of_columns(shown["common(y)"], columns)
-    for f, factor in enumerate(specification.factors):
-        slope_terms = []
-        for column, term in zip(factor.columns, factor.terms, strict=True):
-            if column == "1":
-                priors[term] = shown[f"1|g{f}"]
-            else:
-                slope_terms.append(term)
-        for term, columns in columns_by_term(slope_terms).items():
-            priors[term] = _of_columns(shown[f"varying{f}(y)|g{f}"], columns)
-    for factor in specification.factors:
-        if any(len(block) > 1 for block in factor.blocks):
-            priors[f"corr|{factor.name}"] = ("LKJ", {"eta": 1.0})
-    priors["sigma"] = _plain(model.parameters["sigma"].prior)
-    return priors
 
 
 def varying_priors(layout, factor, priors):
@@ -223,38 +129,6 @@ def _fixed(name, value, dims=None):
 def is_number(value):
     """Whether a prior is a fixed value."""
     return isinstance(value, int | float | np.number)
-
-
-def usable_scale(mean, sd):
-    """Return the standard deviation, or a stand-in with the units of the column where that is 0."""
-    magnitude = np.abs(mean)
-    return np.where(np.asarray(sd) > 0, sd, np.where(magnitude > 0, magnitude, 1.0))
-
-
-def _two_rows(mean, sd):
-    """Return two rows with this mean and population standard deviation."""
-    return np.stack([mean - sd, mean + sd])
-
-
-@lru_cache(maxsize=1)
-def _one_level():
-    """Return a grouping column of two rows in one group."""
-    import pandas as pd
-
-    return pd.Categorical.from_codes([0, 0], [0], ordered=True)
-
-
-def _matrix(matrix, _y):
-    """Evaluate a term of the formula that stands for a matrix."""
-    return matrix
-
-
-def columns_by_term(terms):
-    """Map each term to the indices of its columns, in the order of first appearance."""
-    columns = {}
-    for k, term in enumerate(terms):
-        columns.setdefault(term, []).append(k)
-    return columns
 
 
 def _plain(prior):

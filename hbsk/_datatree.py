@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._design import columns_by_term
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import PredictedRows
 
@@ -60,7 +61,7 @@ def _variables(frame, draws, shape, known_errors):
     variables, dims, coords = {}, {}, {}
     if not known_errors:
         variables["sigma"] = draws.variance.sigma.reshape(shape)
-    for term, columns in _columns_of(specification.common_terms).items():
+    for term, columns in columns_by_term(specification.common_terms).items():
         values = draws.common[:, columns]
         if len(columns) == 1:
             variables[term] = values.reshape(shape)
@@ -72,7 +73,7 @@ def _variables(frame, draws, shape, known_errors):
         factor_dim = f"{factor.name}__factor_dim"
         coords[factor_dim] = group_names(frame.factors[factor.name].labels)
         sd, correlation = draws.variance.group_sd[f], draws.variance.correlation[f]
-        for term, columns in _columns_of(factor.terms).items():
+        for term, columns in columns_by_term(factor.terms).items():
             one = len(columns) == 1
             tail = () if one else (len(columns),)
             effects = draws.effects[f][:, :, columns]
@@ -108,14 +109,6 @@ def _row_groups(response, draws, rows, y, shape, rng):
         groups["log_likelihood"] = {response: log_likelihood.reshape(*shape, -1)}
         groups["observed_data"] = {response: y}
     return groups
-
-
-def _columns_of(terms) -> dict[str, list[int]]:
-    """Return the columns of each term."""
-    columns: dict[str, list[int]] = {}
-    for k, term in enumerate(terms):
-        columns.setdefault(term, []).append(k)
-    return columns
 
 
 def group_names(labels) -> list[str]:

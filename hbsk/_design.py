@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -283,3 +283,11 @@ class Design:
 def _products(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return all products of a column of `left` with a column of `right`, the latter varying fastest."""
     return (left[:, :, None] * right[:, None, :]).reshape(len(left), left.shape[1] * right.shape[1])
+
+
+def columns_by_term(terms: Sequence[str]) -> dict[str, list[int]]:
+    """Map each term to the indices of its columns, in the order of first appearance."""
+    columns: dict[str, list[int]] = {}
+    for k, term in enumerate(terms):
+        columns.setdefault(term, []).append(k)
+    return columns

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbsk._default_priors import default_priors
 from hbsk._group_effects import common_counterparts
 from hbsk._groups import Rows
 from hbsk._marginal_fit import fit_marginal, marginal_model
@@ -149,8 +150,6 @@ def model_priors(estimator: Any, frame: ModelFrame, rows: Rows) -> dict[str, Any
 
 
 def _priors(estimator, frame, collected, known) -> dict[str, Any]:
-    from hbsk._bambi import default_priors
-
     defaults = default_priors(frame.specification, collected.moments)
     if known:
         defaults.pop("sigma", None)

@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from hbsk import _bambi
-from hbsk._bambi import build_model, default_priors
+from hbsk._bambi import build_model
+from hbsk._default_priors import default_priors
 from tests.candidate import log_joint
 from tests.stand_ins import Design, FactorTerms, Specification, moments_of
 

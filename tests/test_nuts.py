@@ -6,7 +6,8 @@ import warnings
 import numpy as np
 import pytest
 
-from hbsk._bambi import build_model, default_priors
+from hbsk._bambi import build_model
+from hbsk._default_priors import default_priors
 from hbsk.inference import nuts
 from tests.stand_ins import Design, FactorTerms, Specification, moments_of
 
