@@ -143,7 +143,7 @@ def read_training_rows(
 
 
 def _forget_fit(estimator: Any) -> None:
-    """Remove what an earlier fit learnt, so that a failing fit does not leave a mixture of two."""
+    """Remove what an earlier fit learnt, so that nothing of it is taken for the new one's."""
     for attribute in [a for a in vars(estimator) if a.endswith("_") and not a.startswith("_")]:
         delattr(estimator, attribute)
 

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._group_means import group_averages, summarise_groups
 from hbsk._groups import UNKNOWN_GROUPS, Rows, read_rows, read_training_rows
 from hbsk._messages import shown
+from hbsk._refit import keeps_former_fit
 from hbsk._routing import GroupRoutingMixin
 from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
 from hbsk._surface import shrink_regression
@@ -212,9 +213,10 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         self.between_group_variance = between_group_variance
         self.unknown_groups = unknown_groups
 
+    @keeps_former_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
-        """Estimate the group means and shrink them.
+        """Estimate the group means and shrink them; where that fails, a former fit is kept whole.
 
         Parameters
         ----------

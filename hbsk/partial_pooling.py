@@ -18,6 +18,7 @@ from hbsk._inference import infer
 from hbsk._messages import shown
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
+from hbsk._refit import keeps_former_fit
 from hbsk._routing import GroupRoutingMixin
 from hbsk._warnings import warn
 from hbsk.diagnostics import warn_if_unreliable
@@ -223,9 +224,10 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.random_state = random_state
         self.verbose = verbose
 
+    @keeps_former_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
-        """Find the posterior.
+        """Find the posterior; where that fails, a former fit is kept whole.
 
         Parameters
         ----------
@@ -371,7 +373,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     # private
 
     def __sklearn_is_fitted__(self):
-        """Tell whether the last fit came to its end; n_features_in_ is set before that."""
         return hasattr(self, "inference_")
 
     def __sklearn_tags__(self):

@@ -275,15 +275,6 @@ def test_bad_parameters_are_named(bad, rng):
         JamesSteinEstimator(**bad).fit(X, y)
 
 
-def test_a_failed_fit_is_no_fit(rng):
-    X, y = grouped(rng)
-    estimator = JamesSteinEstimator(group_features="g").fit(X, y)
-    with pytest.raises(ValueError, match="no column 'h'"):
-        estimator.set_params(group_features="h").fit(X, y)
-    with pytest.raises(NotFittedError):
-        estimator.predict(X)
-
-
 def test_fit_does_not_touch_parameters_nor_data(rng):
     X, y = grouped(rng)
     X0, y0 = X.copy(), y.copy()

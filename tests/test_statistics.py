@@ -179,7 +179,7 @@ def test_merged_sums_keep_their_digits_far_from_zero(rng):
     near = make_problem(rng, n_rows=60, p=3)
     near.X[:, 1:] = np.round(near.X[:, 1:] * 2**10) / 2**10
     near = replace(near, y=np.round(near.y * 2**16) / 2**16)
-    far = replace(near, X=near.X + [0.0, 0.0, 2.0**27], y=near.y + 2.0**27)
+    far = replace(near, X=near.X + np.array([0.0, 0.0, 2.0**27]), y=near.y + 2.0**27)
     merged = [
         standardise(merge(*(problem.take(rows).collect() for rows in np.split(np.arange(60), [11]))))[0]
         for problem in (near, far)
