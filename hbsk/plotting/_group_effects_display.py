@@ -196,7 +196,7 @@ class GroupEffectsDisplay:
         (self.apart_,) = ax.plot(estimate[apart], place[apart], **{**filled, **style})
         hollow = {"markerfacecolor": "white", "label": f"{percent} includes it" if not apart.all() else None}
         (self.near_,) = ax.plot(estimate[~apart], place[~apart], **{**hollow, **style})
-        ax.set_xlabel(f"{self.term} by {self.factor}")
+        _style.write(ax.set_xlabel, f"{self.term} by {self.factor}")
         _style.label_groups(ax, _style.shorten(self.labels[order].tolist()), self.factor)
         _style.legend_above(ax)
         self.ax_, self.figure_ = ax, ax.figure

@@ -190,7 +190,7 @@ class GroupSizeDisplay:
         self.line_ = None
         if np.ptp(self.centre) == 0:
             style = {"color": _style.GREY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
-            style["label"] = f"{self.centre_name} {_style.as_number(self.centre[0])}"
+            style["label"] = f"{_style.escaped(self.centre_name)} {_style.as_number(self.centre[0])}"
             self.line_ = ax.axhline(self.centre[0], **_style.styled(style, line_kwargs, Line2D))
         self.moves_ = ax.vlines(
             x,
@@ -213,7 +213,7 @@ class GroupSizeDisplay:
             style |= {"markeredgewidth": 1.5, "label": "truth", "zorder": 5}
             (self.truth_,) = ax.plot(x, self.truth, **_style.styled(style, truth_kwargs, Line2D))
         _style.size_axis(ax, self.size, f"rows in each {self.factor}")
-        ax.set_ylabel(f"{self.term} by {self.factor}")
+        _style.write(ax.set_ylabel, f"{self.term} by {self.factor}")
         _style.legend_above(ax)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -237,7 +237,7 @@ class PredictiveCheckDisplay:
         line = ax.axvline(self.observed[i], **_style.styled(style, observed_kwargs, Line2D))
         ax.set_yticks([])
         ax.spines[["left", "right", "top"]].set_visible(False)
-        ax.set_title(f"{self.names[i]}: $p_B$ = {self.p_value[i]:.3f}", fontsize=10)
+        ax.set_title(f"{_style.escaped(self.names[i])}: $p_B$ = {self.p_value[i]:.3f}", fontsize=10, usetex=False)
         ax.xaxis.get_major_locator().set_params(nbins=5)
         return histogram, line
 
@@ -273,7 +273,7 @@ class PredictiveCheckDisplay:
         (self.extreme_,) = ax.plot(self.observed[extreme], place[extreme], **style)
         shared, labels = _shared_name(self.names)
         _style.label_groups(ax, _style.shorten(labels))
-        ax.set_xlabel(shared)
+        _style.write(ax.set_xlabel, shared)
         _style.legend_above(ax)
 
 

@@ -189,7 +189,7 @@ class RankDisplay:
         (self.no_pooling_,) = ax.plot(self.no_pooling_rank[order], place, **style)
         ax.set_xlim(1 - 0.03 * n_groups, n_groups + 0.03 * n_groups)
         ax.set_xticks(_rank_ticks(ax.get_xticks(), n_groups))
-        ax.set_xlabel(f"rank of the {self.factor}'s {self.term}")
+        _style.write(ax.set_xlabel, f"rank of the {self.factor}'s {self.term}")
         _style.label_groups(ax, _style.shorten(self.labels[order].tolist()), self.factor)
         self.probabilities_ = self._write_probabilities(ax)
         _style.legend_above(ax)
@@ -201,16 +201,13 @@ class RankDisplay:
         first = ax.get_yticklabels()
         size = first[0].get_fontsize() if first else 9.0
         what = "P(rank 1)" if self.top == 1 else f"P(rank ≤ {self.top})"
-        transform = ax.get_yaxis_transform()
-        texts = [ax.text(1.01, -0.75, what, transform=transform, fontsize=8.5, va="bottom", color=_style.BLUE)]
+        # Percent signs are comments of TeX.
+        style = {"transform": ax.get_yaxis_transform(), "color": _style.BLUE, "usetex": False}
+        texts = [ax.text(1.01, -0.75, what, fontsize=8.5, va="bottom", **style)]
         for place in ax.get_yticks():
             value = self.probability[self.order_[int(place)]]
             if value >= 0.005:
-                texts.append(
-                    ax.text(
-                        1.01, place, f"{value:.0%}", transform=transform, fontsize=size, va="center", color=_style.BLUE
-                    )
-                )
+                texts.append(ax.text(1.01, place, f"{value:.0%}", fontsize=size, va="center", **style))
         return texts
 
 

@@ -278,7 +278,7 @@ class ShrinkageDisplay:
         self.partial_pooling_ = ax.errorbar(
             pooled, place, xerr=_style.reach(pooled, self.lower[order], self.upper[order]), **style
         )
-        ax.set_xlabel(f"{self.term} by {self.factor}")
+        _style.write(ax.set_xlabel, f"{self.term} by {self.factor}")
 
     def _plot_shrinkage(self, ax: Any, bar_kwargs: Any) -> None:
         from matplotlib.patches import Rectangle
@@ -289,4 +289,4 @@ class ShrinkageDisplay:
         rest = {"color": _style.LIGHT_GREY, "height": 0.72, "label": "other groups"}
         self.rest_ = ax.barh(place, 1.0 - weight, left=weight, **rest)
         ax.set_xlim(min(0.0, float(weight.min())), 1.0)
-        ax.set_xlabel(f"weight in the {self.term} of each {self.factor}")
+        _style.write(ax.set_xlabel, f"weight in the {self.term} of each {self.factor}")

@@ -6,7 +6,7 @@ says, a marker or a line style says too.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,11 +56,11 @@ def label_groups(ax: Any, labels: Sequence[str], name: str = "") -> None:
     size = float(np.clip(0.72 * room, SMALLEST_FONT, 9.0))
     step = max(1, int(np.ceil(1.15 * SMALLEST_FONT / room)))
     shown = np.arange(0, len(labels), step)
-    ax.set_yticks(shown, [labels[int(i)] for i in shown], fontsize=size)
+    ax.set_yticks(shown, [labels[int(i)] for i in shown], fontsize=size, **literal(*labels))
     ax.tick_params(axis="y", length=2)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     if name:
-        ax.set_ylabel(name)
+        write(ax.set_ylabel, name)
 
 
 def marker_size(ax: Any, n_groups: int) -> float:
@@ -85,6 +85,24 @@ def _as_text(label: Any) -> str:
     return str(int(label)) if isinstance(label, float) and label.is_integer() else str(label)
 
 
+def literal(*texts: str) -> dict[str, bool]:
+    """Return the properties of a text that show names and labels of the user as they are: a dollar sign is no math.
+
+    Text without one stays as Matplotlib has it, so that the user may set an axis label with mathtext later.
+    """
+    return {"usetex": False} | ({"parse_math": False} if any("$" in text for text in texts) else {})
+
+
+def write(setter: Callable[..., Any], text: str) -> None:
+    """Set the label of an axis to a text that holds names of the user."""
+    setter(text, **literal(text))
+
+
+def escaped(text: str) -> str:
+    """Return a text of the user for use among mathtext of our own, or in a legend, which reads mathtext."""
+    return text.replace("$", r"\$")
+
+
 def as_number(value: float) -> str:
     """Return a number for a legend, with the minus sign of the axes."""
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
@@ -97,7 +115,7 @@ def legend_above(ax: Any) -> Any:
     # Inches of a handle with its gaps, and of a character at size 9.
     widths = sorted((0.55 + 0.068 * len(name) for name in names), reverse=True)
     n_columns = len(widths) if sum(widths) <= room else max(1, int(room / widths[0]))
-    return ax.legend(
+    legend = ax.legend(
         handles,
         names,
         loc="lower left",
@@ -109,6 +127,9 @@ def legend_above(ax: Any) -> Any:
         columnspacing=1.2,
         handletextpad=0.5,
     )
+    for text in legend.get_texts():
+        text.set_usetex(False)  # a percent sign begins a comment of TeX
+    return legend
 
 
 def spread_ties(sizes: np.ndarray) -> np.ndarray:
@@ -135,7 +156,7 @@ def size_axis(ax: Any, sizes: np.ndarray, name: str) -> None:
         ticks = np.unique([low, high])
     ax.set_xticks(ticks, [f"{tick:,.6g}" for tick in ticks])
     ax.minorticks_off()
-    ax.set_xlabel(name)
+    write(ax.set_xlabel, name)
 
 
 def styled(default: dict[str, Any], chosen: dict[str, Any] | None, artist: Any) -> dict[str, Any]:
@@ -154,9 +175,9 @@ def draw_centre(ax: Any, centre: np.ndarray, name: str, chosen: dict[str, Any] |
 
     default = {"color": GREY, "linestyle": "--", "linewidth": 1.2, "zorder": 1}
     if np.ptp(centre) == 0:
-        default["label"] = f"{name} {as_number(centre[0])}"
+        default["label"] = f"{escaped(name)} {as_number(centre[0])}"
         return ax.axvline(centre[0], **styled(default, chosen, Line2D))
-    default |= {"linestyle": "none", "marker": "|", "markeredgewidth": 1.5, "label": name}
+    default |= {"linestyle": "none", "marker": "|", "markeredgewidth": 1.5, "label": escaped(name)}
     default["markersize"] = 1.8 * marker_size(ax, len(centre))
     (line,) = ax.plot(centre, np.arange(len(centre)), **styled(default, chosen, Line2D))
     return line
