@@ -16,9 +16,9 @@ from hbsk.inference.integrate import (
     first_proposals,
     importance_sample,
     monte_carlo_error,
-    smoothed_weights,
     unit_cube_points,
 )
+from hbsk.inference.pareto import smoothed_weights
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def test_smoothed_weights_sum_to_one_and_keep_their_order(rng):
 
 @pytest.mark.parametrize("shape", [-0.3, 0.2, 0.6, 1.1])
 def test_pareto_k_is_the_shape_of_the_tail(rng, shape):
-    # weights that are generalised Pareto have that k; ArviZ takes minus log weights, a slip of sign would show here
+    # weights that are generalised Pareto have that k
     weight = stats.genpareto(shape, loc=0.1).rvs(60_000, random_state=rng)
     _, k = smoothed_weights(np.log(weight))
     assert k == pytest.approx(shape, abs=0.15)

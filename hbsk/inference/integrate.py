@@ -19,6 +19,8 @@ import numpy as np
 from scipy import optimize, special
 from scipy.stats import qmc
 
+from hbsk.inference.pareto import smoothed_weights
+
 N_REPLICATES = 16
 # Accuracy: Monte Carlo error of every variance parameter in posterior sds; an ESS of 400.
 ERROR_TARGET = 0.05
@@ -447,20 +449,6 @@ def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray]) -> Nod
         error=float(relative.max(initial=0.0)),
         spare=np.concatenate([r.spare for r in rounds]),
     )
-
-
-def smoothed_weights(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return Pareto smoothed weights that sum to 1, and the shape k."""
-    from arviz_stats.base import array_stats
-
-    spread = np.ptp(log_weight[np.isfinite(log_weight)])
-    if len(log_weight) < 25 or spread < 1e-9:
-        weight = np.exp(log_weight - log_weight.max())
-        return weight / weight.sum(), 0.0
-    # psislw smooths the weights of exp(-argument)
-    smoothed, pareto_k = array_stats.psislw(-log_weight)
-    weight = np.exp(smoothed - smoothed.max())
-    return weight / weight.sum(), float(pareto_k)
 
 
 def _refit(nodes: Nodes) -> KernelT:

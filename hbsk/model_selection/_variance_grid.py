@@ -21,8 +21,9 @@ from scipy.special import logsumexp
 
 from hbsk._posterior import MarginalPosterior
 from hbsk.diagnostics import PARETO_K_THRESHOLD
-from hbsk.inference.integrate import N_REPLICATES, find_mode, first_proposals, importance_sample, smoothed_weights
+from hbsk.inference.integrate import N_REPLICATES, find_mode, first_proposals, importance_sample
 from hbsk.inference.marginal import MarginalModel
+from hbsk.inference.pareto import smoothed_weights
 
 # Nodes times groups, and the bounds of the nodes that one of the engine's replicates draws. The sum over groups of
 # sleepstudy (18) and radon (85) is then within 0.02 of its limit.
