@@ -126,6 +126,7 @@ def _intervals(frame, posterior, f, with_common, n_groups, coverage):
     levels = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
     p, q = len(frame.specification.common_columns), len(with_common)
     ends = []
+    posterior, location = posterior.about_zero()
     for k, column in enumerate(with_common):
         x = np.zeros((n_groups, p))
         if column is not None:
@@ -140,6 +141,6 @@ def _intervals(frame, posterior, f, with_common, n_groups, coverage):
         for start in range(0, n_groups, width):
             rows = slice(start, start + width)
             mixture = posterior.row_mixture(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
-            ends.append(mixture_quantiles(mixture, levels))
+            ends.append(mixture_quantiles(mixture, levels) + (location if column == 0 else 0.0))
     ends = np.concatenate(ends)
     return ends[:, 0], ends[:, 1]

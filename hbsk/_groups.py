@@ -26,7 +26,7 @@ from hbsk._sources import (
     where_labels_stand,
 )
 from hbsk._table import Table, read_table
-from hbsk._validation import check_standard_error, check_target, check_weights
+from hbsk._validation import about_origin, check_standard_error, check_target, check_weights
 from hbsk._warnings import warn
 from hbsk.exceptions import SuspiciousGroupsWarning
 
@@ -52,6 +52,10 @@ class Rows:
         Where the labels were found, to be kept for predict.
     y, sample_weight, standard_error : ndarray of shape (n_rows,) or None
         float64.
+    y_deviation : ndarray of shape (n_rows,) or None
+        y less `y_origin`, exact to its last digit where y, as float64, would lose its spread beside its location;
+        otherwise y itself, and the origin 0.
+    y_origin : float
     """
 
     features: Table
@@ -62,6 +66,8 @@ class Rows:
     sample_weight: np.ndarray | None = None
     standard_error: np.ndarray | None = None
     unknown: dict[str, np.ndarray] = field(default_factory=dict)
+    y_deviation: np.ndarray | None = None
+    y_origin: float = 0.0
 
     @property
     def n_rows(self) -> int:
@@ -113,7 +119,7 @@ def read_training_rows(
     name = type(estimator).__name__
     _forget_fit(estimator)
     table = read_table(estimator, X, reset=True, min_samples=min_samples)
-    y = check_target(y, table.n_rows, name)
+    given, y = y, check_target(y, table.n_rows, name)
     sample_weight = check_weights(sample_weight, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
@@ -126,6 +132,7 @@ def read_training_rows(
             f"(factors: {[source.name for source in sources]}). Leave groups= out, or name it in the model."
         )
     rows = Rows(table, {}, {}, sources, y, sample_weight, standard_error)
+    rows.y_deviation, rows.y_origin = about_origin(given, y)
     rows.features.check_features(rows.feature_names if used_columns is None else used_columns, name)
     if sample_weight is not None and not sample_weight.all():
         keyword = _drop_rows(rows, keyword, sample_weight > 0)
@@ -151,6 +158,7 @@ def _forget_fit(estimator: Any) -> None:
 def _drop_rows(rows: Rows, keyword: dict[str, Values], keep: np.ndarray) -> dict[str, Values]:
     rows.features = rows.features.where(keep)
     rows.y = None if rows.y is None else rows.y[keep]
+    rows.y_deviation = None if rows.y_deviation is None else rows.y_deviation[keep]
     rows.sample_weight = None if rows.sample_weight is None else rows.sample_weight[keep]
     rows.standard_error = None if rows.standard_error is None else rows.standard_error[keep]
     return {name: labels[keep] for name, labels in keyword.items()}
@@ -235,11 +243,13 @@ def read_rows(
             f"{shown(unknown_groups)}."
         )
     table = read_table(estimator, X, reset=False)
-    y = None if y is None else check_target(y, table.n_rows, name)
+    given, y = y, None if y is None else check_target(y, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
     _check_route(name, sources, keyword)
     rows = Rows(table, {}, dict(factors), tuple(sources), y, None, standard_error)
+    if y is not None:
+        rows.y_deviation, rows.y_origin = about_origin(given, y)
     rows.features.check_features(rows.feature_names if used_columns is None else used_columns, name)
     for source in sources:
         columns = label_columns(source, table, keyword)

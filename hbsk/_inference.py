@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from hbsk._sources import quoted
 from hbsk._validation import LARGEST_VALUE, SMALLEST_VALUE
 from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
 from hbsk.inference.marginal import MarginalModel
+from hbsk.inference.merging import moved
 from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
 from hbsk.inference.threads import n_threads
 
@@ -95,8 +96,8 @@ def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
     if rows.standard_error is None:
         return
     smallest = float(rows.standard_error.min())
-    mean = np.average(rows.y, weights=rows.sample_weight)
-    spread = float(np.sqrt(np.average((rows.y - mean) ** 2, weights=rows.sample_weight)))
+    mean = np.average(rows.y_deviation, weights=rows.sample_weight)
+    spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=rows.sample_weight)))
     if smallest < SMALLEST_RELATIVE_ERROR * spread:
         raise ValueError(
             f"standard_error goes down to {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard "
@@ -125,6 +126,21 @@ def _refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:
 
 def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
     """Collect the sums over the groups of one factor (over none, where groups are left out)."""
+    # Without an intercept y has no centre, and its size is the scale of everything.
+    if not rows.y_origin or not frame.specification.has_intercept:
+        return _collect(frame, rows, rows.y, factor)
+    return moved(_collect(frame, rows, rows.y_deviation, factor), rows.y_origin)
+
+
+def exact_response(frame: ModelFrame, rows: Rows, scaling: ColumnScaling) -> tuple[np.ndarray, ColumnScaling]:
+    """Return y less its origin, and the scaling with the centre that y has there."""
+    if not rows.y_origin or not frame.specification.has_intercept:
+        return rows.y, scaling
+    y_centre = _collect(frame, rows, rows.y_deviation).moments.y_mean
+    return rows.y_deviation, replace(scaling, y_centre=y_centre)
+
+
+def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int = 0) -> CentredSums:
     specification = frame.specification
     codes, n_groups = None, 0
     if specification.factors:
@@ -134,7 +150,7 @@ def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
         specification.design(rows.features, rows.codes),
         codes,
         n_groups,
-        rows.y,
+        y,
         has_intercept=specification.has_intercept,
         factor=factor,
         sample_weight=rows.sample_weight,

@@ -47,6 +47,11 @@ class NoPoolingPosterior(MarginalPosterior):
     identified: np.ndarray = None
     complete: MarginalPosterior = None
 
+    def about_zero(self):
+        posterior, location = super().about_zero()
+        complete, _ = self.complete.about_zero()
+        return replace(posterior, complete=complete), location
+
     def _inverse(self, groups, nodes=slice(None)):
         n_nodes = len(self.sigma[nodes])
         inverse = self.inverse[:, groups]

@@ -25,6 +25,8 @@ from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack
 from hbsk.inference.marginal import MarginalPoints
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
+# Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
+FAR = 1e-8
 # Nodes times rows times columns worked on at a time.
 BLOCK_ELEMENTS = 1_000_000
 
@@ -144,10 +146,16 @@ class MarginalPosterior:
 
     def _jacobian(self) -> np.ndarray:
         """Return the derivative (p, p_raw) of raw coefficients in those of the engine."""
-        jacobian = self.scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
-        if self.has_intercept:
-            jacobian[:, 0] -= self.scaling.y_centre
+        scaling = replace(self.scaling, y_centre=0.0)
+        jacobian = scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
         return jacobian
+
+    def about_zero(self) -> tuple[MarginalPosterior, float]:
+        """Return the posterior of y less a number, and that number: 0 unless floats would lose what y differs by."""
+        location = self.scaling.y_centre
+        if not self.has_intercept or abs(location) * FAR <= self.scaling.y_scale:
+            return self, 0.0
+        return replace(self, scaling=replace(self.scaling, y_centre=0.0)), location
 
     def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns."""

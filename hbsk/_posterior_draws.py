@@ -73,6 +73,10 @@ class DrawsPosterior:
         """Return the draws of the variance parameters."""
         return VarianceNodes(self.sigma, self.group_sd, self.correlation)
 
+    def about_zero(self) -> tuple[DrawsPosterior, float]:
+        """Return the posterior itself; see `MarginalPosterior.about_zero`."""
+        return self, 0.0
+
     def row_mixture(self, x, z, codes) -> RowMixture:
         """Return the mixture of the linear predictor of rows; see `MarginalPosterior.row_mixture`."""
         mean = self.common @ x.T

@@ -45,6 +45,7 @@ class PredictedRows:
 def predict_mean(posterior, rows: PredictedRows, *, return_std: bool):
     """Return posterior predictive means, and sds of a new observation if asked for."""
     n_rows = rows.design.n_rows
+    posterior, location = posterior.about_zero()
     mean = np.empty(n_rows)
     variance = np.empty(n_rows) if return_std else None
     for at, x, z, codes, offset in rows.blocks(ROWS_PER_BLOCK):
@@ -54,6 +55,7 @@ def predict_mean(posterior, rows: PredictedRows, *, return_std: bool):
         if return_std:
             noise = posterior.weight @ posterior.row_sigma(codes) ** 2
             variance[at] = block + (noise if rows.standard_error is None else rows.standard_error[at] ** 2)
+    mean += location
     if not return_std:
         return mean, None
     _widen_new_groups(posterior, rows, variance)
@@ -73,6 +75,7 @@ def _widen_new_groups(posterior, rows, variance):
 def predict_interval(posterior, rows: PredictedRows, *, coverage: float, kind: str) -> np.ndarray:
     """Return central intervals, shape (n_rows, 2), of the predictive mixture."""
     n_rows = rows.design.n_rows
+    posterior, location = posterior.about_zero()
     interval = np.empty((n_rows, 2))
     levels = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
     width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * 4))
@@ -84,7 +87,7 @@ def predict_interval(posterior, rows: PredictedRows, *, coverage: float, kind: s
             variance = variance + noise**2
         block = mixture_quantiles(RowMixture(mixture.weight, mixture.mean, variance), levels)
         interval[at] = block if offset is None else block + offset[:, None]
-    return interval
+    return interval + location
 
 
 def mixture_quantiles(mixture: RowMixture, levels: np.ndarray) -> np.ndarray:

@@ -34,6 +34,7 @@ from hbsk._expressions import (
 from hbsk._formula import ParsedFormula, is_offset
 from hbsk._table import Table
 from hbsk._transforms import find_state
+from hbsk._validation import check_digits
 
 # Keys of `priors` and names of columns that mean something else than a column of that name.
 RESERVED = frozenset({"Intercept", "1", "sigma", "common", "group_specific"})
@@ -114,6 +115,8 @@ def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray
     if all(isinstance(part, Name) for part in expressions) and all(
         features.is_numeric(bindings.get(part.column, part.column)) for part in expressions
     ):
+        for part in expressions:
+            check_digits(features.numbers(bindings.get(part.column, part.column)), f"Column {part.column!r} of X")
         made = {part: Component(part, (part.column,)) for part in expressions}
         recipes = tuple(_plain_recipe(term, made) for term in common)
         varying = tuple(tuple(_plain_recipe(term, made) for term in terms) for terms in varying_terms)
@@ -161,7 +164,10 @@ class _Reader:
         return self.features.column(self.bindings.get(name, name))
 
     def read(self, name: str) -> np.ndarray:
-        return native(self.raw(name))
+        column = self.raw(name)
+        if isinstance(column, np.ndarray) and column.dtype == np.uint64:  # which arithmetic takes as floats
+            check_digits(column, f"Column {name!r} of X")
+        return native(column)
 
     def head(self, name: str) -> np.ndarray:
         return native(self.raw(name)[:_HEAD])
@@ -180,6 +186,8 @@ class _Reader:
             column = self.raw(expression.column)
             self.levels[expression] = self.find_levels(column, label(expression)) if _is_text(column) else None
             self.widths[expression] = 1
+            if self.levels[expression] is None:
+                check_digits(column, f"Column {expression.column!r} of X")
         elif isinstance(expression, Call) and expression.function in CATEGORICAL:
             argument = expression.arguments[0]
             column = self.raw(argument.column) if isinstance(argument, Name) else None

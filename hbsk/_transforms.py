@@ -9,6 +9,7 @@ import numpy as np
 
 from hbsk._expressions import Call, arguments_of, constant, label
 from hbsk._messages import shown
+from hbsk._validation import check_digits
 
 
 def find_state(call: Call, x: np.ndarray, weight: np.ndarray | None) -> dict[str, Any]:
@@ -23,6 +24,7 @@ def find_state(call: Call, x: np.ndarray, weight: np.ndarray | None) -> dict[str
     x = np.asarray(x)
     if x.ndim != 1 or x.dtype.kind not in "biuf":
         raise ValueError(f"The term {name!r} of the formula needs one numeric column as its first argument.")
+    check_digits(x, f"The argument of {name!r} in the formula")
     x = x.astype(np.float64)
     if not np.isfinite(x).all():
         raise ValueError(f"The argument of {name!r} in the formula is not finite in every row.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import numbers
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
 
 from hbsk._messages import shown
@@ -49,6 +51,50 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
     return y
 
 
+# Floats resolve a spread of this share of its location to eight digits: beyond it, the location is taken off first.
+FAR = 1e-8
+# Integers beyond it have no float of their own; a column is told well enough by a thousand floats to its sd.
+LARGEST_EXACT_INTEGER, STEPS_IN_AN_SD = 2**53, 1000
+# Numbers as far apart as the last bits of a float are equal but for rounding.
+ROUNDING_STEPS = 4
+
+
+def about_origin(y: Any, numbers: np.ndarray) -> tuple[np.ndarray, float]:
+    """Return y less a number, exactly, and that number, where y is so far from 0 that floats would lose its spread.
+
+    Parameters
+    ----------
+    y : array-like of shape (n_rows,)
+        As given to `check_target`; integers of any size and decimals are subtracted before they become floats.
+    numbers : ndarray of shape (n_rows,)
+        What `check_target` made of it.
+
+    Returns
+    -------
+    deviation : ndarray of shape (n_rows,)
+    origin : float
+        0 where y is returned as it is.
+    """
+    low, high = float(numbers.min()), float(numbers.max())
+    size = max(abs(low), abs(high))
+    if high - low > FAR * size or not size:
+        return numbers, 0.0
+    # scikit-learn makes floats of pandas' nullable integers
+    exact = column_or_1d(np.asarray(y) if isinstance(y, pd.Series) else y)
+    if exact.dtype.kind == "f" and high - low <= ROUNDING_STEPS * np.spacing(exact.dtype.type(size)):
+        return numbers, 0.0
+    first, origin = exact[0], float(numbers[0])
+    if exact.dtype.kind in "biu":
+        if exact.dtype.itemsize < 8:
+            exact = exact.astype(np.int64)
+        # of unsigned integers the differences wrap, to what they are as signed ones
+        return (exact - exact[0]).view(np.int64).astype(np.float64) + (int(first) - int(origin)), origin
+    if exact.dtype.kind == "O":
+        with suppress(TypeError):  # from numbers that do not subtract from each other
+            return np.array([float(value - first) for value in exact]) + float(first - type(first)(origin)), origin
+    return numbers - origin, origin
+
+
 def check_size(values: np.ndarray, what: str, name: str) -> None:
     """Refuse numbers so large or small that squares of them, or of their ratios, leave floating point.
 
@@ -63,6 +109,32 @@ def check_size(values: np.ndarray, what: str, name: str) -> None:
         raise ValueError(
             f"{what} reaches {shown(largest)} in size, and {name} computes with squares: it takes values from "
             f"{SMALLEST_VALUE} to {LARGEST_VALUE}. Give it in another unit."
+        )
+
+
+def check_digits(values: np.ndarray, what: str) -> None:
+    """Refuse integers that differ in digits that floats of their size do not have.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_rows,)
+        Numbers of any dtype; only integers can hold more digits than floats.
+    what : str
+        What they are, for the message.
+    """
+    if values.dtype.kind not in "iu" or values.dtype.itemsize < 8 or not len(values):
+        return
+    low, high = int(values.min()), int(values.max())
+    size = max(abs(low), abs(high))
+    if size <= LARGEST_EXACT_INTEGER or low == high or high - low > LARGEST_EXACT_INTEGER:
+        return
+    spread = float(np.std((values - values[0]).view(np.int64)))
+    step = float(np.spacing(float(size)))
+    if spread < STEPS_IN_AN_SD * step:
+        raise ValueError(
+            f"{what} holds integers near {shown(float(size))} with a standard deviation of {spread:.3g}, where floats "
+            f"are {step:.3g} apart: converted to floats they would lose what they differ by. Subtract a number first, "
+            f"for example {low}, in fit and predict alike."
         )
 
 

@@ -1,4 +1,4 @@
-"""Sums of different rows over the same groups become one, exactly, whatever centre each part was collected about."""
+"""Another centre for sums: those of different rows over the same groups become one, exactly."""
 
 from __future__ import annotations
 
@@ -46,6 +46,14 @@ def merge(first: CentredSums, second: CentredSums) -> CentredSums:
         copies=a.copies + b.copies,
     )
     return CentredSums(sums, moments, x_centre, y_centre, first.has_intercept)
+
+
+def moved(collected: CentredSums, y_origin: float) -> CentredSums:
+    """Return the sums of ``y + y_origin``: those of y, about its mean, so that no digit of y meets the origin."""
+    y_mean = collected.moments.y_mean
+    sums = _about(collected, collected.x_centre, y_mean)
+    moments = replace(collected.moments, y_mean=y_origin + y_mean)
+    return replace(collected, sums=sums, moments=moments, y_centre=moments.y_mean)
 
 
 def _about(part: CentredSums, x_centre: np.ndarray, y_centre: float) -> GroupSums:

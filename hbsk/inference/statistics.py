@@ -425,8 +425,8 @@ def _mean_and_sd(totals, centre, n):
 
 
 def no_rounding(spread, size):
-    """Return sds, but 0 for the 1e-16 of its size that rounding leaves a constant column."""
-    return np.where(spread <= 1e-13 * size, 0.0, spread)
+    """Return sds, but 0 for the last bit of its size that rounding leaves a constant column."""
+    return np.where(spread <= 4 * np.finfo(float).eps * size, 0.0, spread)
 
 
 def _collect_rows(task: _Task, blocks: list[slice]) -> _Totals:

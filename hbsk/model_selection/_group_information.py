@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._datatree import group_names
+from hbsk._inference import exact_response
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._priors import engine_priors
 from hbsk._warnings import warn
@@ -120,12 +121,13 @@ def _problem(training: TrainingRows) -> _Problem:
     specification, scaling, model = training.frame.specification, fitted.scaling, fitted.model
     (factor,) = training.frame.grouped.factors
     labels = estimator.groups_[factor.name]
+    y, scaling_of_y = exact_response(training.frame, training.rows, training.fitted.scaling)
     products = collect_products(
         training.design(),
         rows.codes[factor.name],
         len(labels),
-        rows.y,
-        scaling,
+        y,
+        scaling_of_y,
         specification.has_intercept,
         rows.standard_error,
     )

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._datatree import SIZE_LIMIT
+from hbsk._inference import exact_response
 from hbsk._no_pooling import NoPoolingPosterior
 from hbsk._posterior import MarginalPosterior
 from hbsk._warnings import warn
@@ -72,7 +73,8 @@ def _is_integrated(training: TrainingRows) -> bool:
 def _rows_and_grid(training: TrainingRows) -> tuple[RowData, VarianceGrid]:
     fitted, specification, rows = training.fitted, training.frame.specification, training.rows
     codes = rows.codes[specification.factors[0].name] if specification.factors else None
-    data = RowData(training.design(), codes, rows.y, rows.standard_error, fitted.scaling, specification.has_intercept)
+    y, scaling = exact_response(training.frame, training.rows, training.fitted.scaling)
+    data = RowData(training.design(), codes, y, rows.standard_error, scaling, specification.has_intercept)
     n_units = max(fitted.model.sums.n_groups, rows.n_rows / ROWS_PER_UNIT)
     grid = grid_of_posterior(fitted.posterior, fitted.model, n_units)
     row = unidentified_row(fitted.model, grid, data)
