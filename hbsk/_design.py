@@ -13,6 +13,11 @@ import pandas as pd
 from hbsk._expressions import CATEGORICAL, ELEMENTWISE, STATEFUL, Call, Expression, Name, Operation, Value, label
 from hbsk._table import Table
 from hbsk._transforms import apply_state
+from hbsk._warnings import warn
+from hbsk.exceptions import ExtrapolationWarning
+
+# Share of a spline's range by which a row outside of it is there by rounding.
+ROUNDING_OF_A_RANGE = 1e-6
 
 _FUNCTIONS: dict[str, Callable] = {
     name: getattr(np, name.removeprefix("np.")) for name in ELEMENTWISE if name != "I"
@@ -224,6 +229,26 @@ class Design:
                 column = column.to_numpy(dtype=object)
             self._columns[name] = column
         return self._columns[name]
+
+    def warn_beyond_knots(self) -> None:
+        """Warn of rows outside the boundary knots of a spline, by term and range."""
+        for call, state in self._recipe.states.items():
+            if call.function != "bs":
+                continue
+            lower, upper = state["knots"][0], state["knots"][-1]
+            argument = call.arguments[0]
+            values = compute(argument, lambda name: native(self._column(name)), self._recipe.states)
+            slack = ROUNDING_OF_A_RANGE * (upper - lower)
+            beyond = values[(values < lower - slack) | (values > upper + slack)]
+            if not len(beyond):
+                continue
+            warn(
+                f"{len(beyond)} of {self.n_rows} rows have {label(argument)} outside [{lower:.6g}, {upper:.6g}], the "
+                f"boundary knots of {label(call)!r} (from {beyond.min():.6g} to {beyond.max():.6g}). There a spline is "
+                "a polynomial that no data hold back, and so are the answers. Predict inside, or take a transform "
+                "that can be continued, such as the column itself.",
+                ExtrapolationWarning,
+            )
 
     def block(self, start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
         """Compute the rows from start to stop (exclusive).

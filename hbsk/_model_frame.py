@@ -116,6 +116,7 @@ def read_new_rows(
     )
     names = [factor.name for factor in frame.specification.factors]
     design = frame.specification.design(rows.features, rows.codes)
+    design.warn_beyond_knots()
     return PredictedRows(design, [rows.codes[name] for name in names], rows.standard_error), rows
 
 

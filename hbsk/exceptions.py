@@ -2,7 +2,13 @@
 
 from sklearn.exceptions import ConvergenceWarning as _SklearnConvergenceWarning
 
-__all__ = ["ConvergenceWarning", "NoGroupsWarning", "ShrinkageWarning", "SuspiciousGroupsWarning"]
+__all__ = [
+    "ConvergenceWarning",
+    "ExtrapolationWarning",
+    "NoGroupsWarning",
+    "ShrinkageWarning",
+    "SuspiciousGroupsWarning",
+]
 
 
 class NoGroupsWarning(UserWarning):
@@ -15,6 +21,10 @@ class NoGroupsWarning(UserWarning):
 
 class ConvergenceWarning(_SklearnConvergenceWarning):
     """An inference engine missed one of its accuracy thresholds."""
+
+
+class ExtrapolationWarning(UserWarning):
+    """Rows to predict lie outside the boundary knots of a spline, where it is a polynomial that nothing holds back."""
 
 
 class SuspiciousGroupsWarning(UserWarning):
