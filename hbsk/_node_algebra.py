@@ -1,11 +1,16 @@
 """Array functions of posteriors: quantiles on grids, roots of covariances, resampling."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
+from hbsk.inference.group_algebra import lower_indices
+
 # Steps of a quantile's finer grid within one step of the given one.
 FINER = 4
+# Rows for each group from which a product of matrices for every group is faster than picking each row's group.
+ROWS_FOR_A_PRODUCT = 8
 
 
 def conditional_quantile(grid, weight, level):
@@ -65,6 +70,61 @@ def canonical_root(root):
 def squared_norm(root, reach):
     """Return ``|R' v|^2`` for roots (n_nodes, p, p) and vectors (n_nodes, p, n_rows)."""
     return np.sum((root.swapaxes(1, 2) @ reach) ** 2, axis=1)
+
+
+class GroupLaws(NamedTuple):
+    """Laws of common coefficients and of the effects of some groups, at nodes.
+
+    Attributes
+    ----------
+    common_mean : ndarray of shape (n_nodes, p)
+    root : ndarray of shape (n_nodes, p, p)
+        ``R'``, with ``R R'`` the covariance of the common coefficients.
+    effect : ndarray of shape (n_nodes, q, n_groups)
+        Means of the effects.
+    taken : ndarray of shape (n_nodes, p, q, n_groups)
+        ``R' B_x' H_j``: what the effects take back when the common coefficients move.
+    covariance : ndarray of shape (n_nodes, q (q + 1) / 2, n_groups)
+        Of the effects given the common coefficients, packed.
+    """
+
+    common_mean: np.ndarray
+    root: np.ndarray
+    effect: np.ndarray
+    taken: np.ndarray
+    covariance: np.ndarray
+
+
+def rows_given_groups(laws: GroupLaws, x, z, position):
+    """Return mean and variance, each (n_nodes, n_rows), of ``x' b + z' u_j`` for rows of groups at ``position``."""
+    row, column = lower_indices(z.shape[1])
+    squares = z[:, row] * z[:, column] * np.where(row == column, 1.0, 2.0)
+    n_nodes, p = laws.common_mean.shape
+    n_groups = laws.effect.shape[2]
+    mean = laws.common_mean @ x.T
+    if len(x) < ROWS_FOR_A_PRODUCT * n_groups:
+        reach = laws.root @ x.T
+        variance = np.zeros_like(mean)
+        for k, of_rows in enumerate(z.T):
+            mean += laws.effect[:, k, position] * of_rows
+            reach -= laws.taken[:, :, k, position] * of_rows
+        for pair, of_rows in enumerate(squares.T):
+            variance += laws.covariance[:, pair, position] * of_rows
+        variance += np.einsum("mar,mar->mr", reach, reach)
+        return mean, variance
+    # products of matrices for the rows of each group
+    variance = np.empty_like(mean)
+    order = np.argsort(position, kind="stable")
+    ends = np.cumsum(np.bincount(position, minlength=n_groups))
+    for group, rows in enumerate(np.split(order, ends[:-1])):
+        if rows[-1] - rows[0] == len(rows) - 1:  # side by side: no copies
+            rows = slice(rows[0], rows[-1] + 1)
+        mean[:, rows] += laws.effect[:, :, group] @ z[rows].T
+        turned = np.concatenate([laws.root, -laws.taken[:, :, :, group]], axis=2).reshape(n_nodes * p, -1)
+        reach = (turned @ np.concatenate([x[rows], z[rows]], axis=1).T).reshape(n_nodes, p, -1)
+        of_group = laws.covariance[:, :, group] @ squares[rows].T
+        variance[:, rows] = of_group + np.einsum("mar,mar->mr", reach, reach)
+    return mean, variance
 
 
 def semidefinite_cholesky(matrices):

@@ -15,8 +15,10 @@ from functools import cached_property
 import numpy as np
 
 from hbsk._node_algebra import (
+    GroupLaws,
     canonical_root,
     conditional_quantile,
+    rows_given_groups,
     semidefinite_cholesky,
     squared_norm,
     systematic_resample,
@@ -199,19 +201,27 @@ class MarginalPosterior:
         """
         intercept = x[:, 0] if self.has_intercept else 0.0
         x = self.scaling.common(x, self.has_intercept)
-        reach = np.broadcast_to(x, (self.n_nodes, *x.shape)).swapaxes(1, 2)
         if not self.n_groups:
-            return self._in_units_of_y(self.common_mean @ x.T, squared_norm(self.common_root, reach), intercept)
+            variance = squared_norm(self.common_root, x.T[None])
+            return self._in_units_of_y(self.common_mean @ x.T, variance, intercept)
         z = self.scaling.varying(z[0])
-        mean, solved, zx = self._means_at_nodes(x, z, codes[0])
-        reach = reach - np.einsum("kar,mkr->mar", zx[:, :-1], solved)
-        variance = squared_norm(self.common_root, reach)
-        spread = np.einsum("mkr,rk->mr", solved, z)
         known = codes[0] < self.sums.n_groups
+        groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
+        mean, variance = rows_given_groups(self._group_laws(groups), x, np.where(known[:, None], z, 0.0), position)
         if not known.all():
             fresh = np.einsum("mkl,rk->mlr", self.factor, z[~known])
-            spread[:, ~known] = np.sum(fresh**2, axis=1)
-        return self._in_units_of_y(mean, variance + self.sigma[:, None] ** 2 * spread, intercept)
+            variance[:, ~known] += self.sigma[:, None] ** 2 * np.sum(fresh**2, axis=1)
+        return self._in_units_of_y(mean, variance, intercept)
+
+    def _group_laws(self, groups) -> GroupLaws:
+        inverse = self._inverse(groups)
+        full, zx = unpack_symmetric(inverse, self.factor.shape[1]), self.sums.zx[:, :, groups]
+        contrast = np.concatenate([-self.common_mean, np.ones((self.n_nodes, 1))], axis=1)
+        effect = np.einsum("mklj,mlj->mkj", full, np.tensordot(contrast, zx, axes=([1], [1])))
+        root = self.common_root.swapaxes(1, 2)
+        taken = np.einsum("mklj,laj->mkaj", full, zx[:, :-1])  # H B_x
+        taken = (root[:, None] @ taken).swapaxes(1, 2)
+        return GroupLaws(self.common_mean, root, effect, taken, self.sigma[:, None, None] ** 2 * inverse)
 
     def _means_at_nodes(self, x, z, codes):
         """Return means (n_nodes, n_rows) of scaled rows, and of their groups ``H z`` and ``B``."""

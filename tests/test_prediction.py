@@ -126,7 +126,7 @@ def test_blocks_and_offsets(rng, monkeypatch, width):
     mean, std = predict_mean(fit.posterior, plain, return_std=True)
     interval = predict_interval(fit.posterior, plain, coverage=0.8, kind="mean")
     monkeypatch.setattr(_prediction, "ROWS_PER_BLOCK", width)
-    monkeypatch.setattr(_prediction, "BLOCK_ELEMENTS", 4 * fit.posterior.n_nodes * width)
+    monkeypatch.setattr(_prediction, "CACHED_NUMBERS", fit.posterior.n_nodes * width)
     other_mean, other_std = predict_mean(fit.posterior, moved, return_std=True)
     np.testing.assert_allclose(other_mean, mean + offset, rtol=1e-10)
     np.testing.assert_allclose(other_std, std, rtol=1e-10)
@@ -145,6 +145,65 @@ def test_std_of_new_groups_is_infinite_where_tau2_has_no_mean(rng):
     _, std = predict_mean(endless, rows, return_std=True)
     np.testing.assert_array_equal(np.isinf(std), [False, True, False, False])
     assert np.all(np.isfinite(predict_interval(endless, rows, coverage=0.9, kind="prediction")))
+
+
+# Work done
+
+
+@pytest.mark.parametrize("errors", [False, True])
+def test_intervals_are_found_once_for_each_distinct_row_and_group(rng, monkeypatch, errors):
+    problem, fit = fitted(rng, errors=errors)
+    few = rows_of(rng, problem, 12, errors=errors)
+    x, [z], _ = few.design.block(0, 12)
+    at = rng.integers(0, 12, 500)
+    codes = few.codes[0][at]
+    codes = np.where(codes >= 5, 5 + rng.integers(0, 40, 500), codes)  # every new group has the same law
+    many = PredictedRows(Design(x[at], [z[at]]), [codes], few.standard_error[at] if errors else None)
+    asked = []
+    row_mixture = type(fit.posterior).row_mixture
+    monkeypatch.setattr(
+        type(fit.posterior),
+        "row_mixture",
+        lambda self, x, z, codes: asked.append(len(x)) or row_mixture(self, x, z, codes),
+    )
+    for kind in ("prediction", "mean"):
+        asked.clear()
+        found = predict_interval(fit.posterior, many, coverage=0.8, kind=kind)
+        assert sum(asked) <= 12
+        np.testing.assert_allclose(
+            found, predict_interval(fit.posterior, few, coverage=0.8, kind=kind)[at], rtol=1e-10, atol=1e-12
+        )
+
+
+def test_rows_of_equal_keys_are_told_apart(monkeypatch):
+    columns = [np.array([1.0, 2.0, 1.0, 3.0, 2.0]), np.array([0.0, 0.0, -0.0, 1.0, 5.0])]
+    honest, position = _prediction.distinct_rows(columns)
+    np.testing.assert_array_equal(position, [0, 1, 0, 2, 3])
+    np.testing.assert_array_equal(honest, [0, 1, 3, 4])
+    monkeypatch.setattr(_prediction.pd.util, "hash_array", lambda column: np.zeros(len(column), dtype=np.uint64))
+    first, position = _prediction.distinct_rows(columns)
+    for column in columns:
+        np.testing.assert_array_equal(column[first][position], column)
+
+
+def test_quantiles_near_a_normal_take_one_look_at_the_distribution_function(rng, monkeypatch):
+    weight = rng.dirichlet(np.ones(60))
+    mixture = RowMixture(weight, 0.05 * rng.normal(size=(60, 200)), rng.uniform(0.9, 1.1, size=(60, 200)))
+    looked = []
+    ndtr = _prediction.ndtr
+    monkeypatch.setattr(_prediction, "ndtr", lambda z: looked.append(z.size) or ndtr(z))
+    quantiles = mixture_quantiles(mixture, np.array([0.05, 0.95]))
+    assert sum(looked) == 2 * mixture.mean.size
+    for k, level in enumerate([0.05, 0.95]):
+        below = weight @ stats.norm.cdf(quantiles[:, k], mixture.mean, np.sqrt(mixture.variance))
+        np.testing.assert_allclose(below, level, rtol=1e-12)
+
+
+def test_blocks_of_many_columns_have_fewer_rows():
+    rows = PredictedRows(Design(np.ones((3, 2_000)), [np.ones((3, 48))]), [np.zeros(3, dtype=int)], None)
+    assert [at for at, *_ in rows.blocks(_prediction.ROWS_PER_BLOCK)] == [slice(0, 3)]
+    assert _prediction.block_rows(2_048) * 2_048 <= _prediction.NUMBERS_PER_BLOCK
+    assert _prediction.block_rows(4) == _prediction.ROWS_PER_BLOCK
 
 
 # Intervals against simulation from the nodes
