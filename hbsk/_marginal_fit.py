@@ -19,13 +19,15 @@ from hbsk.inference.integrate import (
     find_mode,
     first_proposals,
     importance_sample,
-    unit_cube_points,
 )
 from hbsk.inference.marginal import MarginalModel, MarginalPoints
+from hbsk.inference.quadrature import WEIGHTS, score_nodes
 from hbsk.inference.statistics import CentredSums, ColumnScaling, GroupSums, standardise
 from hbsk.inference.threads import one_thread_each
 from hbsk.inference.variance_parameters import VarianceParameters
 
+# Groups that differ in design up to which one unknown sd is integrated by quadrature: some ten thousand evaluations.
+CELLS_FOR_QUADRATURE = 100
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
 # A node costs as much for p common columns, their eigenvalues and factors, as for p^3 / 8 groups; and nodes that are
@@ -46,8 +48,6 @@ MANY_CELLS = 10_000
 MAX_NODES = 16_000
 # Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
 START_SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
-# Nodes where sigma is all there is to integrate.
-SIGMA_NODES_PER_REPLICATE = 16
 
 
 @dataclass(frozen=True)
@@ -138,9 +138,13 @@ def integrate_model(
 
 def _integrate(model, scaling, has_intercept, infinite_variance):
     parameters = model.parameters
-    if parameters.n_dim == 0:
-        posterior = _without_theta(model, scaling, has_intercept)
-        return MarginalFit(replace(posterior, infinite_variance=infinite_variance), True, model, None)
+    quadrature = _by_quadrature(model)
+    if quadrature is not None:
+        points, weight = quadrature
+        replicate = np.zeros(len(weight), dtype=int)
+        posterior = marginal_posterior(points, weight, replicate, 0.0, weight, model.sums, scaling, has_intercept)
+        posterior = replace(posterior, infinite_variance=infinite_variance, by_quadrature=True)
+        return MarginalFit(posterior, True, model, None)
     mode, precision = find_mode(model.value_and_gradient, _start(model))
     low, high = NODES_PER_REPLICATE
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
@@ -256,17 +260,17 @@ def _monitor(infinite_variance) -> Callable[[list], np.ndarray]:
     return values
 
 
-def _without_theta(model: MarginalModel, scaling: ColumnScaling, has_intercept: bool) -> MarginalPosterior:
-    """Return the posterior where sigma is the only unknown sd, or none is."""
-    points = model.evaluate(np.zeros((1, 0)))
-    uniforms = unit_cube_points(1, SIGMA_NODES_PER_REPLICATE, salt=0)[:, 0]
-    if points.log_sigma.shape[1] == 1:
-        uniforms = uniforms[:16]
-    n_nodes = len(uniforms)
-    weight = np.full(n_nodes, 1 / n_nodes)
-    replicate = np.arange(n_nodes) * 16 // n_nodes
-    points = _repeat(points, n_nodes)
-    return marginal_posterior(points, weight, replicate, 0.0, uniforms, model.sums, scaling, has_intercept)
+def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | None:
+    """Return points and weights where one sd is unknown at most and quadrature can be paid for, otherwise None."""
+    parameters = model.parameters
+    if parameters.n_varying == 0 and parameters.sigma_is_free:
+        return model.without_effects(), WEIGHTS
+    if parameters.n_dim == 0:
+        return model.evaluate(np.zeros((1, 0))), np.ones(1)
+    if parameters.n_dim == 1 and not parameters.integrated and model.passes.n_cells <= CELLS_FOR_QUADRATURE:
+        nodes = score_nodes(lambda x: model.evaluate(x[:, None]).log_density, *parameters.ends)
+        return model.evaluate(nodes[:, None]), WEIGHTS
+    return None
 
 
 def _tail_is_infinite(priors: EnginePriors, n_groups: int) -> tuple[bool, ...]:
@@ -292,10 +296,6 @@ def _concatenate(rounds: list[MarginalPoints]) -> MarginalPoints:
     if len(rounds) == 1:
         return rounds[0]
     return _map_arrays(lambda *arrays: np.concatenate(arrays), *rounds)
-
-
-def _repeat(points: MarginalPoints, n: int) -> MarginalPoints:
-    return _map_arrays(lambda array: np.repeat(array, n, axis=0), points)
 
 
 def _map_arrays(function, *items):

@@ -77,7 +77,6 @@ class NoPoolingPosterior(MarginalPosterior):
         mean = mixture.mean
         if not known.all():
             fresh = self.complete.row_mixture(x[~known], [], [])
-            # Both kinds of nodes are equally likely, so that they can stand side by side.
             mean[:, ~known], variance[:, ~known] = fresh.mean, fresh.variance
         return RowMixture(mixture.weight, mean, variance)
 
@@ -166,9 +165,8 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         within, complete_model.parameters, model.prior_mean[shared] - moved, model.prior_precision[shared]
     )
     part = integrate_model(shared_model, scaling, has_intercept).posterior
-    # Rows of known and of new groups stand side by side in one mixture: the nodes of both must be equally likely.
-    n_nodes = max(complete.n_nodes, part.n_nodes)
-    complete, part = complete.equally_weighted(n_nodes), part.equally_weighted(n_nodes)
+    # Rows of known and of new groups stand side by side in one mixture: node i has the same weight in both.
+    n_nodes = part.n_nodes
     p = p1 - 1
     mean = np.tile(of_complete, (n_nodes, 1))
     mean[:, shared] = part.common_mean + moved
@@ -190,6 +188,7 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         inverse=np.ascontiguousarray(inverse[row, column]),
         identified=identified,
         complete=complete,
+        by_quadrature=True,
     )
 
 

@@ -113,6 +113,8 @@ class MarginalPosterior:
         Varying columns for which the posterior mean of tau^2 does not exist.
     n_chains : int
         Chains of equal length that the nodes are, where the variance parameters were sampled; otherwise 0.
+    by_quadrature : bool
+        Whether one sd is unknown at most, and the nodes are those of `hbsk.inference.quadrature`.
     """
 
     weight: np.ndarray
@@ -127,6 +129,7 @@ class MarginalPosterior:
     has_intercept: bool
     infinite_variance: tuple[bool, ...] = ()
     n_chains: int = 0
+    by_quadrature: bool = False
 
     @property
     def n_groups(self) -> tuple[int, ...]:
@@ -342,15 +345,6 @@ class MarginalPosterior:
             with_common[groups] = cross
         return GroupMoments(mean, covariance, with_common)
 
-    def equally_weighted(self, n_nodes: int) -> MarginalPosterior:
-        """Return the posterior on nodes of equal weight, resampled at fixed levels."""
-        if self.n_nodes == n_nodes and np.ptp(self.weight) <= 1e-15:
-            return self
-        levels = (np.arange(n_nodes) + 0.5) / n_nodes
-        at = np.minimum(np.searchsorted(np.cumsum(self.weight), levels), self.n_nodes - 1)
-        names = ("replicate", "sigma", "factor", "common_mean", "common_root")
-        return replace(self, weight=np.full(n_nodes, 1 / n_nodes), **{name: getattr(self, name)[at] for name in names})
-
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""
         return {name: value for name, value in vars(self).items() if name not in ("_effects", "_effects_with_spread")}
@@ -457,7 +451,7 @@ def marginal_posterior(
         weight=weight,
         replicate=replicate,
         pareto_k=pareto_k,
-        sigma=np.exp(log_sigma),
+        sigma=np.exp(log_sigma) if points.variance.sigma is None else points.variance.sigma,
         factor=points.variance.relative_factor,
         common_mean=np.einsum("mij,mj->mi", basis, coordinate[:, 0]),
         common_root=canonical_root(basis / np.sqrt(eigenvalue)),

@@ -43,6 +43,7 @@ class DrawsPosterior:
     information: tuple[np.ndarray, ...] = ()
 
     infinite_variance = ()
+    by_quadrature = False
 
     @property
     def n_groups(self) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from hbsk._posterior import RowMixture
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import mixture_quantiles
 from hbsk.diagnostics import variance_names, variance_values
+from hbsk.inference.quadrature import score_quantiles
 
 # As in ArviZ 1.x: equal-tailed intervals of 89 %.
 INTERVAL = 0.89
@@ -44,10 +45,21 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     variance = pd.DataFrame(
         {"mean": average, "sd": np.sqrt(weight @ (values - average) ** 2)}, index=names, dtype=float
     )
-    low_high = mixture_quantiles(RowMixture(weight, values, np.zeros_like(values)), levels)
+    low_high = variance_quantiles(posterior, values, levels)
     variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]
     table = pd.concat([common, variance])
     return table.join(diagnostics[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]])
+
+
+def variance_quantiles(posterior, values: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return quantiles (n_names, n_levels) of variance parameters, given their values at the nodes."""
+    if posterior.by_quadrature:
+        spread = np.ptp(values, axis=0) > 0
+        quantiles = np.repeat(values[0][:, None], len(levels), axis=1)
+        for k in np.flatnonzero(spread):
+            quantiles[k] = score_quantiles(values[:, k], levels)
+        return quantiles
+    return mixture_quantiles(RowMixture(posterior.weight, values, np.zeros_like(values)), levels)
 
 
 def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) -> pd.DataFrame:

@@ -53,7 +53,7 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     """Return the table of diagnostics of the marginal engine.
 
     Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
-    indicators of the 5 % tails (tail).
+    indicators of the 5 % tails (tail); infinite where the nodes are a quadrature.
     """
     names = variance_names(specification)
     values = variance_values(specification, posterior.variance_nodes())
@@ -68,12 +68,15 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     if posterior.n_chains:
         return _sampled_diagnostics(names, values, posterior.n_chains, len(specification.common_columns), in_model)
     mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
+    if posterior.by_quadrature:
+        error[:] = 0.0
     # A coefficient's sd is wider than that of its conditional mean.
     _, covariance = posterior.common_moments()
     sd[len(sd) - common.shape[1] :] = np.sqrt(np.diag(covariance))
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
     table["ess_bulk"] = effective_size(mean, sd, error)
-    table["ess_tail"] = _tail_size(values, posterior.weight, posterior.replicate)
+    sizes = table["ess_bulk"] if posterior.by_quadrature else _tail_size(values, posterior.weight, posterior.replicate)
+    table["ess_tail"] = sizes
     table["mcse_mean"] = error
     table["pareto_k"] = posterior.pareto_k
     # What groups that are not pooled absorb has no spread at the nodes, which is no accuracy.

@@ -11,6 +11,8 @@ from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR
 # Share of the data in the information on a direction of the common coefficients, at sigma = sd(y),
 # that cannot be told from rounding, for each column (measured: 1.6e-13 with 31 columns).
 NO_DATA = 1e-13
+# Share of the prior below which one less the share of the data has lost digits.
+CANCELLED = 1e-4
 
 
 @dataclass(frozen=True)
@@ -18,11 +20,13 @@ class ConditionalCommon:
     """Law of the common coefficients given (sigma, Lambda), diagonal in sigma.
 
     ``Q = basis^-T (s d + 1 - d) basis^-1`` with ``s = reference^2 / sigma^2`` and d in [0, 1], so
-    that every sigma costs p operations. Leading axis: points of theta.
+    that every sigma costs p operations. ``1 - d`` is computed as the share of the prior: a flat one leaves exactly
+    0, which counts where s is small. Leading axis: points of theta.
     """
 
     basis: np.ndarray  # (n_points, p, p)
     share: np.ndarray  # (n_points, p), d
+    rest: np.ndarray  # (n_points, p), 1 - d
     slope: np.ndarray  # (n_points, p), basis' C_xy / reference^2
     constant: np.ndarray  # (n_points, p), basis' K m
     half_log_det: np.ndarray  # (n_points,), 1/2 log|Q| at sigma = reference
@@ -49,12 +53,13 @@ class ConditionalCommon:
         basis = half_solve.swapaxes(1, 2) @ vectors
         transposed = basis.swapaxes(1, 2)
         slope = (transposed @ (c_xy * scale)[:, :, None])[:, :, 0]
-        # What rounding leaves of a direction without data would be magnified where sigma is small.
-        empty = share < NO_DATA * (p + 10)
+        share, rest = _shares(share, np.einsum("a,mai->mi", prior_precision, basis**2), NO_DATA * (p + 10))
         return cls(
             basis=basis,
-            share=np.where(empty, 0.0, np.minimum(share, 1.0)),
-            slope=np.where(empty, 0.0, slope),
+            share=share,
+            rest=rest,
+            # What rounding leaves of a direction without data would be magnified where sigma is small.
+            slope=np.where(share > 0, slope, 0.0),
             constant=transposed @ (prior_precision * prior_mean),
             half_log_det=np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1),
             residual=c_yy * scale[:, 0],
@@ -67,7 +72,7 @@ class ConditionalCommon:
         Shapes (n_points, n_grid), (n_points, n_grid, p), (n_points, n_grid, p).
         """
         s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
-        eigenvalue = self.share[:, None, :] * (s[:, :, None] - 1.0) + 1.0
+        eigenvalue = self.share[:, None, :] * s[:, :, None] + self.rest[:, None, :]
         moment = self.slope[:, None, :] * s[:, :, None] + self.constant[:, None, :]
         return s, eigenvalue, moment / eigenvalue
 
@@ -85,13 +90,13 @@ class ConditionalCommon:
             ``m' K m``.
         """
         s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
-        s_less_one = s - 1.0
         quadratic = s * self.residual[:, None]
         quadratic += constant
         log_det = np.repeat(2 * self.half_log_det[:, None], s.shape[1], axis=1)
-        for share, slope, prior in zip(self.share.T, self.slope.T, self.constant.T, strict=True):
-            eigenvalue = share[:, None] * s_less_one
-            eigenvalue += 1.0
+        by_column = zip(self.share.T, self.rest.T, self.slope.T, self.constant.T, strict=True)
+        for share, rest, slope, prior in by_column:
+            eigenvalue = share[:, None] * s
+            eigenvalue += rest[:, None]
             moment = slope[:, None] * s
             moment += prior[:, None]
             moment *= moment
@@ -99,6 +104,16 @@ class ConditionalCommon:
             quadratic -= moment
             log_det += np.log(eigenvalue)
         return np.maximum(quadratic, s * (least / self.reference**2)[:, None]), log_det
+
+
+def _shares(of_data, of_prior, no_data):
+    """Return the shares of data and prior; the prior's is one less the data's, unless that would cancel.
+
+    Where the data say nothing that could be told from rounding, all is the prior's, and where neither does (a flat
+    prior beside group sds beyond all bounds) the direction stays as it is at the reference.
+    """
+    share = np.where((of_data < no_data) | (of_data + of_prior < 0.5), 0.0, np.minimum(of_data, 1.0))
+    return share, np.where((of_prior < CANCELLED) & (share > 0.5), of_prior, 1.0 - share)
 
 
 def _cholesky(matrices):

@@ -31,6 +31,7 @@ import numpy as np
 from hbsk.inference.common_coefficients import ConditionalCommon
 from hbsk.inference.group_algebra import ROUNDING, between_groups, rotate_groups
 from hbsk.inference.group_passes import GroupPasses
+from hbsk.inference.quadrature import score_nodes
 from hbsk.inference.statistics import GroupSums
 from hbsk.inference.variance_parameters import (
     RESIDUAL_SD_FLOOR,
@@ -154,6 +155,24 @@ class MarginalModel:
         log_density = (top + np.log(total))[:, 0]
         log_density += self.parameters.correlation_log_prior(theta)
         return MarginalPoints(theta, log_density, variance, common, log_sigma, weight / total)
+
+    def without_effects(self) -> MarginalPoints:
+        """Return the posterior at nodes of sigma, each of weight `WEIGHTS`, where no effects vary by group."""
+        log_det, reduced = self.reduce(np.zeros((1, 0, 0)))
+        common = ConditionalCommon.of(reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0))
+        prior, line = self.parameters.residual_sd, self.parameters.sigma_line
+
+        def log_density(x):
+            sigma = line.sd(x)
+            log_likelihood = self._log_likelihood(common, log_det, np.log(sigma)[None])[0]
+            return log_likelihood + prior.log_density(sigma) + line.log_jacobian(x)[0]
+
+        sigma = line.sd(score_nodes(log_density, *line.ends))
+        n = len(sigma)
+        common = ConditionalCommon(**{name: np.repeat(part, n, axis=0) for name, part in vars(common).items()})
+        no_sd = np.zeros((n, 0))
+        variance = VariancePoints(no_sd, np.zeros((n, 0, 0)), sigma)
+        return MarginalPoints(no_sd, np.zeros(n), variance, common, np.log(sigma)[:, None], np.ones((n, 1)))
 
     def gradient(self, points: MarginalPoints) -> np.ndarray:
         """Return the gradient of the log density at evaluated points, (n_points, n_dim)."""

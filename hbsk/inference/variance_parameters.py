@@ -73,7 +73,7 @@ class VarianceParameters:
             for prior, small in zip(self.group_sd, small_sd, strict=True)
         ]
         bounded = _is_free(residual_sd) and residual_sd.is_bounded
-        self._sigma_line = LogitLine(*residual_sd.support) if bounded else LogLine(RESIDUAL_SD_FLOOR)
+        self.sigma_line = _bounded_sigma(*residual_sd.support) if bounded else LogLine(RESIDUAL_SD_FLOOR)
         self.free = tuple(k for k, prior in enumerate(self.group_sd) if _is_free(prior))
         every = [residual_sd, *self.group_sd]
         self.integrated = all(_is_free(prior) and not prior.is_bounded for prior in every)
@@ -97,6 +97,13 @@ class VarianceParameters:
     def n_varying(self) -> int:
         """Number of varying columns (q)."""
         return len(self.group_sd)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of the only coordinate, where theta is one number."""
+        if self._pairs:
+            return -38.0, 38.0
+        return self.sigma_line.ends if self._n_sigma else self._lines[self.free[0]].ends
 
     @property
     def sd_coordinates(self) -> tuple[int, ...]:
@@ -129,7 +136,7 @@ class VarianceParameters:
         """Return theta at given sds and no correlation; the start of the search."""
         theta = np.zeros(self.n_dim)
         if self._n_sigma:
-            theta[0] = self._sigma_line.position(sigma)
+            theta[0] = self.sigma_line.position(sigma)
         for k, at in self._sd_at.items():
             theta[at] = self._lines[k].position(tau[k] / sigma if self.integrated else tau[k])
         return theta
@@ -137,7 +144,7 @@ class VarianceParameters:
     def _sigma(self, theta):
         if not self._n_sigma:
             return np.full(len(theta), float(self.residual_sd))
-        return self._sigma_line.sd(theta[:, 0])
+        return self.sigma_line.sd(theta[:, 0])
 
     def _sds(self, theta):
         """Return rho in the integrated form, tau in the joint form."""
@@ -165,7 +172,7 @@ class VarianceParameters:
         if self.integrated:
             log_prior += self.residual_sd.log_density(sigma) + np.log(_above_floor(sigma))
         elif self._n_sigma:
-            jacobian, _ = self._sigma_line.log_jacobian(theta[:, 0])
+            jacobian, _ = self.sigma_line.log_jacobian(theta[:, 0])
             log_prior += self.residual_sd.log_density(sigma) + jacobian[:, None]
         for k, at in self._sd_at.items():
             tau = sigma * relative_sd[:, k, None]
@@ -211,7 +218,7 @@ class VarianceParameters:
         if self._n_sigma:
             of_log = sigma[:, 0] * self.residual_sd.grad_log_density(sigma[:, 0])
             of_log += by_log_sigma - by_log_relative.sum(axis=1)
-            gradient[:, 0] = _chain(self._sigma_line, theta[:, 0], sigma[:, 0], of_log)
+            gradient[:, 0] = _chain(self.sigma_line, theta[:, 0], sigma[:, 0], of_log)
         by_correlation = by_factor * points.relative_sd[:, :, None]
         factor = points.correlation_factor
         for at, row, _, column, alpha in self._pairs:
@@ -235,6 +242,11 @@ class VarianceParameters:
         """Length of the row of L that is left when ``column`` gets its share."""
         at_and_later = (column, *self._later(row, column))
         return np.sqrt(np.sum(factor[:, row, at_and_later] ** 2, axis=1))
+
+
+def _bounded_sigma(lower, upper) -> LogitLine:
+    """Return the line of a sigma between bounds, of which the lower is the floor at least."""
+    return LogitLine(max(lower, RESIDUAL_SD_FLOOR) if upper > 2 * RESIDUAL_SD_FLOOR else lower, upper)
 
 
 def _is_free(prior) -> bool:
@@ -268,8 +280,9 @@ def _chain(line, x, sd, by_log_sd):
     return by_log_sd * np.exp(log_jacobian) / sd + slope
 
 
-# An sd on the real line. Each map has sd(x), its inverse position(sd), and log_jacobian(x), which
-# returns log(d sd / dx) and the derivative of that.
+# An sd on the real line. Each map has sd(x), its inverse position(sd), log_jacobian(x), which
+# returns log(d sd / dx) and the derivative of that, and the ends beyond which no law has any mass
+# but for sds beyond 1e100, where squares would leave floating point.
 
 
 @dataclass(frozen=True)
@@ -277,6 +290,7 @@ class LogLine:
     """``sd = floor + exp(x)``."""
 
     floor: float
+    ends = (-60.0, 230.0)
 
     def sd(self, x):
         """Return the sd at x."""
@@ -297,6 +311,7 @@ class LogitLine:
 
     lower: float
     upper: float
+    ends = (-230.0, 33.0)
 
     def sd(self, x):
         """Return the sd at x."""
@@ -323,6 +338,11 @@ class SoftLine:
     """
 
     small: float
+
+    @property
+    def ends(self):
+        """Return ends of x."""
+        return -40.0, 230.0 - np.log(self.small)
 
     def sd(self, x):
         """Return the sd at x."""
