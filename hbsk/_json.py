@@ -8,7 +8,6 @@ document may hold is what this module knows how to write; anything else is refus
 from __future__ import annotations
 
 import base64
-import binascii
 import dataclasses
 import datetime
 import json
@@ -23,6 +22,16 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._design import Component, Recipe
 from hbsk._expressions import Call, Name, Operation, Value
 from hbsk._inference import Fitted
+from hbsk._json_kinds import (
+    NUMBER_KINDS,
+    DamagedError,
+    check_block,
+    check_fields,
+    check_learnt,
+    checked_shape,
+    number_type,
+    numbers_of,
+)
 from hbsk._labels import GroupFactor
 from hbsk._model_frame import ModelFrame
 from hbsk._no_pooling import NoPoolingPosterior
@@ -51,8 +60,9 @@ _CLASSES: dict[str, type] = {
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.
 _TAG = "$"
-_NUMBER_KINDS = "biuf"
 _REQUESTS = "_metadata_request"
+# Memory that what is read may take: several times what honest documents need.
+_BYTES_PER_CHARACTER, _SPARE_BYTES = 32, 2**20
 
 
 def to_json(estimator: PartialPoolingRegressor | JamesSteinEstimator) -> str:
@@ -126,7 +136,8 @@ def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
     Raises
     ------
     ValueError
-        If the text is no such document, or of a format that this version does not read.
+        If the text is no such document, or of a format that this version does not read; if it lacks a part of a fit, has
+        one of another kind, or claims sizes that it does not fill (nothing is allocated for a claim).
 
     See Also
     --------
@@ -139,20 +150,23 @@ def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
             f"The document holds an estimator {document['estimator']!r}; from_json reads {' and '.join(_ESTIMATORS)}."
         )
     try:
-        reader = _Reader(document["arrays"])
+        reader = _Reader(document["arrays"], len(text))
         params = {name: reader.read(value) for name, value in document["params"].items()}
         state = {name: reader.read(value) for name, value in document["state"].items()}
         estimator = cls(**params)
         for name, value in state.items():
             _check_attribute(cls, name)
             setattr(estimator, name, value)
+        estimator._validate_params()
+        check_learnt(estimator)
         _request(estimator, document["requests"])
-    except (AttributeError, IndexError, KeyError, TypeError, OverflowError, RecursionError, binascii.Error) as error:
+    except DamagedError:
+        raise
+    except Exception as error:  # pandas and NumPy have their own errors for what they cannot make
         raise ValueError(
             f"The document of hbsk {document.get('hbsk_version')!r} is damaged, or from a version whose {cls.__name__} "
             f"is not that of this one: {type(error).__name__}: {error}."
         ) from error
-    check_is_fitted(estimator)
     return estimator
 
 
@@ -160,12 +174,12 @@ def _parse(text: Any) -> dict[str, Any]:
     if not isinstance(text, str):
         raise TypeError(f"from_json takes the str that to_json returned, got {type(text).__name__}.")
     try:
-        document = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+        document = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"from_json takes the text that to_json returned; this is no JSON: {error}.") from error
     if not isinstance(document, dict) or "hbsk_format" not in document:
         raise ValueError("from_json takes the text that to_json returned; this JSON has no key 'hbsk_format'.")
-    if document["hbsk_format"] != FORMAT:
+    if type(document["hbsk_format"]) is not int or document["hbsk_format"] != FORMAT:
         raise ValueError(
             f"The document has hbsk_format={document['hbsk_format']!r}, written by hbsk "
             f"{document.get('hbsk_version')!r}; this version reads format {FORMAT}. Load it with that version, or fit "
@@ -178,11 +192,15 @@ def _parse(text: Any) -> dict[str, Any]:
     return document
 
 
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"it has the constant {name}")
+
+
 def _check_attribute(cls: type, name: str) -> None:
     """Refuse names that are not those of fitted attributes; a document must not replace methods."""
     learnt = name.isidentifier() and not name.startswith("__") and (name.startswith("_") or name.endswith("_"))
     if not learnt or hasattr(cls, name):
-        raise ValueError(f"The document sets {name!r}, which is no fitted attribute of {cls.__name__}.")
+        raise DamagedError(f"The document sets {name!r}, which is no fitted attribute of {cls.__name__}.")
 
 
 def _requests(estimator: Any) -> dict[str, dict[str, Any]]:
@@ -198,7 +216,7 @@ def _request(estimator: Any, requests: dict[str, dict[str, Any]]) -> None:
     with config_context(enable_metadata_routing=True):
         for method, wanted in requests.items():
             if method not in ("fit", "predict", "score"):
-                raise ValueError(f"The document has metadata requests of {method!r}.")
+                raise DamagedError(f"The document has metadata requests of {method!r}.")
             getattr(estimator, f"set_{method}_request")(**wanted)
 
 
@@ -236,7 +254,7 @@ class _Writer:
             case pd.Index() if value.nlevels == 1:
                 return self._tagged("index", [self.write(value.array, where), self.write(value.name, where)])
             case pd.api.extensions.ExtensionArray():
-                numeric = isinstance(value.dtype, np.dtype) or value.dtype.kind in _NUMBER_KINDS
+                numeric = isinstance(value.dtype, np.dtype) or value.dtype.kind in NUMBER_KINDS
                 array = np.asarray(value) if numeric else np.asarray(value, dtype=object)
                 return self._array(array, where)
         if type(value) in _CLASSES.values():
@@ -259,7 +277,7 @@ class _Writer:
     def _array(self, array: np.ndarray, where: str) -> dict[str, Any]:
         if id(array) not in self._numbers:
             self._numbers[id(array)] = (array, len(self.arrays))
-            self.arrays.append(self._bytes(array) if array.dtype.kind in _NUMBER_KINDS else self._objects(array, where))
+            self.arrays.append(self._bytes(array) if array.dtype.kind in NUMBER_KINDS else self._objects(array, where))
         return self._tagged("array", self._numbers[id(array)][1])
 
     def _objects(self, array: np.ndarray, where: str) -> dict[str, Any]:
@@ -344,23 +362,52 @@ def _cannot_write(value: Any, where: str) -> TypeError:
 
 
 class _Reader:
-    """The way back; every tag that is not listed is refused."""
+    """The way back; every tag that is not listed is refused, and so is every size that the document does not fill.
 
-    def __init__(self, arrays: list[dict[str, Any]]) -> None:
+    Parameters
+    ----------
+    arrays : list of dict
+        The arrays of the document.
+    length : int
+        Characters of the document.
+    """
+
+    def __init__(self, arrays: list[dict[str, Any]], length: int) -> None:
         self._documents = arrays
         self._arrays: dict[int, np.ndarray] = {}
+        self._length = length
+        # Text arrays are as wide as their widest item, and frames copy: without a limit few characters fill a memory.
+        self._bytes_left = _BYTES_PER_CHARACTER * length + _SPARE_BYTES
 
     def read(self, value: Any) -> Any:
         if isinstance(value, list):
             return [self.read(item) for item in value]
+        if isinstance(value, float) and not math.isfinite(value):
+            raise DamagedError("The document is damaged: it has a number beyond the range of floating point.")
         if not isinstance(value, dict):
             return value
         tag = value.get(_TAG)
         if tag is None:
             return {key: self.read(item) for key, item in value.items()}
         if tag in _CLASSES:
-            return _CLASSES[tag](**{name: self.read(field) for name, field in value["fields"].items()})
+            return self._object(_CLASSES[tag], {name: self.read(field) for name, field in value["fields"].items()})
         return self._special(tag, value["value"])
+
+    def _object(self, cls: type, fields: dict[str, Any]) -> Any:
+        if cls is VarianceParameters:
+            for block in fields["blocks"]:
+                check_block(block, len(fields["group_sd"]))
+                self._spend(2 * len(block) ** 3)  # it lists the columns before each pair of columns
+        value = cls(**fields)
+        check_fields(value)
+        return value
+
+    def _spend(self, n_bytes: int) -> None:
+        self._bytes_left -= n_bytes
+        if self._bytes_left < 0:
+            raise DamagedError(
+                f"The document is damaged: its {self._length} characters ask for more memory than what they hold."
+            )
 
     def _special(self, tag: str, value: Any) -> Any:
         match tag:
@@ -372,19 +419,22 @@ class _Reader:
                 return self._array(value)
             case "index":
                 labels, name = (self.read(part) for part in value)
-                return pd.Index(labels, name=name)
+                return pd.Index(self._column(labels), name=name)
             case "series":
                 index, values, name = (self.read(part) for part in value)
-                return pd.Series(values, index=index, name=name)
+                return pd.Series(self._column(values, len(index)), index=index, name=name)
             case "frame":
                 index, names, columns = (self.read(part) for part in value)
-                frame = pd.DataFrame(dict(enumerate(columns)), index=index)
+                frame = pd.DataFrame({i: self._column(c, len(index)) for i, c in enumerate(columns)}, index=index)
                 frame.columns = names
                 return frame
             case "number":
                 dtype, digits = value
-                return np.frombuffer(bytes.fromhex(digits), dtype=_number_type(dtype))[0]
+                (number,) = np.frombuffer(bytes.fromhex(digits), dtype=number_type(dtype))
+                return number
             case "float":
+                if value not in ("inf", "-inf", "nan"):
+                    raise DamagedError(f"The document is damaged: {value!r:.60} is no name of a number.")
                 return float(value)
             case "bytes":
                 return bytes.fromhex(value)
@@ -396,30 +446,38 @@ class _Reader:
                 return datetime.datetime.fromisoformat(value)
             case "date":
                 return datetime.date.fromisoformat(value)
-        raise ValueError(f"The document has an object of the kind {tag!r}, which this version of hbsk does not know.")
+        raise DamagedError(f"The document has an object of the kind {tag!r}, which this version of hbsk does not know.")
+
+    def _column(self, values: Any, size: int | None = None) -> np.ndarray:
+        """Return the values of one column, which pandas may copy."""
+        if not isinstance(values, np.ndarray) or values.ndim != 1 or size not in (None, len(values)):
+            raise DamagedError("The document is damaged: a column of a table is no array of as many values as rows.")
+        self._spend(values.nbytes)
+        return values
 
     def _array(self, number: int) -> np.ndarray:
+        if type(number) is not int or not 0 <= number < len(self._documents):
+            raise DamagedError(f"The document is damaged: it has no array {number!r:.60}.")
         if number not in self._arrays:
             document = self._documents[number]
-            shape = tuple(document["shape"])
-            if "items" in document:
-                array = np.empty(math.prod(shape), dtype=object)
-                for i, item in enumerate(document["items"]):
-                    array[i] = self.read(item)
-                array = array.reshape(shape)
-                if np.dtype(document["dtype"]).kind == "U":
-                    array = array.astype(np.dtype(document["dtype"]))
-            else:
-                content = base64.b64decode(document["base64"], validate=True)
-                ordered = np.frombuffer(content, dtype=_number_type(document["dtype"])).reshape(shape)
-                native = ordered.astype(ordered.dtype.newbyteorder("="))
-                array = native.transpose(np.argsort(document["axes"]))
-            self._arrays[number] = array
+            shape = checked_shape(document["shape"], self._length)
+            self._arrays[number] = self._items(document, shape) if "items" in document else numbers_of(document, shape)
         return self._arrays[number]
 
-
-def _number_type(text: str) -> np.dtype:
-    dtype = np.dtype(text) if isinstance(text, str) else None
-    if dtype is None or dtype.kind not in _NUMBER_KINDS:
-        raise ValueError(f"The document has an array of dtype {text!r}; only numbers may be given as bytes.")
-    return dtype
+    def _items(self, document: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+        items, dtype = document["items"], np.dtype(document["dtype"])
+        if not isinstance(items, list) or len(items) != math.prod(shape) or dtype.kind not in "OU":
+            raise DamagedError(
+                f"The document is damaged: an array of {dtype} and shape {shape} has "
+                f"{len(items) if isinstance(items, list) else 'no'} items."
+            )
+        self._spend(dtype.itemsize * len(items))
+        array = np.empty(len(items), dtype=object)
+        for i, item in enumerate(items):
+            array[i] = self.read(item)
+        array = array.reshape(shape)
+        if dtype.kind == "O":
+            return array
+        if not all(isinstance(item, str) and len(item) <= dtype.itemsize // 4 for item in array.flat):
+            raise DamagedError(f"The document is damaged: items of an array of {dtype} are no such texts.")
+        return array.astype(dtype)

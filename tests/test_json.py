@@ -321,3 +321,172 @@ def test_loaded_arrays_may_be_written_to(document):
     model = from_json(document)
     model.theta_[0] = 0.0
     assert from_json(document).theta_[0] != 0.0
+
+
+def test_only_a_whole_number_is_a_format(document):
+    for value in (True, 1.0, "1", [1], None):
+        with pytest.raises(ValueError, match="reads format 1"):
+            from_json(changed(document, hbsk_format=value))
+
+
+def array_of(content, kind):
+    """Return the first array of a document that has items, or bytes."""
+    return next(array for array in content["arrays"] if kind in array and 0 not in array["shape"])
+
+
+def text_array(document, width, items):
+    content = json.loads(document)
+    content["arrays"].append({"dtype": f"<U{width}", "shape": [len(items)], "items": items})
+    content["params"]["group_features"] = {"$": "array", "value": len(content["arrays"]) - 1}
+    return json.dumps(content)
+
+
+def test_arrays_must_fill_the_size_they_claim(document):
+    for kind, shape in (
+        ("items", [6]), ("items", [1]), ("items", [300_000_000]), ("items", [-2]), ("items", [2.0]),
+        ("items", [True, 2]), ("items", 2), ("items", [[2]]), ("items", None), ("items", [2] + [1] * 20),
+        ("items", [0, 10**12]),
+        ("base64", [7]), ("base64", [300_000_000]), ("base64", [-1]), ("base64", [0, 2**70]), ("base64", "5"),
+    ):  # fmt: skip
+        content = json.loads(document)
+        array = array_of(content, kind)
+        assert len(array["shape"]) == 1
+        array["shape"] = shape
+        with pytest.raises(ValueError, match=r"^The document is damaged"):
+            from_json(json.dumps(content))
+    for axes in ([1], [0, 0], "0", None, [False], [-1], []):
+        content = json.loads(document)
+        array_of(content, "base64")["axes"] = axes
+        with pytest.raises(ValueError, match=r"^The document .*is damaged"):
+            from_json(json.dumps(content))
+
+
+def test_small_documents_take_little_memory(document):
+    import tracemalloc
+
+    big = {"$": "index", "value": [{"$": "array", "value": 0}, None]}
+    q = 2000
+    parameters = {
+        "$": "VarianceParameters",
+        "fields": {
+            "residual_sd": 1, "group_sd": [1] * q, "lkj_eta": [1], "small_sd": None,
+            "blocks": {"$": "tuple", "value": [{"$": "tuple", "value": list(range(q))}]},
+        },
+    }  # fmt: skip
+    content = json.loads(document)
+    array_of(content, "items")["shape"] = [300_000_000]
+    refused = [
+        json.dumps(content),
+        text_array(document, 300_000_000, ["a"]),
+        text_array(document, 10_000, ["a" * 10_000, *["b"] * 20_000]),
+        in_state(document, more_={"$": "frame", "value": [big, big, [{"$": "array", "value": 0}] * 100]}),
+        in_state(document, more_=parameters),
+    ]
+    for text in refused:
+        tracemalloc.start()
+        with pytest.raises(ValueError, match=r"^The document .*is damaged"):
+            from_json(text)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        # JSON's own lists and numbers take some 60 bytes for each character at most
+        assert peak < 2**22 + 100 * len(text)
+
+
+def test_text_arrays_come_back_as_they_are():
+    fitted = JamesSteinEstimator(group_features=np.array(["school", "x"])[:1]).fit(X[["x", "school"]], Y)
+    loaded = from_json(to_json(fitted))
+    assert loaded.group_features.tolist() == ["school"]
+    assert loaded.group_features.dtype == fitted.group_features.dtype
+
+
+@pytest.fixture(scope="module")
+def partial_document():
+    return to_json(PartialPoolingRegressor("x + kind + (scale(x) | school)").fit(X, Y))
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("_fitted", 1), ("_fitted", None), ("_frame", True), ("_copies", {}), ("_copies", {"school": 1}),
+        ("groups_", {}), ("groups_", {"school": "text"}), ("coef_", [1.0]), ("coef_names_", "x"),
+        ("coef_names_", ["x"]), ("coef_names_", [1]),
+        ("inference_", 1), ("intercept_", "1"), ("intercept_", True), ("sigma_", None), ("n_features_in_", 1.5),
+        ("_has_known_errors", 1), ("priors_", []), ("formula_", None),
+    ],
+)  # fmt: skip
+def test_a_fit_has_what_a_fit_has(name, wrong, partial_document):
+    with pytest.raises(ValueError, match=r"^The document .*is damaged"):
+        from_json(in_state(partial_document, **{name: wrong}))
+
+
+def test_nothing_that_a_fit_has_may_be_missing(document, partial_document):
+    for text in (document, partial_document):
+        content = json.loads(text)
+        for name in content["state"]:
+            if name not in ("feature_names_in_", "_effects", "_new_variance"):
+                state = {key: value for key, value in content["state"].items() if key != name}
+                with pytest.raises(ValueError, match=r"^The document .*is damaged"):
+                    from_json(json.dumps(content | {"state": state}))
+
+
+def places(value, path=()):
+    """Return the paths of all parts of a document."""
+    found = [path]
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            found += places(value[key], (*path, key))
+    return found
+
+
+def tampered(content, rng):
+    """Change one place of a document: another value, one less, or one more."""
+    content = json.loads(json.dumps(content))
+    paths = [path for path in places(content) if path]
+    *path, last = paths[rng.integers(len(paths))]
+    parent = content
+    for key in path:
+        parent = parent[key]
+    how = rng.integers(4)
+    if how == 0:
+        del parent[last]
+    elif how == 1 and isinstance(parent, list):
+        parent.append(parent[last])
+    else:
+        values = [
+            None,
+            True,
+            -1,
+            0,
+            10**9,
+            2**70,
+            1.5,
+            1e308,
+            "",
+            "a",
+            "<f8",
+            "|O",
+            [],
+            [1],
+            {},
+            {"$": "tuple", "value": []},
+        ]
+        parent[last] = values[rng.integers(len(values))]
+    return content
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_tampered_documents_end_in_our_words_or_in_an_estimator(which):
+    fitted = [
+        lambda: JamesSteinEstimator(group_features="school").fit(X[["x", "school"]], Y),
+        lambda: PartialPoolingRegressor("bs(x, df=4) + kind + (scale(x) | school)").fit(X, Y),
+        lambda: PartialPoolingRegressor("x + (x | school)", pooling="none").fit(X, Y),
+    ][which]()
+    content, rng = json.loads(to_json(fitted)), np.random.default_rng(which)
+    refused = []
+    for _ in range(150):
+        try:
+            assert type(from_json(json.dumps(tampered(content, rng)))) is type(fitted)
+        except ValueError as error:
+            refused.append(str(error))
+    assert all(message.startswith(("The document", "from_json takes")) for message in refused)
+    assert len(refused) > 75

@@ -22,6 +22,8 @@ from hbsk.plotting import (
 )
 from hbsk.predictive_checks import per_group, posterior_predictive_check
 
+pytestmark = pytest.mark.usefixtures("pyplot")
+
 LABELS = ["$5-$10", "$\\frac$", "\\$5 $x", "a_b^c", "100 %", "{x} \\alpha", "$$", "#1 & ~2", "${", "$x^2$"]
 FACTOR, SLOPE = "price $\\frac{ $", "$\\beta$_%"
 GROUP_DISPLAYS = [ShrinkageDisplay, GroupSizeDisplay, GroupEffectsDisplay, RankDisplay]
