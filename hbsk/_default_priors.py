@@ -27,6 +27,9 @@ def default_priors(specification, moments) -> dict[str, Any]:
     a term varies by group its mean is kept, because then `1|group` is the effect at zero of that column. Without an
     intercept nothing is centred, and all means count.
 
+    With known standard errors s^2 is the variance of y plus the mean of their squares: studies that happen to agree
+    better than their errors allow would otherwise be told that the truth is where they are.
+
     A constant column (sd 0, for which the scale would be infinite) gets the prior of a column whose sd is its absolute
     value, or 1 if it is zero; so does a constant y. Such priors are harmless: the engine drops constant centred
     columns.
@@ -44,7 +47,7 @@ def default_priors(specification, moments) -> dict[str, Any]:
         Term name -> (distribution name, arguments); a term of several columns has lists with one number for each of
         its columns.
     """
-    y_scale = float(usable_scale(moments.y_mean, moments.y_sd))
+    y_scale = float(usable_scale(moments.y_mean, moments.y_spread))
     first = int(specification.has_intercept)
     terms = specification.common_terms[first:]
     mean, sd = np.asarray(moments.x_mean)[first:], np.asarray(moments.x_sd)[first:]

@@ -31,6 +31,10 @@ class Moments:
     z_mean: list
     z_sd: list
 
+    @property
+    def y_spread(self):
+        return self.y_sd
+
 
 class Design:
     def __init__(self, X, Z, offset=None):

@@ -64,6 +64,8 @@ def test_moments_are_those_of_copies_of_rows(rng, weights, errors):
     np.testing.assert_allclose(moments.x_sd, copied.X.std(axis=0), rtol=1e-12, atol=0)
     np.testing.assert_allclose(moments.z_mean[0], copied.Z.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(moments.z_sd[0], copied.Z.std(axis=0), rtol=1e-12, atol=0)
+    if errors:
+        assert moments.error_variance == pytest.approx(np.mean(copied.standard_error**2), rel=1e-12)
 
 
 def test_weights_equal_copies_of_rows(rng):
@@ -240,6 +242,8 @@ def test_standardised_sums_are_those_of_standardised_columns(rng, weights, error
     else:
         X = problem.X / np.where(problem.X.any(axis=0), np.sqrt(np.mean(copied.X**2, axis=0)), 1.0)
         y_centre, y_scale = 0.0, np.sqrt(np.mean(copied.y**2))
+    if errors:  # the unit of y holds its noise
+        y_scale = np.sqrt(y_scale**2 + np.mean(copied.standard_error**2))
     columns = np.column_stack([X[:, [0, 1, 3]], (problem.y - y_centre) / y_scale])
     Z = problem.Z / np.sqrt(np.mean(copied.Z**2, axis=0))
     engine = problem if not errors else replace(problem, standard_error=problem.standard_error / y_scale)

@@ -80,4 +80,6 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
     y_mean, y_sd = merged(first.y_mean, first.y_sd, second.y_mean, second.y_sd)
     x_mean, x_sd = merged(first.x_mean, first.x_sd, second.x_mean, second.x_sd)
     z = [merged(*columns) for columns in zip(first.z_mean, first.z_sd, second.z_mean, second.z_sd, strict=True)]
-    return Moments(n, float(y_mean), float(y_sd), x_mean, x_sd, [mean for mean, _ in z], [sd for _, sd in z])
+    error_variance = (1 - share) * first.error_variance + share * second.error_variance
+    z_mean, z_sd = [mean for mean, _ in z], [sd for _, sd in z]
+    return Moments(n, float(y_mean), float(y_sd), x_mean, x_sd, z_mean, z_sd, error_variance)

@@ -36,6 +36,8 @@ class Moments:
         Of the common columns, the intercept included (1 and 0).
     z_mean, z_sd : list of ndarray of shape (q,)
         Of the varying columns, one array per grouping factor.
+    error_variance : float
+        Mean of the squares of known standard errors, otherwise 0.
     """
 
     n: float
@@ -45,6 +47,12 @@ class Moments:
     x_sd: np.ndarray
     z_mean: list[np.ndarray]
     z_sd: list[np.ndarray]
+    error_variance: float = 0.0
+
+    @property
+    def y_spread(self) -> float:
+        """Sd of y, and of the noise that is known to be in it: with few rows y may vary by less than its errors."""
+        return float(np.hypot(self.y_sd, np.sqrt(self.error_variance)))
 
 
 @dataclass(frozen=True)
@@ -277,10 +285,10 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
     if collected.has_intercept:
         x_centre, x_scale = moments.x_mean.copy(), moments.x_sd.copy()
         x_centre[0], x_scale[0] = 0.0, 1.0
-        y_centre, y_spread = moments.y_mean, moments.y_sd
+        y_centre, y_spread = moments.y_mean, moments.y_spread
     else:
         x_centre, x_scale = np.zeros(p), root_mean_square
-        y_centre, y_spread = 0.0, float(np.hypot(moments.y_mean, moments.y_sd))
+        y_centre, y_spread = 0.0, float(np.hypot(moments.y_mean, moments.y_spread))
     # A constant y has no unit of its own but its size.
     y_scale = y_spread if y_spread > 0 else abs(moments.y_mean) or 1.0
     kept = np.flatnonzero(x_scale > 0)
@@ -368,6 +376,7 @@ class _Totals:
         self.zx = np.zeros((q, p1, task.n_groups))
         self.zz = np.zeros((q, q, task.n_groups))
         self.log_weight = 0.0
+        self.error_squares = 0.0
         self.n = 0.0
         self.columns = np.zeros((2, p1))
         self.z = [None if centre is None else np.zeros((2, len(centre))) for centre in task.z_centres]
@@ -377,6 +386,7 @@ class _Totals:
         self.zx += other.zx
         self.zz += other.zz
         self.log_weight += other.log_weight
+        self.error_squares += other.error_squares
         self.n += other.n
         self.columns += other.columns
         for mine, theirs in zip(self.z, other.z, strict=True):
@@ -413,7 +423,8 @@ class _Totals:
                 of_factor = _mean_and_sd(z_totals, z_centre, n)
                 z_mean.append(of_factor[0])
                 z_sd.append(of_factor[1])
-        return Moments(n, float(mean[-1]), float(spread[-1]), mean[:-1], spread[:-1], z_mean, z_sd)
+        error_variance = self.error_squares / n
+        return Moments(n, float(mean[-1]), float(spread[-1]), mean[:-1], spread[:-1], z_mean, z_sd, error_variance)
 
 
 def _mean_and_sd(totals, centre, n):
@@ -444,7 +455,9 @@ def _collect_rows(task: _Task, blocks: list[slice]) -> _Totals:
         copies = None if task.sample_weight is None else task.sample_weight[rows]
         weight = copies
         if task.standard_error is not None:
-            precision = task.standard_error[rows] ** -2.0
+            squares = task.standard_error[rows] ** 2
+            totals.error_squares += float(squares.sum() if copies is None else copies @ squares)
+            precision = 1.0 / squares
             weight = precision if copies is None else copies * precision
             log_precision = np.log(precision)
             totals.log_weight += float(np.sum(log_precision if copies is None else copies * log_precision))
