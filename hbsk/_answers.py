@@ -21,26 +21,22 @@ class PosteriorAnswersMixin:
     @property
     def group_effects_(self):
         """Coefficients of every group; see `group_effects`, here without intervals."""
-        check_is_fitted(self)
-        return self.group_effects(coverage=None)
+        return self._once("group_effects", lambda: self.group_effects(coverage=None))
 
     @property
     def group_sd_(self):
         """Posterior means of the sds between groups, by factor."""
-        check_is_fitted(self)
-        return sd_series(self._frame, self._fitted.posterior)
+        return self._once("group_sd", lambda: sd_series(self._frame, self._fitted.posterior))
 
     @property
     def group_correlation_(self):
         """Posterior means of the correlations of varying terms, by factor."""
-        check_is_fitted(self)
-        return correlation_frames(self._frame, self._fitted.posterior)
+        return self._once("group_correlation", lambda: correlation_frames(self._frame, self._fitted.posterior))
 
     @property
     def shrinkage_(self):
         """Share of a group's own estimate that is kept, by factor."""
-        check_is_fitted(self)
-        return shrinkage_frames(self._frame, self._fitted.posterior)
+        return self._once("shrinkage", lambda: shrinkage_frames(self._frame, self._fitted.posterior))
 
     def group_effects(self, coverage=0.95):
         """Return the coefficients of every group beside their no-pooling estimates.
@@ -65,8 +61,14 @@ class PosteriorAnswersMixin:
     @property
     def diagnostics_(self):
         """Whether the posterior was found: one row for each parameter."""
+        known = self._has_known_errors
+        return self._once("diagnostics", lambda: diagnose_fit(self._frame, self._fitted, sigma_is_parameter=not known))
+
+    def _once(self, name, compute):
+        """Return a copy of an answer that is computed once for each fit."""
         check_is_fitted(self)
-        return diagnose_fit(self._frame, self._fitted, sigma_is_parameter=not self._has_known_errors)
+        answer = self._fitted.once(name, compute)
+        return {key: part.copy() for key, part in answer.items()} if isinstance(answer, dict) else answer.copy()
 
     def summary(self):
         """Return posterior mean, sd, 89 % interval and diagnostics of every parameter.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hbsk._no_pooling import fit_no_pooling
+from hbsk._no_pooling import NoPoolingPosterior, fit_no_pooling
 from hbsk._posterior import BLOCK_ELEMENTS
 from hbsk._prediction import mixture_quantiles
 
@@ -70,9 +70,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
         table = pd.DataFrame(
             {
                 "factor": factor.name,
-                "group": pd.Series(np.tile(np.arange(n_groups), q)).map(dict(enumerate(labels)))
-                if labels.dtype == object
-                else np.tile(labels, q),
+                "group": pd.Series(np.tile(labels, q)).infer_objects(),
                 "term": np.repeat(column_labels(factor), n_groups),
                 "n": np.tile(copies[factor.name], q),
                 "no_pooling": separate.T.ravel(),
@@ -110,7 +108,9 @@ def _coefficients(posterior, moments, with_common):
 def _no_pooling_estimates(fitted, specification, f, with_common):
     if fitted.model is None:
         return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
-    posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
+    posterior = fitted.posterior
+    if not isinstance(posterior, NoPoolingPosterior):
+        posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
     moments = posterior.group_moments(need_covariance=False)
     common_mean, _ = posterior.common_moments()
     estimate = moments.mean.copy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -60,6 +61,17 @@ class Fitted:
     trusted: bool = True
     sample_stats: dict[str, np.ndarray] | None = None
     diagnostics: pd.DataFrame | None = None
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return an answer, computed when it is first asked for; it ends with this fit and is left out of pickles."""
+        answers = self.__dict__.setdefault("_answers", {})
+        if name not in answers:
+            answers[name] = compute()
+        return answers[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be computed again out of a pickle."""
+        return {name: value for name, value in vars(self).items() if name != "_answers"}
 
 
 def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:

@@ -68,6 +68,13 @@ class GroupFactor:
             codes = self._encode_few(columns[0])
             if codes is not None:
                 return codes
+        if len(columns) == 1 and self.labels.dtype == object:
+            known = self._encode_known(columns[0])
+            new = known < 0
+            if not new.all():
+                if new.any():
+                    known[new] = self.encode(columns[0][new])
+                return known
         codes, labels = _factorize_of(self.name, columns)
         positions = self._positions(labels)
         unseen = np.flatnonzero(positions < 0)
@@ -89,6 +96,17 @@ class GroupFactor:
             return None
         found = [self._lookup().get(text) for text in texts]
         return None if None in found else np.array(found, dtype=np.int64)
+
+    def _encode_known(self, values: Values) -> np.ndarray:
+        """Codes of known labels that are no numbers, -1 for others; no list of the distinct ones is made."""
+        index = self.__dict__.get("_index_of_labels")
+        if index is None:
+            index = pd.Index(self.labels, dtype=object, tupleize_cols=False)
+            object.__setattr__(self, "_index_of_labels", index)
+        try:
+            return index.get_indexer(np.asarray(values, dtype=object)).astype(np.int64, copy=False)
+        except TypeError:  # labels that cannot be hashed
+            return np.full(len(values), -1, dtype=np.int64)
 
     def _positions(self, labels: np.ndarray) -> np.ndarray:
         """Where each label stands in `self.labels`, -1 for those that do not."""

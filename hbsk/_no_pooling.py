@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from hbsk._group_moments import GroupMoments, residual_products
 from hbsk._marginal_fit import integrate_model
-from hbsk._posterior import GroupMoments, MarginalPosterior, RowMixture, VarianceNodes, draw_rows
-from hbsk.inference.group_algebra import lower_indices
+from hbsk._posterior import MarginalPosterior, RowMixture, VarianceNodes, draw_rows
+from hbsk.inference.group_algebra import lower_indices, unpack_symmetric
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 from hbsk.inference.variance_parameters import VarianceParameters
@@ -104,6 +105,23 @@ class NoPoolingPosterior(MarginalPosterior):
             if need_variance:
                 variance[~known] = fresh_variance
         return mean, variance
+
+    # the same H_j at all nodes
+    has_short_moments = True
+
+    def _engine_moments(self, *, need_covariance):
+        q = self.factor.shape[1]
+        packed = self.inverse[None]
+        inverse = unpack_symmetric(packed, q)[0]
+        products = residual_products(self.sums.zx, self.weight @ self.common_mean)
+        mean = np.einsum("klj,lj->jk", inverse, products[:, -1])
+        if not need_covariance:
+            return GroupMoments(mean, None, None)
+        reach = np.einsum("klj,laj->jak", inverse, products[:, :-1])  # (H B_x)'
+        with_common = -np.einsum("ab,jbk->jak", self._common_covariance(), reach, optimize=True)
+        covariance = (self.weight @ self.sigma**2) * inverse.transpose(2, 0, 1)
+        covariance = covariance - np.einsum("jak,jal->jkl", reach, with_common, optimize=True)
+        return GroupMoments(mean, covariance, with_common)
 
     def group_moments(self, factor=0, *, need_covariance=True) -> GroupMoments:
         moments = super().group_moments(factor, need_covariance=need_covariance)

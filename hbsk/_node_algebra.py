@@ -64,7 +64,8 @@ def canonical_root(root):
     """Return the lower factor, with a positive diagonal, of ``R R'``: it does not hang on signs of eigenvectors."""
     triangle = np.linalg.qr(root.swapaxes(1, 2), mode="r").swapaxes(1, 2)
     signs = np.sign(np.einsum("mkk->mk", triangle))
-    return triangle * np.where(signs == 0, 1.0, signs)[:, None, :]
+    # in one stretch, as it comes back from a pickle: sums then have the same bits
+    return np.ascontiguousarray(triangle * np.where(signs == 0, 1.0, signs)[:, None, :])
 
 
 def squared_norm(root, reach):

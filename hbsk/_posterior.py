@@ -14,6 +14,7 @@ from functools import cached_property
 
 import numpy as np
 
+from hbsk._group_moments import BLOCK_ELEMENTS, GroupMoments, effect_moments
 from hbsk._node_algebra import (
     GroupLaws,
     canonical_root,
@@ -24,13 +25,12 @@ from hbsk._node_algebra import (
     systematic_resample,
 )
 from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack_symmetric
+from hbsk.inference.group_passes import find_cells
 from hbsk.inference.marginal import MarginalPoints
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
 FAR = 1e-8
-# Nodes times rows times columns worked on at a time.
-BLOCK_ELEMENTS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -253,6 +253,7 @@ class MarginalPosterior:
         few = bool(self.n_groups) and len(x) <= self.sums.n_groups
         # of few rows indeed, as where one is predicted, means can do without variances and blocks
         at_once = few and self.n_nodes * len(x) * max(x.shape[1], self.factor.shape[1] ** 2) <= BLOCK_ELEMENTS
+        few = few and (at_once or not self.has_short_moments)
         if few and (need_variance or not at_once):
             return moments_by_block(self, x, z, codes)
         # In engine units, where columns are centred: raw coefficients of a column far from zero would cancel.
@@ -293,6 +294,9 @@ class MarginalPosterior:
 
     # groups
 
+    # whether moments of all groups cost less than the mixture of a few rows
+    has_short_moments = False
+
     def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:  # noqa: ARG002
         """Return posterior moments of the effects of all groups."""
         moments = self._effects_with_spread if need_covariance else self._effects
@@ -314,36 +318,7 @@ class MarginalPosterior:
         return self._engine_moments(need_covariance=True)
 
     def _engine_moments(self, *, need_covariance: bool) -> GroupMoments:
-        """Return moments of the effects in engine units, those of the conditional Gaussians."""
-        n_groups, q = self.sums.n_groups, self.factor.shape[1]
-        p = self.common_mean.shape[1]
-        mean = np.empty((n_groups, q))
-        covariance = np.empty((n_groups, q, q)) if need_covariance else None
-        with_common = np.empty((n_groups, p, q)) if need_covariance else None
-        contrast = np.concatenate([-self.common_mean, np.ones((self.n_nodes, 1))], axis=1)
-        common_deviation = self.common_mean - self.weight @ self.common_mean
-        size = self.n_nodes * q * (max(p, 1) if need_covariance else 1) * q
-        width = max(16, BLOCK_ELEMENTS // size)
-        for start in range(0, n_groups, width):
-            groups = slice(start, start + width)
-            inverse = unpack_symmetric(self._inverse(groups), q)
-            zx = self.sums.zx[:, :, groups]
-            left = np.tensordot(contrast, zx, axes=([1], [1]))
-            effect = np.einsum("mklj,mlj->mkj", inverse, left)
-            mean[groups] = np.tensordot(self.weight, effect, 1).T
-            if not need_covariance:
-                continue
-            reach = np.einsum("mklj,laj->mkaj", inverse, zx[:, :-1])  # H B_x
-            through = np.einsum("mkaj,mab->mkbj", reach, self.common_root, optimize=True)
-            deviation = effect - mean[groups].T
-            total = np.einsum("m,mkj,mlj->jkl", self.weight, deviation, deviation, optimize=True)
-            total += np.einsum("m,mklj->jkl", self.weight * self.sigma**2, inverse)
-            total += np.einsum("m,mkbj,mlbj->jkl", self.weight, through, through, optimize=True)
-            covariance[groups] = total
-            cross = np.einsum("m,mi,mkj->jik", self.weight, common_deviation, deviation, optimize=True)
-            cross -= np.einsum("m,mib,mkbj->jik", self.weight, self.common_root, through, optimize=True)
-            with_common[groups] = cross
-        return GroupMoments(mean, covariance, with_common)
+        return effect_moments(self, need_covariance=need_covariance)
 
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""
@@ -351,19 +326,19 @@ class MarginalPosterior:
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
-        n_groups, q = self.sums.n_groups, self.factor.shape[1]
+        q = self.factor.shape[1]
         prior = np.sum(self.factor**2, axis=2)
         prior = np.where(prior > 0, prior, 1.0)
-        shrinkage = np.empty((n_groups, q))
         row, column = lower_indices(q)
         diagonal = np.flatnonzero(row == column)
+        cell, first = find_cells(self.sums.zz)  # groups of one design keep the same share
+        shrinkage = np.empty((len(first), q))
         width = max(16, BLOCK_ELEMENTS // (self.n_nodes * q * q))
-        for start in range(0, n_groups, width):
-            groups = slice(start, start + width)
-            inverse = self._inverse(groups)
-            left = 1.0 - inverse[:, diagonal] / prior[:, :, None]
-            shrinkage[groups] = np.tensordot(self.weight, left, 1).T
-        return np.clip(shrinkage, 0.0, 1.0)
+        for start in range(0, len(first), width):
+            at = slice(start, start + width)
+            left = 1.0 - self._inverse(first[at])[:, diagonal] / prior[:, :, None]
+            shrinkage[at] = np.tensordot(self.weight, left, 1).T
+        return np.clip(shrinkage, 0.0, 1.0)[cell]
 
     # draws
 
@@ -414,23 +389,6 @@ class MarginalPosterior:
             fresh = np.einsum("skl,sjl->sjk", self.sigma[at, None, None] * self.factor[at], noise)
             effects[:, block] = np.where(known[block][:, None], drawn, fresh)
         return effects * self.scaling.y_scale / self.scaling.z_scale
-
-
-@dataclass(frozen=True)
-class GroupMoments:
-    """Posterior moments of group effects, in the units of y over those of the columns.
-
-    Attributes
-    ----------
-    mean : ndarray of shape (n_groups, q)
-    covariance : ndarray of shape (n_groups, q, q) or None
-    with_common : ndarray of shape (n_groups, p, q) or None
-        Covariance with the coefficients of the raw common columns.
-    """
-
-    mean: np.ndarray
-    covariance: np.ndarray | None
-    with_common: np.ndarray | None
 
 
 def marginal_posterior(

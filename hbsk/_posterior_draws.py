@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hbsk._group_moments import GroupMoments
 from hbsk._posterior import (
-    GroupMoments,
     JointDraws,
     RowMixture,
     VarianceNodes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -310,12 +310,27 @@ def _read_frame(estimator: Any, X: Any, *, reset: bool, min_samples: int) -> Tab
     if n_columns < 1:
         raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1{context}")
     _check_n_rows(estimator, n_rows, min_samples)
-    if isinstance(X, pd.DataFrame):
-        columns = [column for _, column in X.items()]  # half the time of iloc, and any name will do
-    else:
-        frame = nw.from_native(X, eager_only=True)
-        columns = [frame.get_column(name) for name in frame.columns]
-    return Table(dict(zip(_column_names(estimator, n_columns), columns, strict=True)), n_rows)
+    return Table(_FrameColumns(X, _column_names(estimator, n_columns)), n_rows)
+
+
+class _FrameColumns(Mapping):
+    """Columns of a frame by name, taken out of it when they are asked for: of two thousand a model may use two."""
+
+    def __init__(self, frame: Any, names: list[str]):
+        self._positions = {name: position for position, name in enumerate(names)}
+        self._frame = frame if isinstance(frame, pd.DataFrame) else nw.from_native(frame, eager_only=True)
+
+    def __getitem__(self, name: str) -> Any:
+        position = self._positions[name]
+        if isinstance(self._frame, pd.DataFrame):
+            return self._frame.iloc[:, position]
+        return self._frame.get_column(self._frame.columns[position])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._positions)
+
+    def __len__(self) -> int:
+        return len(self._positions)
 
 
 def _column_names(estimator: Any, n_columns: int) -> list[str]:

@@ -115,9 +115,9 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     shrinkage_ : dict of str to DataFrame of shape (n_groups, n_terms)
         ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2`` averaged over the posterior: how much of a group's own estimate
         is kept, between 0 (the population's value) and 1 (no pooling). For varying intercepts it is
-        ``tau^2 / (tau^2 + sigma^2 / n_j)``. Computed when asked for.
+        ``tau^2 / (tau^2 + sigma^2 / n_j)``.
     group_effects_ : DataFrame
-        One row for each factor, term and group; see `group_effects`. Computed when asked for.
+        One row for each factor, term and group; see `group_effects`.
     diagnostics_ : DataFrame
         One row for each parameter: ``r_hat``, ``ess_bulk``, ``ess_tail``, ``mcse_mean`` (Monte Carlo error of the
         mean), ``divergences`` and ``pareto_k`` where they apply, and ``in_model`` (False for constant columns, which
@@ -139,6 +139,10 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     are Bambi's, except that columns without a varying slope count as mean-centred in the scale of the priors on the
     intercept and on ``1|group``, so that shifting such a column changes nothing, and that an offset is taken off y
     first. sigma is at least 1e-6 of the sd of y: a perfect fit has no proper posterior otherwise.
+
+    `group_sd_`, `group_correlation_`, `shrinkage_`, `group_effects_` and `diagnostics_` are computed when they are
+    first asked for, kept until the next fit, and left out of pickles. What is returned is a copy: changing it changes
+    no answer.
 
     ``sample_weight`` counts copies of rows; ``standard_error`` is the known sd of each y. They may be given together.
 
