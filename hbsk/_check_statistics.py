@@ -83,6 +83,8 @@ class PerGroup:
                 )
             groups = groups[self.factor]
         factor, codes = GroupFactor.learn("groups", [groups if isinstance(groups, pd.Series) else np.asarray(groups)])
+        if not factor.n_groups:
+            raise ValueError(f"{self!r}: every label is missing, so there are no groups.")
         order = np.argsort(codes, kind="stable")
         ends = np.searchsorted(codes[order], np.arange(factor.n_groups + 1))
         return factor.labels.tolist(), [order[a:b] for a, b in pairwise(ends)]
@@ -139,7 +141,7 @@ def bind_statistics(statistics: Any, X: Any, groups: Any) -> dict[str, Callable]
         )
     if not named:
         raise ValueError(f"statistics is empty; name at least one of {_accepted_names()}, or pass a callable T(y).")
-    names = [name for name, _ in named]
+    names = [str(name) for name, _ in named]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"statistics has two entries named {twice!r}; pass a dict, whose keys are the names.")
@@ -163,35 +165,77 @@ def _bind(name: str, statistic: Any, X: Any, groups: Any) -> Callable:
     if isinstance(statistic, PerGroup):
         return statistic.bind(groups)
     arguments = {key: value for key, value in (("groups", groups), ("X", X)) if key in known}
-    return lambda values: _call(name, statistic, values, arguments)
+    return _Called(name, statistic, arguments)
 
 
-def _call(name: str, statistic: Callable, values: np.ndarray, arguments: dict) -> tuple[np.ndarray, Any]:
-    labels: Any = None
-    results = []
-    for column in values.T:
+class _Called:
+    """A user's T(y) of every column of responses; labels are those of the first column ever, that of the data."""
+
+    def __init__(self, name: str, statistic: Callable, arguments: dict[str, Any]):
+        self.name = name
+        self.statistic = statistic
+        self.arguments = arguments
+        self.size: int | None = None
+        self.index: pd.Index | None = None
+        self.labels: list | None = None
+
+    def __call__(self, values: np.ndarray) -> tuple[np.ndarray, list | None]:
         # A copy: a statistic that sorts in place must not reorder the data.
-        result = statistic(column.copy(), **arguments)
-        if isinstance(result, pd.Series):
-            labels = result.index.tolist()
+        results = [self.numbers(self.statistic(column.copy(), **self.arguments)) for column in values.T]
+        return np.stack(results), self.labels
+
+    def numbers(self, result: Any) -> np.ndarray:
+        """Return the numbers of one data set, in the order of those of the first."""
+        index = result.index if isinstance(result, pd.Series) else None
         try:
-            result = np.asarray(result, dtype=np.float64)
+            numbers = np.asarray(result, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"statistic {name!r} must return numbers, got {result!r}.") from error
-        if result.ndim > 1:
+            raise TypeError(f"statistic {self.name!r} must return numbers, got {result!r}.") from error
+        if result is None or numbers.ndim > 1 or not numbers.size:
+            what = "None" if result is None else f"an array of shape {numbers.shape}"
             raise ValueError(
-                f"statistic {name!r} returned an array of shape {result.shape}; it must return a number, or a 1-D "
-                "array or Series of numbers."
+                f"statistic {self.name!r} returned {what}; it must return a number, or a 1-D array or Series of one "
+                "number or more."
             )
-        if result.ndim == 1 and labels is None:
-            labels = list(range(len(result)))
-        results.append(np.atleast_1d(result))
-    sizes = {len(result) for result in results}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"statistic {name!r} returned {min(sizes)} to {max(sizes)} numbers; it must be as many for every data set."
-        )
-    return np.stack(results), labels
+        if self.size is None:
+            self.remember(numbers, index)
+        elif numbers.size != self.size:
+            sizes = sorted([numbers.size, self.size])
+            raise ValueError(
+                f"statistic {self.name!r} returned {sizes[0]} to {sizes[1]} numbers; it must be as many for every data "
+                "set."
+            )
+        return self.in_order(np.atleast_1d(numbers), index)
+
+    def remember(self, numbers: np.ndarray, index: pd.Index | None) -> None:
+        self.size, self.index = numbers.size, index
+        if index is None:
+            self.labels = list(range(numbers.size)) if numbers.ndim else None
+            return
+        if not index.is_unique:
+            twice = index[index.duplicated()][0]
+            raise ValueError(f"statistic {self.name!r} returned a Series with two values for {shown(twice)}.")
+        self.labels = index.tolist()
+
+    def in_order(self, numbers: np.ndarray, index: pd.Index | None) -> np.ndarray:
+        if (index is None) != (self.index is None):
+            raise ValueError(
+                f"statistic {self.name!r} returned a Series for one data set and none for another; only Series can be "
+                "matched by label."
+            )
+        if index is None or index.equals(self.index):
+            return numbers
+        order = index.get_indexer(self.index) if index.is_unique else np.array([-1])
+        if (order < 0).any():
+            raise ValueError(
+                f"statistic {self.name!r} returned a Series with the labels {_some(self.index)} for the data and "
+                f"{_some(index)} for a replicate; they must be the same, in any order."
+            )
+        return numbers[order]
+
+
+def _some(index: pd.Index) -> str:
+    return shown(index[:5].tolist()) + (f" (the first of {len(index)})" if len(index) > 5 else "")
 
 
 def evaluate(bound: dict[str, Callable], values: np.ndarray) -> tuple[np.ndarray, list[str]]:
@@ -200,8 +244,19 @@ def evaluate(bound: dict[str, Callable], values: np.ndarray) -> tuple[np.ndarray
     for name, function in bound.items():
         part, labels = function(values)
         parts.append(part)
-        names += [name] if labels is None else [f"{name}[{label}]" for label in labels]
+        names += [name] if labels is None else [f"{name}[{text}]" for text in _texts(labels)]
+    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+    if twice is not None:
+        raise ValueError(f"statistics gives two values the name {twice!r}; pass a dict, whose keys are the names.")
     return np.concatenate(parts, axis=1), names
+
+
+def _texts(labels: list) -> list[str]:
+    """Return labels as text: integers that came as floats, as beside missing ones, without a fraction; 1 beside "1"."""
+    if all(isinstance(label, float) and label.is_integer() for label in labels):
+        labels = [int(label) for label in labels]
+    texts = list(map(str, labels))
+    return texts if len(set(texts)) == len(texts) else [shown(label) for label in labels]
 
 
 def _check_name(name: str) -> None:

@@ -136,8 +136,8 @@ def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
     Raises
     ------
     ValueError
-        If the text is no such document, or of a format that this version does not read; if it lacks a part of a fit, has
-        one of another kind, or claims sizes that it does not fill (nothing is allocated for a claim).
+        If the text is no such document, or of a format that this version does not read; if it lacks a part of a fit,
+        has one of another kind, or claims sizes that it does not fill (nothing is allocated for a claim).
 
     See Also
     --------

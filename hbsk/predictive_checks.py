@@ -53,10 +53,10 @@ class PredictiveCheck:
         Returns
         -------
         Series of shape (n_statistics,)
-            P(T(y_rep) >= T(y)) by name; NaN where T is not defined for the data.
+            P(T(y_rep) >= T(y)) by name; NaN where T is not defined for the data or a replicate.
         """
         share = (self.replicated >= self.observed).mean()
-        return share.where(self.observed.notna()).rename("p_value")
+        return share.where(self.observed.notna() & self.replicated.notna().all()).rename("p_value")
 
     def to_frame(self) -> pd.DataFrame:
         """Tabulate the check, one row for each statistic.
@@ -116,8 +116,9 @@ def posterior_predictive_check(
         What to compare. Strings are "mean", "std" (with n - 1), "min", "max" and "median". A callable T(y) gets the
         responses as an array; where it has a parameter `groups` it gets the labels of the rows too (an array, or a
         DataFrame with a column for each of several grouping factors), and where it has a parameter `X` it gets X as it
-        is given here. It returns a number, or several as a 1-D array or Series, each of which is checked. `per_group`
-        makes a statistic of each group. In a dict the keys are the names.
+        is given here. It returns a number, or several as a 1-D array or Series, each of which is checked; numbers of
+        Series are matched by their labels, which must be those that the data have. `per_group` makes a statistic of
+        each group. In a dict the keys are the names.
     n_samples : int, default=1000
         Number of replicated data sets.
     random_state : int, RandomState instance, Generator or None, default=None
@@ -201,7 +202,7 @@ def posterior_predictive_check(
 def _check_defined(observed: np.ndarray, replicated: pd.DataFrame) -> None:
     """Raise where replicates have no value and the data have one: a p-value would be wrong without a word."""
     for value, (name, column) in zip(observed, replicated.items(), strict=True):
-        if np.isfinite(value) and column.isna().any():
+        if not np.isnan(value) and column.isna().any():
             raise ValueError(
                 f"statistic {name!r} is {value:.6g} for the data and NaN for {int(column.isna().sum())} of "
                 f"{len(column)} replicates, so its p-value has no meaning. Either T cannot deal with some data sets, "
@@ -249,7 +250,8 @@ def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
             return None
         factor, codes = GroupFactor.learn(source.name, label_columns(source, table, keyword))
         # A missing label, code -1, stays missing.
-        labels[source.name] = pd.Series(factor.labels).reindex(codes).reset_index(drop=True)
+        found = factor.labels.astype(object) if (codes < 0).any() else factor.labels  # integers stay integers
+        labels[source.name] = pd.Series(found).reindex(codes).reset_index(drop=True)
     if len(labels) > 1:
         return pd.DataFrame(labels)
     return next((column.to_numpy() for column in labels.values()), None)
