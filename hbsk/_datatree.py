@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from hbsk._design import columns_by_term
+from hbsk._no_pooling import unidentified_rows, without_unidentified_effects
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import PredictedRows
 
@@ -43,13 +45,14 @@ def posterior_datatree(frame, fitted, n_chains: int, n_draws: int, rng, rows: Pr
     else:
         draws = posterior.joint_draws(n_chains * n_draws, rng, codes)
     shape = (n_chains, n_draws)
-    variables, dims, coords = _variables(frame, draws, shape, known_errors)
+    effects = without_unidentified_effects(posterior, draws.effects)
+    variables, dims, coords = _variables(frame, replace(draws, effects=effects), shape, known_errors)
     groups: dict[str, Any] = {"posterior": variables}
     stats = fitted.sample_stats
     if stats is not None and all(values.shape == shape for values in stats.values()):
         groups["sample_stats"] = stats
     if rows is not None:
-        groups |= _row_groups(specification.response, draws, rows, y, shape, rng)
+        groups |= _row_groups(specification.response, posterior, draws, rows, y, shape, rng)
         dims[specification.response] = ["__obs__"]
         coords["__obs__"] = np.arange(n_rows)
     return from_dict(groups, dims=dims, coords=coords)
@@ -92,13 +95,14 @@ def _variables(frame, draws, shape, known_errors):
     return variables, dims, coords
 
 
-def _row_groups(response, draws, rows, y, shape, rng):
+def _row_groups(response, posterior, draws, rows, y, shape, rng):
     """Return pointwise log likelihood, replicates and observations of rows."""
     x, z, offset = rows.design.block(0, rows.design.n_rows)
     predictor = draws.common @ x.T
     for columns, code, effects in zip(z, rows.codes, draws.effects, strict=True):
         for k in range(columns.shape[1]):
             predictor += effects[:, code, k] * columns[:, k]
+    predictor[:, unidentified_rows(posterior, x, z, rows.codes)] = np.nan
     if offset is not None:
         predictor += offset
     scale = draws.variance.sigma[:, None] if rows.standard_error is None else rows.standard_error

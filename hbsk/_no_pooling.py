@@ -74,7 +74,7 @@ class NoPoolingPosterior(MarginalPosterior):
         known = codes[0] < self.sums.n_groups
         at = np.where(known, codes[0], 0)
         mixture = super().row_mixture(x, z, [at])
-        variance = np.where(known & self._is_free(z[0], at), np.inf, mixture.variance)
+        variance = np.where(self.unidentified_rows(x, z, codes), np.inf, mixture.variance)
         mean = mixture.mean
         if not known.all():
             fresh = self.complete.row_mixture(x[~known], [], [])
@@ -86,19 +86,32 @@ class NoPoolingPosterior(MarginalPosterior):
         of_known, of_new = super().row_sigma(codes), self.complete.row_sigma([])
         return of_known if known.all() else np.where(known, of_known, of_new)
 
-    def _is_free(self, z, at):
-        """Tell which rows ask for a direction that their group does not identify."""
-        z = self.scaling.varying(z)
-        inside = np.einsum("rk,rkl,rl->r", z, self.identified[at], z)
+    def unidentified_rows(self, x, z, codes) -> np.ndarray:
+        """Tell which rows of known groups ask for what the rows of their group do not identify.
+
+        That is a direction of the varying columns, or a common column, absorbed by the varying ones, away from where
+        the group has it: along a direction d of the absorbed ones, ``u_j`` makes up for ``A_j^+ B_j d``.
+        """
+        known = codes[0] < self.sums.n_groups
+        groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
+        z = self.scaling.varying(z[0])
+        inside = np.einsum("rk,rkl,rl->r", z, self.identified[groups[position]], z)
         size = np.sum(z**2, axis=1)
-        return size - inside > np.sqrt(IDENTIFIED) * size
+        free = size - inside > np.sqrt(IDENTIFIED) * size
+        x = self.scaling.common(x, self.has_intercept)
+        inverse = unpack_symmetric(self.inverse[:, groups][None], z.shape[1])[0]
+        products = np.einsum("lpj,pa->laj", self.sums.zx[:, :-1, groups], self.absorbed)
+        made_up = np.einsum("klj,laj->jka", inverse, products)
+        own, of_group = x @ self.absorbed, np.einsum("rk,rka->ra", z, made_up[position])
+        size = np.abs(x) @ np.abs(self.absorbed) + np.einsum("rk,rka->ra", np.abs(z), np.abs(made_up[position]))
+        return known & (free | np.any(np.abs(own - of_group) > np.sqrt(IDENTIFIED) * size, axis=1))
 
     def row_moments(self, x, z, codes, need_variance=True):
         known = codes[0] < self.sums.n_groups
         at = np.where(known, codes[0], 0)
         mean, variance = super().row_moments(x, z, [at], need_variance)
         if need_variance:
-            variance = np.where(self._is_free(z[0], at), np.inf, variance)
+            variance = np.where(self.unidentified_rows(x, z, codes), np.inf, variance)
         if not known.all():
             fresh_mean, fresh_variance = self.complete.row_moments(x[~known], [], [], need_variance)
             mean[~known] = fresh_mean
@@ -127,15 +140,19 @@ class NoPoolingPosterior(MarginalPosterior):
         moments = super().group_moments(factor, need_covariance=need_covariance)
         if need_covariance:
             q = self.factor.shape[1]
-            free = np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED)
+            free = self.unidentified_effects()
             covariance = moments.covariance.copy()
             covariance[:, range(q), range(q)] = np.where(free, np.inf, covariance[:, range(q), range(q)])
             moments = replace(moments, covariance=covariance)
         return moments
 
+    def unidentified_effects(self) -> np.ndarray:
+        """Tell which columns a group does not identify, shape (n_groups, q)."""
+        return np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED)
+
     def shrinkage(self, factor=0):  # noqa: ARG002 - there is one factor
         """Return 1 where a group identifies the column, otherwise 0."""
-        return np.where(np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED), 0.0, 1.0)
+        return np.where(self.unidentified_effects(), 0.0, 1.0)
 
     def row_draws(self, x, z, codes, n_draws, rng):
         known = codes[0] < self.sums.n_groups
@@ -144,7 +161,22 @@ class NoPoolingPosterior(MarginalPosterior):
         predictor[:, known], sigma[:, known] = draw_rows(self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng)
         if not known.all():
             predictor[:, ~known], sigma[:, ~known] = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
+        predictor[:, self.unidentified_rows(x, z, codes)] = np.nan
         return predictor, sigma
+
+
+def unidentified_rows(posterior, x, z, codes) -> np.ndarray:
+    """Tell which rows have an infinite sd since nothing is pooled and their group does not identify them."""
+    if isinstance(posterior, NoPoolingPosterior):
+        return posterior.unidentified_rows(x, z, codes)
+    return np.zeros(len(x), dtype=bool)
+
+
+def without_unidentified_effects(posterior, effects: list[np.ndarray]) -> list[np.ndarray]:
+    """Return draws (n_draws, n_groups, q) of the effects of each factor, NaN where a group does not identify them."""
+    if isinstance(posterior, NoPoolingPosterior):
+        return [np.where(posterior.unidentified_effects(), np.nan, effects[0])]
+    return effects
 
 
 def complete_pooling_model(model: MarginalModel) -> MarginalModel:

@@ -285,7 +285,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         mean : ndarray of shape (n_samples,)
         std : ndarray of shape (n_samples,)
             Only if ``return_std``. Infinite where the posterior of the between-group variance has no mean (a group that
-            fit has not seen, few groups, a heavy-tailed prior).
+            fit has not seen, few groups, a heavy-tailed prior), and with ``pooling="none"`` where the group's own rows
+            do not identify the mean of the row.
         """
         rows, read = self._read(X, groups, standard_error)
         if return_std or standard_error is not None:
@@ -344,7 +345,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Returns
         -------
         y : ndarray of shape (n_samples_X, n_samples)
-            Each column is one joint draw of all rows.
+            Each column is one joint draw of all rows. NaN in the rows of ``pooling="none"`` whose group does not
+            identify their mean: their sd is infinite, and nothing can be drawn.
         """
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be a positive integer, got {shown(n_samples)}.")

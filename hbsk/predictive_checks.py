@@ -16,8 +16,9 @@ from hbsk._check_statistics import bind_statistics, evaluate, per_group
 from hbsk._labels import GroupFactor
 from hbsk._messages import shown
 from hbsk._model_frame import read_new_rows
+from hbsk._no_pooling import unidentified_rows
 from hbsk._prediction import sample_observations
-from hbsk._sources import label_columns, read_keyword
+from hbsk._sources import label_columns, quoted, read_keyword
 from hbsk._table import read_table
 from hbsk._validation import check_target
 from hbsk.model_selection._responses import answering_step, parameters
@@ -188,6 +189,8 @@ def posterior_predictive_check(
     estimator, X_seen = answering_step(estimator, X)
     _check_estimator(estimator)
     y = check_target(y, _num_samples(X), type(estimator).__name__)
+    if _is_ours(estimator):
+        _refuse_unidentified(estimator, X_seen, groups, standard_error)
     bound = bind_statistics(statistics, X, _read_labels(estimator, X_seen, groups))
     draw = _fresh_sampler if new_groups else _sampler
     sample = draw(estimator, X_seen, groups, standard_error, _random_state(estimator, random_state))
@@ -255,6 +258,23 @@ def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
     if len(labels) > 1:
         return pd.DataFrame(labels)
     return next((column.to_numpy() for column in labels.values()), None)
+
+
+def _refuse_unidentified(estimator: Any, X: Any, groups: Any, standard_error: Any) -> None:
+    """Raise for rows whose sd is infinite without pooling: no replicates can be drawn of them."""
+    if estimator.pooling != "none":
+        return
+    rows, read = read_new_rows(estimator, estimator._frame, X, groups, standard_error)
+    x, z, _ = rows.design.block(0, rows.design.n_rows)
+    unidentified = unidentified_rows(estimator._fitted.posterior, x, z, list(rows.codes))
+    if unidentified.any():
+        (factor,) = read.factors.values()
+        labels = quoted(factor.labels[np.unique(rows.codes[0][unidentified])].tolist())
+        raise ValueError(
+            f"{int(unidentified.sum())} rows of X ask for what the rows of their group in fit do not identify (groups "
+            f"{labels}). With pooling='none' their sd is infinite, and no replicates can be drawn: leave these rows "
+            "out, or use pooling='partial'."
+        )
 
 
 def _sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, random_state: Any) -> Callable:

@@ -28,9 +28,10 @@ Y = np.array([1.0, 5.0])
 X = np.zeros((2, 1))
 
 
-def check(statistic, *replicates, y=Y, **options):
-    options = {"n_samples": len(replicates), "random_state": 0} | options
-    return posterior_predictive_check(Draws(np.column_stack(replicates).astype(np.float64)), np.zeros((len(y), 1)), y, statistics=statistic, **options)
+def check(statistic, *replicates, y=Y):
+    draws = Draws(np.column_stack(replicates).astype(np.float64))
+    options = {"statistics": statistic, "n_samples": len(replicates), "random_state": 0}
+    return posterior_predictive_check(draws, np.zeros((len(y), 1)), y, **options)
 
 
 def test_values_of_a_series_are_matched_by_label():

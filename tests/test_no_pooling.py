@@ -8,6 +8,7 @@ from hbsk import PartialPoolingRegressor
 from hbsk._marginal_fit import fit_marginal, marginal_model
 from hbsk._no_pooling import absorbed_directions, fit_no_pooling, pseudo_inverses
 from hbsk._sd_prior import SdPrior
+from hbsk.predictive_checks import posterior_predictive_check
 from tests import dense
 from tests.dense import Problem, make_priors, make_problem
 
@@ -416,3 +417,71 @@ def test_new_groups_beside_known_ones_under_a_bounded_prior(rng):
     found = posterior.row_moments(x[:1], [problem.Z[:1]], [np.array([4])])
     np.testing.assert_allclose(found[0], wanted[0], atol=0.02 * np.sqrt(wanted[1][0]))
     np.testing.assert_allclose(found[1], wanted[1], rtol=0.05)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a group does not identify, everywhere the same
+
+
+def unidentified_frame():
+    """Groups a to e: a line, one place, one row, two rows, a line; and a column of group level."""
+    rng = np.random.default_rng(11)
+    group = np.repeat(list("abcde"), [5, 3, 1, 2, 4])
+    frame = pd.DataFrame({"g": group, "x": rng.normal(size=15).round(2), "shared": rng.normal(size=15).round(2)})
+    frame.loc[frame["g"] == "b", "x"] = 0.5
+    frame["level"] = frame["g"].map({"a": 1.0, "b": 2.5, "c": -1.0, "d": 0.5, "e": 0.0})
+    return frame, 3 + frame["x"] + rng.normal(size=15)
+
+
+def identified_by_rank(formula_columns, frame, new):
+    """Tell by the rank of the whole design, with a block for each group, which new rows it spans."""
+
+    def design(rows):
+        common = np.column_stack([np.ones(len(rows)), *(rows[c] for c in ("x", "shared", "level"))])
+        varying = np.column_stack([np.ones(len(rows)), *(rows[c] for c in formula_columns)])
+        blocks = [varying * (rows["g"] == g).to_numpy()[:, None] for g in "abcde"]
+        return np.column_stack([common, *blocks])
+
+    A, B = design(frame), design(new)
+    projection = np.linalg.pinv(A, rcond=1e-10) @ A
+    return np.abs(B @ projection - B).max(axis=1) < 1e-8
+
+
+@pytest.mark.parametrize("varying", [(), ("x",)])
+def test_unidentified_rows_are_the_same_in_all_answers(varying):
+
+    frame, y = unidentified_frame()
+    model = PartialPoolingRegressor(group_features="g", slope_features=list(varying) or None, pooling="none").fit(
+        frame, y
+    )
+    rng = np.random.default_rng(3)
+    new = pd.concat([frame, frame.iloc[rng.integers(0, 15, 30)]], ignore_index=True)
+    new.loc[15:25, "x"] += 1.0
+    new.loc[22:34, "level"] += 1.0
+    new.loc[30:40, "shared"] += 1.0
+    known = identified_by_rank(varying, frame, new)
+    assert known[:15].all()
+    assert 5 < np.count_nonzero(~known) < 30
+    mean, std = model.predict(new, return_std=True)
+    assert np.isfinite(mean).all()
+    np.testing.assert_array_equal(np.isfinite(std), known)
+    for kind in ("mean", "prediction"):
+        interval = model.predict_interval(new, kind=kind)
+        np.testing.assert_array_equal(np.isfinite(interval).all(axis=1), known)
+        np.testing.assert_array_equal(interval[~known], np.tile([-np.inf, np.inf], (np.count_nonzero(~known), 1)))
+    draws = model.sample_y(new, n_samples=4, random_state=0)
+    np.testing.assert_array_equal(np.isfinite(draws), np.repeat(known[:, None], 4, axis=1))
+    np.testing.assert_array_equal(np.isnan(draws), ~np.repeat(known[:, None], 4, axis=1))
+    tree = model.to_datatree(new, np.zeros(len(new)), draws=5)
+    for group in ("posterior_predictive", "log_likelihood"):
+        values = tree[group]["y"].to_numpy()
+        np.testing.assert_array_equal(np.isnan(values).all(axis=(0, 1)), ~known)
+        np.testing.assert_array_equal(np.isnan(values).any(axis=(0, 1)), ~known)
+    table = model.group_effects_.pivot(index="group", columns="term", values="sd")
+    for term in table.columns:
+        values = tree["posterior"][term].to_numpy()
+        np.testing.assert_array_equal(np.isnan(values).any(axis=(0, 1)), np.isinf(table[term]))
+    with pytest.raises(ValueError, match=r"do not identify \(groups .*leave these rows out, or use pooling='partial'"):
+        posterior_predictive_check(model, new, np.zeros(len(new)), n_samples=5)
+    check = posterior_predictive_check(model, frame, y, n_samples=20, random_state=0)
+    assert check.p_value.between(0, 1).all()
