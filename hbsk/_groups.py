@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbsk._label_kinds import written_otherwise
 from hbsk._labels import GroupFactor, Values
 from hbsk._messages import shown
 from hbsk._sources import (
@@ -28,7 +29,7 @@ from hbsk._sources import (
 from hbsk._table import Table, read_table
 from hbsk._validation import about_origin, check_standard_error, check_target, check_weights
 from hbsk._warnings import warn
-from hbsk.exceptions import SuspiciousGroupsWarning
+from hbsk.exceptions import LabelMismatchWarning, SuspiciousGroupsWarning
 
 __all__ = ["FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
 
@@ -259,8 +260,17 @@ def read_rows(
                 if getattr(column.dtype, "kind", "O") == "f":
                     _refuse_fractions(np.asarray(column)[np.isfinite(column)], source.name)
         codes = factor.encode(columns)
+        otherwise = written_otherwise(factor, columns) if (codes >= factor.n_groups).all() else ""
         rows.codes[source.name] = codes
-        rows.unknown[source.name] = apply_unknown_policy(codes, factor.n_groups, columns, unknown_groups, source)
+        rows.unknown[source.name] = apply_unknown_policy(
+            codes, factor.n_groups, columns, unknown_groups, source, otherwise
+        )
+        if otherwise:
+            warn(
+                f"{where_labels_stand(source)}: not one of the labels of these rows was seen in fit; {otherwise}. All "
+                "rows are taken as new groups. Write labels as in fit.",
+                LabelMismatchWarning,
+            )
     return rows
 
 
@@ -293,7 +303,12 @@ def _check_route(estimator_name: str, sources: Sequence[FactorSource], keyword: 
 
 
 def apply_unknown_policy(
-    codes: np.ndarray, n_known: int, labels_seen: Sequence[Values], policy: str, source: FactorSource
+    codes: np.ndarray,
+    n_known: int,
+    labels_seen: Sequence[Values],
+    policy: str,
+    source: FactorSource,
+    otherwise: str = "",
 ) -> np.ndarray:
     """Mark the rows whose group was not seen in fit, as a boolean mask; raise for them under the policy "error".
 
@@ -309,6 +324,8 @@ def apply_unknown_policy(
         Value of `unknown_groups`.
     source : FactorSource
         The factor, for the message.
+    otherwise : str, default=""
+        How the labels are written otherwise than in fit, from `written_otherwise`.
     """
     unknown = codes >= n_known
     if policy == "error" and unknown.any():
@@ -318,8 +335,8 @@ def apply_unknown_policy(
         more = f" and {len(rows) - _SHOWN_LABELS} more" if len(rows) > _SHOWN_LABELS else ""
         raise ValueError(
             f"{where_labels_stand(source)} has {len(rows)} group{'s' * (len(rows) > 1)} not seen in fit: "
-            f'{labels}{more}. unknown_groups="error" asks for this error; "population" answers with the population '
-            'mean, "nan" with NaN.'
+            f'{labels}{more}{otherwise and f"; {otherwise}"}. unknown_groups="error" asks for this error; "population" '
+            'answers with the population mean, "nan" with NaN.'
         )
     return unknown
 

@@ -287,6 +287,12 @@ def _plain_labels(labels: Any) -> np.ndarray:
     return labels
 
 
+def distinct_labels(name: str, columns: Values | Sequence[Values]) -> np.ndarray:
+    """Return the labels that occur in some rows, missing ones left out, in order of appearance or sorted."""
+    columns = [columns] if isinstance(columns, np.ndarray | pd.Series) else list(columns)
+    return _factorize_of(name, columns)[1]
+
+
 def _factorize_of(name: str, columns: Sequence[Values]) -> tuple[np.ndarray, np.ndarray]:
     """`_factorize_columns` with the name of the factor in its errors."""
     try:

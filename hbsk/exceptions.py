@@ -11,6 +11,14 @@ __all__ = [
 ]
 
 
+class LabelMismatchWarning(UserWarning):
+    """Not one group label of the rows to predict was seen in fit, and they look like those of fit written otherwise.
+
+    Labels of another type (1 for "001", a date for a Timestamp), or such as differ in case, spaces or zeros alone. Rows
+    of plain new groups do not warn.
+    """
+
+
 class NoGroupsWarning(UserWarning):
     """The estimator was fitted without any group labels and shares nothing between groups.
 
