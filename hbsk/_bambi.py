@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._bambi_priors import as_bambi_prior, is_number, varying_priors
+from hbsk._bambi_priors import as_bambi_prior, has_fixed_zero, is_number, plain_prior, varying_priors
 from hbsk._default_priors import usable_scale
 from hbsk._design import columns_by_term
+from hbsk._labels import group_names
 
 __all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "FactorLayout", "Layout", "build_model"]
 
@@ -39,6 +40,7 @@ class FactorLayout:
     correlation: str | None  # name of the correlation matrix; None where all effects are independent
     blocks: tuple[tuple[int, ...], ...]  # columns correlated with each other, where there are several
     noncentered: bool
+    priors: tuple[tuple[str, dict] | None, ...]  # of each term, as plain data; None for a function
 
 
 @dataclass(frozen=True)
@@ -322,7 +324,7 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
     several = any(len(members) > 1 for members in terms.values())
     # Bambi splits the dimension names of aliased varying terms at "__".
     plain = (lambda name: _spelled(name).replace("__", "_")) if several else _spelled
-    names = _group_names(labels)
+    names = group_names(labels)
     group_column = columns.add(plain(factor.name), pd.Categorical.from_codes(code, names, ordered=True))
     parts = []
     for term, members in terms.items():
@@ -355,17 +357,9 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
         terms=tuple((part.variable, part.columns) for part in parts),
         correlation=f"corr_{group_column}" if blocks else None,
         blocks=blocks,
-        noncentered=noncentered,
+        # where a sd is fixed at 0 there are no effects to divide by it
+        noncentered=noncentered or any(has_fixed_zero(priors[term]) for term in terms),
+        priors=tuple(plain_prior(priors[term]) for term in terms),
     )
     chosen = varying_priors(layout, factor, priors)
     return layout, [replace(part, prior=prior) for part, prior in zip(parts, chosen, strict=True)]
-
-
-def _group_names(labels):
-    """Return labels of groups as distinct strings."""
-    names = [":".join(map(str, x)) if isinstance(x, tuple) else str(x) for x in labels]
-    if len(set(names)) < len(names):
-        names = [repr(x) for x in labels]
-    if len(set(names)) < len(names):
-        names = [f"{name} ({j})" for j, name in enumerate(names)]
-    return names

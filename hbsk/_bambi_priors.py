@@ -10,9 +10,6 @@ import numpy as np
 from hbsk._correlated_effects import CorrelatedFactor, Member, effect_distribution
 from hbsk._design import columns_by_term
 
-# Arguments of PyMC's distributions that are scales, where the effects of groups borrow strength.
-SCALES = frozenset({"sigma", "b", "beta", "lam", "tau"})
-
 
 def varying_priors(layout, factor, priors):
     """Return one `bambi.Prior` for each term of a factor, in the order of the layout."""
@@ -24,7 +21,7 @@ def varying_priors(layout, factor, priors):
     chosen = []
     for term, (variable, columns) in zip(terms, layout.terms, strict=True):
         if term not in correlated:
-            chosen.append(_independent_prior(priors[term], layout.noncentered))
+            chosen.append(_independent_prior(term, priors[term], layout.noncentered))
             continue
         block = layout.blocks.index(_block_of(layout, columns))
         position = [member.variable for member in blocks.blocks[block]].index(variable)
@@ -41,13 +38,18 @@ def _block_of(layout, columns):
 
 def _correlated_prior(term, prior):
     """Return the prior of a varying term that is correlated with others as plain data, or refuse it."""
-    plain = _plain(prior) if getattr(prior, "dist", True) is None else prior
-    if isinstance(plain, tuple) and plain[0] == "Normal" and is_number(plain[1].get("mu", 0.0)):
+    plain = plain_prior(prior)
+    if plain is not None and plain[0] == "Normal" and "sigma" in plain[1]:
         return plain
     raise ValueError(
         f"priors[{term!r}]={prior!r}: effects of a group that are correlated must have the prior "
-        "('Normal', {'mu': <number>, 'sigma': ...}). Use another prior with correlated=False."
+        "('Normal', {'mu': ..., 'sigma': ...}). Use another prior with correlated=False."
     )
+
+
+def plain_prior(prior):
+    """Return a prior as plain data; None for what has none, a function."""
+    return _plain(prior) if getattr(prior, "dist", True) is None else prior if isinstance(prior, tuple) else None
 
 
 def _correlated_factor(layout, terms, priors, lkj):
@@ -55,7 +57,7 @@ def _correlated_factor(layout, terms, priors, lkj):
     blocks = []
     for block in layout.blocks:
         inside = [
-            Member(variable, len(columns), float(priors[term][1].get("mu", 0.0)))
+            Member(variable, len(columns), _number_or_none(priors[term][1].get("mu", 0.0)))
             for term, (variable, columns) in zip(terms, layout.terms, strict=True)
             if _block_of(layout, columns) == block
         ]
@@ -70,26 +72,44 @@ def _correlated_factor(layout, terms, priors, lkj):
     )
 
 
-def _independent_prior(prior, noncentered):
+def _number_or_none(value):
+    """Return a mean as an array; None for one with a prior, which is a variable of the model."""
+    return None if isinstance(value, tuple) else np.asarray(value, dtype=float)
+
+
+def has_fixed_zero(prior):
+    """Tell whether a Normal prior fixes the sd of some column at 0, where the effects have no density."""
+    plain = plain_prior(prior)
+    sigma = plain[1].get("sigma", 1.0) if plain is not None and plain[0] == "Normal" else 1.0
+    return not isinstance(sigma, tuple) and bool(np.any(np.asarray(sigma) == 0))
+
+
+def _independent_prior(term, prior, noncentered):
     """Return the prior of a varying term that is correlated with no other."""
     if not isinstance(prior, tuple):
         return prior
     name, arguments = prior
-    sigma = arguments.get("sigma")
-    if name == "Normal" and is_number(sigma) and sigma == 0:
+    mu = arguments.get("mu", 0.0)
+    has_mean = isinstance(mu, tuple) or bool(np.any(np.asarray(mu) != 0))
+    if has_fixed_zero(prior):
+        if has_mean:
+            raise ValueError(
+                f"priors[{term!r}]={prior!r} fixes every effect at mu: that is no varying term. Leave the term out, "
+                "and for a known number take offset(...) of the formula."
+            )
         noncentered = True  # a centred Normal with sd 0 has no density
-    elif name != "Normal" or not is_number(arguments.get("mu", 0.0)) or arguments.get("mu", 0.0):
-        # Bambi has offsets for the Normal only, and loses a mean that is not zero.
+    elif name != "Normal" or has_mean or "sigma" not in arguments:
+        # Bambi has offsets for the Normal with a sd only, and loses a mean that is not zero.
         noncentered = False
     given = {key: _hyperprior(value, key) for key, value in arguments.items()}
     return _new_prior(name, noncentered=noncentered, **given)
 
 
 def _hyperprior(value, key):
-    """Return an argument of a varying term's prior; Bambi demands that its scale is a prior itself."""
-    if key == "mu" and is_number(value):
-        return float(value)
-    return as_bambi_prior(value) if isinstance(value, tuple) or key in SCALES else value
+    """Return an argument of a varying term's prior; Bambi demands that some argument is a prior itself."""
+    if key == "mu" and not isinstance(value, tuple):
+        return np.asarray(value, dtype=float)
+    return as_bambi_prior(value)
 
 
 def as_bambi_prior(prior, columns=None):

@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 
 @dataclass(frozen=True)
 class Member:
@@ -26,7 +28,7 @@ class Member:
 
     variable: str
     n_columns: int
-    mu: float
+    mu: np.ndarray | None  # a number, or one for each column; None for a variable of the model
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def _standardised(model, factor, block, stop):
         if factor.noncentered:
             own = _as_columns(model[f"{member.variable}_offset"])
         else:
-            mu = model.named_vars.get(f"{member.variable}_mu", member.mu)
+            mu = model[f"{member.variable}_mu"] if member.mu is None else member.mu
             scaled = _as_columns((model[member.variable] - mu) / model[f"{member.variable}_sigma"])
             rows, diagonal = _rows_of_cholesky(model, factor, block, term)
             rest = scaled - _conditional_mean(done, rows)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._design import columns_by_term
+from hbsk._labels import group_names
 from hbsk._no_pooling import unidentified_rows, without_unidentified_effects
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import PredictedRows
@@ -76,15 +77,16 @@ def _variables(frame, draws, shape, known_errors):
         factor_dim = f"{factor.name}__factor_dim"
         coords[factor_dim] = group_names(frame.factors[factor.name].labels)
         sd, correlation = draws.variance.group_sd[f], draws.variance.correlation[f]
+        laws = {law.columns: law for law in (draws.variance.laws[f] if draws.variance.laws else ())}
         for term, columns in columns_by_term(factor.terms).items():
             one = len(columns) == 1
             tail = () if one else (len(columns),)
             effects = draws.effects[f][:, :, columns]
             variables[term] = effects.reshape(*shape, effects.shape[1], *tail)
             dims[term] = [factor_dim] if one else [factor_dim, f"{term}__expr_dim"]
-            if np.isfinite(sd[:, columns]).all():
-                variables[f"{term}_sigma"] = sd[:, columns].reshape(*shape, *tail)
-                dims[f"{term}_sigma"] = [] if one else [f"{term}__expr_dim"]
+            for name, values in _arguments(laws.get(tuple(columns)), sd[:, columns]).items():
+                variables[f"{term}_{name}"] = values.reshape(*shape, *tail)
+                dims[f"{term}_{name}"] = [] if one else [f"{term}__expr_dim"]
             if not one:
                 coords[f"{term}__expr_dim"] = [factor.columns[k] for k in columns]
         if any(len(block) > 1 for block in factor.blocks) and np.isfinite(correlation).all():
@@ -93,6 +95,13 @@ def _variables(frame, draws, shape, known_errors):
             dims[name] = [f"{name}_dim", f"{name}_dim_bis"]
             coords |= {f"{name}_dim": list(factor.columns), f"{name}_dim_bis": list(factor.columns)}
     return variables, dims, coords
+
+
+def _arguments(law, sd):
+    """Return the arguments of the law of a term's effects as Bambi has them; means are named where they have priors."""
+    if law is not None:
+        return {name: values for name, values in law.arguments.items() if name != "mu" or name in law.free}
+    return {"sigma": sd} if np.isfinite(sd).all() else {}
 
 
 def _row_groups(response, posterior, draws, rows, y, shape, rng):
@@ -113,11 +122,6 @@ def _row_groups(response, posterior, draws, rows, y, shape, rng):
         groups["log_likelihood"] = {response: log_likelihood.reshape(*shape, -1)}
         groups["observed_data"] = {response: y}
     return groups
-
-
-def group_names(labels) -> list[str]:
-    """Return labels as text; those of an interaction are joined by a colon."""
-    return [":".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in labels]
 
 
 def _check_size(specification, posterior, n_draws, n_rows):

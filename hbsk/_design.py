@@ -316,3 +316,24 @@ def columns_by_term(terms: Sequence[str]) -> dict[str, list[int]]:
     for k, term in enumerate(terms):
         columns.setdefault(term, []).append(k)
     return columns
+
+
+class DesignWithMeans:
+    """A design whose offset holds the means of the effects of groups, the same in all groups.
+
+    Parameters
+    ----------
+    design : Design
+        With one grouping factor.
+    effect_mean : ndarray of shape (q,)
+    """
+
+    def __init__(self, design: Design, effect_mean: np.ndarray):
+        self.n_rows = design.n_rows
+        self._design, self._effect_mean = design, effect_mean
+
+    def block(self, start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+        """Compute the rows from start to stop; see `Design.block`."""
+        x, z, offset = self._design.block(start, stop)
+        means = z[0] @ self._effect_mean
+        return x, z, means if offset is None else offset + means

@@ -113,7 +113,7 @@ def _no_pooling_estimates(fitted, specification, f, with_common):
         posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
     moments = posterior.group_moments(need_covariance=False)
     common_mean, _ = posterior.common_moments()
-    estimate = moments.mean.copy()
+    estimate = moments.mean.copy() + (0.0 if fitted.effect_mean is None else fitted.effect_mean)
     for k, column in enumerate(with_common):
         if column is not None:
             estimate[:, k] += common_mean[column]

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._default_priors import default_priors
+from hbsk._design import DesignWithMeans
 from hbsk._group_effects import common_counterparts
 from hbsk._groups import Rows
 from hbsk._marginal_fit import fit_marginal, marginal_model
@@ -49,6 +50,8 @@ class Fitted:
         Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
     sample_stats : dict of str to ndarray of shape (n_chains, n_draws), or None
         What NUTS tells of each draw.
+    effect_mean : ndarray of shape (q,) or None
+        Fixed means of the effects of groups that were taken off y in ``model``; None for zeros.
     diagnostics : DataFrame or None
         ArviZ's diagnostics of the draws; those of the marginal engine are computed when asked for.
     """
@@ -61,6 +64,7 @@ class Fitted:
     trusted: bool = True
     sample_stats: dict[str, np.ndarray] | None = None
     diagnostics: pd.DataFrame | None = None
+    effect_mean: np.ndarray | None = None
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return an answer, computed when it is first asked for; it ends with this fit and is left out of pickles."""
@@ -86,6 +90,11 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     priors = _priors(estimator, frame, collected, known)
     exact = engine_priors(specification, priors, known)
     reason = exact if isinstance(exact, str) else None
+    effect_mean = None
+    if reason is None and estimator.pooling == "partial" and np.any(exact.group_mean):
+        # known means are an offset, for known and new groups alike
+        effect_mean = exact.group_mean
+        collected = collect_sums(frame, rows, effect_mean=effect_mean)
     if estimator.pooling == "none":
         return _no_pooling(estimator, frame, collected, priors, exact)
     if estimator.inference == "marginal" and reason is not None:
@@ -95,12 +104,22 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
         )
     if estimator.inference == "nuts" or reason is not None:
         why = "inference='nuts' was asked for" if estimator.inference == "nuts" else reason
-        return _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
+        fitted = _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
+        return replace(fitted, effect_mean=effect_mean)
     fit = fit_marginal(collected, exact, _sampler(estimator))
+    posterior = replace(fit.posterior, effect_mean=effect_mean)
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
     if fit.posterior.n_chains:
         why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
-    return Fitted(fit.posterior, priors, f"marginal ({why})", fit.model, fit.posterior.scaling, fit.reliable)
+    return Fitted(
+        posterior,
+        priors,
+        f"marginal ({why})",
+        fit.model,
+        posterior.scaling,
+        fit.reliable,
+        effect_mean=effect_mean,
+    )
 
 
 def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
@@ -136,30 +155,36 @@ def _refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:
         raise ValueError("Sums of squares of X and y, with these weights, leave floating point. Use smaller weights.")
 
 
-def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0) -> CentredSums:
-    """Collect the sums over the groups of one factor (over none, where groups are left out)."""
+def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0, effect_mean: np.ndarray | None = None) -> CentredSums:
+    """Collect the sums over the groups of one factor (over none, where groups are left out).
+
+    Known means of effects are taken off y.
+    """
     # Without an intercept y has no centre, and its size is the scale of everything.
     if not rows.y_origin or not frame.specification.has_intercept:
-        return _collect(frame, rows, rows.y, factor)
-    return moved(_collect(frame, rows, rows.y_deviation, factor), rows.y_origin)
+        return _collect(frame, rows, rows.y, factor, effect_mean)
+    return moved(_collect(frame, rows, rows.y_deviation, factor, effect_mean), rows.y_origin)
 
 
-def exact_response(frame: ModelFrame, rows: Rows, scaling: ColumnScaling) -> tuple[np.ndarray, ColumnScaling]:
+def exact_response(
+    frame: ModelFrame, rows: Rows, scaling: ColumnScaling, effect_mean: np.ndarray | None = None
+) -> tuple[np.ndarray, ColumnScaling]:
     """Return y less its origin, and the scaling with the centre that y has there."""
     if not rows.y_origin or not frame.specification.has_intercept:
         return rows.y, scaling
-    y_centre = _collect(frame, rows, rows.y_deviation).moments.y_mean
+    y_centre = _collect(frame, rows, rows.y_deviation, 0, effect_mean).moments.y_mean
     return rows.y_deviation, replace(scaling, y_centre=y_centre)
 
 
-def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int = 0) -> CentredSums:
+def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_mean: np.ndarray | None) -> CentredSums:
     specification = frame.specification
     codes, n_groups = None, 0
     if specification.factors:
         name = specification.factors[factor].name
         codes, n_groups = rows.codes[name], rows.factors[name].n_groups
+    design = specification.design(rows.features, rows.codes)
     return collect(
-        specification.design(rows.features, rows.codes),
+        design if effect_mean is None else DesignWithMeans(design, effect_mean),
         codes,
         n_groups,
         y,
@@ -291,4 +316,5 @@ def _draws_posterior(draws, information) -> DrawsPosterior:
         effects=[stacked(factor.effects) for factor in factors],
         n_chains=draws.sigma.shape[0],
         information=information,
+        laws=tuple(tuple(law.mapped(stacked) for law in factor.laws) for factor in factors),
     )

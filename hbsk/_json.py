@@ -20,6 +20,7 @@ from sklearn import config_context
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._design import Component, Recipe
+from hbsk._effect_laws import EffectLaw
 from hbsk._expressions import Call, Name, Operation, Value
 from hbsk._inference import Fitted
 from hbsk._json_kinds import (
@@ -53,9 +54,9 @@ _ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesStein
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Call, ColumnScaling, Component, Directions, DrawsPosterior, FactorSource, FactorTerms, Fitted, GroupFactor,
-        GroupSums, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe, SdPrior,
-        Specification, Surface, Value, VarianceParameters,
+        Call, ColumnScaling, Component, Directions, DrawsPosterior, EffectLaw, FactorSource, FactorTerms, Fitted,
+        GroupFactor, GroupSums, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation,
+        Recipe, SdPrior, Specification, Surface, Value, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbsk._messages import shown
+
 Values = np.ndarray | pd.Series
 _LARGEST_INT64 = 2**63
 _FEW_ROWS = 64
@@ -133,6 +135,16 @@ class GroupFactor:
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Labels to codes
+
+
+def group_names(labels) -> list[str]:
+    """Return labels as distinct texts, for coordinates and variables; those of an interaction are joined by a colon."""
+    names = [":".join(map(str, label)) if isinstance(label, tuple) else str(label) for label in labels]
+    if len(set(names)) < len(names):
+        names = [shown(label) for label in labels]
+    if len(set(names)) < len(names):
+        names = [f"{name} ({j})" for j, name in enumerate(names)]
+    return names
 
 
 def factorize(values: Values) -> tuple[np.ndarray, np.ndarray]:

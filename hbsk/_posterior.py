@@ -24,6 +24,7 @@ from hbsk._node_algebra import (
     squared_norm,
     systematic_resample,
 )
+from hbsk._posterior_parts import JointDraws, RowMixture, VarianceNodes
 from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack_symmetric
 from hbsk.inference.group_passes import find_cells
 from hbsk.inference.marginal import MarginalPoints
@@ -31,62 +32,6 @@ from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
 FAR = 1e-8
-
-
-@dataclass(frozen=True)
-class RowMixture:
-    """The law of the linear predictor of rows: a mixture of normals over nodes.
-
-    Attributes
-    ----------
-    weight : ndarray of shape (n_nodes,)
-    mean, variance : ndarray of shape (n_nodes, n_rows)
-        Variance 0 where a node fixes the row (draws); infinite where nothing identifies it.
-    """
-
-    weight: np.ndarray
-    mean: np.ndarray
-    variance: np.ndarray
-
-    def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and variance of each row."""
-        mean = self.weight @ self.mean
-        return mean, self.weight @ (self.variance + (self.mean - mean) ** 2)
-
-
-@dataclass(frozen=True)
-class VarianceNodes:
-    """Variance parameters at the nodes, in the units of y and of the columns.
-
-    Attributes
-    ----------
-    sigma : ndarray of shape (n_nodes,)
-    group_sd : list of ndarray of shape (n_nodes, q), one per factor
-    correlation : list of ndarray of shape (n_nodes, q, q), one per factor
-    """
-
-    sigma: np.ndarray
-    group_sd: list[np.ndarray]
-    correlation: list[np.ndarray]
-
-
-@dataclass(frozen=True)
-class JointDraws:
-    """Joint draws of all parameters; effects of groups are drawn when asked for.
-
-    Attributes
-    ----------
-    common : ndarray of shape (n_draws, p)
-        Coefficients of the raw common columns.
-    variance : VarianceNodes
-        One row per draw.
-    effects : list of ndarray of shape (n_draws, n_codes, q)
-        Effects of the groups that were asked for, one array per factor.
-    """
-
-    common: np.ndarray
-    variance: VarianceNodes
-    effects: list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -115,6 +60,8 @@ class MarginalPosterior:
         Chains of equal length that the nodes are, where the variance parameters were sampled; otherwise 0.
     by_quadrature : bool
         Whether one sd is unknown at most, and the nodes are those of `hbsk.inference.quadrature`.
+    effect_mean : ndarray of shape (q,) or None
+        Fixed prior means of the effects of raw columns, which were taken off y; None for zeros.
     """
 
     weight: np.ndarray
@@ -130,6 +77,7 @@ class MarginalPosterior:
     infinite_variance: tuple[bool, ...] = ()
     n_chains: int = 0
     by_quadrature: bool = False
+    effect_mean: np.ndarray | None = None
 
     @property
     def n_groups(self) -> tuple[int, ...]:
@@ -202,11 +150,11 @@ class MarginalPosterior:
         codes : sequence of ndarray of shape (n_rows,)
             Group of each row; a code that is not below the number of groups is a new group.
         """
-        intercept = x[:, 0] if self.has_intercept else 0.0
+        offset = self._offset(x, z)
         x = self.scaling.common(x, self.has_intercept)
         if not self.n_groups:
             variance = squared_norm(self.common_root, x.T[None])
-            return self._in_units_of_y(self.common_mean @ x.T, variance, intercept)
+            return self._in_units_of_y(self.common_mean @ x.T, variance, offset)
         z = self.scaling.varying(z[0])
         known = codes[0] < self.sums.n_groups
         groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
@@ -214,7 +162,7 @@ class MarginalPosterior:
         if not known.all():
             fresh = np.einsum("mkl,rk->mlr", self.factor, z[~known])
             variance[:, ~known] += self.sigma[:, None] ** 2 * np.sum(fresh**2, axis=1)
-        return self._in_units_of_y(mean, variance, intercept)
+        return self._in_units_of_y(mean, variance, offset)
 
     def _group_laws(self, groups) -> GroupLaws:
         inverse = self._inverse(groups)
@@ -241,9 +189,14 @@ class MarginalPosterior:
         left = np.tensordot(contrast, zx, axes=([1], [1]))  # (n_nodes, q, n_rows)
         return np.sum(left * solved, axis=1)
 
-    def _in_units_of_y(self, mean, variance, intercept) -> RowMixture:
+    def _in_units_of_y(self, mean, variance, offset) -> RowMixture:
         scale = self.scaling.y_scale
-        return RowMixture(self.weight, self.scaling.y_centre * intercept + scale * mean, scale**2 * variance)
+        return RowMixture(self.weight, offset + scale * mean, scale**2 * variance)
+
+    def _offset(self, x, z):
+        """Return what was taken off y, in its units, at raw columns of rows."""
+        offset = self.scaling.y_centre * x[:, 0] if self.has_intercept else np.zeros(len(x))
+        return offset if self.effect_mean is None or not self.n_groups else offset + z[0] @ self.effect_mean
 
     def row_moments(self, x, z, codes, need_variance=True):
         """Return mean and variance (or None) of the linear predictor of rows.
@@ -257,11 +210,11 @@ class MarginalPosterior:
         if few and (need_variance or not at_once):
             return moments_by_block(self, x, z, codes)
         # In engine units, where columns are centred: raw coefficients of a column far from zero would cancel.
-        intercept = x[:, 0] if self.has_intercept else 0.0
+        offset = self._offset(x, z)
         x = self.scaling.common(x, self.has_intercept)
         if few:
             mean, _, _ = self._means_at_nodes(x, self.scaling.varying(z[0]), codes[0])
-            return self.weight @ (self.scaling.y_centre * intercept + self.scaling.y_scale * mean), None
+            return offset + self.scaling.y_scale * (self.weight @ mean), None
         mean = x @ (self.weight @ self.common_mean)
         variance = None
         if need_variance:
@@ -278,7 +231,7 @@ class MarginalPosterior:
                 fresh = np.einsum("rk,kl,rl->r", z, self._new_group_covariance(), z, optimize=True)
                 variance = variance + np.where(known, within + 2 * cross, fresh)
         scale = self.scaling.y_scale
-        mean = self.scaling.y_centre * intercept + scale * mean
+        mean = offset + scale * mean
         return mean, None if variance is None else scale**2 * np.maximum(variance, 0.0)
 
     def _common_covariance(self) -> np.ndarray:
@@ -301,10 +254,13 @@ class MarginalPosterior:
         """Return posterior moments of the effects of all groups."""
         moments = self._effects_with_spread if need_covariance else self._effects
         unit = self.scaling.y_scale / self.scaling.z_scale
+        mean = moments.mean * unit
+        if self.effect_mean is not None:
+            mean = mean + self.effect_mean
         if not need_covariance:
-            return GroupMoments(moments.mean * unit, None, None)
+            return GroupMoments(mean, None, None)
         return GroupMoments(
-            moments.mean * unit,
+            mean,
             moments.covariance * np.outer(unit, unit),
             np.einsum("ia,jik->jak", self._jacobian(), moments.with_common) * unit,
         )
@@ -327,8 +283,7 @@ class MarginalPosterior:
     def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
         q = self.factor.shape[1]
-        prior = np.sum(self.factor**2, axis=2)
-        prior = np.where(prior > 0, prior, 1.0)
+        prior = np.sum(self.factor**2, axis=2)[:, :, None]
         row, column = lower_indices(q)
         diagonal = np.flatnonzero(row == column)
         cell, first = find_cells(self.sums.zz)  # groups of one design keep the same share
@@ -336,7 +291,9 @@ class MarginalPosterior:
         width = max(16, BLOCK_ELEMENTS // (self.n_nodes * q * q))
         for start in range(0, len(first), width):
             at = slice(start, start + width)
-            left = 1.0 - self._inverse(first[at])[:, diagonal] / prior[:, :, None]
+            within = self._inverse(first[at])[:, diagonal]
+            # nothing is kept of effects that are fixed
+            left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
             shrinkage[at] = np.tensordot(self.weight, left, 1).T
         return np.clip(shrinkage, 0.0, 1.0)[cell]
 
@@ -388,7 +345,8 @@ class MarginalPosterior:
             drawn = mean + self.sigma[at, None, None] * np.einsum("sjkl,sjl->sjk", root, noise)
             fresh = np.einsum("skl,sjl->sjk", self.sigma[at, None, None] * self.factor[at], noise)
             effects[:, block] = np.where(known[block][:, None], drawn, fresh)
-        return effects * self.scaling.y_scale / self.scaling.z_scale
+        effects = effects * self.scaling.y_scale / self.scaling.z_scale
+        return effects if self.effect_mean is None else effects + self.effect_mean
 
 
 def marginal_posterior(

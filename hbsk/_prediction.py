@@ -125,10 +125,9 @@ def _distinct_intervals(posterior, x, z, codes, noise, levels, kind):
         at = slice(start, start + width)
         part = [code[at] for code in codes]
         mixture = posterior.row_mixture(x[at], [columns[at] for columns in z], part)
-        variance = mixture.variance
         if kind == "prediction":
-            variance = variance + (posterior.row_sigma(part) if noise is None else noise[at]) ** 2
-        interval[at] = mixture_quantiles(RowMixture(mixture.weight, mixture.mean, variance), levels)
+            mixture = mixture.with_noise(posterior.row_sigma(part) if noise is None else noise[at])
+        interval[at] = mixture_quantiles(mixture, levels)
 
     starts = range(0, len(x), width)
     if len(starts) < BLOCKS_FOR_THREADS:

@@ -6,7 +6,7 @@ import difflib
 import numbers
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ DISTRIBUTIONS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 _POSITIVE = {"sigma", "tau", "lam", "nu", "beta", "b", "s", "scale", "m"}
 _POSITIVE_ALPHA = {"Gamma", "InverseGamma", "Weibull", "Beta", "Pareto"}
+_POSITIVE_MU = {"Gamma", "InverseGamma", "Wald", "Beta"}
 _SD_ONLY = {*SD_FAMILIES, "LogNormal", "Weibull", "Wald", "Pareto", "Beta", "TruncatedNormal"}
 _LKJ_NAMES = ("LKJ", "LKJCorr", "LKJCholeskyCov")
 
@@ -61,6 +62,8 @@ class EnginePriors:
         A number is a fixed sd, None stands for known standard errors.
     group_sd : list of SdPrior or float
         One for each varying column of the factor.
+    group_mean : ndarray of shape (q,)
+        Means of the effects, fixed.
     blocks : tuple of tuple of int
         Correlated columns.
     lkj_eta : tuple of float
@@ -73,6 +76,7 @@ class EnginePriors:
     group_sd: list[SdPrior | float]
     blocks: tuple[tuple[int, ...], ...]
     lkj_eta: tuple[float, ...]
+    group_mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -191,7 +195,7 @@ class _Terms:
         """Return the prior of one term as plain data."""
         if key in self.correlated:
             return _lkj(key, value)
-        plain = _plain(key, value)
+        plain = _plain(key, value, zero_sd=key in self.varying)
         if key == "sigma":
             _check_sd(key, plain, 1)
         elif key in self.varying:
@@ -222,8 +226,11 @@ def _is_bambi_prior(value: Any) -> bool:
     return bambi is not None and isinstance(value, bambi.Prior)
 
 
-def _plain(key: str, value: Any) -> Any:
-    """Return a prior, or a number or list of numbers in its place, as checked plain data."""
+def _plain(key: str, value: Any, *, zero_sd: bool = False) -> Any:
+    """Return a prior, or a number or list of numbers in its place, as checked plain data.
+
+    With `zero_sd` the sd of a Normal prior may be 0.
+    """
     if _is_bambi_prior(value):
         if value.dist is not None:
             raise ValueError(
@@ -232,7 +239,7 @@ def _plain(key: str, value: Any) -> Any:
             )
         value = (value.name, value.args)
     if _is_pair(value):
-        return _distribution(key, *value)
+        return _distribution(key, *value, zero_sd=zero_sd)
     number = _number(value)
     if number is None:
         raise ValueError(
@@ -263,7 +270,7 @@ def _number(value: Any) -> float | list[float] | None:
     return float(array.reshape(())) if array.size == 1 else array.astype(np.float64).tolist()
 
 
-def _distribution(key: str, name: str, arguments: Any) -> tuple[str, dict[str, Any]]:
+def _distribution(key: str, name: str, arguments: Any, *, zero_sd: bool = False) -> tuple[str, dict[str, Any]]:
     name = "LogNormal" if name == "Lognormal" else name
     if name not in DISTRIBUTIONS:
         raise ValueError(
@@ -282,23 +289,33 @@ def _distribution(key: str, name: str, arguments: Any) -> tuple[str, dict[str, A
     for argument, default in parameters.items():
         value = arguments.get(argument, default)
         if value is not None:
-            plain[argument] = _argument(key, name, argument, value)
-    if name == "Uniform" and not np.all(np.less(plain["lower"], plain["upper"])):
-        raise ValueError(f"priors[{shown(key)}]: Uniform needs lower < upper, got {shown(plain)}.")
+            plain[argument] = _argument(key, name, argument, value, zero_sd and (name, argument) == ("Normal", "sigma"))
+    if name in ("Uniform", "TruncatedNormal"):
+        low, high = plain.get("lower", -np.inf), plain.get("upper", np.inf)
+        if isinstance(low, tuple) or isinstance(high, tuple):
+            raise ValueError(f"priors[{shown(key)}]: the bounds of {name} must be numbers, got {shown(plain)}.")
+        if not np.all(np.less(low, high)):
+            raise ValueError(f"priors[{shown(key)}]: {name} needs lower < upper, got {shown(plain)}.")
     return name, plain
 
 
-def _argument(key: str, name: str, argument: str, value: Any) -> Any:
+def _argument(key: str, name: str, argument: str, value: Any, zero: bool) -> Any:
     if _is_bambi_prior(value) or _is_pair(value):
         return _plain(key, value)
     number = _number(value)
     if number is None or not np.all(np.isfinite(number)):
         raise ValueError(f"priors[{shown(key)}]: {argument} of {name} must be a finite number, got {shown(value)}.")
-    positive = (argument in _POSITIVE and name != "Uniform") or (argument == "alpha" and name in _POSITIVE_ALPHA)
-    positive = positive or (argument == "mu" and name in ("Gamma", "InverseGamma", "Wald"))
-    if positive and not np.all(np.greater(number, 0)):
-        raise ValueError(f"priors[{shown(key)}]: {argument} of {name} must be positive, got {shown(value)}.")
+    if _is_positive(name, argument) and not np.all(np.greater_equal(number, 0) if zero else np.greater(number, 0)):
+        least = "positive, or 0 to switch the term off" if zero else "positive"
+        raise ValueError(f"priors[{shown(key)}]: {argument} of {name} must be {least}, got {shown(value)}.")
     return number
+
+
+def _is_positive(name: str, argument: str) -> bool:
+    """Tell whether an argument of a distribution must be positive."""
+    if argument == "alpha":
+        return name in _POSITIVE_ALPHA
+    return argument in _POSITIVE or (argument == "mu" and name in _POSITIVE_MU)
 
 
 def _check_length(key: str, what: str, value: Any, n_columns: int) -> None:
@@ -324,16 +341,21 @@ def _check_sd(key: str, prior: Any, n_columns: int) -> None:
             raise ValueError(f"priors[{shown(key)}] fixes a standard deviation at {prior!r}; it must be positive.")
         _check_length(key, "the fixed standard deviation", prior, n_columns)
         return
-    name, arguments = prior
-    if any(isinstance(value, tuple) for value in arguments.values()):
+    if any(isinstance(value, tuple) for value in prior[1].values()):
         raise ValueError(f"priors[{shown(key)}]: the prior of a standard deviation cannot hold further priors.")
+    _check_positive(key, "a standard deviation", prior)
+    _check_lengths(key, prior, n_columns)
+
+
+def _check_positive(key: str, what: str, prior: tuple[str, dict[str, Any]]) -> None:
+    """Raise if a prior allows negative values of what has none."""
+    name, arguments = prior
     below_zero = [arguments.get("lower", -np.inf)] if name in ("Uniform", "TruncatedNormal") else [0.0]
     if name not in _SD_ONLY or np.any(np.less(below_zero, 0)):
         raise ValueError(
-            f"priors[{shown(key)}]: {name}({shown(arguments)}) allows negative values, a standard deviation has none. "
+            f"priors[{shown(key)}]: {name}({shown(arguments)}) allows negative values, {what} has none. "
             f"Use one of {', '.join(SD_FAMILIES)}."
         )
-    _check_lengths(key, prior, n_columns)
 
 
 def _check_varying(key: str, prior: Any, n_columns: int) -> None:
@@ -348,12 +370,17 @@ def _check_varying(key: str, prior: Any, n_columns: int) -> None:
             f"priors[{shown(key)}] is {name}, under which groups share nothing; use pooling='none' for that."
         )
     for argument, value in arguments.items():
-        if argument in ("sigma", "b", "s", "beta"):
-            _check_sd(key, value, n_columns)
-        elif isinstance(value, tuple):
-            _check_lengths(key, value, n_columns)
-        else:
+        if not isinstance(value, tuple):
             _check_length(key, argument, value, n_columns)
+            continue
+        if any(isinstance(deeper, tuple) for deeper in value[1].values()):
+            raise ValueError(
+                f"priors[{shown(key)}]: the prior of {argument} holds a further prior, {shown(value)}; priors of a "
+                "varying term are two levels deep."
+            )
+        if _is_positive(name, argument):
+            _check_positive(key, f"{argument} of {name}", value)
+        _check_lengths(key, value, n_columns)
 
 
 def _lkj(key: str, value: Any) -> tuple[str, dict[str, float]]:
@@ -387,16 +414,18 @@ def engine_priors(
         mean, sd = _common_arrays(specification, priors)
         residual = None if known_standard_error else _sd_prior("sigma", priors["sigma"])
         group: list[SdPrior | float] = []
+        means = np.zeros(0)
         blocks: tuple[tuple[int, ...], ...] = ()
         etas: tuple[float, ...] = ()
         for factor in specification.factors:
-            group = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
+            varying = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
+            group, means = [sd for sd, _ in varying], np.array([mean for _, mean in varying])
             blocks = factor.blocks
             eta = priors.get(f"corr|{factor.name}", ("LKJ", {"eta": 1.0}))[1]["eta"]
             etas = (float(eta),) * len(blocks)
     except _NotExactError as reason:
         return str(reason)
-    return EnginePriors(mean, sd, residual, group, blocks, etas)
+    return EnginePriors(mean, sd, residual, group, blocks, etas, means)
 
 
 class _NotExactError(Exception):
@@ -422,20 +451,20 @@ def _normal_sd(arguments: Mapping[str, Any]) -> np.ndarray:
     return np.asarray(arguments["sigma"]) if "sigma" in arguments else np.asarray(arguments["tau"]) ** -0.5
 
 
-def _varying(term: str, terms: Sequence[str], priors: Mapping[str, Any]) -> list[SdPrior | float]:
-    """Return the prior of the sd of each column of a varying term."""
+def _varying(term: str, terms: Sequence[str], priors: Mapping[str, Any]) -> list[tuple[SdPrior | float, float]]:
+    """Return the prior of the sd of each column of a varying term, and the mean of its effects."""
     name, arguments = priors[term]
     if name != "Normal":
         raise _NotExactError(f"the prior of {term!r} is {name}, not Normal")
     mu = arguments["mu"]
-    if isinstance(mu, tuple) or np.any(np.asarray(mu) != 0):
-        raise _NotExactError(f"the prior of {term!r} does not have the mean 0")
+    if isinstance(mu, tuple):
+        raise _NotExactError(f"the prior of {term!r} has a prior on its mean")
     if "sigma" not in arguments:
         if isinstance(arguments["tau"], tuple):
             raise _NotExactError(f"the prior of {term!r} has a prior on its precision, not on its standard deviation")
         arguments = {"sigma": (np.asarray(arguments["tau"]) ** -0.5).tolist()}
     sd, n_columns = arguments["sigma"], terms.count(term)
-    return [_sd_prior(term, _of_column(sd, k)) for k in range(n_columns)]
+    return [(_sd_prior(term, _of_column(sd, k)), float(_of_column(mu, k))) for k in range(n_columns)]
 
 
 def _of_column(value: Any, k: int) -> Any:

@@ -12,7 +12,7 @@ from hbsk._messages import shown
 from hbsk._posterior import RowMixture
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import mixture_quantiles
-from hbsk.diagnostics import variance_names, variance_values
+from hbsk.diagnostics import named_variance_values
 from hbsk.inference.quadrature import score_quantiles
 
 # As in ArviZ 1.x: equal-tailed intervals of 89 %.
@@ -37,7 +37,7 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     common.iloc[estimated, 2:] = mixture_quantiles(
         RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), levels
     )
-    names, values = variance_names(specification), variance_values(specification, posterior.variance_nodes())
+    names, values = named_variance_values(specification, posterior)
     # with known standard errors sigma is no parameter, without pooling the group sds are none
     usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)
     names, values = [name for name, ok in zip(names, usable, strict=True) if ok], values[:, usable]

@@ -49,6 +49,20 @@ def variance_values(specification, nodes) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+def named_variance_values(specification, posterior) -> tuple[list[str], np.ndarray]:
+    """Return names and values, (n_nodes, n_names), of all hyper-parameters, arguments of effects' laws included."""
+    nodes = posterior.variance_nodes()
+    names, values = variance_names(specification), variance_values(specification, nodes)
+    more, absent = {}, set()
+    for laws in nodes.laws:
+        for law in laws:
+            more |= dict(law.parameters())
+            if not law.has_sd_parameter:
+                absent |= {f"{name}_sigma" for name in law.names}
+    kept = [i for i, name in enumerate(names) if name not in absent]
+    return [names[i] for i in kept] + list(more), np.column_stack([values[:, kept], *more.values()])
+
+
 def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) -> pd.DataFrame:
     """Return the table of diagnostics of the marginal engine.
 

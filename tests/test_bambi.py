@@ -8,6 +8,7 @@ from scipy import stats
 from hbsk import _bambi
 from hbsk._bambi import build_model
 from hbsk._default_priors import default_priors
+from hbsk._labels import group_names
 from tests.candidate import log_joint
 from tests.stand_ins import Design, FactorTerms, Specification, moments_of
 
@@ -375,8 +376,8 @@ def test_any_column_name_and_any_factor_name_can_be_modelled(rng, name):
 
 
 def test_labels_that_read_alike_stay_apart():
-    assert _bambi._group_names([1, "1"]) == ["1", "'1'"]
-    assert _bambi._group_names([("a", 1), ("b", 2)]) == ["a:1", "b:2"]
+    assert group_names([1, "1"]) == ["1", "'1'"]
+    assert group_names([("a", 1), ("b", 2)]) == ["a:1", "b:2"]
 
 
 @pytest.mark.parametrize("weighted", [False, True])

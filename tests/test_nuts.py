@@ -200,12 +200,16 @@ def test_a_dense_mass_matrix_needs_a_centred_factor_few_effects_and_tuning_draws
     assert not wanted(None, tune=45)
 
 
-def test_silent_by_default(capfd, caplog):
+def test_silent_by_default_but_for_a_line_in_the_log(capfd, caplog):
     with caplog.at_level(logging.INFO), warnings.catch_warnings():
         warnings.simplefilter("error")
         nuts.sample_posterior(eight_schools(), draws=10, tune=10, chains=1, random_state=1)
     out, err = capfd.readouterr()
-    assert (out, err, caplog.records) == ("", "", [])
+    assert (out, err) == ("", "")
+    (record,) = caplog.records
+    assert (record.name, record.levelname) == ("hbsk", "INFO")
+    # the mean and eight effects
+    assert record.getMessage() == "NUTS begins: 1 chains of 10 draws after 10 for tuning, 9 parameters."
     assert logging.getLogger("pymc").level != logging.CRITICAL + 1
 
 
@@ -255,6 +259,14 @@ MODE = np.array([1000.0, -5.0])
 def normal(theta):
     step = np.linalg.solve(COVARIANCE, theta - MODE)
     return -0.5 * (theta - MODE) @ step, -step
+
+
+def test_sampling_a_log_density_is_announced_in_the_log(caplog):
+    with caplog.at_level(logging.INFO, logger="hbsk"):
+        nuts.sample_log_density(normal, MODE, np.eye(2), draws=5, tune=5, chains=1, random_state=2)
+    assert [record.getMessage() for record in caplog.records] == [
+        "NUTS begins: 1 chains of 5 draws after 5 for tuning, 2 parameters."
+    ]
 
 
 @pytest.mark.parametrize("scale", [np.linalg.cholesky(COVARIANCE), np.diag([1.0, 2.0])], ids=["hessian", "other"])

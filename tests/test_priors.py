@@ -177,6 +177,16 @@ HALF = ("HalfNormal", {"sigma": 1})
         ({"1|county": ("Normal", {"mu": 0, "sigma": ("Normal", {"mu": 0, "sigma": 1})})}, "allows negative values"),
         ({"1|county": ("Normal", {"mu": 0, "sigma": ("HalfNormal", {"sigma": [1, 2]})})}, "has 2 values"),
         ({"1|county": ("Flat", {})}, "pooling='none'"),
+        ({"1|county": ("Laplace", {"mu": 0, "b": 0})}, "b of Laplace must be positive, got 0"),
+        ({"1|county": ("StudentT", {"nu": ("Normal", {"mu": 4, "sigma": 1}), "mu": 0})}, "nu of StudentT has none"),
+        ({"1|county": ("Normal", {"mu": 0, "tau": ("Normal", {"mu": 4, "sigma": 1})})}, "tau of Normal has none"),
+        ({"1|county": ("Gamma", {"alpha": ("Cauchy", {"alpha": 4, "beta": 1}), "beta": 1})}, "alpha of Gamma has none"),
+        (
+            {"1|county": ("Normal", {"mu": ("Normal", {"mu": 0, "sigma": HALF}), "sigma": 1})},
+            "the prior of mu holds a further prior",
+        ),
+        ({"1|county": ("Uniform", {"lower": 0, "upper": HALF})}, "bounds of Uniform must be numbers"),
+        ({"1|county": ("TruncatedNormal", {"mu": 0, "sigma": 1, "lower": HALF})}, "bounds of TruncatedNormal must be"),
         ({"corr|county": 0}, "eta of the LKJ prior must be a positive number, got 0"),
         ({"corr|county": ("LKJ", {"n": 2})}, "must be \\('LKJ', {'eta': number}\\)"),
         ({"corr|county": ("Normal", {"eta": 2})}, "must be \\('LKJ'"),
@@ -257,6 +267,12 @@ def test_engine_without_groups_and_with_fixed_or_known_sd():
     assert engine("y ~ 0 + (1 | g)").common_mean.shape == (0,)
 
 
+def test_engine_takes_fixed_means_and_sds_of_zero_of_effects():
+    found = engine(PLAIN, {"1|county": ("Normal", {"mu": 1.5, "sigma": 0}), "floor|county": ("Normal", {"sigma": 2})})
+    np.testing.assert_array_equal(found.group_mean, [1.5, 0.0])
+    assert found.group_sd == [0.0, 2.0]
+
+
 @pytest.mark.parametrize(
     ("formula", "priors", "reason"),
     [
@@ -264,11 +280,10 @@ def test_engine_without_groups_and_with_fixed_or_known_sd():
         (PLAIN, {"floor": ("StudentT", {"nu": 3, "mu": 0, "sigma": 1})}, "prior of 'floor' is StudentT"),
         (PLAIN, {"floor": 2.0}, "'floor' is fixed at 2.0"),
         (PLAIN, {"sigma": ("LogNormal", {"mu": 0, "sigma": 1})}, "standard deviation of 'sigma' is LogNormal"),
-        (PLAIN, {"1|county": ("Normal", {"mu": 1, "sigma": HALF})}, "'1\\|county' does not have the mean 0"),
         (
             PLAIN,
             {"1|county": ("Normal", {"mu": ("Normal", {"mu": 0, "sigma": 1}), "sigma": HALF})},
-            "does not have the mean 0",
+            "'1\\|county' has a prior on its mean",
         ),
         (PLAIN, {"1|county": ("Normal", {"mu": 0, "tau": ("Gamma", {"alpha": 2, "beta": 1})})}, "its precision"),
         (PLAIN, {"1|county": ("Laplace", {"mu": 0, "b": HALF})}, "'1\\|county' is Laplace, not Normal"),

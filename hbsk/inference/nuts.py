@@ -16,6 +16,10 @@ from typing import Any
 import numpy as np
 from joblib import effective_n_jobs
 
+from hbsk._effect_laws import EffectLaw, moments_exist
+
+logger = logging.getLogger("hbsk")
+
 # Diagnostics take milliseconds for each number: of every factor this many groups, evenly spaced, are looked at.
 DIAGNOSED_GROUPS = 100
 
@@ -48,9 +52,10 @@ class FactorDraws:
     columns: tuple[str, ...]
     labels: tuple[str, ...]
     terms: tuple[tuple[str, tuple[int, ...]], ...]  # (variable, its columns)
-    sds: np.ndarray  # (chains, draws, q); NaN where the prior of a term has no sd
+    sds: np.ndarray  # (chains, draws, q), of the law of the effects; NaN where that is a function of the user
     correlation: np.ndarray | None  # (chains, draws, q, q); None where all effects are independent
     effects: np.ndarray  # (chains, draws, J, q)
+    laws: tuple[EffectLaw, ...] = ()  # of the terms whose prior is not normal with mean 0
 
 
 @dataclass(frozen=True)
@@ -103,6 +108,7 @@ def sample_posterior(
         if not model.built:
             model.build()
         pymc_model = model.backend.model
+        _announce(draws, tune, chains, _n_parameters(pymc_model))
         if "init" not in options and "initvals" not in options and options["nuts_sampler"] == "pymc":
             options |= {
                 "init": "adapt_full" if _wants_dense_metric(layout, tune) else "adapt_diag",
@@ -159,6 +165,7 @@ def sample_log_density(
             z = pm.Flat("z", shape=start.shape)
             value, _ = LogDensityOp(log_density_and_gradient)(start + scale @ z)
             pm.Potential("log_density", value)
+        _announce(draws, tune, chains, len(start))
         tree = _sample(pymc_model, ["z"], draws, tune, chains, random_state, n_jobs, verbose, options)
     return start + tree["posterior"]["z"].to_numpy() @ scale.T
 
@@ -195,11 +202,16 @@ def _named_draws(posterior):
     """Yield (name, (chains, draws) array) of every number that is diagnosed."""
     for k, column in enumerate(posterior.columns):
         yield column, posterior.b[..., k]
-    yield "sigma", np.nan_to_num(posterior.sigma)
+    if not np.isnan(posterior.sigma).any():  # as with known standard errors
+        yield "sigma", posterior.sigma
     for name, factor in posterior.factors.items():
         q = len(factor.columns)
+        for law in factor.laws:
+            yield from law.parameters()
+        other = {k for law in factor.laws if not law.has_sd_parameter for k in law.columns}
         for k, column in enumerate(factor.columns):
-            yield f"{column}|{name}_sigma", np.nan_to_num(factor.sds[..., k])
+            if k not in other and not np.isnan(factor.sds[..., k]).any():
+                yield f"{column}|{name}_sigma", factor.sds[..., k]
         if factor.correlation is not None:
             for i, k in zip(*np.tril_indices(q, -1), strict=True):
                 pair = f"{factor.columns[k]}, {factor.columns[i]}"
@@ -208,6 +220,23 @@ def _named_draws(posterior):
         for j in np.unique(np.linspace(0, n_groups - 1, min(n_groups, DIAGNOSED_GROUPS)).astype(int)):
             for k, column in enumerate(factor.columns):
                 yield f"{column}|{name}[{factor.labels[j]}]", factor.effects[..., j, k]
+
+
+def _n_parameters(pymc_model):
+    """Return the number of free parameters; where a shape is not known beforehand it counts as one."""
+    total = 0
+    for rv in pymc_model.free_RVs:
+        dims = pymc_model.named_vars_to_dims.get(rv.name)
+        shape = pymc_model.rvs_to_values[rv].type.shape
+        total += int(np.prod([len(pymc_model.coords[dim]) for dim in dims] if dims else [n or 1 for n in shape]))
+    return total
+
+
+def _announce(draws, tune, chains, n_parameters):
+    """Say in one line of the log that NUTS begins, which may take minutes."""
+    logger.info(
+        "NUTS begins: %d chains of %d draws after %d for tuning, %d parameters.", chains, draws, tune, n_parameters
+    )
 
 
 def _checked_options(sampler_options):
@@ -287,8 +316,9 @@ def _variables(pymc_model, layout):
     names = ["Intercept"] if layout.has_intercept else []
     names += [variable for variable, _ in layout.common]
     for factor in layout.factors:
-        for variable, _ in factor.terms:
-            names += [variable, f"{variable}_sigma"]
+        for (variable, _), prior in zip(factor.terms, factor.priors, strict=True):
+            names.append(variable)
+            names += [f"{variable}_{argument}" for argument in (prior[1] if prior is not None else ["sigma"])]
         if factor.correlation is not None:
             names.append(factor.correlation)
     if layout.sigma is None:
@@ -343,16 +373,49 @@ def _as_arrays(tree, layout):
     for factor in layout.factors:
         sds = np.full((*shape, len(factor.columns)), np.nan)
         effects = np.empty((*shape, len(factor.labels), len(factor.columns)))
-        for variable, columns in factor.terms:
+        laws = []
+        for (variable, columns), prior in zip(factor.terms, factor.priors, strict=True):
             k = list(columns)
             effects[..., k] = raw[variable].reshape(*shape, len(factor.labels), len(k))
-            if f"{variable}_sigma" in raw:
-                sds[..., k] = raw[f"{variable}_sigma"].reshape(*shape, len(k))
+            law = _law(factor, variable, columns, prior, raw, shape)
+            if law is not None:
+                sds[..., k] = law.sd()
+                if not (law.is_normal and law.has_sd_parameter and np.all(law.mean() == 0)):
+                    laws.append(law)
         correlation = raw[factor.correlation] if factor.correlation is not None else None
-        factors[factor.name] = FactorDraws(factor.columns, factor.labels, factor.terms, sds, correlation, effects)
+        factors[factor.name] = FactorDraws(
+            factor.columns, factor.labels, factor.terms, sds, correlation, effects, tuple(laws)
+        )
     divergent = tree["sample_stats"]["diverging"].to_numpy().astype(bool)
     tree["posterior"] = type(tree)(_named_posterior(tree["posterior"].to_dataset(), layout, b))
     return PosteriorDraws(layout.columns, b, sigma, factors, divergent, tree)
+
+
+def _law(factor, variable, columns, prior, raw, shape):
+    """Return the law of the effects of a term, with its arguments as drawn or as given; None for a function."""
+    if prior is None:
+        return None
+    family, given = prior
+    arguments = {}
+    for name, value in given.items():
+        drawn = raw.get(f"{variable}_{name}")
+        full = (*shape, len(columns))
+        arguments[name] = (
+            np.broadcast_to(np.asarray(value, dtype=float), full).copy() if drawn is None else drawn.reshape(full)
+        )
+    has_mean, has_variance = moments_exist(family, given)
+    return EffectLaw(
+        family,
+        tuple(columns),
+        tuple(f"{factor.columns[k]}|{factor.name}" for k in columns),
+        arguments,
+        # the sd of normal effects is reported with those of all other terms
+        tuple(
+            name for name, value in given.items() if isinstance(value, tuple) and (family, name) != ("Normal", "sigma")
+        ),
+        has_mean,
+        has_variance,
+    )
 
 
 def _named_posterior(dataset, layout, b):

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._datatree import group_names
 from hbsk._inference import exact_response
+from hbsk._labels import group_names
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._priors import engine_priors
 from hbsk._warnings import warn
@@ -121,7 +121,19 @@ def _problem(training: TrainingRows) -> _Problem:
     specification, scaling, model = training.frame.specification, fitted.scaling, fitted.model
     (factor,) = training.frame.grouped.factors
     labels = estimator.groups_[factor.name]
-    y, scaling_of_y = exact_response(training.frame, training.rows, training.fitted.scaling)
+    y, scaling_of_y = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
+    common, with_means = None, False
+    if isinstance(fitted.posterior, DrawsPosterior):
+        grid = _grid_of_draws(fitted.posterior, scaling)
+        reason = engine_priors(specification, fitted.priors, estimator._has_known_errors)
+        if isinstance(reason, str):
+            _check_normal_effects(training)
+            common = engine_coefficients(fitted.posterior.common, scaling, specification.has_intercept)
+            if specification.factors:
+                with_means = True
+                common = np.concatenate([common, fitted.posterior.law_mean(0) / scaling.y_scale], axis=1)
+    else:
+        grid = grid_of_posterior(fitted.posterior, model, len(labels))
     products = collect_products(
         training.design(),
         rows.codes[factor.name],
@@ -130,16 +142,8 @@ def _problem(training: TrainingRows) -> _Problem:
         scaling_of_y,
         specification.has_intercept,
         rows.standard_error,
+        with_means=with_means,
     )
-    common = None
-    if isinstance(fitted.posterior, DrawsPosterior):
-        grid = _grid_of_draws(fitted.posterior, scaling)
-        reason = engine_priors(specification, fitted.priors, estimator._has_known_errors)
-        if isinstance(reason, str):
-            _check_normal_effects(training, reason)
-            common = engine_coefficients(fitted.posterior.common, scaling, specification.has_intercept)
-    else:
-        grid = grid_of_posterior(fitted.posterior, model, products.n_groups)
     names = group_names(labels)
     if common is None:
         group = unidentified_without(products, model.prior_precision)
@@ -178,15 +182,14 @@ def engine_coefficients(raw: np.ndarray, scaling: ColumnScaling, has_intercept: 
     return engine[:, scaling.kept]
 
 
-def _check_normal_effects(training: TrainingRows, reason: str) -> None:
-    """Raise unless effects of groups are Normal with mean 0, so that they can be integrated out."""
+def _check_normal_effects(training: TrainingRows) -> None:
+    """Raise unless effects of groups are normal, so that they can be integrated out."""
     for factor in training.frame.specification.factors:
         for term in dict.fromkeys(factor.terms):
             prior = training.fitted.priors[term]
-            arguments = prior[1] if isinstance(prior, tuple) and prior[0] == "Normal" else {"mu": None}
-            mu = arguments.get("mu", 0.0)
-            if mu is None or isinstance(mu, tuple) or np.any(np.asarray(mu) != 0):
+            if prior[0] != "Normal":
                 raise ValueError(
                     f"{training.caller} with unit='group' integrates the effects of the group out, for which they have "
-                    f"to be Normal with mean 0, but {reason}. Use unit='row', or compare_estimators with GroupKFold."
+                    f"to be Normal, but the prior of {term!r} is {prior[0]}. Use unit='row', or compare_estimators "
+                    "with GroupKFold."
                 )

@@ -98,6 +98,8 @@ def collect_products(
     scaling: ColumnScaling,
     has_intercept: bool,
     standard_error: np.ndarray | None = None,
+    *,
+    with_means: bool = False,
 ) -> GroupProducts:
     """Collect the products of all groups in one pass over the rows.
 
@@ -112,11 +114,13 @@ def collect_products(
     has_intercept : bool
     standard_error : ndarray of shape (n_rows,), optional
         In the units of y.
+    with_means : bool
+        Whether raw varying columns follow the common ones, so that effects of groups may have means.
     """
-    columns = _EngineColumns(design, y, scaling, has_intercept)
+    columns = _EngineColumns(design, y, scaling, has_intercept, with_means)
     errors = None if standard_error is None else standard_error / scaling.y_scale
     sums = collect(columns, codes, n_groups, np.zeros(len(y)), has_intercept=False, standard_error=errors).sums
-    q = len(sums.zz) - len(scaling.kept) - 1
+    q = (len(sums.zz) - len(scaling.kept) - 1) // (1 + with_means)
     log_weight = np.zeros(n_groups)
     if errors is not None:
         log_weight = np.bincount(codes, weights=-2 * np.log(errors), minlength=n_groups)
@@ -126,8 +130,9 @@ def collect_products(
 class _EngineColumns:
     """A design whose varying columns are [Z X y] in the units of the engine: their products are summed by group."""
 
-    def __init__(self, design, y, scaling, has_intercept):
+    def __init__(self, design, y, scaling, has_intercept, with_means):
         self.design, self.y, self.scaling, self.has_intercept = design, y, scaling, has_intercept
+        self.with_means = with_means
         self.n_rows = design.n_rows
 
     def block(self, start, stop):
@@ -136,6 +141,7 @@ class _EngineColumns:
         columns = [self.scaling.varying(part) for part in z]
         columns += [
             self.scaling.common(x, self.has_intercept),
+            *(z if self.with_means else ()),
             (y - self.scaling.y_centre)[:, None] / self.scaling.y_scale,
         ]
         return np.ones((stop - start, 1)), [np.concatenate(columns, axis=1)], None
@@ -295,7 +301,7 @@ def log_likelihood_given_common(products: GroupProducts, grid: VarianceGrid, com
     products : GroupProducts
     grid : VarianceGrid
     common : ndarray of shape (n_nodes, p)
-        In the units of the engine.
+        In the units of the engine; followed by the means of the effects, where the products are with them.
     """
     contrast = np.concatenate([-common, np.ones((len(common), 1))], axis=1)
     log_density = np.empty((grid.n_nodes, products.n_groups))

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from hbsk._design import DesignWithMeans
 from hbsk._groups import Rows, read_rows
 from hbsk._inference import Fitted, collect_sums
 from hbsk._model_frame import ModelFrame, read_new_rows, unknown_rows
@@ -51,8 +52,10 @@ class TrainingRows:
         return self.estimator._fitted
 
     def design(self):
-        """Return the design of the rows."""
-        return self.frame.specification.design(self.rows.features, self.rows.codes)
+        """Return the design of the rows; known means of effects are in its offset."""
+        design = self.frame.specification.design(self.rows.features, self.rows.codes)
+        effect_mean = self.fitted.effect_mean
+        return design if effect_mean is None else DesignWithMeans(design, effect_mean)
 
 
 def check_unit(unit: str) -> None:
@@ -154,7 +157,8 @@ def _same_sums(estimator, rows) -> bool:
             _close(collect_sums(frame, rows, f).sums.zz, information)
             for f, information in enumerate(fitted.posterior.information)
         )
-    sums, scaling = standardise(collect_sums(frame, rows), known_standard_error=estimator._has_known_errors)
+    collected = collect_sums(frame, rows, effect_mean=fitted.effect_mean)
+    sums, scaling = standardise(collected, known_standard_error=estimator._has_known_errors)
     pairs = [(getattr(sums, name), getattr(fitted.model.sums, name)) for name in ("zz", "zx", "xx", "log_weight")]
     pairs.append((_units(scaling), _units(fitted.scaling)))
     return all(_close(here, before) for here, before in pairs)
