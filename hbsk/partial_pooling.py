@@ -87,7 +87,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     random_state : int, RandomState instance, Generator or None, default=None
         Seed of NUTS and of draws. The marginal engine is deterministic.
     verbose : int, default=0
-        0 prints nothing; above, NUTS shows its progress.
+        0 prints nothing, and the logger "hbsk" says at level INFO when NUTS begins; above, NUTS shows its progress.
 
     Attributes
     ----------
@@ -109,13 +109,13 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         Labels of each grouping factor, sorted where they sort, otherwise in order of appearance.
     group_sd_ : dict of str to Series
         Posterior means of the between-group sds (tau) by term; one Series for each factor. Infinite for
-        ``pooling="none"``.
+        ``pooling="none"``, and where the prior of the effects has no variance.
     group_correlation_ : dict of str to DataFrame
         Posterior means of the correlations between the effects of a group.
     shrinkage_ : dict of str to DataFrame of shape (n_groups, n_terms)
         ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2`` averaged over the posterior: how much of a group's own estimate
         is kept, between 0 (the population's value) and 1 (no pooling). For varying intercepts it is
-        ``tau^2 / (tau^2 + sigma^2 / n_j)``.
+        ``tau^2 / (tau^2 + sigma^2 / n_j)``. NaN where effects of the factor are not Normal.
     group_effects_ : DataFrame
         One row for each factor, term and group; see `group_effects`.
     diagnostics_ : DataFrame
@@ -134,11 +134,12 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
 
     Notes
     -----
-    The marginal engine takes Normal and Flat priors on common terms; HalfNormal, HalfStudentT, HalfCauchy, Exponential,
-    Gamma, InverseGamma and Uniform priors on sds; LKJ priors on correlations; numbers for fixed sds. The default priors
-    are Bambi's, except that columns without a varying slope count as mean-centred in the scale of the priors on the
-    intercept and on ``1|group``, so that shifting such a column changes nothing, and that an offset is taken off y
-    first. sigma is at least 1e-6 of the sd of y: a perfect fit has no proper posterior otherwise.
+    The marginal engine takes Normal and Flat priors on common terms; Normal effects of groups with fixed means;
+    HalfNormal, HalfStudentT, HalfCauchy, Exponential, Gamma, InverseGamma and Uniform priors on sds; LKJ priors on
+    correlations; numbers for fixed sds. The default priors are Bambi's, except that columns without a varying slope
+    count as mean-centred in the scale of the priors on the intercept and on ``1|group``, so that shifting such a column
+    changes nothing, and that an offset is taken off y first. sigma is at least 1e-6 of the sd of y: a perfect fit has
+    no proper posterior otherwise.
 
     `group_sd_`, `group_correlation_`, `shrinkage_`, `group_effects_` and `diagnostics_` are computed when they are
     first asked for, kept until the next fit, and left out of pickles. What is returned is a copy: changing it changes
@@ -285,8 +286,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         mean : ndarray of shape (n_samples,)
         std : ndarray of shape (n_samples,)
             Only if ``return_std``. Infinite where the posterior of the between-group variance has no mean (a group that
-            fit has not seen, few groups, a heavy-tailed prior), and with ``pooling="none"`` where the group's own rows
-            do not identify the mean of the row.
+            fit has not seen, few groups, a heavy-tailed prior) or the prior of the effects no variance, and with
+            ``pooling="none"`` where the group's own rows do not identify the mean of the row.
         """
         rows, read = self._read(X, groups, standard_error)
         if return_std or standard_error is not None:
