@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hbsk._within_groups import WithinSlopes
+
 
 class GroupMeans(NamedTuple):
     """Group means and the variances they have.
@@ -34,7 +36,19 @@ class GroupMeans(NamedTuple):
     @property
     def variances(self) -> np.ndarray:
         """Sampling variance of each group mean, shape (J,)."""
-        return self.relative_variances if np.isinf(self.nu) else self.sigma2 * self.relative_variances
+        return self.unit * self.relative_variances
+
+    @property
+    def unit(self) -> float:
+        """What the relative variances are multiples of: sigma2, or 1 with known standard errors."""
+        return 1.0 if np.isinf(self.nu) else self.sigma2
+
+    def around_slopes(self, within: WithinSlopes) -> GroupMeans:
+        """Measure the variance within groups around what predicts them, the slopes that rows within groups tell."""
+        if np.isinf(self.nu) or not within.rank:
+            return self
+        nu = self.nu - within.rank
+        return self._replace(sigma2=within.residual / nu if nu > 0 else np.nan, nu=nu)
 
 
 def summarise_groups(
@@ -58,8 +72,7 @@ def summarise_groups(
     centre = float(np.average(y, weights=weight))
     residual = y - centre
     if standard_error is not None:
-        precision = 1.0 / np.square(standard_error)
-        precision = precision if weight is None else weight * precision
+        precision = row_precision(weight, standard_error)
         total = np.bincount(codes, weights=precision, minlength=n_groups)
         means = np.bincount(codes, weights=precision * residual, minlength=n_groups) / total
         return GroupMeans(counts, centre + means, 1.0 / total, np.nan, np.inf)
@@ -72,9 +85,20 @@ def summarise_groups(
     return GroupMeans(counts, centre + means, 1.0 / counts, sigma2, float(nu))
 
 
+def row_precision(weight: np.ndarray | None, standard_error: np.ndarray | None) -> np.ndarray | None:
+    """Weight of each row in the mean of its group: copies, over the variance where that is known; None: all alike."""
+    if standard_error is None:
+        return weight
+    precision = 1.0 / np.square(standard_error)
+    return precision if weight is None else weight * precision
+
+
 def group_averages(codes: np.ndarray, n_groups: int, x: np.ndarray, weight: np.ndarray | None) -> np.ndarray:
-    """Weighted mean of a column in each group, shape (J,)."""
+    """Weighted mean of a column in each group, shape (J,); the weights are those of y, or a line is bent."""
     counts = np.bincount(codes, weights=weight, minlength=n_groups)
-    centre = float(np.average(x, weights=weight))
-    deviation = x - centre if weight is None else weight * (x - centre)
-    return centre + np.bincount(codes, weights=deviation, minlength=n_groups) / counts
+    averages = np.full(n_groups, float(np.average(x, weights=weight)))
+    # The second pass takes away what adding up many rows has lost: a column that is constant must be seen to be.
+    for _ in range(2):
+        deviation = x - averages[codes]
+        averages += np.bincount(codes, weights=deviation if weight is None else weight * deviation) / counts
+    return averages

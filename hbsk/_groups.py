@@ -27,7 +27,7 @@ from hbsk._sources import (
     where_labels_stand,
 )
 from hbsk._table import Table, read_table
-from hbsk._validation import about_origin, check_standard_error, check_target, check_weights
+from hbsk._validation import about_origin, check_size, check_standard_error, check_target, check_weights
 from hbsk._warnings import warn
 from hbsk.exceptions import LabelMismatchWarning, SuspiciousGroupsWarning
 
@@ -199,6 +199,28 @@ def _refuse_fractions(labels: np.ndarray, name: str) -> None:
             "groups are labelled. Was sample_weight= meant? It is a keyword of its own. Labels may be integers, text "
             "or any other hashable values; numbers like these can be turned into text if they really are labels."
         )
+
+
+def one_grouping(rows: Rows, name: str) -> None:
+    """Raise where there is more than one factor."""
+    if len(rows.sources) > 1:
+        raise ValueError(
+            f"{name} shrinks the means of one grouping; got {len(rows.sources)} "
+            f"({', '.join(repr(source.name) for source in rows.sources)}). Join the columns into one, or use "
+            "PartialPoolingRegressor."
+        )
+
+
+def numeric_columns(rows: Rows, name: str) -> list[str]:
+    """Names of the columns of X that hold no group labels, all of them numbers that can be squared; else an error."""
+    for column in rows.feature_names:
+        if not rows.features.is_numeric(column):
+            raise TypeError(
+                f"Column {column!r} of X holds text or categories, and {name} needs numbers to regress on. Encode it "
+                "(OneHotEncoder), leave it out, or name it in group_features= if it holds the groups."
+            )
+        check_size(rows.features.numbers(column), f"Column {column!r} of X", name)
+    return list(rows.feature_names)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

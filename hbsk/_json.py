@@ -39,6 +39,7 @@ from hbsk._no_pooling import NoPoolingPosterior
 from hbsk._posterior import MarginalPosterior
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._sd_prior import SdPrior
+from hbsk._shrunken_groups import Departures
 from hbsk._sources import FactorSource
 from hbsk._specification import FactorTerms, Specification
 from hbsk._surface import Directions, Surface
@@ -54,9 +55,9 @@ _ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesStein
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Call, ColumnScaling, Component, Directions, DrawsPosterior, EffectLaw, FactorSource, FactorTerms, Fitted,
-        GroupFactor, GroupSums, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation,
-        Recipe, SdPrior, Specification, Surface, Value, VarianceParameters,
+        Call, ColumnScaling, Component, Departures, Directions, DrawsPosterior, EffectLaw, FactorSource, FactorTerms,
+        Fitted, GroupFactor, GroupSums, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior,
+        Operation, Recipe, SdPrior, Specification, Surface, Value, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

@@ -19,6 +19,7 @@ import numpy as np
 from hbsk._inference import Fitted
 from hbsk._labels import GroupFactor
 from hbsk._model_frame import ModelFrame
+from hbsk._shrunken_groups import Departures
 from hbsk._sources import FactorSource
 from hbsk._surface import Surface
 from hbsk.james_stein import JamesSteinEstimator
@@ -54,7 +55,9 @@ _LEARNT: dict[type, dict[str, Any]] = {
         "_sources": tuple[FactorSource, ...],
         "_factors": dict[str, GroupFactor],
         "_surface": Surface,
+        "_departures": Departures | None,
         "_nu": float,
+        "_n_target": float,
         "groups_": np.ndarray,
         "group_sizes_": np.ndarray,
         "group_means_": np.ndarray,
@@ -146,6 +149,9 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
             names += [name for name in ("shrinkage_", "target_") if np.ndim(getattr(estimator, name))]
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
         found.append(("_factors", len(estimator._factors), len(estimator._sources)))
+        if estimator._departures is not None:
+            slopes = due * len(estimator._departures.covariance)
+            found += [(name, getattr(estimator._departures, name).size, slopes) for name in ("points", "lean")]
         return found + [(f"the labels of {name!r}", len(f.labels), due) for name, f in estimator._factors.items()]
     found = [("coef_", estimator.coef_.size, len(estimator.coef_names_))]
     frame = estimator._frame

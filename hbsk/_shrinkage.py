@@ -47,14 +47,23 @@ _MOST_CELLS = 2048
 
 
 def james_stein_shrinkage(
-    deviations: np.ndarray, variances: np.ndarray, n_target: int, nu: float, *, positive_part: bool
+    deviations: np.ndarray, variances: np.ndarray, n_target: float, nu: float, *, positive_part: bool
 ) -> float:
     """Compute the common factor by which deviations from the target are multiplied, 1 - B.
+
+    See `james_stein_pull` for B.
+    """
+    pull = james_stein_pull(deviations, variances, n_target, nu)
+    return 1.0 - (min(pull, 1.0) if positive_part else pull)
+
+
+def james_stein_pull(deviations: np.ndarray, variances: np.ndarray, n_target: float, nu: float) -> float:
+    """Compute the share B of the target in every estimate; above 1 it should be cut.
 
     B = (J - r - 2) nu / (nu + 2) / sum_j (d_j^2 / v_j), where d_j = y_j - t_j, r counts the coefficients of the target
     that were estimated (by least squares with weights 1 / v_j) and nu / (nu + 2) is 1 for known v_j. James and Stein
     (1961, section 2) for equal v_j and t = 0; with unequal v_j this is their estimator of the standardised means
-    y_j / sqrt(v_j). Efron and Morris (1973) for r > 0. With `positive_part` the factor is not less than 0.
+    y_j / sqrt(v_j). Efron and Morris (1973) for r > 0.
 
     Parameters
     ----------
@@ -62,19 +71,16 @@ def james_stein_shrinkage(
         d_j.
     variances : ndarray of shape (J,)
         v_j.
-    n_target : int
-        r.
+    n_target : float
+        r; not an integer where rows within groups tell a part of the coefficients.
     nu : float
         Degrees of freedom behind the v_j, or inf.
-    positive_part : bool
-        Whether to cut negative factors at 0.
     """
     distance = float(np.sum(np.square(deviations) / variances))
     if distance == 0:
-        return 0.0
+        return 1.0
     correction = 1.0 if np.isinf(nu) else nu / (nu + 2.0)
-    factor = 1.0 - (len(deviations) - n_target - 2) * correction / distance
-    return max(factor, 0.0) if positive_part else factor
+    return (len(deviations) - n_target - 2) * correction / distance
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -92,11 +98,17 @@ class Cells(NamedTuple):
         Groups in each cell.
     products : ndarray of shape (K, (r + 1)^2)
         Sum over the groups of a cell of the outer product of (z_j, y_j) with itself, in rows.
+    prior : ndarray of shape (r + 1, r + 1), or 0
+        What other data than the means tell of beta, whose estimate from them is 0: their precision matrix, and zeros.
+    n_prior : int
+        Number of coefficients that those data identify.
     """
 
     variances: np.ndarray
     counts: np.ndarray
     products: np.ndarray
+    prior: np.ndarray | float = 0.0
+    n_prior: int = 0
 
     @property
     def n_target(self) -> int:
@@ -108,8 +120,15 @@ class Cells(NamedTuple):
         """Number J of groups."""
         return int(self.counts.sum())
 
+    @property
+    def degrees(self) -> int:
+        """Degrees of freedom of the weighted residuals, those of the prior's part among them."""
+        return self.n_groups + self.n_prior - self.n_target
 
-def collect_cells(means: np.ndarray, variances: np.ndarray, basis: np.ndarray) -> Cells:
+
+def collect_cells(
+    means: np.ndarray, variances: np.ndarray, basis: np.ndarray, prior_precision: np.ndarray | None = None
+) -> Cells:
     """Sum the groups of equal variance.
 
     Parameters
@@ -120,6 +139,8 @@ def collect_cells(means: np.ndarray, variances: np.ndarray, basis: np.ndarray) -
         v_j.
     basis : ndarray of shape (J, r)
         z_j; nearly orthogonal columns of like size, where digits matter.
+    prior_precision : ndarray of shape (r,), default=None
+        Precision with which each coefficient is known to be 0 from other data, 0 where it is not. None: there are none.
     """
     cell, distinct = pd.factorize(variances, sort=True)
     columns = [*basis.T, means]
@@ -129,7 +150,10 @@ def collect_cells(means: np.ndarray, variances: np.ndarray, basis: np.ndarray) -
         for j in range(i + 1):
             sums = np.bincount(cell, weights=columns[i] * columns[j], minlength=len(distinct))
             products[:, i, j] = products[:, j, i] = sums
-    return Cells(distinct, np.bincount(cell).astype(np.float64), products.reshape(len(distinct), -1))
+    cells = Cells(distinct, np.bincount(cell).astype(np.float64), products.reshape(len(distinct), -1))
+    if prior_precision is None:
+        return cells
+    return cells._replace(prior=np.diag(np.append(prior_precision, 0.0)), n_prior=int(np.sum(prior_precision > 0)))
 
 
 def _weighted_products(cells: Cells, weights: np.ndarray) -> np.ndarray:
@@ -148,7 +172,7 @@ class _Fit(NamedTuple):
 
 
 def _least_squares(cells: Cells, weights: np.ndarray) -> _Fit:
-    products = _weighted_products(cells, weights)
+    products = _weighted_products(cells, weights) + cells.prior
     gram, cross, square = products[..., :-1, :-1], products[..., :-1, -1], products[..., -1, -1]
     inverse = np.linalg.inv(gram)
     coef = np.einsum("...jk,...k->...j", inverse, cross)
@@ -228,9 +252,11 @@ def _leverage_trace(cells: Cells, fit: _Fit, weights: np.ndarray) -> np.ndarray:
 
 def _maximise(cells: Cells, *, restricted: bool) -> float:
     # Beyond 2 SS / (J - r) and the largest v_j the slope is negative: y'PPy <= SS / tau^4, tr P >= (J - r) / 2 tau^2.
-    spread = _least_squares(cells, np.ones_like(cells.variances)).residual / (cells.n_groups - cells.n_target)
+    spread = _least_squares(cells, np.ones_like(cells.variances)).residual / cells.degrees
     high = max(2.0 * spread, cells.variances[-1])
     few = _merge_cells(cells)
+    while cells.n_prior and likelihood_slope(few, high, restricted=restricted) > 0:  # SS then depends on tau^2
+        high *= 4.0
     roots = _sign_changes(
         lambda tau2: likelihood_slope(few, tau2, restricted=restricted), _grid(cells.variances[0], high)
     )
@@ -250,19 +276,22 @@ def dersimonian_laird(cells: Cells) -> float:
     weights = 1.0 / cells.variances
     fit = _least_squares(cells, weights)
     trace = cells.counts @ weights - _leverage_trace(cells, fit, weights)
-    return max(0.0, float((fit.residual - (cells.n_groups - cells.n_target)) / trace))
+    return max(0.0, float((fit.residual - cells.degrees) / trace))
 
 
 def paule_mandel(cells: Cells) -> float:
-    """Estimate tau^2 by solving sum_j w_j (y_j - z_j' beta)^2 = J - r (Paule and Mandel 1982); 0 without a solution."""
-    degrees = cells.n_groups - cells.n_target
+    """Estimate tau^2 by solving sum_j w_j (y_j - z_j' beta)^2 = J - r (Paule and Mandel 1982); 0 without a solution.
+
+    Where rows within groups tell of beta too, their part is added on both sides of the equation.
+    """
+    degrees = cells.degrees
 
     def excess(tau2: float) -> float:
         return float(_least_squares(cells, 1.0 / _totals(cells, tau2)).residual - degrees)
 
     if excess(0.0) <= 0:
         return 0.0
-    high = float(_least_squares(cells, np.ones_like(cells.variances)).residual / degrees)
+    high = float(_least_squares(cells, np.ones_like(cells.variances)).residual / degrees) or cells.variances[-1]
     while excess(high) > 0:  # only rounding can bring this about
         high *= 2.0
     return _root(excess, 0.0, high)
@@ -347,7 +376,7 @@ def _merge_cells(cells: Cells) -> Cells:
     start = np.flatnonzero(np.diff(place, prepend=-1))
     counts = np.add.reduceat(cells.counts, start)
     variances = np.add.reduceat(cells.counts * cells.variances, start) / counts
-    return Cells(variances, counts, np.add.reduceat(cells.products, start, axis=0))
+    return cells._replace(variances=variances, counts=counts, products=np.add.reduceat(cells.products, start, axis=0))
 
 
 def _polish(function: Curve, guess: float, smallest: float) -> float:
@@ -381,6 +410,7 @@ def posterior_variance(
     shrinkage: np.ndarray,
     covariance: np.ndarray,
     totals: np.ndarray | None,
+    n_target: float | None = None,
 ) -> np.ndarray:
     """Empirical-Bayes posterior variance of each theta_j with the corrections of Morris (1983, section 5).
 
@@ -405,6 +435,8 @@ def posterior_variance(
         C.
     totals : ndarray of shape (J,) or None
         v_j + tau^2 up to a common factor; None where tau^2 was given.
+    n_target : float, default=None
+        r, where rows within groups tell a part of the coefficients. None: as many as the basis has columns.
 
     Returns
     -------
@@ -415,14 +447,14 @@ def posterior_variance(
     leverage = np.einsum("jk,kl,jl->j", basis, covariance, basis)
     if totals is None:
         return variances * (1.0 - b) + np.square(b) * leverage
-    degrees = len(variances) - basis.shape[1]
+    degrees = len(variances) - (basis.shape[1] if n_target is None else n_target)
     big_b = b * (degrees - 2) / degrees
     mean_total = 1.0 / np.mean(1.0 / totals)  # vbar + tau^2
     third = 2.0 / (degrees - 2) * np.square(big_b * deviations) * mean_total / totals
     return variances * (1.0 - big_b) + b * big_b * leverage + third
 
 
-def variance_of_new_groups(variances: np.ndarray, tau2: float, n_target: int) -> float:
+def variance_of_new_groups(variances: np.ndarray, tau2: float, n_target: float) -> float:
     """Compute the variance of a new theta around the target: tau^2 corrected for having been estimated.
 
     (d tau^2 + 2 vbar) / (d - 2), d = J - r, is the tau^2 at which v / (v + tau^2) is the B of `posterior_variance`. It
@@ -434,7 +466,7 @@ def variance_of_new_groups(variances: np.ndarray, tau2: float, n_target: int) ->
         v_j.
     tau2 : float
         Estimate of the variance between groups.
-    n_target : int
+    n_target : float
         r.
     """
     degrees = len(variances) - n_target

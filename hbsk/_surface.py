@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hbsk._shrinkage import james_stein_shrinkage
+from hbsk._within_groups import WithinSlopes, WithinTriangle
 
 
 class Directions(NamedTuple):
@@ -35,6 +36,13 @@ class Directions(NamedTuple):
         for column, centre, weights in zip(columns, self.centre, self.transform, strict=True):
             coordinates[:, 1:] += np.subtract(column, centre, dtype=np.float64)[:, None] * weights
         return coordinates
+
+    def rounding(self, columns: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
+        """Bound what rounding of the columns does to the k coordinates, shape (n_rows, k)."""
+        bound = np.zeros((n_rows, self.transform.shape[1]))
+        for column, centre, weights in zip(columns, self.centre, self.transform, strict=True):
+            bound += (np.abs(column) + abs(centre))[:, None] * np.abs(weights)
+        return 16 * np.finfo(float).eps * bound
 
 
 class Surface(NamedTuple):
@@ -82,7 +90,32 @@ def no_directions() -> Directions:
     return Directions(np.empty(0), np.empty((0, 0)))
 
 
-def find_directions(columns: Sequence[np.ndarray], weight: np.ndarray) -> tuple[Directions, np.ndarray]:
+class Coordinates(NamedTuple):
+    """Rows of a matrix in orthogonal directions.
+
+    Parameters
+    ----------
+    directions : Directions
+        Of as many coordinates k as the centred columns have rank.
+    rows : ndarray of shape (n, k)
+        Coordinates u with sum_i weight_i u_i u_i' = identity and weighted mean 0; what rows within groups tell adds to
+        the sum.
+    within : WithinSlopes
+        What rows within groups tell of the slopes in these directions.
+    redundant : ndarray of shape (p,), bool
+        Columns whose slopes cannot be told apart: linear combinations of one another, the intercept included. A column
+        without variation is none of them.
+    """
+
+    directions: Directions
+    rows: np.ndarray
+    within: WithinSlopes
+    redundant: np.ndarray
+
+
+def find_directions(
+    columns: Sequence[np.ndarray], weight: np.ndarray, triangle: WithinTriangle | None = None
+) -> Coordinates:
     """Find orthogonal directions in the rows, and the coordinates of the rows.
 
     Parameters
@@ -91,13 +124,9 @@ def find_directions(columns: Sequence[np.ndarray], weight: np.ndarray) -> tuple[
         The matrix, column by column.
     weight : ndarray of shape (n,)
         Weight of each row.
-
-    Returns
-    -------
-    directions : Directions
-        Of as many coordinates k as the centred columns have rank.
-    coordinates : ndarray of shape (n, k)
-        Coordinates u with sum_i weight_i u_i u_i' = identity and weighted mean 0.
+    triangle : WithinTriangle, default=None
+        Where the rows are groups: what varies within them. Directions are then chosen so that rows within groups tell
+        their slopes independently of one another, or not at all.
     """
     root = np.sqrt(weight)
     centre = np.array([np.average(column, weights=weight) for column in columns])
@@ -105,6 +134,9 @@ def find_directions(columns: Sequence[np.ndarray], weight: np.ndarray) -> tuple[
     for j, (column, mean) in enumerate(zip(columns, centre, strict=True)):
         matrix[:, j] = root * np.subtract(column, mean, dtype=np.float64)
     largest = np.array([np.abs(column).max() * root.max() for column in columns])
+    if triangle is not None:
+        matrix = np.vstack([matrix, triangle.columns])
+        largest = np.maximum(largest, triangle.largest * root.max())
     size = np.linalg.norm(matrix, axis=0)
     # What rounding leaves of the deviations of a constant column.
     noise = 16 * np.finfo(float).eps * largest * np.sqrt(len(weight))
@@ -116,7 +148,23 @@ def find_directions(columns: Sequence[np.ndarray], weight: np.ndarray) -> tuple[
     keep = values > max(1e-11 * values.max(initial=0.0), (noise / scale)[varies].max(initial=0.0))
     transform = right[keep].T / values[keep] / scale[:, None]
     transform[~varies] = 0.0
-    return Directions(centre, transform), left[:, keep] / root[:, None]
+    rows = left[: len(weight), keep] / root[:, None]
+    # The unit vector of a column whose slope the rows tell lies in the space that they span.
+    redundant = varies & (1.0 - np.sum(np.square(right[keep]), axis=0) > 1e-9)
+    within = WithinSlopes(np.zeros(rows.shape[1]), np.zeros(rows.shape[1]), np.nan)
+    if triangle is None:
+        return Coordinates(Directions(centre, transform), rows, within, redundant)
+    left, values, right = np.linalg.svd(triangle.columns @ transform)
+    rounding = (noise @ np.abs(transform)).max(initial=0.0)
+    told = int(np.sum(values > max(1e-10, rounding)))
+    if not told:
+        return Coordinates(Directions(centre, transform), rows, within, redundant)
+    told_part = left[:, :told].T @ triangle.response
+    within.slopes[:told] = told_part / values[:told]
+    within.information[:told] = triangle.total * np.square(values[:told])
+    residual = triangle.response - left[:, :told] @ told_part
+    within = within._replace(residual=triangle.total * float(residual @ residual))
+    return Coordinates(Directions(centre, transform @ right.T), rows @ right.T, within, redundant)
 
 
 class ShrunkenRegression(NamedTuple):
@@ -134,6 +182,8 @@ class ShrunkenRegression(NamedTuple):
         Residual variance; NaN where it is known by standard errors or has no degrees of freedom.
     nu : float
         Its degrees of freedom; inf with known standard errors.
+    redundant : ndarray of shape (p,), bool
+        Columns whose slopes the rows cannot tell apart.
     """
 
     surface: Surface
@@ -141,6 +191,7 @@ class ShrunkenRegression(NamedTuple):
     rank: int
     sigma2: float
     nu: float
+    redundant: np.ndarray
 
 
 def shrink_regression(
@@ -175,7 +226,7 @@ def shrink_regression(
     """
     copies = np.ones(len(y)) if weight is None else weight
     precision = copies if standard_error is None else copies / np.square(standard_error)
-    directions, coordinates = find_directions(columns, precision)
+    directions, coordinates, _, redundant = find_directions(columns, precision)
     rank = coordinates.shape[1]
     mean = float(np.average(y, weights=precision))
     zeta = coordinates.T @ (precision * (y - mean))
@@ -193,7 +244,7 @@ def shrink_regression(
     covariance[0, 0] = unit / precision.sum()
     covariance[1:, 1:] = _slope_covariance(zeta, unit, factor)
     surface = Surface(directions, np.append(mean, factor * zeta), covariance)
-    return ShrunkenRegression(surface, factor, rank, sigma2, nu)
+    return ShrunkenRegression(surface, factor, rank, sigma2, nu, redundant)
 
 
 def _slope_covariance(zeta: np.ndarray, unit: float, factor: float) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn.utils import assert_all_finite, check_array, column_or_1d
+from sklearn.utils._param_validation import Interval
 
 from hbsk._messages import shown
 
@@ -16,6 +17,22 @@ _FLOATS = [np.float64, np.float32]
 # Variances are squared, inverted and compared with that of y: beyond this, products of them leave floating point.
 SMALLEST_ERROR, LARGEST_ERROR = 1e-50, 1e50
 SMALLEST_VALUE, LARGEST_VALUE = 1e-75, 1e75
+
+
+class Number(Interval):
+    """A parameter that is a real number between two others, both included; True and False are no numbers here."""
+
+    def __init__(self, smallest: float, largest: float):
+        super().__init__(numbers.Real, smallest, largest, closed="both")
+
+    def is_satisfied_by(self, value: Any) -> bool:
+        """Tell whether a value is such a number."""
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            return False
+        try:
+            return super().is_satisfied_by(float(value))
+        except OverflowError:
+            return False
 
 
 def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
@@ -179,6 +196,8 @@ def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndar
 
 
 def _per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
+    if isinstance(values, bool | np.bool_ | str | bytes):
+        raise ValueError(f"{argument} must be a number, or one number per row; got {shown(values)}.")
     if isinstance(values, numbers.Real):
         values = np.full(n_rows, float(values))
     # A shape of (n, 1) or (n, k) must not be flattened silently: it is most often a second y or a frame by mistake.
@@ -188,3 +207,11 @@ def _per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
     if values.shape[0] != n_rows:
         raise ValueError(f"{argument} has {values.shape[0]} values, but X has {n_rows} rows.")
     return values.astype(np.float64, copy=False)
+
+
+def check_interval(coverage: Any, kind: Any) -> None:
+    """Refuse options that no interval has."""
+    if not (isinstance(coverage, numbers.Real) and 0 < float(coverage) < 1):
+        raise ValueError(f"coverage must be a number between 0 and 1, both excluded; got {shown(coverage)}.")
+    if kind not in ("prediction", "mean"):
+        raise ValueError(f'kind must be "prediction" or "mean"; got {shown(kind)}.')

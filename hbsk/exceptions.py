@@ -5,7 +5,9 @@ from sklearn.exceptions import ConvergenceWarning as _SklearnConvergenceWarning
 __all__ = [
     "ConvergenceWarning",
     "ExtrapolationWarning",
+    "LabelMismatchWarning",
     "NoGroupsWarning",
+    "RedundantColumnsWarning",
     "ShrinkageWarning",
     "SuspiciousGroupsWarning",
 ]
@@ -41,3 +43,7 @@ class SuspiciousGroupsWarning(UserWarning):
 
 class ShrinkageWarning(UserWarning):
     """No shrinkage is justified, for want of groups or of repeated rows, so the estimates are returned unshrunken."""
+
+
+class RedundantColumnsWarning(UserWarning):
+    """Columns of X are linear combinations of one another, or add up to the intercept: their slopes share an effect."""

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from numbers import Integral, Real
+from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._group_means import group_averages, summarise_groups
-from hbsk._groups import UNKNOWN_GROUPS, Rows, read_rows, read_training_rows
-from hbsk._messages import shown
+from hbsk._groups import UNKNOWN_GROUPS, Rows, numeric_columns, one_grouping, read_rows, read_training_rows
 from hbsk._refit import keeps_former_fit
 from hbsk._routing import GroupRoutingMixin
-from hbsk._shrunken_means import shrink_means, t_quantile, target_basis, target_surface
+from hbsk._shrunken_groups import infinite_where_unknown, shrink_groups
+from hbsk._shrunken_means import t_quantile
 from hbsk._surface import shrink_regression
-from hbsk._validation import check_size
-from hbsk._warnings import warn
+from hbsk._validation import LARGEST_VALUE, Number, check_interval
+from hbsk._warnings import warn, warn_of_redundant_columns
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 
 __all__ = ["JamesSteinEstimator"]
@@ -56,14 +55,15 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         Where the shrinkage comes from, see above.
     target : {"mean", "zero", "regression"} or float, default="mean"
         What the group means are moved towards. "mean": their weighted mean, estimated. "zero" or a number: that number.
-        "regression": a least-squares surface in the other columns of X (their group averages), which then also take
-        part in `predict`. Under every other target the other columns of X are checked and not used.
+        "regression": a least-squares surface in the other columns of X, which then also take part in `predict`. Under
+        every other target the other columns of X are checked and not used.
     positive_part : bool, default=True
         Whether a negative factor of "james-stein" is replaced by 0, which is never worse. The other methods have no
         negative factors.
     between_group_variance : {"reml", "ml", "dersimonian-laird", "paule-mandel"} or float, default="reml"
         How the variance (not sd) :math:`\tau^2` of the true group means around the target is estimated, or its value.
-        "sure" has its own. Under "james-stein" it only enters the sd of groups that were not seen in `fit`.
+        Under "james-stein" and "sure" it is not what means are shrunken by, but enters the sd of the target and of
+        groups that were not seen in `fit`, and the slopes of columns that vary within groups.
     unknown_groups : {"population", "error", "nan"}, default="population"
         What to predict for groups not seen in `fit`: the target, with an sd that includes :math:`\tau^2`; an error that
         names them; or NaN. A missing label is a group of its own.
@@ -86,12 +86,18 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         Weight :math:`\lambda_j` of the group's own mean: 1 leaves it where it is, 0 puts it on the target. In [0, 1],
         but for "james-stein" with `positive_part=False`. Without groups one number, the factor of all slopes.
     target_ : float or ndarray of shape (n_groups,)
-        What the means were moved towards; an array for `target="regression"`. NaN without groups.
+        What the means were moved towards; for `target="regression"` an array, the height of the surface at the average
+        row of each group. NaN without groups.
     between_group_variance_ : float
-        Variance (not sd) :math:`\tau^2` of the true group means around the target. NaN where it cannot be estimated.
+        Variance (not sd) :math:`\tau^2` of the true group means around the target, as the parameter
+        `between_group_variance` says, under every method. NaN where it cannot be estimated.
+    sure_variance_ : float
+        What "sure" takes for :math:`\tau^2` in `shrinkage_`: a number chosen for a small risk, not an estimate of the
+        variance between groups. NaN where nothing was shrunken. Only with `method="sure"`.
     sigma2_ : float
-        Variance (not sd) of one row within its group, pooled over groups; without groups the residual variance. NaN
-        with known standard errors, and where no group has two rows.
+        Variance (not sd) of one row within its group, pooled over groups, around the slopes of "regression" where
+        columns vary within groups; without groups the residual variance. NaN with known standard errors, and where
+        groups leave no degrees of freedom for it.
     coef_ : ndarray of shape (n_columns,)
         Slopes of the target in the other columns of X. Only with `target="regression"` or without groups.
     coef_names_ : ndarray of shape (n_columns,)
@@ -126,9 +132,15 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     are, with a :class:`~hbsk.exceptions.ShrinkageWarning`. A number given as `between_group_variance` is not estimated,
     so that "empirical-bayes" then shrinks any number of groups.
 
-    **Regression.** Fay and Herriot (1979). Columns that vary within groups enter by their group averages. A row of a
-    known group is predicted by the surface at this row plus the shrunken deviation of its group, so for columns that
-    are constant within groups the prediction is `theta_`.
+    **Regression.** For columns that are constant within groups Fay and Herriot (1979). Columns that vary within groups
+    make it the model of Battese, Harter and Fuller (1988), :math:`y_{ij} = x_{ij}'\beta + u_j + e_{ij}` with one slope
+    within and between groups: :math:`\sigma^2` is that of rows around the slopes within groups, on as many degrees of
+    freedom less; the slopes are generalised least squares on rows and averages together, given :math:`\tau^2`; the
+    method has its say on the rest, where r counts only what the averages have to tell, and need not be an integer. (A
+    slope between groups that differs from that within needs a column of averages of its own.) A row of a known group is
+    predicted by the surface at this row plus the shrunken deviation of its group, so for columns that are constant
+    within groups the prediction is `theta_`; away from the average row of its group the sd grows with the uncertainty
+    of the slopes, at :math:`z` to :math:`v_j \lambda_j + d'Cd`, :math:`d = z - \lambda_j z_j`.
 
     **Without groups** (no column named, none given by keyword) the slopes of a least-squares regression on X are
     shrunken towards zero by one James-Stein factor, which improves on least squares from 3 columns on (Sclove 1968);
@@ -148,6 +160,8 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
       Journal of the American Statistical Association 68, 117-130.
     - Bock, M. E. (1975). Minimax estimators of the mean of a multivariate normal distribution. Annals of Statistics 3,
       209-218.
+    - Battese, G. E., Harter, R. M., and Fuller, W. A. (1988). An error-components model for prediction of county crop
+      areas using survey and satellite data. Journal of the American Statistical Association 83, 28-36.
     - Fay, R. E., and Herriot, R. A. (1979). Estimates of income for small places: an application of James-Stein
       procedures to census data. Journal of the American Statistical Association 74, 269-277.
     - Morris, C. (1983). Parametric empirical Bayes inference: theory and applications. Journal of the American
@@ -187,11 +201,11 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "group_features": [str, Integral, "array-like", None],
         "method": [StrOptions({"james-stein", "empirical-bayes", "sure"})],
-        "target": [StrOptions({"mean", "zero", "regression"}), Interval(Real, None, None, closed="neither")],
+        "target": [StrOptions({"mean", "zero", "regression"}), Number(-LARGEST_VALUE, LARGEST_VALUE)],
         "positive_part": ["boolean"],
         "between_group_variance": [
             StrOptions({"reml", "ml", "dersimonian-laird", "paule-mandel"}),
-            Interval(Real, 0, None, closed="left"),
+            Number(0, LARGEST_VALUE**2),
         ],
         "unknown_groups": [StrOptions(set(UNKNOWN_GROUPS))],
     }
@@ -248,12 +262,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         )
         self._known_errors = rows.standard_error is not None
         self._sources, self._factors = rows.sources, rows.factors
-        if len(rows.sources) > 1:
-            raise ValueError(
-                f"JamesSteinEstimator shrinks the means of one grouping; got {len(rows.sources)} "
-                f"({', '.join(repr(source.name) for source in rows.sources)}). Join the columns into one, or use "
-                "PartialPoolingRegressor."
-            )
+        one_grouping(rows, type(self).__name__)
         return self._shrink_means(rows) if rows.sources else self._shrink_slopes(rows)
 
     def predict(self, X, groups=None, *, return_std=False, standard_error=None):
@@ -277,7 +286,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             Predicted means.
         std : ndarray of shape (n_samples,)
             Sd of a new observation in the row's group: of the group's mean and of the observation around it. Only with
-            `return_std=True`. The sd of the mean alone is `theta_sd_`.
+            `return_std=True`. The sd of the mean alone is `theta_sd_`, at the average row of the group.
         """
         rows = self._read(X, groups, standard_error)
         mean = self._means(rows)
@@ -309,10 +318,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             Lower and upper ends.
         """
         check_is_fitted(self)
-        if not (isinstance(coverage, Real) and 0 < float(coverage) < 1):
-            raise ValueError(f"coverage must be a number between 0 and 1, both excluded; got {shown(coverage)}.")
-        if kind not in ("prediction", "mean"):
-            raise ValueError(f'kind must be "prediction" or "mean"; got {shown(kind)}.')
+        check_interval(coverage, kind)
         rows = self._read(X, groups, standard_error)
         variance, degrees = self._variances(rows, kind)
         reach = t_quantile(0.5 + float(coverage) / 2, degrees) * np.sqrt(variance)
@@ -346,36 +352,40 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         assert rows.y is not None  # reading training rows has made sure of it
         (factor,) = rows.factors.values()
         (codes,) = rows.codes.values()
-        n_groups = factor.n_groups
-        groups = summarise_groups(codes, n_groups, rows.y, rows.sample_weight, rows.standard_error)
-        names = self._regression_columns(rows)
-        columns = [group_averages(codes, n_groups, rows.features.numbers(c), rows.sample_weight) for c in names]
-        directions, basis, offset = target_basis(groups, columns, self.target)
-        shrunken = shrink_means(
-            groups,
-            basis,
-            offset,
+        regression = self.target == "regression"
+        names = numeric_columns(rows, type(self).__name__) if regression else []
+        learnt = shrink_groups(
+            codes,
+            factor.n_groups,
+            rows.y,
+            rows.sample_weight,
+            rows.standard_error,
+            [rows.features.numbers(name) for name in names],
             method=self.method,
+            target=self.target,
             between_group_variance=self.between_group_variance,
             positive_part=self.positive_part,
         )
-        if shrunken.why_not:
-            warn(f"Group means are returned as they are: {shrunken.why_not}.", ShrinkageWarning)
-        self._surface = target_surface(directions, offset, shrunken)
-        self._nu = groups.nu
-        self._new_variance = shrunken.new_tau2
+        groups, means = learnt.groups, learnt.means
+        if means.why_not:
+            warn(f"Group means are returned as they are: {means.why_not}.", ShrinkageWarning)
+        else:
+            warn_of_redundant_columns(names, learnt.redundant)
+        self._surface, self._departures = learnt.surface, learnt.departures
+        self._nu, self._n_target, self._new_variance = groups.nu, means.n_target, means.new_tau2
         self.groups_ = factor.labels
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
-        self.theta_ = shrunken.theta
-        self.theta_sd_ = np.sqrt(np.nan_to_num(shrunken.variance, nan=np.inf))
-        self.shrinkage_: np.ndarray | float = shrunken.shrinkage
-        target = self._surface.value(columns, n_groups)
-        self._effects = shrunken.theta - target
-        self.target_: np.ndarray | float = target if self._uses_columns() else float(self._surface.coef[0])
-        self.between_group_variance_ = shrunken.tau2
+        self.theta_ = means.theta
+        self.theta_sd_ = np.sqrt(infinite_where_unknown(means.variance))
+        self.shrinkage_: np.ndarray | float = means.shrinkage
+        self._effects = means.theta - learnt.target
+        self.target_: np.ndarray | float = learnt.target if regression else float(self._surface.coef[0])
+        self.between_group_variance_ = means.tau2
+        if self.method == "sure":
+            self.sure_variance_ = means.sure_tau2
         self.sigma2_ = groups.sigma2
-        if self._uses_columns():
+        if regression:
             self._name_slopes(names)
         return self
 
@@ -388,7 +398,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             NoGroupsWarning,
         )
         assert rows.y is not None  # reading training rows has made sure of it
-        names = self._numeric_columns(rows, rows.feature_names)
+        names = numeric_columns(rows, type(self).__name__)
         fitted = shrink_regression(
             [rows.features.numbers(c) for c in names],
             rows.y,
@@ -399,7 +409,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         if fitted.rank < 3 or fitted.nu <= 0:
             reason = "fewer than 3 slopes" if fitted.rank < 3 else "no degrees of freedom for the residual variance"
             warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
-        self._surface, self._nu = fitted.surface, fitted.nu
+        self._surface, self._departures, self._nu, self._n_target = fitted.surface, None, fitted.nu, 0.0
         for name in ("groups_", "group_sizes_", "group_means_", "theta_", "theta_sd_"):
             setattr(self, name, np.empty(0))
         self.shrinkage_ = fitted.factor
@@ -413,22 +423,6 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         self.coef_names_ = np.array(names, dtype=object)
         self.intercept_ = self._surface.intercept
         self._columns = names
-
-    def _uses_columns(self) -> bool:
-        return isinstance(self.target, str) and self.target == "regression"
-
-    def _regression_columns(self, rows: Rows) -> list[str]:
-        return self._numeric_columns(rows, rows.feature_names) if self._uses_columns() else []
-
-    def _numeric_columns(self, rows: Rows, names: tuple[str, ...]) -> list[str]:
-        for name in names:
-            if not rows.features.is_numeric(name):
-                raise TypeError(
-                    f"Column {name!r} of X holds text or categories, and JamesSteinEstimator needs numbers to regress "
-                    "on. Encode it (OneHotEncoder), leave it out, or name it in group_features= if it holds the groups."
-                )
-            check_size(rows.features.numbers(name), f"Column {name!r} of X", "JamesSteinEstimator")
-        return list(names)
 
     def _read(self, X: Any, groups: Any, standard_error: Any) -> Rows:
         check_is_fitted(self)
@@ -479,9 +473,13 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         if self._sources:
             known, codes = self._known(rows)
             new = ~known
-            variance[known] = np.square(self.theta_sd_[codes])
             variance[new] += self._new_variance
-        variance = np.nan_to_num(variance + noise, nan=np.inf)
+            variance[known] = np.square(self.theta_sd_[codes])
+            if self._departures is not None:
+                columns = [column[known] for column in self._surface_columns(rows)]
+                variance[known] += self._departures.variance(codes, columns, self._surface.directions, len(codes))
+        # Rounding could take a variance of almost nothing below it.
+        variance = infinite_where_unknown(np.maximum(variance, 0.0) + noise)
         if self._sources and self.unknown_groups == "nan":
             variance[new] = np.nan
         return variance, degrees

@@ -8,7 +8,7 @@ from scipy import stats
 from sklearn.base import clone
 
 from hbsk.datasets import load_baseball, load_bcg, load_eight_schools
-from hbsk.exceptions import ShrinkageWarning
+from hbsk.exceptions import RedundantColumnsWarning, ShrinkageWarning
 from hbsk.james_stein import JamesSteinEstimator
 from tests.grouped_data import by_label, grouped
 from tests.test_reference.reference import metafor_models
@@ -216,7 +216,9 @@ def test_columns_far_from_zero_and_collinear_ones_do_no_harm(rng):
     X, y = grouped(rng, n_groups=12)
     plain = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
     X = X.assign(a=X["a"] + 1e8, twice=2 * X["b"] + 1.0, constant=7.7)
-    hard = JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
+    hard = JamesSteinEstimator(group_features="g", target="regression")
+    with pytest.warns(RedundantColumnsWarning, match="Columns 'b', 'twice' of X are linear combinations"):
+        hard.fit(X, y)
     np.testing.assert_allclose(hard.theta_, plain.theta_, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(hard.predict(X), plain.predict(X.assign(a=X["a"] - 1e8)[["a", "b", "g"]]), atol=1e-6)
     assert hard.coef_names_.tolist() == ["a", "b", "twice", "constant"]

@@ -118,7 +118,7 @@ def test_an_estimate_at_the_target_is_seen_beside_the_axis():
 
 
 def test_risk_display_counts_the_columns_of_a_regression(rng):
-    X = pd.DataFrame(rng.normal(size=(9, 2)), columns=["u", "v"]).assign(twice=lambda X: 2 * X["u"], g=range(9))
+    X = pd.DataFrame(rng.normal(size=(9, 2)), columns=["u", "v"]).assign(c=1.0, g=range(9))
     model = JamesSteinEstimator(group_features="g", target="regression").fit(X, rng.normal(size=9), standard_error=1.0)
     assert RiskDisplay.from_estimator(model).n_target == 3  # an intercept and two independent columns
 

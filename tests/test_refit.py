@@ -87,7 +87,7 @@ def test_an_interrupted_refit_keeps_the_former_fit_whole(X, y, kind, interruptio
         raise interruption
 
     monkeypatch.setattr(partial_pooling, "infer", stop)
-    monkeypatch.setattr(james_stein, "shrink_means", stop)
+    monkeypatch.setattr(james_stein, "shrink_groups", stop)
     with pytest.raises(interruption):
         model.fit(X.assign(w=1.5), y)
     assert state_of(model) == before

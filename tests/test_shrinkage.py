@@ -445,13 +445,15 @@ def test_shrunken_means_against_the_formulas_in_words(n_target, method):
         weights = 1.0 / (v + ours.tau2)
         assert ours.tau2 == between_group_variance(collect_cells(y - 0.4, v, z), "reml")
     else:
-        weights = (v / (v + ours.tau2)) ** 2
-        assert ours.tau2 == sure(collect_cells(y - 0.4, v, z))[0]
+        weights = (v / (v + ours.sure_tau2)) ** 2
+        assert ours.sure_tau2 == sure(collect_cells(y - 0.4, v, z))[0]
+        assert ours.tau2 == between_group_variance(collect_cells(y - 0.4, v, z), "reml")
     w = np.diag(weights)
     beta = np.linalg.inv(z.T @ w @ z) @ z.T @ w @ (y - 0.4) if n_target else np.empty(0)
     for j in range(10):
         target = 0.4 + sum(z[j, k] * beta[k] for k in range(n_target))
-        weight = ours.tau2 / (ours.tau2 + v[j])
+        tau2 = ours.sure_tau2 if method == "sure" else ours.tau2
+        weight = tau2 / (tau2 + v[j])
         if method == "james-stein":
             residuals = y - 0.4 - z @ beta
             weight = max(0.0, 1 - (10 - n_target - 2) / sum(residuals**2 / v))

@@ -11,8 +11,9 @@ def test_directions_are_orthogonal_and_know_the_rank(rng):
     a, b = rng.normal(size=n) + 1e6, rng.normal(size=n) * 1e-13
     columns = [a, np.full(n, 0.1), b, 3.0 * a - 7.0, rng.integers(0, 2, n)]
     weight = rng.uniform(0.5, 2.0, n)
-    directions, coordinates = find_directions(columns, weight)
+    directions, coordinates, _, redundant = find_directions(columns, weight)
     assert coordinates.shape == (n, 3)
+    np.testing.assert_array_equal(redundant, [True, False, False, True, False])
     np.testing.assert_allclose(coordinates.T @ (weight[:, None] * coordinates), np.eye(3), atol=1e-9)
     np.testing.assert_allclose(weight @ coordinates, 0.0, atol=1e-9)
     np.testing.assert_allclose(directions.coordinates(columns, n)[:, 1:], coordinates, atol=1e-7)
@@ -24,7 +25,7 @@ def test_directions_are_orthogonal_and_know_the_rank(rng):
 
 def test_a_surface_has_the_variance_of_its_coefficients(rng):
     x = rng.normal(size=(12, 2)) + 50.0
-    directions, _ = find_directions(list(x.T), np.ones(12))
+    directions = find_directions(list(x.T), np.ones(12)).directions
     root = rng.normal(size=(3, 3))
     surface = Surface(directions, np.array([1.0, -2.0, 0.5]), root @ root.T)
     new = rng.normal(size=(4, 2)) + 50.0

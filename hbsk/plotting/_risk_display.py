@@ -245,10 +245,8 @@ class RiskDisplay:
 
 
 def _n_target(estimator: Any) -> int:
-    """Return how many coefficients of the target were estimated."""
-    if estimator.target in ("mean", "regression"):
-        return 1 + estimator._surface.directions.transform.shape[1]
-    return 0
+    """Return how many coefficients of the target the group means had to tell."""
+    return round(estimator._n_target)
 
 
 def _squared_distance(factor: float, free: int, nu: float) -> float | None:
