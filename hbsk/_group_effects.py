@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 
 from hbsk._no_pooling import NoPoolingPosterior, fit_no_pooling
+from hbsk._orders import OF_MEAN, OF_VARIANCE, coefficient_orders
 from hbsk._posterior import BLOCK_ELEMENTS
 from hbsk._prediction import mixture_quantiles
+from hbsk.inference.propriety import ImproperPosteriorError
 
 INTERCEPT_COLUMNS = {"1": "Intercept"}
 
@@ -15,10 +17,11 @@ INTERCEPT_COLUMNS = {"1": "Intercept"}
 def sd_series(frame, posterior) -> dict[str, pd.Series]:
     """Return the posterior mean of the between-group sds, by factor, indexed by term."""
     nodes = posterior.variance_nodes()
-    return {
-        factor.name: pd.Series(posterior.weight @ sd, index=column_labels(factor), name="sd")
-        for factor, sd in zip(frame.specification.factors, nodes.group_sd, strict=True)
-    }
+    means = {}
+    for factor, sd in zip(frame.specification.factors, nodes.group_sd, strict=True):
+        mean = np.where(posterior.tails.of_group_sds(sd.shape[1]) <= OF_MEAN, np.inf, posterior.weight @ sd)
+        means[factor.name] = pd.Series(mean, index=column_labels(factor), name="sd")
+    return means
 
 
 def correlation_frames(frame, posterior) -> dict[str, pd.DataFrame]:
@@ -64,6 +67,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
         moments = fitted.posterior.group_moments(f)
         with_common = common_counterparts(frame.specification, factor)
         mean, sd = _coefficients(fitted.posterior, moments, with_common)
+        sd[_without_variance(frame.specification, fitted.posterior, f, with_common, len(mean))] = np.inf
         separate = _no_pooling_estimates(fitted, frame.specification, f, with_common)
         shrinkage = fitted.posterior.shrinkage(f)
         n_groups, q = mean.shape
@@ -105,12 +109,29 @@ def _coefficients(posterior, moments, with_common):
     return mean, np.sqrt(np.maximum(variance, 0.0))
 
 
+def _without_variance(specification, posterior, f, with_common, n_groups):
+    """Tell of which coefficients, (n_groups, q), the posterior variance does not exist."""
+    without = np.zeros((n_groups, len(with_common)), dtype=bool)
+    if posterior.has_infinite_moments:
+        for k, column in enumerate(with_common):
+            x = np.zeros((n_groups, len(specification.common_columns)))
+            x[:, [] if column is None else column] = 1.0
+            z = np.zeros((n_groups, len(with_common)))
+            z[:, k] = 1.0
+            orders = coefficient_orders(specification, posterior, x, f, z, np.arange(n_groups))
+            without[:, k] = orders <= OF_VARIANCE
+    return without
+
+
 def _no_pooling_estimates(fitted, specification, f, with_common):
     if fitted.model is None:
         return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     posterior = fitted.posterior
     if not isinstance(posterior, NoPoolingPosterior):
-        posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
+        try:
+            posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
+        except ImproperPosteriorError:  # without pooling, which leaves fewer rows to tell sigma
+            return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     moments = posterior.group_moments(need_covariance=False)
     common_mean, _ = posterior.common_moments()
     estimate = moments.mean.copy() + (0.0 if fitted.effect_mean is None else fitted.effect_mean)

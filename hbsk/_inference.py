@@ -11,7 +11,7 @@ import pandas as pd
 
 from hbsk._default_priors import default_priors
 from hbsk._design import DesignWithMeans
-from hbsk._group_effects import common_counterparts
+from hbsk._group_effects import column_labels, common_counterparts
 from hbsk._groups import Rows
 from hbsk._marginal_fit import fit_marginal, marginal_model
 from hbsk._messages import shown
@@ -106,7 +106,8 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
         why = "inference='nuts' was asked for" if estimator.inference == "nuts" else reason
         fitted = _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
         return replace(fitted, effect_mean=effect_mean)
-    fit = fit_marginal(collected, exact, _sampler(estimator))
+    names = [label for factor in specification.factors for label in column_labels(factor)]
+    fit = fit_marginal(collected, exact, _sampler(estimator), names)
     posterior = replace(fit.posterior, effect_mean=effect_mean)
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
     if fit.posterior.n_chains:

@@ -44,6 +44,7 @@ from hbsk._sources import FactorSource
 from hbsk._specification import FactorTerms, Specification
 from hbsk._surface import Directions, Surface
 from hbsk.inference.marginal import MarginalModel
+from hbsk.inference.propriety import GrowingSds, Tails
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 from hbsk.inference.variance_parameters import SoftLine, VarianceParameters
 from hbsk.james_stein import JamesSteinEstimator
@@ -56,8 +57,8 @@ _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Call, ColumnScaling, Component, Departures, Directions, DrawsPosterior, EffectLaw, FactorSource, FactorTerms,
-        Fitted, GroupFactor, GroupSums, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior,
-        Operation, Recipe, SdPrior, Specification, Surface, Value, VarianceParameters,
+        Fitted, GroupFactor, GroupSums, GrowingSds, MarginalModel, MarginalPosterior, ModelFrame, Name,
+        NoPoolingPosterior, Operation, Recipe, SdPrior, Specification, Surface, Tails, Value, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,6 +21,7 @@ from hbsk.inference.integrate import (
     importance_sample,
 )
 from hbsk.inference.marginal import MarginalModel, MarginalPoints
+from hbsk.inference.propriety import HIGHEST_MOMENT, posterior_tails
 from hbsk.inference.quadrature import WEIGHTS, score_nodes
 from hbsk.inference.statistics import CentredSums, ColumnScaling, GroupSums, standardise
 from hbsk.inference.threads import one_thread_each
@@ -37,8 +38,6 @@ LEAST_FOR_COLUMNS = 32
 # Common columns from which linear algebra would start threads for every node: on two busy cores a fit with 60 columns
 # took thirty times as long with them.
 COLUMNS_FOR_THREADS = 32
-# Degrees of freedom of the tails of priors on sds, or the argument that holds them; the others fall exponentially.
-TAIL_DEGREES = {"HalfCauchy": 1.0, "HalfStudentT": "nu", "HalfFlat": -1.0, "InverseGamma": "alpha"}
 NODES_PER_REPLICATE = (4, 32)
 # With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
 # smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
@@ -69,7 +68,12 @@ class MarginalFit:
     nodes: Nodes | None
 
 
-def fit_marginal(collected: CentredSums, priors: EnginePriors, sampler: dict[str, Any] | None = None) -> MarginalFit:
+def fit_marginal(
+    collected: CentredSums,
+    priors: EnginePriors,
+    sampler: dict[str, Any] | None = None,
+    names: Sequence[str] | None = None,
+) -> MarginalFit:
     """Integrate a Gaussian model with at most one grouping factor.
 
     Parameters
@@ -80,13 +84,15 @@ def fit_marginal(collected: CentredSums, priors: EnginePriors, sampler: dict[str
     sampler : dict, optional
         Arguments of `sample_log_density`, for a posterior that importance sampling cannot reach; without it, such a
         posterior is returned as not reliable.
+    names : sequence of str, optional
+        Of the varying columns, for messages.
     """
     model, scaling = marginal_model(collected, priors)
-    infinite = _tail_is_infinite(priors, model.sums.n_groups)
-    fit = integrate_model(model, scaling, collected.has_intercept, infinite)
+    fit = integrate_model(model, scaling, collected.has_intercept, names)
     if fit.reliable or sampler is None:
         return fit
-    return _sample_theta(fit, scaling, collected.has_intercept, sampler)
+    with _own_errors():
+        return _sample_theta(fit, scaling, collected.has_intercept, sampler)
 
 
 def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[MarginalModel, ColumnScaling]:
@@ -128,23 +134,45 @@ def engine_common_prior(priors: EnginePriors, scaling: ColumnScaling, has_interc
 
 
 def integrate_model(
-    model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, infinite_variance: tuple[bool, ...] = ()
+    model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, names: Sequence[str] | None = None
 ) -> MarginalFit:
-    """Find the mode, place nodes, weigh them, and keep what answers need."""
+    """Find the mode, place nodes, weigh them, and keep what answers need.
+
+    Raises
+    ------
+    ImproperPosteriorError
+        Where there is no posterior, with the reason.
+    ValueError
+        Where numbers leave floating point on the way to it.
+    """
+    tails = posterior_tails(model, names)
     many_columns = model.sums.n_common >= COLUMNS_FOR_THREADS
-    with one_thread_each() if many_columns else nullcontext():
-        return _integrate(model, scaling, has_intercept, infinite_variance)
+    with one_thread_each() if many_columns else nullcontext(), _own_errors():
+        return _integrate(model, scaling, has_intercept, tails)
 
 
-def _integrate(model, scaling, has_intercept, infinite_variance):
+@contextmanager
+def _own_errors():
+    """Let floats overflow on the way, since what comes of it is looked at, and say in our words what failed inside."""
+    try:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore", under="ignore"):
+            yield
+    except (np.linalg.LinAlgError, FloatingPointError) as error:
+        raise ValueError(
+            f"The posterior of the standard deviations could not be integrated ({error}): its numbers leave floating "
+            "point. Priors on them with less mass at zero and far out (HalfNormal, HalfStudentT), Normal priors in "
+            "place of Flat ones, or inference='nuts' may help."
+        ) from error
+
+
+def _integrate(model, scaling, has_intercept, tails):
     parameters = model.parameters
     quadrature = _by_quadrature(model)
     if quadrature is not None:
         points, weight = quadrature
         replicate = np.zeros(len(weight), dtype=int)
         posterior = marginal_posterior(points, weight, replicate, 0.0, weight, model.sums, scaling, has_intercept)
-        posterior = replace(posterior, infinite_variance=infinite_variance, by_quadrature=True)
-        return MarginalFit(posterior, True, model, None)
+        return MarginalFit(replace(posterior, tails=tails, by_quadrature=True), True, model, None)
     mode, precision = find_mode(model.value_and_gradient, _start(model))
     low, high = NODES_PER_REPLICATE
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
@@ -160,7 +188,7 @@ def _integrate(model, scaling, has_intercept, infinite_variance):
     nodes = importance_sample(
         model.evaluate,
         proposal,
-        _monitor(infinite_variance),
+        _monitor(tails),
         broad=broad,
         first_per_replicate=per_replicate,
         max_nodes=MAX_NODES,
@@ -170,7 +198,7 @@ def _integrate(model, scaling, has_intercept, infinite_variance):
         points, nodes.weight, nodes.replicate, nodes.pareto_k, nodes.spare, model.sums, scaling, has_intercept
     )
     reliable = nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET
-    return MarginalFit(replace(posterior, infinite_variance=infinite_variance), reliable, model, nodes)
+    return MarginalFit(replace(posterior, tails=tails), reliable, model, nodes)
 
 
 def _sample_theta(fit: MarginalFit, scaling: ColumnScaling, has_intercept: bool, sampler: dict) -> MarginalFit:
@@ -194,7 +222,7 @@ def _sample_theta(fit: MarginalFit, scaling: ColumnScaling, has_intercept: bool,
     weight = np.full(n_nodes, 1 / n_nodes)
     replicate = np.arange(n_nodes) * N_REPLICATES // n_nodes
     posterior = marginal_posterior(points, weight, replicate, float("nan"), level, model.sums, scaling, has_intercept)
-    posterior = replace(posterior, infinite_variance=fit.posterior.infinite_variance, n_chains=chains.shape[0])
+    posterior = replace(posterior, tails=fit.posterior.tails, n_chains=chains.shape[0])
     return MarginalFit(posterior, False, model, None)
 
 
@@ -240,20 +268,21 @@ def _best_of_sds(model: MarginalModel) -> np.ndarray:
     return candidates[np.argmax(model.evaluate(candidates).log_density)]
 
 
-def _monitor(infinite_variance) -> Callable[[list], np.ndarray]:
+def _monitor(tails) -> Callable[[list], np.ndarray]:
     """Return a function from evaluated rounds to the values whose Monte Carlo error counts."""
 
     def values(rounds: list[MarginalPoints]) -> np.ndarray:
         blocks = []
         for points in rounds:
             sigma = np.sum(points.weight * np.exp(points.log_sigma), axis=1)
-            tau = sigma[:, None] * points.variance.relative_sd
+            sds = np.column_stack([sigma, sigma[:, None] * points.variance.relative_sd])
             # a sd whose variance does not exist has no finite error either; its logarithm has
-            tau = np.where(infinite_variance or False, np.log(np.maximum(tau, 1e-300)), tau)
-            row, column = np.tril_indices(tau.shape[1], -1)
+            endless = np.append(tails.of_sigma(), tails.of_group_sds(sds.shape[1] - 1)) <= HIGHEST_MOMENT
+            sds = np.where(endless, np.log(np.maximum(sds, 1e-300)), sds)
+            row, column = np.tril_indices(sds.shape[1] - 1, -1)
             factor = points.variance.correlation_factor
             correlation = np.einsum("mij,mij->mi", factor[:, row], factor[:, column])
-            blocks.append(np.concatenate([sigma[:, None], tau, correlation], axis=1))
+            blocks.append(np.concatenate([sds, correlation], axis=1))
         together = np.concatenate(blocks)
         return together[:, np.ptp(together, axis=0) > 0]
 
@@ -271,25 +300,6 @@ def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | 
         nodes = score_nodes(lambda x: model.evaluate(x[:, None]).log_density, *parameters.ends)
         return model.evaluate(nodes[:, None]), WEIGHTS
     return None
-
-
-def _tail_is_infinite(priors: EnginePriors, n_groups: int) -> tuple[bool, ...]:
-    """Tell for which varying columns the posterior mean of tau^2 does not exist.
-
-    For large tau the likelihood falls as tau^-J, or tau^-(J - 1) where a flat common coefficient takes one group's
-    place; a prior with the tail tau^-(nu + 1) leaves a mean of tau^2 if nu + J > 2.
-    """
-    flat = int(np.isinf(priors.common_sd).any())
-    answer = []
-    for sd in priors.group_sd:
-        family = getattr(sd, "family", "")
-        if family in TAIL_DEGREES:
-            degrees = TAIL_DEGREES[family]
-            degrees = float(sd.params[degrees]) if isinstance(degrees, str) else degrees
-            answer.append(degrees + n_groups - flat <= 2)
-        else:
-            answer.append(False)
-    return tuple(answer)
 
 
 def _concatenate(rounds: list[MarginalPoints]) -> MarginalPoints:

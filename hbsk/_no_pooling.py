@@ -86,6 +86,16 @@ class NoPoolingPosterior(MarginalPosterior):
         of_known, of_new = super().row_sigma(codes), self.complete.row_sigma([])
         return of_known if known.all() else np.where(known, of_known, of_new)
 
+    @property
+    def has_infinite_moments(self):
+        return super().has_infinite_moments or self.complete.has_infinite_moments
+
+    def row_degrees(self, x, z, codes, *, with_noise=False):  # noqa: ARG002 - what z frees is infinite anyway
+        """Return the order below which moments of rows exist: sigma alone has a tail."""
+        known = codes[0] < self.sums.n_groups
+        of_new = self.complete.row_degrees(x, [], [], with_noise=with_noise)
+        return np.where(known, self.tails.of_sigma(), of_new)
+
     def unidentified_rows(self, x, z, codes) -> np.ndarray:
         """Tell which rows of known groups ask for what the rows of their group do not identify.
 
@@ -238,6 +248,7 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         inverse=np.ascontiguousarray(inverse[row, column]),
         identified=identified,
         complete=complete,
+        tails=part.tails,
         by_quadrature=True,
     )
 

@@ -9,7 +9,7 @@ in as raw design columns; answers are in the units of y.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import numpy as np
@@ -28,10 +28,13 @@ from hbsk._posterior_parts import JointDraws, RowMixture, VarianceNodes
 from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack_symmetric
 from hbsk.inference.group_passes import find_cells
 from hbsk.inference.marginal import MarginalPoints
+from hbsk.inference.propriety import Tails, rows_degrees
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
 FAR = 1e-8
+# Weight of nodes beyond floating point that cannot be missed.
+LOST_WEIGHT = 1e-6
 
 
 @dataclass(frozen=True)
@@ -54,8 +57,8 @@ class MarginalPosterior:
     sums : GroupSums
     scaling : ColumnScaling
     has_intercept : bool
-    infinite_variance : tuple of bool, length q
-        Varying columns for which the posterior mean of tau^2 does not exist.
+    tails : Tails
+        Which moments do not exist.
     n_chains : int
         Chains of equal length that the nodes are, where the variance parameters were sampled; otherwise 0.
     by_quadrature : bool
@@ -74,7 +77,7 @@ class MarginalPosterior:
     sums: GroupSums
     scaling: ColumnScaling
     has_intercept: bool
-    infinite_variance: tuple[bool, ...] = ()
+    tails: Tails = field(default_factory=Tails)
     n_chains: int = 0
     by_quadrature: bool = False
     effect_mean: np.ndarray | None = None
@@ -102,6 +105,21 @@ class MarginalPosterior:
         scaling = replace(self.scaling, y_centre=0.0)
         jacobian = scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
         return jacobian
+
+    @property
+    def has_infinite_moments(self) -> bool:
+        """Whether any mean or variance does not exist."""
+        return bool(self.tails.sets)
+
+    def row_degrees(self, x: np.ndarray, z: Sequence, codes: Sequence, *, with_noise: bool = False) -> np.ndarray:
+        """Return the order below which moments of rows exist, of the linear predictor or of y; see `row_mixture`."""
+        degrees = np.full(len(x), self.tails.of_sigma() if with_noise else np.inf)
+        if not self.tails.sets:
+            return degrees
+        varying = self.scaling.varying(z[0]) if self.n_groups else np.zeros((len(x), 0))
+        code = codes[0] if self.n_groups else np.zeros(len(x), dtype=int)
+        x = self.scaling.common(x, self.has_intercept)
+        return np.minimum(degrees, rows_degrees(self.tails, self.sums, x, varying, code))
 
     def about_zero(self) -> tuple[MarginalPosterior, float]:
         """Return the posterior of y less a number, and that number: 0 unless floats would lose what y differs by."""
@@ -363,18 +381,40 @@ def marginal_posterior(
     log_sigma = conditional_quantile(points.log_sigma, points.weight, uniforms)
     _, eigenvalue, coordinate = points.common.at(log_sigma[:, None])
     basis = points.common.basis
+    sigma = np.exp(log_sigma) if points.variance.sigma is None else points.variance.sigma
+    factor = points.variance.relative_factor
+    mean = np.einsum("mij,mj->mi", basis, coordinate[:, 0])
+    root = basis / np.sqrt(eigenvalue)
+    usable = usable_nodes(weight, sigma, sigma[:, None, None] * factor, mean, root)
+    weight = weight[usable] / weight[usable].sum()
     return MarginalPosterior(
         weight=weight,
-        replicate=replicate,
+        replicate=replicate[usable],
         pareto_k=pareto_k,
-        sigma=np.exp(log_sigma) if points.variance.sigma is None else points.variance.sigma,
-        factor=points.variance.relative_factor,
-        common_mean=np.einsum("mij,mj->mi", basis, coordinate[:, 0]),
-        common_root=canonical_root(basis / np.sqrt(eigenvalue)),
+        sigma=sigma[usable],
+        factor=factor[usable],
+        common_mean=mean[usable],
+        common_root=canonical_root(root[usable]),
         sums=sums,
         scaling=scaling,
         has_intercept=has_intercept,
     )
+
+
+def usable_nodes(weight, *parameters) -> np.ndarray:
+    """Return a mask of the nodes that have weight, whose parameters have squares in floating point.
+
+    Raises
+    ------
+    FloatingPointError
+        Where others have weight that would be missed.
+    """
+    finite = np.ones(len(weight), dtype=bool)
+    for values in parameters:
+        finite &= np.isfinite(values**2).all(axis=tuple(range(1, values.ndim)))
+    if not weight[~finite].sum() <= LOST_WEIGHT:
+        raise FloatingPointError("squares of parameters overflow")
+    return finite & (weight > 0)
 
 
 def moments_by_block(posterior, x, z, codes):

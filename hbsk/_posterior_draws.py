@@ -17,6 +17,7 @@ from hbsk._posterior import (
     draw_rows,
 )
 from hbsk.inference.group_algebra import relative_inverse
+from hbsk.inference.propriety import Tails
 
 # Nodes of the mixture of a row in a new group whose effects are not normal: levels of the effects at each draw.
 NEW_EFFECT_NODES = 8192
@@ -51,8 +52,13 @@ class DrawsPosterior:
     information: tuple[np.ndarray, ...] = ()
     laws: tuple[tuple[EffectLaw, ...], ...] = ()
 
-    infinite_variance = ()
+    tails = Tails()
     by_quadrature = False
+    has_infinite_moments = False
+
+    def row_degrees(self, x, z, codes, *, with_noise=False):  # noqa: ARG002 - draws do not tell
+        """Return infinite orders: all moments are taken to exist."""
+        return np.full(len(x), np.inf)
 
     @property
     def n_groups(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri
 
 from hbsk._posterior import RowMixture
+from hbsk.inference.propriety import HIGHEST_MOMENT
 from hbsk.inference.threads import n_threads, one_thread_each
 
 # Rows evaluated at a time where all that is stored is their answers.
@@ -81,18 +82,17 @@ def predict_mean(posterior, rows: PredictedRows, *, return_std: bool):
     mean += location
     if not return_std:
         return mean, None
-    _widen_new_groups(posterior, rows, variance)
+    if posterior.has_infinite_moments:
+        _show_infinite_variances(posterior, rows, variance)
     return mean, np.sqrt(variance)
 
 
-def _widen_new_groups(posterior, rows, variance):
-    """Make the variance of rows in new groups infinite where the posterior of tau^2 has no mean."""
-    if not any(posterior.infinite_variance):
-        return
-    endless = np.asarray(posterior.infinite_variance)
-    for at, _, z, codes, _ in rows.blocks(ROWS_PER_BLOCK):
-        new = codes[0] >= posterior.n_groups[0]
-        variance[at] = np.where(new & np.any(z[0][:, endless] != 0, axis=1), np.inf, variance[at])
+def _show_infinite_variances(posterior, rows, variance):
+    """Make variances infinite that do not exist, of the predictor or of the noise."""
+    with_noise = rows.standard_error is None
+    for at, x, z, codes, _ in rows.blocks(ROWS_PER_BLOCK):
+        degrees = posterior.row_degrees(x, z, codes, with_noise=with_noise)
+        variance[at] = np.where(degrees <= HIGHEST_MOMENT, np.inf, variance[at])
 
 
 def predict_interval(posterior, rows: PredictedRows, *, coverage: float, kind: str) -> np.ndarray:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from hbsk._group_effects import column_labels, common_counterparts, label_index
 from hbsk._messages import shown
+from hbsk._orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
 from hbsk._posterior import RowMixture
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import mixture_quantiles
@@ -33,7 +34,8 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
         index=list(specification.common_columns),
     )
     covariance = posterior.common_moments()[1]
-    common.iloc[estimated, 1] = np.sqrt(np.diag(covariance))[estimated]
+    endless = common_orders(specification, posterior) <= OF_VARIANCE
+    common.iloc[estimated, 1] = np.where(endless, np.inf, np.sqrt(np.diag(covariance)))[estimated]
     common.iloc[estimated, 2:] = mixture_quantiles(
         RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), levels
     )
@@ -41,9 +43,13 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     # with known standard errors sigma is no parameter, without pooling the group sds are none
     usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)
     names, values = [name for name, ok in zip(names, usable, strict=True) if ok], values[:, usable]
+    orders = variance_orders(specification, posterior, len(usable))[usable]
     average = weight @ values
+    sd = np.sqrt(weight @ (values - average) ** 2)
     variance = pd.DataFrame(
-        {"mean": average, "sd": np.sqrt(weight @ (values - average) ** 2)}, index=names, dtype=float
+        {"mean": np.where(orders <= OF_MEAN, np.inf, average), "sd": np.where(orders <= OF_VARIANCE, np.inf, sd)},
+        index=names,
+        dtype=float,
     )
     low_high = variance_quantiles(posterior, values, levels)
     variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from hbsk._orders import OF_VARIANCE, common_orders, variance_orders
 from hbsk._warnings import warn
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.inference.integrate import PARETO_K_LIMIT, monte_carlo_error
@@ -67,13 +68,18 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     """Return the table of diagnostics of the marginal engine.
 
     Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
-    indicators of the 5 % tails (tail); infinite where the nodes are a quadrature.
+    indicators of the 5 % tails (tail), of logarithms where there is no posterior variance; infinite where the nodes are
+    a quadrature.
     """
     names = variance_names(specification)
     values = variance_values(specification, posterior.variance_nodes())
     if not sigma_is_parameter:
         names, values = names[1:], values[:, 1:]
     finite = np.isfinite(values).all(axis=0)
+    # a mean without a variance has no finite error; a logarithm has, and the same ranks
+    endless = variance_orders(specification, posterior, len(variance_names(specification)))[-values.shape[1] :]
+    endless = endless <= OF_VARIANCE
+    values = np.where(endless, np.log(np.maximum(values, 1e-300)), values)
     common, common_sd = posterior.common_mixture()
     in_model = np.zeros(common.shape[1], dtype=bool)
     in_model[posterior.scaling.kept] = True
@@ -86,12 +92,15 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
         error[:] = 0.0
     # A coefficient's sd is wider than that of its conditional mean.
     _, covariance = posterior.common_moments()
-    sd[len(sd) - common.shape[1] :] = np.sqrt(np.diag(covariance))
+    of_common = np.where(common_orders(specification, posterior) <= OF_VARIANCE, np.inf, np.sqrt(np.diag(covariance)))
+    sd[len(sd) - common.shape[1] :] = of_common
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
     table["ess_bulk"] = effective_size(mean, sd, error)
     sizes = table["ess_bulk"] if posterior.by_quadrature else _tail_size(values, posterior.weight, posterior.replicate)
     table["ess_tail"] = sizes
     table["mcse_mean"] = error
+    if not posterior.by_quadrature:
+        table.iloc[np.flatnonzero(endless[finite]), COLUMNS.index("mcse_mean")] = np.inf
     table["pareto_k"] = posterior.pareto_k
     # What groups that are not pooled absorb has no spread at the nodes, which is no accuracy.
     absorbed = np.flatnonzero(np.isnan(common_sd).any(axis=0)) + int(finite.sum())

@@ -17,6 +17,7 @@ from hbsk._groups import UNKNOWN_GROUPS
 from hbsk._inference import infer
 from hbsk._messages import shown
 from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
+from hbsk._orders import OF_MEAN
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
 from hbsk._refit import keeps_former_fit
 from hbsk._routing import GroupRoutingMixin
@@ -285,9 +286,9 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         -------
         mean : ndarray of shape (n_samples,)
         std : ndarray of shape (n_samples,)
-            Only if ``return_std``. Infinite where the posterior of the between-group variance has no mean (a group that
-            fit has not seen, few groups, a heavy-tailed prior) or the prior of the effects no variance, and with
-            ``pooling="none"`` where the group's own rows do not identify the mean of the row.
+            Only if ``return_std``. Infinite where the posterior has no variance (mostly a group that fit has not seen,
+            few groups, a heavy-tailed prior) or the prior of the effects has none, and with ``pooling="none"`` where
+            the group's own rows do not identify the mean of the row.
         """
         rows, read = self._read(X, groups, standard_error)
         if return_std or standard_error is not None:
@@ -420,7 +421,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.coef_ = mean[first:]
         self.coef_names_ = list(specification.common_columns[first:])
         nodes = posterior.variance_nodes()
-        self.sigma_ = float("nan") if self._has_known_errors else float(posterior.weight @ nodes.sigma)
+        mean = np.inf if posterior.tails.of_sigma() <= OF_MEAN else posterior.weight @ nodes.sigma
+        self.sigma_ = float("nan") if self._has_known_errors else float(mean)
         self.groups_ = {factor.name: frame.factors[factor.name].labels for factor in frame.grouped.factors}
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.trusted:

@@ -45,7 +45,7 @@ def estimate(problem, priors):
     """Return the fit; means, sds and reported errors of the values that the engine watches."""
     with mock.patch.object(_marginal_fit, "CELLS_FOR_QUADRATURE", 0):  # which has no such errors
         fit = _marginal_fit.fit_marginal(problem.collect(), priors)
-    watched = _marginal_fit._monitor(fit.posterior.infinite_variance)
+    watched = _marginal_fit._monitor(fit.posterior.tails)
     return fit, *monte_carlo_error(watched(fit.nodes.evaluated), fit.nodes.weight, fit.nodes.replicate)
 
 

@@ -12,6 +12,7 @@ from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import RowMixture
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._prediction import PredictedRows, mixture_quantiles, predict_interval, predict_mean, sample_observations
+from hbsk.inference.propriety import GrowingSds, Tails
 from tests.dense import make_priors, make_problem
 from tests.stand_ins import Design
 
@@ -139,7 +140,9 @@ def test_blocks_and_offsets(rng, monkeypatch, width):
 
 def test_std_of_new_groups_is_infinite_where_tau2_has_no_mean(rng):
     _, fit = fitted(rng)
-    endless = replace(fit.posterior, infinite_variance=(False, True))
+    # as if the second sd had a tail of 1.5 degrees; the slopes of known groups are told by their rows
+    tails = Tails((GrowingSds((1,), False, 1.5),), np.zeros(3, dtype=bool))
+    endless = replace(fit.posterior, tails=tails)
     x, z = np.ones((4, 3)), np.array([[1.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1.0, 0.0]])
     rows = PredictedRows(Design(x, [z]), [np.array([5, 5, 0, 1])], None)
     _, std = predict_mean(endless, rows, return_std=True)

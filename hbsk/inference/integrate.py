@@ -437,9 +437,12 @@ def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray]) -> Nod
     weight, pareto_k = smoothed_weights(log_weight)
     evaluated = [r.evaluated for r in rounds]
     replicate = np.concatenate([r.replicate for r in rounds])
-    mean, sd, error = monte_carlo_error(monitored(evaluated), weight, replicate)
+    # nodes without weight may be anything, beyond floating point too
+    values = np.where(weight[:, None] > 0, monitored(evaluated), 0.0)
+    mean, sd, error = monte_carlo_error(values, weight, replicate)
     # of a value that does not vary, rounding is no error
     relative = error / np.maximum(np.maximum(sd, 2e-9 * np.abs(mean)), 1e-300)
+    relative = np.where(np.isnan(relative), np.inf, relative)
     return Nodes(
         evaluated=evaluated,
         theta=theta,
