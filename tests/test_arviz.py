@@ -131,3 +131,11 @@ def test_draws_that_are_no_number_of_draws_are_refused(keyword, draws):
 def test_a_top_that_is_no_number_of_groups_is_refused(keyword, top):
     with pytest.raises(ValueError, match="top must be a number of groups from 1 to 18, got"):
         keyword[-1].rank_groups(top=top)
+
+
+def test_labels_that_read_alike_have_coordinates_of_their_own():
+    X = np.array([[1], ["1"], ["a"]] * 4, dtype=object)
+    model = PartialPoolingRegressor(group_features=[0]).fit(X, np.arange(12.0) % 5)
+    tree = model.to_datatree(draws=5, random_state=0)
+    (dim,) = (dim for dim in tree["posterior"].dims if dim.endswith("factor_dim"))
+    assert sorted(tree["posterior"][dim].values.tolist()) == ["'1'", "'a'", "1"]

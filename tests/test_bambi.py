@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from pytensor.compile.mode import Mode
 from scipy import stats
 
 from hbsk import _bambi
@@ -458,18 +459,90 @@ def test_a_correlated_effect_that_is_not_normal_is_refused(rng):
         problem.model()
 
 
-def test_a_mean_of_the_effects_survives_in_both_forms(rng):
-    # Bambi's own offsets lose it.
-    for noncentered in (False, True):
-        for blocks in (BLOCKS["correlated"], BLOCKS["independent"]):
-            problem = Problem(rng, blocks)
-            problem.priors[f"1|{problem.factor}"] = ("Normal", {"mu": 50.0, "sigma": 0.01})
-            model = problem.model(noncentered=noncentered)
-            model.build()
-            from pymc import draw
+def problem_with_means(rng, blocks):
+    problem = Problem(rng, blocks)
+    problem.priors |= {
+        f"1|{problem.factor}": ("Normal", {"mu": 50.0, "sigma": 0.1}),
+        f"x|{problem.factor}": ("Normal", {"mu": ("Normal", {"mu": -30.0, "sigma": 0.1}), "sigma": 0.2}),
+        f"cat|{problem.factor}": ("Normal", {"mu": [7.0, -8.0], "sigma": [0.3, 0.4]}),
+    }
+    return problem
 
-            effects = draw(model.backend.model[f"1|{problem.factor}"], random_seed=1)
-            np.testing.assert_allclose(effects, 50.0, atol=0.1)
+
+@pytest.mark.parametrize("noncentered", [False, True])
+@pytest.mark.parametrize("blocks", [BLOCKS["correlated"], BLOCKS["independent"]], ids=["correlated", "independent"])
+def test_means_of_the_effects_survive_in_both_forms(rng, noncentered, blocks):
+    # Bambi's own offsets lose them, numbers and priors alike (its issue 1003).
+    problem = problem_with_means(rng, blocks)
+    terms = [f"{term}|{problem.factor}" for term in ("1", "x", "cat")]
+    model = problem.model(noncentered=noncentered)
+    model.build()
+    assert f"x|{problem.factor}_mu" in log_free(model)
+    # every value by hand: drawing a correlation matrix would compile
+    sds, means = np.array([0.1, 0.2, 0.3, 0.4]), np.array([50.0, -30.1, 7.0, -8.0])
+    A = rng.normal(size=(4, 9))
+    R = np.corrcoef(A) if blocks == BLOCKS["correlated"] else np.eye(4)
+    L = np.linalg.cholesky(R)
+    w = rng.normal(size=(problem.n_groups, 4))
+    effects = means + (w @ L.T) * sds
+    columns = ([0], [1], [2, 3])
+    values = {"Intercept": 1.0, "x": 0.3, "cat": np.zeros(2), "sigma": 1.0, f"x|{problem.factor}_mu": -30.1}
+    values |= {f"corr_{problem.factor}_cholesky_0": L}
+    for term, k in zip(terms, columns, strict=True):
+        values |= {term: np.squeeze(effects[:, k]), f"{term}_offset": np.squeeze(w[:, k])}
+    found, densities = at_values(model, terms, values)
+    for drawn, k in zip(found, columns, strict=True):
+        np.testing.assert_allclose(drawn, np.squeeze(effects[:, k]), rtol=1e-10)
+    total = sum(density.sum() for name, density in densities.items() if name in terms)
+    if not noncentered or blocks == BLOCKS["independent"]:
+        wanted = stats.multivariate_normal(means, sds[:, None] * R * sds).logpdf(effects).sum()
+        assert total == pytest.approx(wanted, rel=1e-9)
+
+
+def at_values(model, names, values):
+    """Return some variables of a built model, and the log density of every free one, at values of the free ones."""
+    from pymc.model.transform.conditioning import remove_value_transforms
+
+    graph = remove_value_transforms(model.backend.model)
+    free = graph.free_RVs
+    inputs = [graph.rvs_to_values[variable] for variable in free]
+    wanted = graph.replace_rvs_by_values([graph[name] for name in names])
+    densities = graph.logp(vars=free, sum=False, jacobian=False)
+    mode = Mode(linker="py", optimizer="fast_compile")
+    evaluate = graph.compile_fn([*wanted, *densities], inputs=inputs, mode=mode, point_fn=False)
+    found = evaluate(*(np.asarray(values[variable.name], dtype=float) for variable in free))
+    return found[: len(names)], dict(zip([variable.name for variable in free], found[len(names) :], strict=True))
+
+
+def test_a_group_sd_fixed_at_zero_is_no_effect_in_a_correlated_block(rng):
+    problem = problem_with_means(rng, BLOCKS["correlated"])
+    problem.priors[f"x|{problem.factor}"] = ("Normal", {"mu": 0.0, "sigma": 0.0})
+    model = problem.model(noncentered=False)
+    values = {"Intercept": 1.0, "x": 0.3, "cat": np.zeros(2), "sigma": 1.0}
+    values |= {f"corr_{problem.factor}_cholesky_0": np.eye(4)}
+    values |= {f"{term}|{problem.factor}_offset": rng.normal(size=(problem.n_groups, n)).squeeze() for term, n in
+               (("1", 1), ("x", 1), ("cat", 2))}  # fmt: skip
+    model.build()
+    (drawn,), densities = at_values(model, [f"x|{problem.factor}"], values)
+    np.testing.assert_array_equal(drawn, 0.0)
+    assert all(np.isfinite(density).all() for density in densities.values())
+
+
+def test_effects_that_are_all_one_number_are_refused(rng):
+    problem = Problem(rng, BLOCKS["independent"])
+    problem.priors[f"x|{problem.factor}"] = ("Normal", {"mu": 2.0, "sigma": 0.0})
+    with pytest.raises(ValueError, match=r"x\|school class.*Leave the term out"):
+        problem.model()
+
+
+def test_a_precision_with_a_prior_is_that_of_the_effects(rng):
+    problem = Problem(rng, BLOCKS["independent"])
+    problem.priors[f"x|{problem.factor}"] = ("Normal", {"mu": 0.0, "tau": ("Gamma", {"alpha": 2.0, "beta": 1.0})})
+    assert f"x|{problem.factor}_tau" in log_free(problem.model(noncentered=True))
+    correlated = Problem(rng)
+    correlated.priors |= {f"x|{problem.factor}": problem.priors[f"x|{problem.factor}"]}
+    with pytest.raises(ValueError, match=r"correlated must have the prior.*correlated=False"):
+        correlated.model()
 
 
 def test_a_dense_block_above_the_limit_is_refused_before_it_is_made():
