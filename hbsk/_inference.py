@@ -118,7 +118,7 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
         f"marginal ({why})",
         fit.model,
         posterior.scaling,
-        fit.reliable,
+        fit.reliable and not fit.is_coarse,
         effect_mean=effect_mean,
     )
 

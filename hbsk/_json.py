@@ -43,6 +43,8 @@ from hbsk._shrunken_groups import Departures
 from hbsk._sources import FactorSource
 from hbsk._specification import FactorTerms, Specification
 from hbsk._surface import Directions, Surface
+from hbsk._variance_law import VarianceLaw
+from hbsk.inference.log_density_surface import LogDensitySurface
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.propriety import GrowingSds, Tails
 from hbsk.inference.statistics import ColumnScaling, GroupSums
@@ -57,8 +59,9 @@ _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Call, ColumnScaling, Component, Departures, Directions, DrawsPosterior, EffectLaw, FactorSource, FactorTerms,
-        Fitted, GroupFactor, GroupSums, GrowingSds, MarginalModel, MarginalPosterior, ModelFrame, Name,
-        NoPoolingPosterior, Operation, Recipe, SdPrior, Specification, Surface, Tails, Value, VarianceParameters,
+        Fitted, GroupFactor, GroupSums, GrowingSds, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame,
+        Name, NoPoolingPosterior, Operation, Recipe, SdPrior, Specification, Surface, Tails, Value, VarianceLaw,
+        VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

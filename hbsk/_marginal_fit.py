@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 
 from hbsk._posterior import MarginalPosterior, marginal_posterior
 from hbsk._priors import EnginePriors
+from hbsk._variance_law import COLUMNS_FOR_THREADS, CUBED_COLUMNS_PER_GROUP, monitored_values, variance_law
 from hbsk.inference.integrate import (
     ERROR_TARGET,
     N_REPLICATES,
@@ -20,8 +21,8 @@ from hbsk.inference.integrate import (
     first_proposals,
     importance_sample,
 )
-from hbsk.inference.marginal import MarginalModel, MarginalPoints
-from hbsk.inference.propriety import HIGHEST_MOMENT, posterior_tails
+from hbsk.inference.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk.inference.propriety import posterior_tails
 from hbsk.inference.quadrature import WEIGHTS, score_nodes
 from hbsk.inference.statistics import CentredSums, ColumnScaling, GroupSums, standardise
 from hbsk.inference.threads import one_thread_each
@@ -31,13 +32,9 @@ from hbsk.inference.variance_parameters import VarianceParameters
 CELLS_FOR_QUADRATURE = 100
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
-# A node costs as much for p common columns, their eigenvalues and factors, as for p^3 / 8 groups; and nodes that are
-# left at least, for the tails of group sds.
-CUBED_COLUMNS_PER_GROUP = 8
+# Nodes that common columns, each node of which costs as much as p^3 / 8 groups, leave at least, for the tails of group
+# sds.
 LEAST_FOR_COLUMNS = 32
-# Common columns from which linear algebra would start threads for every node: on two busy cores a fit with 60 columns
-# took thirty times as long with them.
-COLUMNS_FOR_THREADS = 32
 NODES_PER_REPLICATE = (4, 32)
 # With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
 # smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
@@ -66,6 +63,11 @@ class MarginalFit:
     reliable: bool
     model: MarginalModel
     nodes: Nodes | None
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether ends of intervals of the variance parameters are those of the nodes alone."""
+        return self.nodes is not None and self.posterior.law is None
 
 
 def fit_marginal(
@@ -188,15 +190,16 @@ def _integrate(model, scaling, has_intercept, tails):
     nodes = importance_sample(
         model.evaluate,
         proposal,
-        _monitor(tails),
+        monitored_values(tails),
         broad=broad,
         first_per_replicate=per_replicate,
         max_nodes=MAX_NODES,
     )
-    points = _concatenate(nodes.evaluated)
+    points = join_points(nodes.evaluated)
     posterior = marginal_posterior(
         points, nodes.weight, nodes.replicate, nodes.pareto_k, nodes.spare, model.sums, scaling, has_intercept
     )
+    posterior = replace(posterior, law=variance_law(model, nodes, points, tails))
     reliable = nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET
     return MarginalFit(replace(posterior, tails=tails), reliable, model, nodes)
 
@@ -216,7 +219,7 @@ def _sample_theta(fit: MarginalFit, scaling: ColumnScaling, has_intercept: bool,
     chains = sample_log_density(LogDensity(model), mean, scale, **sampler)
     theta = chains.reshape(-1, chains.shape[-1])
     blocks = [model.evaluate(block) for block in np.array_split(theta, max(1, len(theta) // 500))]
-    points = _concatenate(blocks)
+    points = join_points(blocks)
     n_nodes = len(theta)
     level = (np.random.default_rng(0).permutation(n_nodes) + 0.5) / n_nodes
     weight = np.full(n_nodes, 1 / n_nodes)
@@ -268,27 +271,6 @@ def _best_of_sds(model: MarginalModel) -> np.ndarray:
     return candidates[np.argmax(model.evaluate(candidates).log_density)]
 
 
-def _monitor(tails) -> Callable[[list], np.ndarray]:
-    """Return a function from evaluated rounds to the values whose Monte Carlo error counts."""
-
-    def values(rounds: list[MarginalPoints]) -> np.ndarray:
-        blocks = []
-        for points in rounds:
-            sigma = np.sum(points.weight * np.exp(points.log_sigma), axis=1)
-            sds = np.column_stack([sigma, sigma[:, None] * points.variance.relative_sd])
-            # a sd whose variance does not exist has no finite error either; its logarithm has
-            endless = np.append(tails.of_sigma(), tails.of_group_sds(sds.shape[1] - 1)) <= HIGHEST_MOMENT
-            sds = np.where(endless, np.log(np.maximum(sds, 1e-300)), sds)
-            row, column = np.tril_indices(sds.shape[1] - 1, -1)
-            factor = points.variance.correlation_factor
-            correlation = np.einsum("mij,mij->mi", factor[:, row], factor[:, column])
-            blocks.append(np.concatenate([sds, correlation], axis=1))
-        together = np.concatenate(blocks)
-        return together[:, np.ptp(together, axis=0) > 0]
-
-    return values
-
-
 def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | None:
     """Return points and weights where one sd is unknown at most and quadrature can be paid for, otherwise None."""
     parameters = model.parameters
@@ -300,18 +282,3 @@ def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | 
         nodes = score_nodes(lambda x: model.evaluate(x[:, None]).log_density, *parameters.ends)
         return model.evaluate(nodes[:, None]), WEIGHTS
     return None
-
-
-def _concatenate(rounds: list[MarginalPoints]) -> MarginalPoints:
-    if len(rounds) == 1:
-        return rounds[0]
-    return _map_arrays(lambda *arrays: np.concatenate(arrays), *rounds)
-
-
-def _map_arrays(function, *items):
-    """Apply a function to corresponding arrays of equal nested dataclasses."""
-    first = items[0]
-    if first is None or isinstance(first, np.ndarray):
-        return None if first is None else function(*items)
-    fields = {name: _map_arrays(function, *(getattr(i, name) for i in items)) for name in vars(first)}
-    return type(first)(**fields)

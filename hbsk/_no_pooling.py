@@ -53,10 +53,9 @@ class NoPoolingPosterior(MarginalPosterior):
         complete, _ = self.complete.about_zero()
         return replace(posterior, complete=complete), location
 
-    def _inverse(self, groups, nodes=slice(None)):
-        n_nodes = len(self.sigma[nodes])
+    def _inverse(self, groups):
         inverse = self.inverse[:, groups]
-        return np.broadcast_to(inverse, (n_nodes, *inverse.shape))
+        return np.broadcast_to(inverse, (self.n_nodes, *inverse.shape))
 
     def common_mixture(self):
         mean, sd = super().common_mixture()
@@ -65,9 +64,8 @@ class NoPoolingPosterior(MarginalPosterior):
         sd[:, np.any(np.abs(slope) > np.sqrt(IDENTIFIED) * size, axis=0)] = np.nan
         return mean, sd
 
-    def _variance_nodes(self, at):
-        sigma = self.sigma[at] * self.scaling.y_scale
-        q = self.factor.shape[1]
+    def _in_users_units(self, sigma, factor):
+        sigma, q = sigma * self.scaling.y_scale, factor.shape[1]
         return VarianceNodes(sigma, [np.full((len(sigma), q), np.inf)], [np.full((len(sigma), q, q), np.nan)])
 
     def row_mixture(self, x, z, codes) -> RowMixture:

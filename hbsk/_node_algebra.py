@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.spatial import cKDTree
 
 from hbsk.inference.group_algebra import lower_indices
 
@@ -18,23 +19,30 @@ def conditional_quantile(grid, weight, level):
 
     The number of a grid's point is the variable in which the weights are a density. It is cubic between points on a log
     scale, summed over finer points, and log-linear within the finer step that holds the quantile, so that tails stay as
-    thin as they are.
+    thin as they are. Several levels of each law, (n, n_levels), give as many quantiles.
     """
+    if level.ndim == 1:
+        return conditional_quantile(grid, weight, level[:, None])[:, 0]
     n, n_grid = grid.shape
     if n_grid == 1:
-        return grid[:, 0]
+        return np.repeat(grid, level.shape[1], axis=1)
     log_density = np.log(np.maximum(weight, 1e-300)) @ _cubic_interpolation(n_grid)
     density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     slope = np.diff(log_density, axis=1)
     # tanh(s / 2) / (s / 2) is 1 / (1 + s^2 / 12) up to s^4 / 720
     mass = (density[:, :-1] + density[:, 1:]) / (1.0 + slope**2 / 12)
     cumulative = np.cumsum(mass, axis=1)
-    target = level * cumulative[:, -1]
     row = np.arange(n)
-    at = np.minimum(np.sum(cumulative < target[:, None], axis=1), mass.shape[1] - 1)
-    share = np.clip((target - (cumulative[row, at] - mass[row, at])) / np.maximum(mass[row, at], 1e-300), 0.0, 1.0)
-    slope = np.where(np.abs(slope[row, at]) < 1e-9, 1e-9, slope[row, at])
-    return _cubic_at(grid, (at + np.log1p(share * np.expm1(slope)) / slope) / FINER)
+    quantiles = np.empty(level.shape)
+    for k in range(level.shape[1]):
+        target = level[:, k] * cumulative[:, -1]
+        at = np.minimum(np.sum(cumulative < target[:, None], axis=1), mass.shape[1] - 1)
+        here = mass[row, at]
+        share = np.clip((target - (cumulative[row, at] - here)) / np.maximum(here, 1e-300), 0.0, 1.0)
+        steepness = np.where(np.abs(slope[row, at]) < 1e-9, 1e-9, slope[row, at])
+        position = at + np.log1p(share * np.expm1(steepness)) / steepness
+        quantiles[:, k] = _cubic_at(grid, position / FINER)
+    return quantiles
 
 
 def _cubic_at(values, position):
@@ -148,3 +156,16 @@ def systematic_resample(weight, n_draws, rng):
     levels = (np.arange(n_draws) + rng.random()) / n_draws
     at = np.minimum(np.searchsorted(np.cumsum(weight), levels), len(weight) - 1)
     return rng.permutation(at)
+
+
+def nearest(nodes, points):
+    """Return for each point (n_points, d) the index of the nearest of the nodes (n_nodes, d), in sds of the nodes."""
+    unit = nodes.std(axis=0)
+    unit = np.where(unit > 0, unit, 1.0)
+    return cKDTree(nodes / unit).query(points / unit)[1]
+
+
+def covariance_entries(sigma, factor):
+    """Return log sigma and the entries of the factor of Sigma, (n_nodes, 1 + q (q + 1) / 2)."""
+    row, column = np.tril_indices(factor.shape[1])
+    return np.column_stack([np.log(sigma), sigma[:, None] * factor[:, row, column]])

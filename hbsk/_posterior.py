@@ -19,16 +19,21 @@ from hbsk._node_algebra import (
     GroupLaws,
     canonical_root,
     conditional_quantile,
+    covariance_entries,
+    nearest,
     rows_given_groups,
     semidefinite_cholesky,
     squared_norm,
     systematic_resample,
 )
 from hbsk._posterior_parts import JointDraws, RowMixture, VarianceNodes
+from hbsk._variance_law import VarianceLaw
 from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack_symmetric
 from hbsk.inference.group_passes import find_cells
+from hbsk.inference.integrate import N_REPLICATES
 from hbsk.inference.marginal import MarginalPoints
 from hbsk.inference.propriety import Tails, rows_degrees
+from hbsk.inference.quadrature import between_nodes
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
@@ -65,6 +70,8 @@ class MarginalPosterior:
         Whether one sd is unknown at most, and the nodes are those of `hbsk.inference.quadrature`.
     effect_mean : ndarray of shape (q,) or None
         Fixed prior means of the effects of raw columns, which were taken off y; None for zeros.
+    law : VarianceLaw or None
+        The law of the variance parameters, finer than the nodes; None where the nodes are all there is.
     """
 
     weight: np.ndarray
@@ -81,6 +88,7 @@ class MarginalPosterior:
     n_chains: int = 0
     by_quadrature: bool = False
     effect_mean: np.ndarray | None = None
+    law: VarianceLaw | None = None
 
     @property
     def n_groups(self) -> tuple[int, ...]:
@@ -136,12 +144,26 @@ class MarginalPosterior:
 
     def variance_nodes(self) -> VarianceNodes:
         """Return the variance parameters at the nodes."""
-        return self._variance_nodes(slice(None))
+        return self._in_users_units(self.sigma, self.factor)
 
-    def _variance_nodes(self, at) -> VarianceNodes:
-        sigma, factor = self.sigma[at], self.factor[at]
+    def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
+        """Return weighted points of the variance parameters, as many as their ends of intervals need.
+
+        Returns
+        -------
+        nodes : VarianceNodes
+        weight : ndarray of shape (n_points,)
+        replicate : ndarray of shape (n_points,), dtype int
+        """
+        sample = None if self.law is None else self.law.sample
+        if sample is None:
+            return self.variance_nodes(), self.weight, self.replicate
+        factor = self.law.model.parameters.points(sample.theta).relative_factor
+        return self._in_users_units(np.exp(sample.log_sigma), factor), sample.weight, sample.replicate
+
+    def _in_users_units(self, sigma, factor) -> VarianceNodes:
         sigma_y = sigma * self.scaling.y_scale
-        if not self.factor.shape[1]:
+        if not factor.shape[1]:
             return VarianceNodes(sigma_y, [], [])
         relative_sd = np.sqrt(np.sum(factor**2, axis=2))
         shape = factor / np.where(relative_sd > 0, relative_sd, 1.0)[:, :, None]
@@ -150,9 +172,9 @@ class MarginalPosterior:
         correlation[:, range(q), range(q)] = 1.0
         return VarianceNodes(sigma_y, [sigma_y[:, None] * relative_sd / self.scaling.z_scale], [correlation])
 
-    def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
+    def _inverse(self, groups) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
-        return relative_inverse(self.sums.zz[:, :, groups], self.factor[nodes])
+        return relative_inverse(self.sums.zz[:, :, groups], self.factor)
 
     # rows
 
@@ -328,15 +350,41 @@ class MarginalPosterior:
             Codes of the groups whose effects are wanted, one array per factor; a code that is not
             below the number of groups is a new group, drawn from its law given the rest.
         """
-        at = systematic_resample(self.weight, n_draws, rng)
-        root = self.common_root[at]
-        common = self.common_mean[at] + np.einsum("sij,sj->si", root, rng.standard_normal((len(root), root.shape[2])))
-        variance = self._variance_nodes(at)
+        drawn = self._at_draws(n_draws, rng)
+        root = drawn.common_root
+        common = drawn.common_mean + np.einsum("sij,sj->si", root, rng.standard_normal((n_draws, root.shape[2])))
+        variance = drawn.variance_nodes()
         raw = self.scaling.coefficients(common, self.has_intercept)
         if not self.n_groups:
             return JointDraws(raw, variance, [])
-        effects = self._draw_effects(at, common, rng, groups[0])
-        return JointDraws(raw, variance, [effects])
+        return JointDraws(raw, variance, [drawn._draw_effects(common, rng, groups[0])])
+
+    def _at_draws(self, n_draws: int, rng: np.random.Generator) -> MarginalPosterior:
+        """Return the posterior on nodes of equal weight that are draws of the variance parameters."""
+        law, equal = self.law, np.full(n_draws, 1 / n_draws)
+        if self.by_quadrature and self.n_nodes > 1:
+            between = between_nodes(rng.standard_normal(n_draws))
+            parts = {name: between(getattr(self, name)) for name in ("factor", "common_mean", "common_root")}
+            sigma = np.exp(between(np.log(self.sigma)))
+            replicate = np.zeros(n_draws, dtype=int)
+            return replace(self, weight=equal, replicate=replicate, sigma=sigma, by_quadrature=False, **parts)
+        if law is None or not law.is_at_hand:
+            at = systematic_resample(self.weight, n_draws, rng)
+            parts = {name: getattr(self, name)[at] for name in ("sigma", "factor", "common_mean", "common_root")}
+            return replace(self, weight=equal, replicate=self.replicate[at], law=None, **parts)
+        theta, log_sigma = law.draw(n_draws, rng)
+        replicate = np.arange(n_draws) * N_REPLICATES // n_draws
+        if law.can_evaluate(n_draws):
+            # sigma anew, from its exact law given theta
+            args = (equal, replicate, self.pareto_k, rng.random(n_draws))
+            drawn = marginal_posterior(law.points(theta), *args, self.sums, self.scaling, self.has_intercept)
+            parts = {name: getattr(drawn, name) for name in ("sigma", "factor", "common_mean", "common_root")}
+            return replace(self, weight=equal, replicate=replicate, law=None, **parts)
+        # The law of the coefficients changes little where groups are many: that of the nearest node will do.
+        sigma, factor = np.exp(log_sigma), law.model.parameters.points(theta).relative_factor
+        at = nearest(covariance_entries(self.sigma, self.factor), covariance_entries(sigma, factor))
+        parts = {name: getattr(self, name)[at] for name in ("common_mean", "common_root")}
+        return replace(self, weight=equal, replicate=replicate, sigma=sigma, factor=factor, law=None, **parts)
 
     def row_sigma(self, codes):  # noqa: ARG002 - the same for all rows here
         """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
@@ -346,22 +394,23 @@ class MarginalPosterior:
         """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
         return draw_rows(self, x, z, codes, n_draws, rng)
 
-    def _draw_effects(self, at, common, rng, codes):
+    def _draw_effects(self, common, rng, codes):
+        """Return effects (n_nodes, n_codes, q), one draw for each node, given coefficients (n_nodes, p)."""
         q = self.factor.shape[1]
         known = codes < self.sums.n_groups
-        effects = np.empty((len(at), len(codes), q))
-        contrast = np.concatenate([-common, np.ones((len(at), 1))], axis=1)
-        width = max(1, BLOCK_ELEMENTS // (len(at) * q * q))
+        effects = np.empty((self.n_nodes, len(codes), q))
+        contrast = np.concatenate([-common, np.ones((self.n_nodes, 1))], axis=1)
+        width = max(1, BLOCK_ELEMENTS // (self.n_nodes * q * q))
         for start in range(0, len(codes), width):
             block = slice(start, start + width)
             group = np.where(known[block], codes[block], 0)
-            inverse = unpack_symmetric(self._inverse(group, at), q).transpose(0, 3, 1, 2)
+            inverse = unpack_symmetric(self._inverse(group), q).transpose(0, 3, 1, 2)
             left = np.tensordot(contrast, self.sums.zx[:, :, group], axes=([1], [1]))
             mean = np.einsum("sjkl,slj->sjk", inverse, left)
-            noise = rng.standard_normal((len(at), len(group), q))
+            noise = rng.standard_normal((self.n_nodes, len(group), q))
             root = semidefinite_cholesky(inverse)
-            drawn = mean + self.sigma[at, None, None] * np.einsum("sjkl,sjl->sjk", root, noise)
-            fresh = np.einsum("skl,sjl->sjk", self.sigma[at, None, None] * self.factor[at], noise)
+            drawn = mean + self.sigma[:, None, None] * np.einsum("sjkl,sjl->sjk", root, noise)
+            fresh = np.einsum("skl,sjl->sjk", self.sigma[:, None, None] * self.factor, noise)
             effects[:, block] = np.where(known[block][:, None], drawn, fresh)
         effects = effects * self.scaling.y_scale / self.scaling.z_scale
         return effects if self.effect_mean is None else effects + self.effect_mean

@@ -100,6 +100,10 @@ class DrawsPosterior:
     def _laws_at(self, at) -> tuple[tuple[EffectLaw, ...], ...]:
         return tuple(tuple(law.mapped(lambda values: values[at]) for law in laws) for laws in self.laws)
 
+    def variance_law(self):
+        """Return the draws of the variance parameters, and their weights; see `MarginalPosterior.variance_law`."""
+        return self.variance_nodes(), self.weight, None
+
     def about_zero(self) -> tuple[DrawsPosterior, float]:
         """Return the posterior itself; see `MarginalPosterior.about_zero`."""
         return self, 0.0

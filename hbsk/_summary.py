@@ -7,6 +7,7 @@ from numbers import Integral
 import numpy as np
 import pandas as pd
 
+from hbsk._accuracy import END_LEVELS
 from hbsk._group_effects import column_labels, common_counterparts, label_index
 from hbsk._messages import shown
 from hbsk._orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
@@ -16,8 +17,6 @@ from hbsk._prediction import mixture_quantiles
 from hbsk.diagnostics import named_variance_values
 from hbsk.inference.quadrature import score_quantiles
 
-# As in ArviZ 1.x: equal-tailed intervals of 89 %.
-INTERVAL = 0.89
 RANK_DRAWS = 4000
 RANK_NUMBERS = 40_000_000
 
@@ -25,7 +24,6 @@ RANK_NUMBERS = 40_000_000
 def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     """Return mean, sd, interval and diagnostics of every parameter, laid out as `arviz.summary`."""
     specification, posterior = frame.specification, fitted.posterior
-    levels = np.array([(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
     weight = posterior.weight
     mean, sd = posterior.common_mixture()
     estimated = ~np.isnan(sd).any(axis=0)  # not what is absorbed by groups that are not pooled
@@ -37,35 +35,38 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     endless = common_orders(specification, posterior) <= OF_VARIANCE
     common.iloc[estimated, 1] = np.where(endless, np.inf, np.sqrt(np.diag(covariance)))[estimated]
     common.iloc[estimated, 2:] = mixture_quantiles(
-        RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), levels
+        RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), END_LEVELS
     )
-    names, values = named_variance_values(specification, posterior)
+    names, values = named_variance_values(specification, posterior.variance_nodes())
     # with known standard errors sigma is no parameter, without pooling the group sds are none
     usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)
-    names, values = [name for name, ok in zip(names, usable, strict=True) if ok], values[:, usable]
+    names = [name for name, ok in zip(names, usable, strict=True) if ok]
     orders = variance_orders(specification, posterior, len(usable))[usable]
-    average = weight @ values
-    sd = np.sqrt(weight @ (values - average) ** 2)
+    # means are those of the nodes, as in sigma_ and group_sd_
+    average = weight @ values[:, usable]
+    nodes, weight, _ = posterior.variance_law()
+    values = named_variance_values(specification, nodes)[1][:, usable]
+    sd = np.sqrt(weight @ (values - weight @ values) ** 2)
     variance = pd.DataFrame(
         {"mean": np.where(orders <= OF_MEAN, np.inf, average), "sd": np.where(orders <= OF_VARIANCE, np.inf, sd)},
         index=names,
         dtype=float,
     )
-    low_high = variance_quantiles(posterior, values, levels)
+    low_high = variance_quantiles(posterior, values, weight, END_LEVELS)
     variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]
     table = pd.concat([common, variance])
     return table.join(diagnostics[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]])
 
 
-def variance_quantiles(posterior, values: np.ndarray, levels: np.ndarray) -> np.ndarray:
-    """Return quantiles (n_names, n_levels) of variance parameters, given their values at the nodes."""
+def variance_quantiles(posterior, values: np.ndarray, weight: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return quantiles (n_names, n_levels) of variance parameters, given the values and weights of their law."""
     if posterior.by_quadrature:
         spread = np.ptp(values, axis=0) > 0
         quantiles = np.repeat(values[0][:, None], len(levels), axis=1)
         for k in np.flatnonzero(spread):
             quantiles[k] = score_quantiles(values[:, k], levels)
         return quantiles
-    return mixture_quantiles(RowMixture(posterior.weight, values, np.zeros_like(values)), levels)
+    return mixture_quantiles(RowMixture(weight, values, np.zeros_like(values)), levels)
 
 
 def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) -> pd.DataFrame:

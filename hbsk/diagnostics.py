@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from hbsk._accuracy import END_LEVELS, TAIL_LEVELS, mixture_accuracy, variance_accuracy
 from hbsk._orders import OF_VARIANCE, common_orders, variance_orders
 from hbsk._warnings import warn
 from hbsk.exceptions import ConvergenceWarning
@@ -20,8 +21,10 @@ ESS_THRESHOLD = 400.0
 ESS_OF_NODES_THRESHOLD = ESS_THRESHOLD / 4
 PARETO_K_THRESHOLD = PARETO_K_LIMIT
 
-COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", "divergences", "pareto_k", "in_model"]
-TAIL_PROBABILITY = 0.05
+# Monte Carlo error of an sd or of an end of an interval, in posterior sds, that is told.
+MCSE_THRESHOLD = 0.1
+ERRORS = ["mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]
+COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences", "pareto_k", "in_model"]
 # Relative spread that is rounding.
 NO_SPREAD = 1e-10
 
@@ -50,9 +53,8 @@ def variance_values(specification, nodes) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
-def named_variance_values(specification, posterior) -> tuple[list[str], np.ndarray]:
+def named_variance_values(specification, nodes) -> tuple[list[str], np.ndarray]:
     """Return names and values, (n_nodes, n_names), of all hyper-parameters, arguments of effects' laws included."""
-    nodes = posterior.variance_nodes()
     names, values = variance_names(specification), variance_values(specification, nodes)
     more, absent = {}, set()
     for laws in nodes.laws:
@@ -68,14 +70,13 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     """Return the table of diagnostics of the marginal engine.
 
     Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
-    indicators of the 5 % tails (tail), of logarithms where there is no posterior variance; infinite where the nodes are
-    a quadrature.
+    probabilities in the 5 % tails (tail); of logarithms where there is no posterior variance, infinite where the nodes
+    are a quadrature.
     """
     names = variance_names(specification)
     values = variance_values(specification, posterior.variance_nodes())
-    if not sigma_is_parameter:
-        names, values = names[1:], values[:, 1:]
     finite = np.isfinite(values).all(axis=0)
+    finite[0] &= sigma_is_parameter
     # a mean without a variance has no finite error; a logarithm has, and the same ranks
     endless = variance_orders(specification, posterior, len(variance_names(specification)))[-values.shape[1] :]
     endless = endless <= OF_VARIANCE
@@ -96,16 +97,17 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     sd[len(sd) - common.shape[1] :] = of_common
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
     table["ess_bulk"] = effective_size(mean, sd, error)
-    sizes = table["ess_bulk"] if posterior.by_quadrature else _tail_size(values, posterior.weight, posterior.replicate)
-    table["ess_tail"] = sizes
     table["mcse_mean"] = error
+    n_variance = int(finite.sum())
+    _enter_errors(table, specification, posterior, finite)
     if not posterior.by_quadrature:
-        table.iloc[np.flatnonzero(endless[finite]), COLUMNS.index("mcse_mean")] = np.inf
-    table["pareto_k"] = posterior.pareto_k
+        without = np.flatnonzero(endless[finite])
+        table.iloc[without, [COLUMNS.index(name) for name in ("mcse_mean", "mcse_sd")]] = np.inf
     # What groups that are not pooled absorb has no spread at the nodes, which is no accuracy.
-    absorbed = np.flatnonzero(np.isnan(common_sd).any(axis=0)) + int(finite.sum())
-    table.iloc[absorbed, [COLUMNS.index(name) for name in ("ess_bulk", "ess_tail", "mcse_mean")]] = np.nan
-    table["in_model"] = np.concatenate([np.ones(int(finite.sum()), dtype=bool), in_model])
+    absorbed = np.append(np.zeros(n_variance, dtype=bool), np.isnan(common_sd).any(axis=0))
+    table.loc[absorbed, ["ess_bulk", "ess_tail", "mcse_mean", *ERRORS]] = np.nan
+    table["pareto_k"] = posterior.pareto_k
+    table["in_model"] = np.concatenate([np.ones(n_variance, dtype=bool), in_model])
     return table
 
 
@@ -116,12 +118,14 @@ def _sampled_diagnostics(names, values, n_chains, n_common, in_model) -> pd.Data
     chains = values.reshape(n_chains, -1, values.shape[1])
     axes = {"chain_axis": 0, "draw_axis": 1}
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
-    tails = (TAIL_PROBABILITY, 1 - TAIL_PROBABILITY)
     with np.errstate(divide="ignore", invalid="ignore"):  # of what stands still, NaN is the answer
         table["r_hat"] = array_stats.rhat(chains, **axes)
         table["ess_bulk"] = array_stats.ess(chains, method="bulk", **axes)
-        table["ess_tail"] = array_stats.ess(chains, method="tail", prob=tails, **axes)
+        table["ess_tail"] = array_stats.ess(chains, method="tail", prob=tuple(TAIL_LEVELS), **axes)
         table["mcse_mean"] = array_stats.mcse(chains, method="mean", **axes)
+        table["mcse_sd"] = array_stats.mcse(chains, method="sd", **axes)
+        for name, level in zip(ERRORS[1:], END_LEVELS, strict=True):
+            table[name] = array_stats.mcse(chains, method="quantile", prob=level, **axes)
     table["in_model"] = np.concatenate([np.ones(len(names) - n_common, dtype=bool), in_model])
     return table
 
@@ -133,18 +137,24 @@ def effective_size(mean, sd, error) -> np.ndarray:
         return np.where(spread, (sd / error) ** 2, np.nan)
 
 
-def _tail_size(values, weight, replicate):
-    """Return the smaller effective size of the two tail probabilities."""
-    sizes = []
-    for k in range(values.shape[1]):
-        order = np.argsort(values[:, k])
-        cumulative = np.cumsum(weight[order])
-        at = np.searchsorted(cumulative, [TAIL_PROBABILITY, 1 - TAIL_PROBABILITY])
-        low, high = values[order[np.minimum(at, len(order) - 1)], k]
-        tails = np.column_stack([values[:, k] <= low, values[:, k] >= high]).astype(float)
-        mean, sd, error = monte_carlo_error(tails, weight, replicate)
-        sizes.append(np.min(effective_size(mean, sd, error)))
-    return np.array(sizes)
+def _enter_errors(table, specification, posterior, finite):
+    """Enter the errors of sds and ends, and the effective size of tails."""
+    if posterior.by_quadrature:
+        table["ess_tail"] = table["ess_bulk"]
+        table[ERRORS] = 0.0
+        return
+    n_variance = int(finite.sum())
+    accuracy = variance_accuracy(posterior, lambda nodes: variance_values(specification, nodes)[:, finite])
+    _enter(table, np.arange(n_variance), accuracy)
+    mean, sd = posterior.common_mixture()
+    estimated = np.flatnonzero(~np.isnan(sd).any(axis=0))
+    accuracy = mixture_accuracy(mean[:, estimated], sd[:, estimated], posterior.weight, posterior.replicate)
+    _enter(table, n_variance + estimated, accuracy)
+
+
+def _enter(table, rows, accuracy):
+    columns = [table.columns.get_loc(name) for name in ("ess_tail", *ERRORS)]
+    table.iloc[rows, columns] = np.column_stack([accuracy.ess_tail, accuracy.mcse_sd, accuracy.mcse_ends])
 
 
 def nuts_diagnostics(table: pd.DataFrame, n_divergent: int) -> pd.DataFrame:
@@ -168,6 +178,13 @@ def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
     bad = table.index[size < least]
     if len(bad):
         problems.append(f"effective sample size below {least:.0f} for {_listed(bad)}")
+    if of_nodes:
+        sd = table["mcse_mean"] * np.sqrt(table["ess_bulk"])
+        bad = table.index[table[ERRORS].max(axis=1) > MCSE_THRESHOLD * sd]
+        if len(bad):
+            problems.append(
+                f"sd or ends of the interval known to no more than {MCSE_THRESHOLD} posterior sds for {_listed(bad)}"
+            )
     if (table["divergences"] > 0).any():
         problems.append(f"{int(table['divergences'].max())} divergent transitions")
     if (table["pareto_k"] > PARETO_K_THRESHOLD).any():

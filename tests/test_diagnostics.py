@@ -19,6 +19,8 @@ def test_what_stands_still_has_no_r_hat_and_no_warning(rng):
 
 def table(**columns):
     good = {"r_hat": 1.002, "ess_bulk": 900.0, "ess_tail": 700.0, "divergences": 0.0, "pareto_k": np.nan}
+    # posterior sd 3, and a tenth of it is told
+    good |= {"mcse_mean": 0.1, "mcse_sd": 0.28, "mcse_eti89_lb": 0.29, "mcse_eti89_ub": 0.29}
     good["r_hat"] = np.nan if np.isnan(columns.get("r_hat", 1.0)) else 1.002  # nodes have none
     return pd.DataFrame({name: [columns.get(name, value), value] for name, value in good.items()}, index=["tau", "b"])
 
@@ -32,9 +34,15 @@ def table(**columns):
         ("nuts", {"divergences": 3.0}, "3 divergent transitions"),
         (
             "marginal",
-            {"r_hat": np.nan, "ess_bulk": 90.0, "ess_tail": 40.0},
+            {"r_hat": np.nan, "ess_bulk": 90.0, "ess_tail": 40.0, "mcse_mean": 0.32},
             r"effective sample size below 100 for tau\. Centred columns",
         ),
+        (
+            "marginal",
+            {"r_hat": np.nan, "mcse_eti89_ub": 0.31},
+            r"sd or ends of the interval known to no more than 0.1 posterior sds for tau\. Centred columns",
+        ),
+        ("marginal", {"r_hat": np.nan, "mcse_sd": 0.31}, r"known to no more than 0.1 posterior sds for tau\."),
         ("marginal", {"ess_tail": 300.0}, r"effective sample size below 400 for tau\."),  # it ran chains of its own
         ("marginal", {"pareto_k": 0.8}, r"Pareto k = 0.80, above 0.7"),
         (
@@ -52,7 +60,8 @@ def test_the_warning_names_parameters_and_the_threshold_that_was_missed(engine, 
 
 
 @pytest.mark.parametrize(
-    ("engine", "columns"), [("nuts", {}), ("marginal", {"r_hat": np.nan, "ess_bulk": 300.0, "ess_tail": 90.0})]
+    ("engine", "columns"),
+    [("nuts", {}), ("marginal", {"r_hat": np.nan, "ess_bulk": 300.0, "ess_tail": 90.0, "mcse_mean": 0.17})],
 )
 def test_fits_within_the_thresholds_do_not_warn(engine, columns):
     warn_if_unreliable(table(**columns), engine=engine)  # warnings are errors here

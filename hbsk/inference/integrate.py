@@ -374,6 +374,7 @@ def importance_sample(
     broad: SplitT | None = None,
     first_per_replicate: int,
     max_nodes: int,
+    error_target: float | None = None,
 ) -> Nodes:
     """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
 
@@ -389,12 +390,15 @@ def importance_sample(
     first_per_replicate : int
         Nodes of each replicate in the first round.
     max_nodes : int
+    error_target : float, optional
+        Largest Monte Carlo error of what is monitored, in posterior sds; `ERROR_TARGET` by default.
     """
     rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt=0)]
     per_replicate = first_per_replicate
+    error_target = ERROR_TARGET if error_target is None else error_target
     for salt in range(1, MAX_ROUNDS + 1):
         nodes = _weigh(rounds, monitored)
-        if nodes.error <= ERROR_TARGET and nodes.pareto_k <= PARETO_K_ADAPT:
+        if nodes.error <= error_target and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         if 3 * len(nodes.weight) > max_nodes:
             break

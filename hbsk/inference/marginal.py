@@ -302,3 +302,17 @@ class MarginalModel:
 def _log_sigma(x):
     """Return log(floor + exp(x))."""
     return np.logaddexp(np.log(RESIDUAL_SD_FLOOR), x)
+
+
+def join_points(rounds: list[MarginalPoints]) -> MarginalPoints:
+    """Return several sets of points as one."""
+    return rounds[0] if len(rounds) == 1 else map_arrays(lambda *arrays: np.concatenate(arrays), *rounds)
+
+
+def map_arrays(function, *items):
+    """Apply a function to corresponding arrays of equal nested dataclasses."""
+    first = items[0]
+    if first is None or isinstance(first, np.ndarray):
+        return None if first is None else function(*items)
+    fields = {name: map_arrays(function, *(getattr(i, name) for i in items)) for name in vars(first)}
+    return type(first)(**fields)
