@@ -91,7 +91,7 @@ class PosteriorAnswersMixin:
         ----------
         term : str, default=None
             Which varying term to rank by, such as "1|county" (the default: the first) or "floor|county"; ranked is the
-            group's coefficient.
+            group's coefficient. Needed with several factors.
         ascending : bool, default=False
             Whether the smallest coefficient has rank 1.
         top : int, default=None

@@ -13,6 +13,7 @@ import numpy as np
 
 from hbsk._expressions import INTERCEPT, Call, Name, Term, columns_in, show_name, term_label
 from hbsk._messages import shown
+from hbsk._sources import names_in_mask
 
 Factor = tuple[str, ...]
 
@@ -119,7 +120,8 @@ def column_names(selector: Any, columns: Sequence[str], argument: str) -> tuple[
     ValueError, TypeError
         For a name or index X does not have, a repeated column, or another type.
     """
-    if isinstance(selector, str | numbers.Integral | np.bool_) or selector is None:
+    single = isinstance(selector, str | numbers.Integral | np.bool_) or selector is None
+    if single:
         selector = [selector]
     if isinstance(selector, Set):
         raise TypeError(
@@ -129,8 +131,8 @@ def column_names(selector: Any, columns: Sequence[str], argument: str) -> tuple[
         items = list(selector)
     except TypeError:
         items = [selector]
-    if items and len(items) == len(columns) and all(isinstance(item, bool | np.bool_) for item in items):
-        return tuple(name for name, wanted in zip(columns, items, strict=True) if wanted)
+    if not single:
+        items = names_in_mask(items, columns, argument)
     names = tuple(_column_name(item, columns, argument) for item in items)
     if len(set(names)) < len(names):
         raise ValueError(f"{argument}={selector!r} names a column twice; name each column once.")

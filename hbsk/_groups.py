@@ -26,6 +26,7 @@ from hbsk._sources import (
     resolve_source,
     where_labels_stand,
 )
+from hbsk._suspicions import are_measurements, warn_of_order
 from hbsk._table import Table, read_table
 from hbsk._validation import about_origin, check_size, check_standard_error, check_target, check_weights
 from hbsk._warnings import warn
@@ -121,6 +122,8 @@ def read_training_rows(
     _forget_fit(estimator)
     table = read_table(estimator, X, reset=True, min_samples=min_samples)
     given, y = y, check_target(y, table.n_rows, name)
+    beside = {"y": given, "groups": groups, "sample_weight": sample_weight, "standard_error": standard_error}
+    warn_of_order(X, beside.items())
     sample_weight = check_weights(sample_weight, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
@@ -175,12 +178,7 @@ def _check_training_labels(source: FactorSource, factor: GroupFactor, codes: np.
         )
     if source.from_keyword:
         _refuse_fractions(factor.labels, source.name)
-    elif (
-        len(codes) > 1
-        and factor.n_groups == len(codes)
-        and factor.labels.dtype.kind == "f"
-        and not (factor.labels == np.floor(factor.labels)).any()
-    ):
+    elif len(codes) > 1 and factor.n_groups == len(codes) and are_measurements(factor.labels):
         warn(
             f"{where}: every one of the {len(codes)} labels is a different number that is not an integer. A "
             "measurement was most likely taken for a group; check that the column is the one you mean, by name rather "
@@ -266,6 +264,7 @@ def read_rows(
             f"{shown(unknown_groups)}."
         )
     table = read_table(estimator, X, reset=False)
+    warn_of_order(X, {"y": y, "groups": groups, "standard_error": standard_error}.items())
     given, y = y, None if y is None else check_target(y, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)

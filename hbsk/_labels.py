@@ -32,7 +32,8 @@ class GroupFactor:
     name : str
         Name of the factor.
     labels : ndarray of shape (n_groups,)
-        Distinct labels, sorted where they sort, else in order of first appearance. Of the dtype they came in where that
+        Distinct labels: in the order of their categories where these have one (an ordered Categorical), sorted where
+        they sort, else in order of first appearance. Of the dtype they came in where that
         is numeric, else of dtype object. Labels of an interaction `a:b` are tuples.
     """
 
@@ -52,7 +53,7 @@ class GroupFactor:
         """
         codes, labels = _factorize_of(name, columns)
         if len(columns) == 1:
-            codes, labels = _sort_labels(codes, labels)
+            codes, labels = _in_order(columns[0], codes, labels)
         return cls(name, labels), codes
 
     @property
@@ -318,7 +319,7 @@ def _factorize_columns(columns: Sequence[Values]) -> tuple[np.ndarray, np.ndarra
     """`factorize` of one column, or of the rows of several, whose labels are tuples, sorted part by part."""
     if len(columns) == 1:
         return factorize(columns[0])
-    parts = [_sort_labels(*factorize(column)) for column in columns]
+    parts = [_in_order(column, *factorize(column)) for column in columns]
     keys = np.zeros(len(parts[0][0]), dtype=np.int64)
     missing = np.zeros(len(keys), dtype=bool)
     for codes, labels in parts:
@@ -335,11 +336,24 @@ def _factorize_columns(columns: Sequence[Values]) -> tuple[np.ndarray, np.ndarra
     return keys, np.fromiter(tuples, dtype=object, count=len(tuples))
 
 
+def _in_order(column: Values, codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels in the order that their column gives them, else sorted; with the codes to match."""
+    dtype = getattr(column, "dtype", None)
+    if not isinstance(dtype, pd.CategoricalDtype) or not dtype.ordered:
+        return _sort_labels(codes, labels)
+    places = dtype.categories.get_indexer(pd.Index(labels, dtype=dtype.categories.dtype))
+    if labels.dtype.kind in "biuf" and (np.diff(labels[np.argsort(places)]) < 0).any():
+        labels = labels.astype(object)  # arrays of numbers are searched as sorted ones
+    return _permuted(codes, labels, np.argsort(places))
+
+
 def _sort_labels(codes: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Labels in their order, where they have one, with the codes to match."""
     order = _order(labels)
-    if order is None:
-        return codes, labels
+    return (codes, labels) if order is None else _permuted(codes, labels, order)
+
+
+def _permuted(codes: np.ndarray, labels: np.ndarray, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     rank = np.empty(len(order) + 1, dtype=np.int64)
     rank[order] = np.arange(len(order))
     rank[-1] = -1  # a missing label stays missing

@@ -157,6 +157,8 @@ class _Reader:
         except Exception as error:
             # The message of formulae ends in an empty pair of quotes at the end of the text.
             reason = "it ends too early" if parser.at_end() and "parse" in str(error) else str(error).rstrip(".")
+            if "[" in self.formula or "knots" in self.formula:
+                reason += ". A formula cannot hold a list (of knots, say): pass df= to bs, or use SplineTransformer"
             raise self.error(f"{reason}.") from None
         if not parser.at_end():
             # formulae itself silently ignores the rest.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ import pandas as pd
 
 from hbsk._labels import Values
 from hbsk._messages import shown
-from hbsk._table import Table, label_column
+from hbsk._table import Table, label_column, refuse_lazy
 
 GROUPS = "groups"
 
@@ -66,11 +66,12 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
             "columns to rely on. Give a name (str) or a position (int), or a list of these."
         )
     sources = []
-    for item in [group_features] if single else list(group_features):
+    items = [group_features] if single else list(group_features)
+    for item in items if single else names_in_mask(items, table.names, "group_features"):
         if isinstance(item, (bool, np.bool_)) or not isinstance(item, (str, int, np.integer)):
             raise TypeError(
-                f"group_features takes names (str) or positions (int) of columns of X, or a list of these; got "
-                f"{shown(item)}."
+                f"group_features takes names (str) or positions (int) of columns of X, a list of these, or one boolean "
+                f"for every column; got {shown(item)}."
             )
         if isinstance(item, str):
             column = find_column(table, item, "group_features")
@@ -91,6 +92,18 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
     if len(set(columns)) < len(columns):
         raise ValueError(f"group_features={shown(group_features)} names a column of X twice.")
     return sources
+
+
+def names_in_mask(items: list, columns: Sequence[str], argument: str) -> list:
+    """Return the columns that a list of booleans, one for every column, marks; any other list as it is."""
+    if not items or not all(isinstance(item, bool | np.bool_) for item in items):
+        return items
+    if len(items) != len(columns):
+        raise ValueError(
+            f"{argument} is a mask of {len(items)} booleans, and X has {len(columns)} columns; give one for every "
+            "column."
+        )
+    return [name for name, wanted in zip(columns, items, strict=True) if wanted]
 
 
 def find_column(table: Table, name: str, argument: str) -> str:
@@ -152,6 +165,7 @@ def read_keyword(groups: Any, table: Table) -> dict[str, Values]:
     """
     if groups is None:
         return {}
+    refuse_lazy(groups, "groups")
     columns = _keyword_columns(groups)
     for name, labels in columns.items():
         if len(labels) != table.n_rows:

@@ -106,6 +106,11 @@ def _find_term(specification, term) -> tuple[int, int]:
     if not known:
         raise ValueError("There are no groups to rank: the model was fitted without groups, or pooling='complete'.")
     if term is None:
+        if len(specification.factors) > 1:
+            raise ValueError(
+                f"The model has the grouping factors {', '.join(repr(f.name) for f in specification.factors)}; say "
+                f"with term= which groups to rank, and by what. Its terms are {', '.join(map(repr, known))}."
+            )
         return next(iter(known.values()))
     if term not in known:
         raise ValueError(

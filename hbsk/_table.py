@@ -9,6 +9,7 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
+from scipy.sparse import issparse
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
 
@@ -278,6 +279,14 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> 
     min_samples : int, default=1
         Least number of rows.
     """
+    refuse_lazy(X, "X")
+    if issparse(X):
+        raise TypeError(
+            f"Sparse data was passed as X, but {type(estimator).__name__} needs dense data. If an encoder made it, set "
+            "sparse_output=False in OneHotEncoder, with .set_output(transform='pandas') to keep the names of columns; "
+            "or leave the encoder out, since PartialPoolingRegressor codes columns of text itself. X.toarray() makes "
+            "a dense array."
+        )
     if nw.dependencies.is_into_dataframe(X):
         return _read_frame(estimator, X, reset=reset, min_samples=min_samples)
     # Finiteness is checked column by column later: a missing label is not a missing feature.
@@ -287,6 +296,22 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> 
     _check_n_rows(estimator, array.shape[0], min_samples)
     names = _column_names(estimator, array.shape[1])
     return Table({name: array[:, j] for j, name in enumerate(names)}, array.shape[0])
+
+
+# What brings the rows of a table that is elsewhere, or not computed yet, into memory.
+_INTO_MEMORY = {"dask": "compute()", "dask_expr": "compute()", "pyspark": "toPandas()", "ibis": "to_pandas()"}
+_INTO_MEMORY |= {"duckdb": "df()"}
+
+
+def refuse_lazy(values: Any, argument: str) -> None:
+    """Raise for a table or column whose rows are not in memory, with the call that brings them there."""
+    kind = type(values)
+    module = kind.__module__.partition(".")[0]
+    cure = "collect()" if kind.__name__ == "LazyFrame" else _INTO_MEMORY.get(module)
+    if cure is not None and hasattr(values, cure.removesuffix("()")):
+        raise TypeError(
+            f"{argument} is a {module} {kind.__name__}, whose rows are not in memory. Pass {argument}.{cure} instead."
+        )
 
 
 def _as_array(X: Any) -> Any:

@@ -12,6 +12,8 @@ from sklearn.utils import assert_all_finite, check_array, column_or_1d
 from sklearn.utils._param_validation import Interval
 
 from hbsk._messages import shown
+from hbsk._suspicions import warn_of_weights
+from hbsk._table import refuse_lazy
 
 _FLOATS = [np.float64, np.float32]
 # Variances are squared, inverted and compared with that of y: beyond this, products of them leave floating point.
@@ -49,6 +51,7 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
     """
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
+    refuse_lazy(y, "y")
     y = column_or_1d(y, warn=True)
     if y.dtype.kind in "mM":
         raise TypeError(f"y has dtype {y.dtype}; {name} needs numbers.")
@@ -170,6 +173,7 @@ def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | No
         )
     if not weights.any():
         raise ValueError("sample_weight is zero everywhere; it must contain at least one value that is not zero.")
+    warn_of_weights(weights)
     return weights
 
 
@@ -198,6 +202,7 @@ def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndar
 def _per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
     if isinstance(values, bool | np.bool_ | str | bytes):
         raise ValueError(f"{argument} must be a number, or one number per row; got {shown(values)}.")
+    refuse_lazy(values, argument)
     if isinstance(values, numbers.Real):
         values = np.full(n_rows, float(values))
     # A shape of (n, 1) or (n, k) must not be flattened silently: it is most often a second y or a frame by mistake.

@@ -8,8 +8,10 @@ __all__ = [
     "LabelMismatchWarning",
     "NoGroupsWarning",
     "RedundantColumnsWarning",
+    "RowOrderWarning",
     "ShrinkageWarning",
     "SuspiciousGroupsWarning",
+    "SuspiciousWeightsWarning",
 ]
 
 
@@ -41,8 +43,19 @@ class SuspiciousGroupsWarning(UserWarning):
     """Every label of a group column is a different number that is not an integer: most likely a measurement."""
 
 
+class RowOrderWarning(UserWarning):
+    """An argument beside X has the index of X in another order; rows are taken by position."""
+
+
+class SuspiciousWeightsWarning(UserWarning):
+    """Weights that can hardly be numbers of copies: they add up to 1, or to far more or less than the rows."""
+
+
 class ShrinkageWarning(UserWarning):
-    """No shrinkage is justified, for want of groups or of repeated rows, so the estimates are returned unshrunken."""
+    """The data do not say how far to shrink, for want of groups or of repeated rows.
+
+    JamesSteinEstimator then returns its estimates unshrunken; in PartialPoolingRegressor the priors decide.
+    """
 
 
 class RedundantColumnsWarning(UserWarning):

@@ -17,6 +17,7 @@ from hbsk._routing import GroupRoutingMixin
 from hbsk._shrunken_groups import infinite_where_unknown, shrink_groups
 from hbsk._shrunken_means import t_quantile
 from hbsk._surface import shrink_regression
+from hbsk._suspicions import warn_of_order
 from hbsk._validation import LARGEST_VALUE, Number, check_interval
 from hbsk._warnings import warn, warn_of_redundant_columns
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
@@ -343,6 +344,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         score : float
             R squared of `predict(X, groups)` with respect to y.
         """
+        warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
 
     def __sklearn_is_fitted__(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 from typing import ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from hbsk._orders import OF_MEAN
 from hbsk._prediction import predict_interval, predict_mean, sample_observations
 from hbsk._refit import keeps_former_fit
 from hbsk._routing import GroupRoutingMixin
+from hbsk._suspicions import warn_of_order, warn_of_single_rows
 from hbsk._warnings import warn
 from hbsk.diagnostics import warn_if_unreliable
 from hbsk.exceptions import NoGroupsWarning
@@ -50,11 +51,13 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         the columns: all features as common effects, a varying intercept for each grouping factor, a varying slope for
         `slope_features`.
     group_features : str, int or array-like of these, default=None
-        Columns of X that hold group labels, by name or position (negative counts from the end). Several columns are
-        crossed factors. Nothing has to be routed then: any scikit-learn tool works. None takes the labels from
-        ``groups=``, or from `formula`.
+        Columns of X that hold group labels, by name or position (negative counts from the end), or one boolean for
+        every column. Several columns are crossed factors; classes within schools, whose labels recur in every school,
+        are ``(1 | school/class)`` in a `formula`. Nothing has to be routed then: any scikit-learn tool works. None
+        takes the labels from ``groups=``, or from `formula`.
     slope_features : str, int, array-like of these, "all" or dict, default=None
-        Features whose slope varies by group. With several factors a dict from factor to features.
+        Features whose slope varies by group, by name, position or a boolean for every column. With several factors a
+        dict from factor to features.
     pooling : {"partial", "complete", "none"}, default="partial"
         "complete" leaves the groups out. "none" is the limit of infinite between-group sds: varying terms are free in
         every group, common terms are shared; what a group's rows do not identify, and groups that fit has not seen,
@@ -107,7 +110,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     sigma_ : float
         Posterior mean of the residual sd; NaN where standard errors are known.
     groups_ : dict of str to ndarray of shape (n_groups,)
-        Labels of each grouping factor, sorted where they sort, otherwise in order of appearance.
+        Labels of each grouping factor: in the order of an ordered Categorical, sorted where they sort, otherwise in
+        order of appearance.
     group_sd_ : dict of str to Series
         Posterior means of the between-group sds (tau) by term; one Series for each factor. Infinite for
         ``pooling="none"``, and where the prior of the effects has no variance.
@@ -264,6 +268,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         frame, rows = read_training_frame(self, X, y, groups, standard_error, sample_weight)
         if not frame.grouped.factors and self.pooling != "complete":
             self._warn_no_groups()
+        self._warn_of_single_rows(frame, rows)
         fitted = infer(self, frame, rows)
         self._learn(frame, rows, fitted)
         return self
@@ -376,6 +381,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         score : float
             ``1 - sum w (y - mean)^2 / sum w (y - y_bar)^2``.
         """
+        warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
 
     # private
@@ -406,6 +412,15 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             "without a warning.",
             NoGroupsWarning,
         )
+
+    def _warn_of_single_rows(self, frame, rows):
+        if self.pooling != "partial" or rows.standard_error is not None:
+            return
+        fixed = {name for name, prior in (self.priors or {}).items() if isinstance(prior, Real)}
+        if "sigma" not in fixed:
+            names = [factor.name for factor in frame.specification.factors]
+            factors = [(name, frame.factors[name].labels, rows.codes[name]) for name in names]
+            warn_of_single_rows(factors, rows.sample_weight)
 
     def _learn(self, frame, rows, fitted):
         """Store what was learnt; nothing of the size of the data."""

@@ -19,6 +19,7 @@ from hbsk._model_frame import read_new_rows
 from hbsk._no_pooling import unidentified_rows
 from hbsk._prediction import sample_observations
 from hbsk._sources import label_columns, quoted, read_keyword
+from hbsk._suspicions import warn_of_order
 from hbsk._table import read_table
 from hbsk._validation import check_target
 from hbsk.model_selection._responses import answering_step, parameters
@@ -188,6 +189,7 @@ def posterior_predictive_check(
         )
     estimator, X_seen = answering_step(estimator, X)
     _check_estimator(estimator)
+    warn_of_order(X, [("y", y)])
     y = check_target(y, _num_samples(X), type(estimator).__name__)
     if _is_ours(estimator):
         _refuse_unidentified(estimator, X_seen, groups, standard_error)

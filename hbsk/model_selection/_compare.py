@@ -21,6 +21,7 @@ from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
 from hbsk._messages import shown
+from hbsk._suspicions import warn_of_order
 from hbsk._validation import check_target
 from hbsk.model_selection import _scores
 from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
@@ -146,6 +147,7 @@ def compare_estimators(
     estimators = _check_estimators(estimators)
     refuse_name(groups, "compare_estimators")
     X, y, groups = indexable(X, y, groups)
+    warn_of_order(X, [("y", y), ("groups", groups)])
     y = check_target(y, _num_samples(X), "compare_estimators")
     measures = _check_scoring(scoring)
     jobs = [
