@@ -475,9 +475,3 @@ def variance_of_new_groups(variances: np.ndarray, tau2: float, n_target: float) 
     totals = variances + tau2
     mean_variance = float(np.average(variances, weights=1.0 / totals)) if totals.min() > 0 else 0.0
     return (degrees * tau2 + 2.0 * mean_variance) / (degrees - 2)
-
-
-def target_covariance(totals: np.ndarray, basis: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Compute the covariance, shape (r, r), of beta estimated with `weights` from means of variance `totals`."""
-    inverse = np.linalg.inv(basis.T @ (weights[:, None] * basis))
-    return inverse @ (basis.T @ ((np.square(weights) * totals)[:, None] * basis)) @ inverse
