@@ -73,9 +73,11 @@ def points_accuracy(values: np.ndarray, weight: np.ndarray, replicate: np.ndarra
 def _accuracy_of_points(values, weight, error):
     points = RowMixture(weight, values, np.zeros_like(values))
     mean = weight @ values
-    sd = np.sqrt(weight @ (values - mean) ** 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    # where no variance exists squares leave floating point, and the error is infinite
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        sd = np.sqrt(weight @ (values - mean) ** 2)
         mcse_sd = np.where(sd > 0, error(lambda v: (v - mean) ** 2) / (2 * sd), 0.0)
+    mcse_sd = np.where(np.isnan(mcse_sd), np.inf, mcse_sd)
     ends = []
     for level, end in zip(END_LEVELS, mixture_quantiles(points, END_LEVELS).T, strict=True):
         step = DENSITY_STEP * min(level, 1 - level)

@@ -40,6 +40,7 @@ from hbsk.inference.statistics import ColumnScaling, GroupSums
 FAR = 1e-8
 # Weight of nodes beyond floating point that cannot be missed.
 LOST_WEIGHT = 1e-6
+LARGEST_PARAMETER = 1e75
 
 
 @dataclass(frozen=True)
@@ -451,7 +452,7 @@ def marginal_posterior(
 
 
 def usable_nodes(weight, *parameters) -> np.ndarray:
-    """Return a mask of the nodes that have weight, whose parameters have squares in floating point.
+    """Return a mask of the nodes that have weight, whose parameters have fourth powers in floating point.
 
     Raises
     ------
@@ -460,9 +461,9 @@ def usable_nodes(weight, *parameters) -> np.ndarray:
     """
     finite = np.ones(len(weight), dtype=bool)
     for values in parameters:
-        finite &= np.isfinite(values**2).all(axis=tuple(range(1, values.ndim)))
+        finite &= np.all(np.abs(values) <= LARGEST_PARAMETER, axis=tuple(range(1, values.ndim)))
     if not weight[~finite].sum() <= LOST_WEIGHT:
-        raise FloatingPointError("squares of parameters overflow")
+        raise FloatingPointError("parameters overflow")
     return finite & (weight > 0)
 
 

@@ -95,6 +95,7 @@ def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
     Parameters
     ----------
     model : MarginalModel
+        With the varying columns that the priors on group sds refer to.
     names : sequence of str, optional
         Of the varying terms, for messages.
 

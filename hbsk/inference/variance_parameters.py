@@ -282,7 +282,7 @@ def _chain(line, x, sd, by_log_sd):
 
 # An sd on the real line. Each map has sd(x), its inverse position(sd), log_jacobian(x), which
 # returns log(d sd / dx) and the derivative of that, and the ends beyond which no law has any mass
-# but for sds beyond 1e100, where squares would leave floating point.
+# but for sds beyond 1e73, of which no power is taken that leaves floating point.
 
 
 @dataclass(frozen=True)
@@ -290,7 +290,7 @@ class LogLine:
     """``sd = floor + exp(x)``."""
 
     floor: float
-    ends = (-60.0, 230.0)
+    ends = (-60.0, 170.0)
 
     def sd(self, x):
         """Return the sd at x."""
@@ -342,7 +342,7 @@ class SoftLine:
     @property
     def ends(self):
         """Return ends of x."""
-        return -40.0, 230.0 - np.log(self.small)
+        return -40.0, 170.0 - np.log(self.small)
 
     def sd(self, x):
         """Return the sd at x."""

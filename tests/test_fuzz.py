@@ -1,0 +1,178 @@
+"""Hundreds of tiny problems over all priors that the engine takes: every answer is finite, or somebody says why not."""
+
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import integrate, stats
+
+from hbsk import PartialPoolingRegressor, _marginal_fit
+from hbsk.exceptions import ConvergenceWarning
+from hbsk.inference.propriety import ImproperPosteriorError
+
+SD_PRIORS = [
+    ("HalfNormal", {"sigma": 2.0}),
+    ("HalfStudentT", {"nu": 4.0, "sigma": 1.0}),
+    ("HalfStudentT", {"nu": 1.5, "sigma": 1.0}),
+    ("HalfCauchy", {"beta": 1.0}),
+    ("Exponential", {"lam": 1.0}),
+    ("Gamma", {"alpha": 0.3, "beta": 0.5}),
+    ("Gamma", {"alpha": 2.0, "beta": 0.1}),
+    ("InverseGamma", {"alpha": 0.1, "beta": 0.1}),
+    ("InverseGamma", {"alpha": 3.0, "beta": 1.0}),
+    ("Uniform", {"lower": 0.0, "upper": 5.0}),
+    ("Uniform", {"lower": 0.5, "upper": 1.5}),
+    ("HalfFlat", {}),
+    0.7,
+]
+N_PROBLEMS = 200
+
+
+def problem(seed):
+    """Return an estimator, and what to fit it on."""
+    rng = np.random.default_rng([seed, 11])
+    n_groups, n = int(rng.integers(1, 7)), int(rng.integers(2, 14))
+    X = pd.DataFrame({"g": rng.integers(0, n_groups, n), "x": np.round(rng.normal(size=n), 1)})
+    if rng.random() < 0.3:
+        X["x"] = np.where(X["g"] == 0, X["x"], 0.0)  # varies in one group alone
+    y = rng.normal() + rng.normal(size=n_groups)[X["g"]] + rng.choice([0.01, 1.0]) * rng.normal(size=n)
+    slope = rng.random() < 0.5
+    formula = rng.choice(["y ~ 1", "y ~ x", "y ~ 0 + x"] if slope else ["y ~ 1", "y ~ x"])
+    varying = rng.choice(["(1 | g)", "(x | g)", "(x || g)", "(0 + x | g)"]) if slope else "(1 | g)"
+    common = ("Flat", {}) if rng.random() < 0.5 else ("Normal", {"mu": 0.0, "sigma": 3.0})
+
+    def sd_prior():
+        return SD_PRIORS[rng.integers(len(SD_PRIORS))]
+
+    priors = {"common": common, "group_specific": ("Normal", {"mu": 0.0, "sigma": sd_prior()})}
+    known = rng.random() < 0.25
+    if not known:
+        priors["sigma"] = priors["group_specific"][1]["sigma"] if rng.random() < 0.3 else sd_prior()
+    pooling = rng.choice(["partial", "partial", "partial", "complete", "none"])
+    options = {"standard_error": rng.uniform(0.3, 2.0, n)} if known else {}
+    if rng.random() < 0.2:
+        options["sample_weight"] = rng.integers(1, 4, n).astype(float)
+    return PartialPoolingRegressor(f"{formula} + {varying}", pooling=pooling, priors=priors), X, y, options
+
+
+def answers(model, X, options):
+    """Everything a user reads off, as arrays by name; sds and means that are documented as infinite may be so."""
+    rows = pd.concat([X.iloc[:3], X.iloc[:2].assign(g=99)])
+    error = {name: values[:5] for name, values in options.items() if name == "standard_error"}
+    if error:
+        error["standard_error"] = np.resize(error["standard_error"], len(rows))
+    mean, std = model.predict(rows, return_std=True, **error)
+    found = {"mean": mean, "std: may be infinite": std}
+    found["interval"] = model.predict_interval(rows, coverage=0.9, **error)
+    found["draws"] = model.sample_y(
+        rows.iloc[-2:], n_samples=2, random_state=0, **{k: v[-2:] for k, v in error.items()}
+    )
+    table = model.summary()
+    found["means: may be infinite"] = table["mean"]
+    found["sds: may be infinite"], found["ends"] = table["sd"], table[["eti89_lb", "eti89_ub"]]
+    if not error:
+        found["sigma: may be infinite"] = model.sigma_
+    if model.pooling == "partial":
+        effects = model.group_effects()
+        found["effects"] = effects[["mean", "lower", "upper", "shrinkage"]]
+        found["sds of effects: may be infinite"] = effects["sd"]
+        found["sds between groups: may be infinite"] = model.group_sd_["g"]
+        found["correlations"] = model.group_correlation_["g"]
+    return {name: np.asarray(values, dtype=float) for name, values in found.items()}
+
+
+def unsaid(found, pooling):
+    """Return names of answers that are NaN, or infinite where no infinity is documented."""
+    names = []
+    for name, values in found.items():
+        if pooling == "none" and name in ("interval", "sds: may be infinite", "ends"):
+            continue  # infinite or NaN where a group or the data do not identify it, which is documented
+        bad = np.isnan(values) if "may be infinite" in name else ~np.isfinite(values)
+        if bad.any():
+            names.append(name)
+    return names
+
+
+@pytest.mark.parametrize("first", range(0, N_PROBLEMS, 50))
+def test_no_answer_is_silently_nan(first, monkeypatch):
+    # what importance sampling cannot reach is left as it is, with its warning, instead of sampled for minutes
+    monkeypatch.setattr(_marginal_fit, "_sample_theta", lambda fit, *_: fit)
+    failures, outcomes = [], {"answered": 0, "warned": 0, "improper": 0, "refused": 0}
+    for seed in range(first, first + 50):
+        model, X, y, options = problem(seed)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                model.fit(X, y, **options)
+            except ImproperPosteriorError:
+                outcomes["improper"] += 1
+                continue
+            except ValueError as error:
+                if "leave floating point" not in str(error):
+                    failures.append((seed, repr(error)))
+                outcomes["refused"] += 1
+                continue
+            found = answers(model, X, options)
+        if any(issubclass(each.category, RuntimeWarning) for each in caught):
+            failures.append((seed, "RuntimeWarning", [str(each.message) for each in caught]))
+        if any(issubclass(each.category, ConvergenceWarning) for each in caught):
+            outcomes["warned"] += 1
+            continue
+        names = unsaid(found, model.pooling)
+        if names:
+            failures.append((seed, names))
+        outcomes["answered"] += 1
+    assert not failures, failures
+    assert outcomes["answered"] > 30, outcomes
+
+
+# Cases that were NaN, against quadrature
+
+
+def test_priors_without_moments_on_all_sds():
+    """Six groups of two rows, InverseGamma(.1, .1) on sigma and tau: against a grid of both."""
+    rng = np.random.default_rng(0)
+    codes = np.repeat(np.arange(6), 2)
+    y = rng.normal(size=6)[codes] + 0.5 * rng.normal(size=12)
+    heavy = ("InverseGamma", {"alpha": 0.1, "beta": 0.1})
+    priors = {"Intercept": ("Normal", {"mu": 0.0, "sigma": 3.0}), "1|g": ("Normal", {"mu": 0, "sigma": heavy})}
+    model = PartialPoolingRegressor("y ~ 1 + (1 | g)", priors={**priors, "sigma": heavy})
+    table = model.fit(pd.DataFrame({"g": codes}), y).summary()
+
+    means = np.bincount(codes, y) / 2
+    tau = np.exp(np.linspace(-8.0, 30.0, 1200))[:, None]
+    sigma = np.exp(np.linspace(-5.0, 8.0, 500))[None, :]
+    variance = tau**2 + sigma**2 / 2
+    precision = 1 / 9 + 6 / variance
+    mean = means.sum() / variance / precision
+    log_density = -6 * np.log(sigma) - np.sum((y - means[codes]) ** 2) / (2 * sigma**2)
+    log_density = log_density - 3 * np.log(variance) - 0.5 * np.log(precision)
+    log_density -= 0.5 * (means @ means / variance - mean**2 * precision)
+    log_density += stats.invgamma.logpdf(tau, 0.1, scale=0.1) + stats.invgamma.logpdf(sigma, 0.1, scale=0.1)
+    weight = np.exp(log_density - log_density.max()) * tau * sigma  # steps are even on a log scale
+    weight /= weight.sum()
+    for name, values, variances in (
+        ("Intercept", mean, 1 / precision),
+        ("sigma", sigma, 0.0),
+        ("1|g_sigma", tau, 0.0),
+    ):
+        average = np.sum(weight * values)
+        assert table.loc[name, "mean"] == pytest.approx(average, rel=5e-3)
+        spread = np.sqrt(np.sum(weight * ((values - average) ** 2 + variances)))
+        assert table.loc[name, "sd"] == pytest.approx(spread, rel=3e-2)
+
+
+def test_flat_priors_keep_their_digits_where_sigma_is_large():
+    """Two rows, a flat mean, HalfNormal(2) on sigma: its density is halfnormal(sigma) exp(-d^2 / 4 sigma^2) / sigma."""
+    y = np.array([0.0, 1.0])
+    priors = {"Intercept": ("Flat", {}), "sigma": ("HalfNormal", {"sigma": 2.0})}
+    model = PartialPoolingRegressor("y ~ 1 + (1 | g)", pooling="complete", priors=priors)
+    X = pd.DataFrame({"g": [0, 1]})
+
+    def density(sigma, power):
+        return sigma**power * np.exp(-(sigma**2) / 8 - 1 / (4 * sigma**2)) / sigma
+
+    total, second = (integrate.quad(density, 0, np.inf, args=(power,))[0] for power in (0, 2))
+    std = model.fit(X, y).predict(X, return_std=True)[1]
+    np.testing.assert_allclose(std, np.sqrt(1.5 * second / total), rtol=1e-7)
