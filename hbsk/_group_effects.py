@@ -148,6 +148,7 @@ def _intervals(frame, posterior, f, with_common, n_groups, coverage):
     p, q = len(frame.specification.common_columns), len(with_common)
     ends = []
     posterior, location = posterior.about_zero()
+    mixture_of = getattr(posterior, "coefficient_mixture", posterior.row_mixture)
     for k, column in enumerate(with_common):
         x = np.zeros((n_groups, p))
         if column is not None:
@@ -161,7 +162,7 @@ def _intervals(frame, posterior, f, with_common, n_groups, coverage):
         width = max(1, BLOCK_ELEMENTS // (4 * posterior.n_nodes))
         for start in range(0, n_groups, width):
             rows = slice(start, start + width)
-            mixture = posterior.row_mixture(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
+            mixture = mixture_of(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
             ends.append(mixture_quantiles(mixture, levels) + (location if column == 0 else 0.0))
     ends = np.concatenate(ends)
     return ends[:, 0], ends[:, 1]

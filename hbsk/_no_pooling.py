@@ -69,10 +69,25 @@ class NoPoolingPosterior(MarginalPosterior):
         return VarianceNodes(sigma, [np.full((len(sigma), q), np.inf)], [np.full((len(sigma), q, q), np.nan)])
 
     def row_mixture(self, x, z, codes) -> RowMixture:
+        return self._mixture(x, z, codes, self.unidentified_rows)
+
+    def coefficient_mixture(self, x, z, codes) -> RowMixture:
+        """Return the mixture of coefficients of groups: what groups absorb has its complete-pooling value in them."""
+        return self._mixture(x, z, codes, lambda _, z, codes: self._is_free(z[0], codes[0]))
+
+    def _is_free(self, z, codes) -> np.ndarray:
+        """Tell which rows ask for a direction of the varying columns that their group does not identify."""
+        at = np.where(codes < self.sums.n_groups, codes, 0)
+        z = self.scaling.varying(z)
+        inside = np.einsum("rk,rkl,rl->r", z, self.identified[at], z)
+        size = np.sum(z**2, axis=1)
+        return size - inside > np.sqrt(IDENTIFIED) * size
+
+    def _mixture(self, x, z, codes, unidentified) -> RowMixture:
         known = codes[0] < self.sums.n_groups
         at = np.where(known, codes[0], 0)
         mixture = super().row_mixture(x, z, [at])
-        variance = np.where(self.unidentified_rows(x, z, codes), np.inf, mixture.variance)
+        variance = np.where(known & unidentified(x, z, codes), np.inf, mixture.variance)
         mean = mixture.mean
         if not known.all():
             fresh = self.complete.row_mixture(x[~known], [], [])
@@ -102,10 +117,8 @@ class NoPoolingPosterior(MarginalPosterior):
         """
         known = codes[0] < self.sums.n_groups
         groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
+        free = self._is_free(z[0], codes[0])
         z = self.scaling.varying(z[0])
-        inside = np.einsum("rk,rkl,rl->r", z, self.identified[groups[position]], z)
-        size = np.sum(z**2, axis=1)
-        free = size - inside > np.sqrt(IDENTIFIED) * size
         x = self.scaling.common(x, self.has_intercept)
         inverse = unpack_symmetric(self.inverse[:, groups][None], z.shape[1])[0]
         products = np.einsum("lpj,pa->laj", self.sums.zx[:, :-1, groups], self.absorbed)

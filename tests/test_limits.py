@@ -6,6 +6,7 @@ import pytest
 
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import load_dyestuff2
+from hbsk.exceptions import ShrinkageWarning
 from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR
 
 POOLINGS = pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
@@ -50,6 +51,7 @@ def new_rows(X):
     return X.iloc[:3].assign(g=["new", "other", "new"])
 
 
+@pytest.mark.filterwarnings("ignore::hbsk.exceptions.ShrinkageWarning")  # of groups of one row each
 @pytest.mark.parametrize("slopes", [None, ["x"]])
 @POOLINGS
 @pytest.mark.parametrize(
@@ -97,7 +99,8 @@ def test_one_group_is_little_more_than_its_regression(rng):
 
 def test_groups_of_one_row_leave_tau_and_sigma_to_share_the_variance(rng):
     X, y = grouped(rng, [1] * 150, tau=2.0, sigma=1.0)
-    model = PartialPoolingRegressor(group_features="g").fit(X[["g", "x"]], y)
+    with pytest.warns(ShrinkageWarning, match="has one row"):
+        model = PartialPoolingRegressor(group_features="g").fit(X[["g", "x"]], y)
     total = model.sigma_**2 + model.group_sd_["g"].iloc[0] ** 2
     residual = y - model.intercept_ - model.coef_[0] * X["x"]
     assert 0.8 < total / np.var(residual) < 1.2
