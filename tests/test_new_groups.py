@@ -441,30 +441,34 @@ def test_a_fixed_mean_is_the_offset_that_it_is(rng):
     np.testing.assert_array_equal(model.predict(rows), from_json(to_json(model)).predict(rows))
 
 
-def test_leaving_a_group_out_of_a_model_with_a_prior_on_the_mean_given_its_draws(rng, monkeypatch):
+@pytest.mark.parametrize("given", [("1|g", "x0|g"), ("x0|g",)], ids=["both", "slope"])
+def test_leaving_a_group_out_of_a_model_with_a_prior_on_the_mean_given_its_draws(rng, monkeypatch, given):
     """log p(y_j | b, sigma, hyper) by a dense normal density at each draw; the posterior is the prior here."""
     from hbsk.model_selection._group_information import _problem, _scores
     from hbsk.model_selection._training_rows import read_training_rows_again
 
     X, y = frame(rng, 1, n_groups=3)
+    X["x0"] += 5.0
     prior_draws(monkeypatch, 30)
-    priors = {key: HYPER[key] for key in ("1|g", "x0|g")} | {
-        "common": ("Normal", {"mu": 0.0, "sigma": 2.0}),
-        "sigma": HALF,
-    }
+    hyper = {"1|g": HYPER["1|g"], "x0|g": ("Normal", {"mu": ("Normal", {"mu": -2.0, "sigma": 1.0}), "sigma": HALF})}
+    priors = {key: hyper[key] for key in given} | {"common": ("Normal", {"mu": 0.0, "sigma": 2.0}), "sigma": HALF}
     model = fit(PartialPoolingRegressor("y ~ x0 + (x0 | g)", priors=priors, random_state=0), X, y)
     posterior = model._fitted.posterior
     training = read_training_rows_again(model, X, y, None, None, "group", "loo")
     problem = _problem(training)
     found = _scores(problem).seen + problem.shift
+    # priors may refer to a point of the column
+    x = X["x0"] - model.priors_.get("centre|g", {}).get("x0", 0.0)
+    means = {law.columns: law.arguments["mu"][:, 0] for law in posterior.laws[0]}
     for s in (0, 11, 29):
         sd, R = posterior.group_sd[0][s], posterior.correlation[0][s]
-        mean = [posterior.laws[0][0].arguments["mu"][s, 0], -2.0]
+        mean = [means[(k,)][s] if (k,) in means else 0.0 for k in range(2)]
         for j in range(3):
             rows = X["g"] == j
-            Z = np.column_stack([np.ones(rows.sum()), X.loc[rows, "x0"]])
+            Z = np.column_stack([np.ones(rows.sum()), x[rows]])
             covariance = Z @ (np.outer(sd, sd) * R) @ Z.T + posterior.sigma[s] ** 2 * np.eye(len(Z))
-            density = stats.multivariate_normal(Z @ (posterior.common[s] + mean), covariance)
+            common = posterior.common[s, 0] + posterior.common[s, 1] * X.loc[rows, "x0"]
+            density = stats.multivariate_normal(common + Z @ mean, covariance)
             assert found[s, j] == pytest.approx(density.logpdf(y[rows]), rel=1e-6)
 
 
