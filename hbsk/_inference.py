@@ -20,6 +20,7 @@ from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import MarginalPosterior
 from hbsk._posterior_draws import DrawsPosterior
 from hbsk._priors import EnginePriors, engine_priors, resolve_priors
+from hbsk._redundancy import warn_redundant_columns
 from hbsk._sources import quoted
 from hbsk._validation import LARGEST_VALUE, SMALLEST_VALUE
 from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
@@ -86,6 +87,7 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
     _refuse_sums_beyond_floats(specification, collected)
+    warn_redundant_columns(specification, collected, rows.n_rows, pooled=estimator.pooling == "partial")
     known = rows.standard_error is not None
     priors = _priors(estimator, frame, collected, known)
     exact = engine_priors(specification, priors, known)

@@ -39,6 +39,14 @@ class ExtrapolationWarning(UserWarning):
     """Rows to predict lie outside the boundary knots of a spline, where it is a polynomial that nothing holds back."""
 
 
+class RedundantColumnsWarning(UserWarning):
+    """Common columns say what the intercept, other columns or the groups say already: priors tell them apart, not data.
+
+    Most often dummies of a ``OneHotEncoder`` without ``drop``. Predictions are right; coefficients, and the levels of
+    groups, have wide sds that depend on how columns are coded.
+    """
+
+
 class SuspiciousGroupsWarning(UserWarning):
     """Every label of a group column is a different number that is not an integer: most likely a measurement."""
 
