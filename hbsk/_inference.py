@@ -22,7 +22,7 @@ from hbsk._posterior_draws import DrawsPosterior
 from hbsk._priors import EnginePriors, engine_priors, resolve_priors
 from hbsk._redundancy import warn_redundant_columns
 from hbsk._sources import quoted
-from hbsk._validation import LARGEST_VALUE, SMALLEST_VALUE
+from hbsk._validation import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
 from hbsk.diagnostics import marginal_diagnostics, nuts_diagnostics
 from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.merging import moved
@@ -235,6 +235,12 @@ def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
 def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
     from hbsk.inference.nuts import diagnose, sample_posterior
 
+    step, spread = np.spacing(np.abs(rows.y).max()), np.std(rows.y_deviation)
+    if 0 < spread < STEPS_IN_AN_SD * step:
+        raise ValueError(
+            f"y lies near {shown(float(rows.y[0]))} with a standard deviation of {spread:.3g}, where floats are "
+            f"{step:.3g} apart, and NUTS takes y as it is. Subtract a number from y first, or use inference='marginal'."
+        )
     specification = frame.specification
     draws = sample_posterior(bambi_model(frame, rows, priors), **_sampler(estimator))
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)

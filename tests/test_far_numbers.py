@@ -91,6 +91,11 @@ def test_known_errors_of_y_far_from_zero(X, near):
     np.testing.assert_allclose(far.group_sd_["g"], model.group_sd_["g"], rtol=1e-7)
 
 
+def test_nuts_refuses_y_whose_spread_it_cannot_see(X, near):
+    with pytest.raises(ValueError, match=r"y lies near 1\.7.*floats are 256 apart.*Subtract a number"):
+        PartialPoolingRegressor(group_features="g", inference="nuts").fit(X, near + FAR)
+
+
 def test_rounding_noise_of_y_is_a_constant(X):
     y = np.where(X["x"] > 0, 0.1 + 0.2, 0.3)
     assert np.ptp(y) > 0
