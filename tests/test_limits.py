@@ -6,7 +6,7 @@ import pytest
 
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import load_dyestuff2
-from hbsk.exceptions import ShrinkageWarning
+from hbsk.exceptions import RedundantColumnsWarning, ShrinkageWarning
 from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR
 
 POOLINGS = pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
@@ -140,7 +140,9 @@ def test_constant_columns_have_coefficient_zero(rng, pooling):
 def test_collinear_columns_share_their_coefficient(rng, pooling):
     X, y = grouped(rng, [5, 12, 9])
     wider = X.assign(x2=X["x"], x3=-2.0 * X["x"] + 5.0, total=X["x"] + X["w"])
-    model = PartialPoolingRegressor(group_features="g", pooling=pooling).fit(wider, y)
+    model = PartialPoolingRegressor(group_features="g", pooling=pooling)
+    with pytest.warns(RedundantColumnsWarning, match="'x', 'x2' are one column in two units"):
+        model.fit(wider, y)
     assert_finite(answers(model, wider))
     plain = PartialPoolingRegressor(group_features="g", pooling=pooling).fit(X, y)
     # the prior of the sum of slopes is wider, nothing else differs
