@@ -36,7 +36,7 @@ NEW = X.iloc[:7].assign(school=["north", "new", "west", "école", "new", "other"
 
 PARTIAL = {
     "intercepts": {"group_features": "school", "formula": None},
-    "formula": {"formula": "poly(x, 2) + bs(sin(x), df=4) + C(kind, Sum) + offset(x) + (scale(x) | school)"},
+    "formula": {"formula": "poly(x, 2) + bs(np.sin(x), df=4) + C(kind, Sum) + offset(x) + (scale(x) | school)"},
     "blocks": {"formula": "x*kind + (1 | school) + (0 + x | school)"},
     "interaction of factors": {"formula": "x + (1 | school:class)"},
     "no pooling": {"formula": "x + (x | school)", "pooling": "none"},

@@ -18,10 +18,7 @@ from hypothesis import strategies as st
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk._json import from_json, to_json
-from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, ShrinkageWarning
-
-# Columns of so few rows may tell two groups apart by chance.
-pytestmark = pytest.mark.filterwarnings("ignore::hbsk.exceptions.RedundantColumnsWarning")
+from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, RedundantColumnsWarning, ShrinkageWarning
 
 N_EXAMPLES = int(os.environ.get("HBSK_EXAMPLES", "12"))
 search = settings(
@@ -141,7 +138,7 @@ def fit(estimator, *args, **options):
     """Fit, with no other warning than ours."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        for ours in (ConvergenceWarning, NoGroupsWarning, ShrinkageWarning):
+        for ours in (ConvergenceWarning, NoGroupsWarning, RedundantColumnsWarning, ShrinkageWarning):
             warnings.simplefilter("ignore", ours)
         return estimator.fit(*args, **options)
 
