@@ -58,6 +58,7 @@ def found(model) -> Ends:
     return answer
 
 
+@np.errstate(all="ignore")  # far out numbers leave floating point
 def truth(model, n_nodes=32_768) -> Ends:
     """Integrate the log density of a fitted model anew."""
     specification, posterior, engine = model._frame.specification, model._fitted.posterior, model._fitted.model
@@ -79,13 +80,17 @@ def _values(specification, nodes):
 
 
 def _trapezoid(engine, n=4001):
+    def log_density(theta):
+        values = np.concatenate([engine.evaluate(part).log_density for part in np.array_split(theta, 10)])
+        return np.where(np.isfinite(values), values, -np.inf)
+
     theta = np.linspace(-40, 40, 3001)[:, None]
-    log_density = np.concatenate([engine.evaluate(part).log_density for part in np.array_split(theta, 10)])
-    inside = theta[log_density > log_density.max() - 30, 0]
+    values = log_density(theta)
+    inside = theta[values > values.max() - 30, 0]
     step = theta[1, 0] - theta[0, 0]
     theta = np.linspace(inside.min() - step, inside.max() + step, n)[:, None]
-    log_density = np.concatenate([engine.evaluate(part).log_density for part in np.array_split(theta, 10)])
-    weight = np.exp(log_density - log_density.max())
+    values = log_density(theta)
+    weight = np.exp(values - values.max())
     return theta, weight / weight.sum()
 
 
