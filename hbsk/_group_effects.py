@@ -133,7 +133,7 @@ def _no_pooling_estimates(fitted, specification, f, with_common):
         except ImproperPosteriorError:  # without pooling, which leaves fewer rows to tell sigma
             return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     moments = posterior.group_moments(need_covariance=False)
-    common_mean, _ = posterior.common_moments()
+    common_mean = posterior.common_estimates()
     estimate = moments.mean.copy() + (0.0 if fitted.effect_mean is None else fitted.effect_mean)
     for k, column in enumerate(with_common):
         if column is not None:

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hbsk._posterior_parts import BLOCK_ELEMENTS
 from hbsk.inference.group_algebra import unpack_symmetric
 from hbsk.inference.group_passes import MOST_CELLS, find_cells
 
-# Nodes times groups times columns worked on at a time.
-BLOCK_ELEMENTS = 1_000_000
 # Numbers of a group from which its moments would be looked up by cell, beyond which nodes are cheaper.
 MOST_FEATURES = 12
 
@@ -108,32 +107,37 @@ def _second_moments(weight, linear, moved):
 
 
 def _moments_by_group(posterior, need_covariance):
+    """Return moments group by group: sums over blocks of nodes, whose roots are held one block at a time."""
     q, p1, n_groups = posterior.sums.zx.shape
-    p, weight = p1 - 1, posterior.weight
-    mean = np.empty((n_groups, q))
-    covariance = np.empty((n_groups, q, q)) if need_covariance else None
-    with_common = np.empty((n_groups, p, q)) if need_covariance else None
+    p = p1 - 1
+    delta = posterior.common_mean - posterior.weight @ posterior.common_mean
+    mean = np.zeros((n_groups, q))
     contrast = np.concatenate([-posterior.common_mean, np.ones((posterior.n_nodes, 1))], axis=1)
-    common_deviation = posterior.common_mean - weight @ posterior.common_mean
-    size = posterior.n_nodes * q * (max(p, 1) if need_covariance else 1) * q
-    width = max(16, BLOCK_ELEMENTS // size)
+    width = max(16, BLOCK_ELEMENTS // (posterior.n_nodes * q * q))
     for start in range(0, n_groups, width):
         groups = slice(start, start + width)
-        inverse = unpack_symmetric(posterior._inverse(groups), q)
-        zx = posterior.sums.zx[:, :, groups]
-        left = np.tensordot(contrast, zx, axes=([1], [1]))
-        effect = np.einsum("mklj,mlj->mkj", inverse, left)
-        mean[groups] = np.tensordot(weight, effect, 1).T
-        if not need_covariance:
-            continue
-        reach = np.einsum("mklj,laj->mkaj", inverse, zx[:, :-1])  # H B_x
-        through = np.einsum("mkaj,mab->mkbj", reach, posterior.common_root, optimize=True)
-        deviation = effect - mean[groups].T
-        total = np.einsum("m,mkj,mlj->jkl", weight, deviation, deviation, optimize=True)
-        total += np.einsum("m,mklj->jkl", weight * posterior.sigma**2, inverse)
-        total += np.einsum("m,mkbj,mlbj->jkl", weight, through, through, optimize=True)
-        covariance[groups] = total
-        cross = np.einsum("m,mi,mkj->jik", weight, common_deviation, deviation, optimize=True)
-        cross -= np.einsum("m,mib,mkbj->jik", weight, posterior.common_root, through, optimize=True)
-        with_common[groups] = cross
+        left = np.tensordot(contrast, posterior.sums.zx[:, :, groups], axes=([1], [1]))
+        effect = np.einsum("mklj,mlj->mkj", unpack_symmetric(posterior._inverse(groups), q), left)
+        mean[groups] = np.tensordot(posterior.weight, effect, 1).T
+    if not need_covariance:
+        return GroupMoments(mean, None, None)
+    covariance, with_common = np.zeros((n_groups, q, q)), np.zeros((n_groups, p, q))
+    expected = np.zeros((p, p))
+    for nodes in posterior.node_blocks():
+        law, weight, sigma = posterior.covariances(nodes), posterior.weight[nodes], posterior.sigma[nodes]
+        expected += np.tensordot(weight, law, 1)
+        width = max(16, BLOCK_ELEMENTS // (len(weight) * q * q * max(p, 1)))
+        for start in range(0, n_groups, width):
+            groups = slice(start, start + width)
+            inverse, zx = unpack_symmetric(posterior._inverse(groups, nodes), q), posterior.sums.zx[:, :, groups]
+            left = np.tensordot(contrast[nodes], zx, axes=([1], [1]))
+            deviation = np.einsum("mklj,mlj->mkj", inverse, left) - mean[groups].T
+            reach = np.einsum("mklj,laj->mkaj", inverse, zx[:, :-1])  # H B_x
+            through = law[:, None] @ reach
+            covariance[groups] += np.einsum("m,mkj,mlj->jkl", weight, deviation, deviation, optimize=True)
+            covariance[groups] += np.einsum("m,mklj->jkl", weight * sigma**2, inverse)
+            covariance[groups] += np.einsum("m,mkbj,mlbj->jkl", weight, reach, through, optimize=True)
+            with_common[groups] += np.einsum("m,mi,mkj->jik", weight, delta[nodes], deviation, optimize=True)
+            with_common[groups] -= np.einsum("m,mkij->jik", weight, through)
+    vars(posterior).setdefault("_expected_covariance", expected)
     return GroupMoments(mean, covariance, with_common)

@@ -52,7 +52,7 @@ from hbsk.inference.variance_parameters import SoftLine, VarianceParameters
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 
-FORMAT = 1
+FORMAT = 2
 
 _ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesSteinEstimator)}
 _CLASSES: dict[str, type] = {

@@ -173,7 +173,7 @@ def _integrate(model, scaling, has_intercept, tails):
     if quadrature is not None:
         points, weight = quadrature
         replicate = np.zeros(len(weight), dtype=int)
-        posterior = marginal_posterior(points, weight, replicate, 0.0, weight, model.sums, scaling, has_intercept)
+        posterior = marginal_posterior(points, weight, replicate, 0.0, weight, model, scaling, has_intercept)
         return MarginalFit(replace(posterior, tails=tails, by_quadrature=True), True, model, None)
     mode, precision = find_mode(model.value_and_gradient, _start(model))
     low, high = NODES_PER_REPLICATE
@@ -197,7 +197,7 @@ def _integrate(model, scaling, has_intercept, tails):
     )
     points = join_points(nodes.evaluated)
     posterior = marginal_posterior(
-        points, nodes.weight, nodes.replicate, nodes.pareto_k, nodes.spare, model.sums, scaling, has_intercept
+        points, nodes.weight, nodes.replicate, nodes.pareto_k, nodes.spare, model, scaling, has_intercept
     )
     posterior = replace(posterior, law=variance_law(model, nodes, points, tails))
     reliable = nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET
@@ -224,7 +224,7 @@ def _sample_theta(fit: MarginalFit, scaling: ColumnScaling, has_intercept: bool,
     level = (np.random.default_rng(0).permutation(n_nodes) + 0.5) / n_nodes
     weight = np.full(n_nodes, 1 / n_nodes)
     replicate = np.arange(n_nodes) * N_REPLICATES // n_nodes
-    posterior = marginal_posterior(points, weight, replicate, float("nan"), level, model.sums, scaling, has_intercept)
+    posterior = marginal_posterior(points, weight, replicate, float("nan"), level, model, scaling, has_intercept)
     posterior = replace(posterior, tails=fit.posterior.tails, n_chains=chains.shape[0])
     return MarginalFit(posterior, False, model, None)
 

@@ -41,12 +41,24 @@ class NoPoolingPosterior(MarginalPosterior):
         Projections on the directions that the rows of a group identify.
     complete : MarginalPosterior
         Of the same model without groups.
+    part : MarginalPosterior
+        Of the common coefficients that groups share, numbers ``shared``.
+    shared : ndarray of shape (n_shared,), dtype int
     """
 
     absorbed: np.ndarray = None
     inverse: np.ndarray = None
     identified: np.ndarray = None
     complete: MarginalPosterior = None
+    part: MarginalPosterior = None
+    shared: np.ndarray = None
+
+    def _compute_roots(self, nodes):
+        of_shared = self.part.roots(nodes)
+        p = self.common_mean.shape[1]
+        roots = np.zeros((len(of_shared), p, p))
+        roots[:, self.shared[:, None], self.shared] = of_shared
+        return roots
 
     def about_zero(self):
         posterior, location = super().about_zero()
@@ -56,6 +68,13 @@ class NoPoolingPosterior(MarginalPosterior):
     def _inverse(self, groups):
         inverse = self.inverse[:, groups]
         return np.broadcast_to(inverse, (self.n_nodes, *inverse.shape))
+
+    def _between(self, between, weight):
+        return replace(super()._between(between, weight), part=self.part._between(between, weight))
+
+    def _compute_covariances(self, nodes):
+        root = self._compute_roots(nodes)
+        return root @ root.swapaxes(1, 2)
 
     def common_mixture(self):
         mean, sd = super().common_mixture()
@@ -238,11 +257,8 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
     part = integrate_model(shared_model, scaling, has_intercept).posterior
     # Rows of known and of new groups stand side by side in one mixture: node i has the same weight in both.
     n_nodes = part.n_nodes
-    p = p1 - 1
     mean = np.tile(of_complete, (n_nodes, 1))
     mean[:, shared] = part.common_mean + moved
-    root = np.zeros((n_nodes, p, p))
-    root[:, shared[:, None], shared] = part.common_root
     row, column = lower_indices(q)
     return NoPoolingPosterior(
         weight=part.weight,
@@ -251,7 +267,7 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         sigma=part.sigma,
         factor=np.zeros((n_nodes, q, q)),
         common_mean=mean,
-        common_root=root,
+        prior_precision=model.prior_precision,
         sums=sums,
         scaling=scaling,
         has_intercept=has_intercept,
@@ -259,6 +275,8 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         inverse=np.ascontiguousarray(inverse[row, column]),
         identified=identified,
         complete=complete,
+        part=part,
+        shared=shared,
         tails=part.tails,
         by_quadrature=True,
     )

@@ -14,26 +14,21 @@ from functools import cached_property
 
 import numpy as np
 
+from hbsk._common_roots import node_blocks, node_covariances, node_means, node_roots
 from hbsk._group_moments import BLOCK_ELEMENTS, GroupMoments, effect_moments
 from hbsk._node_algebra import (
     GroupLaws,
-    canonical_root,
     conditional_quantile,
-    covariance_entries,
-    nearest,
     rows_given_groups,
-    semidefinite_cholesky,
     squared_norm,
-    systematic_resample,
 )
-from hbsk._posterior_parts import JointDraws, RowMixture, VarianceNodes
+from hbsk._node_draws import at_draws, coloured, draw_effects
+from hbsk._posterior_parts import JointDraws, RowMixture, VarianceNodes, draw_rows, moments_by_block
 from hbsk._variance_law import VarianceLaw
 from hbsk.inference.group_algebra import lower_indices, relative_inverse, unpack_symmetric
-from hbsk.inference.group_passes import find_cells
-from hbsk.inference.integrate import N_REPLICATES
-from hbsk.inference.marginal import MarginalPoints
+from hbsk.inference.group_passes import GroupPasses, find_cells
+from hbsk.inference.marginal import MarginalModel, MarginalPoints
 from hbsk.inference.propriety import Tails, rows_degrees
-from hbsk.inference.quadrature import between_nodes
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
@@ -41,6 +36,8 @@ FAR = 1e-8
 # Weight of nodes beyond floating point that cannot be missed.
 LOST_WEIGHT = 1e-6
 LARGEST_PARAMETER = 1e75
+# What a posterior computes when it is first asked, and leaves out of pickles.
+COMPUTED = ("_effects", "_effects_with_spread", "_expected_covariance", "_passes", "common_root")
 
 
 @dataclass(frozen=True)
@@ -58,8 +55,8 @@ class MarginalPosterior:
     factor : ndarray of shape (n_nodes, q, q)
         ``Lambda``: sds relative to sigma, times the factor of the correlation matrix.
     common_mean : ndarray of shape (n_nodes, p)
-    common_root : ndarray of shape (n_nodes, p, p)
-        ``R`` with ``R R'`` the covariance of the common coefficients given the node.
+    prior_precision : ndarray of shape (p,)
+        Of the common coefficients.
     sums : GroupSums
     scaling : ColumnScaling
     has_intercept : bool
@@ -81,7 +78,7 @@ class MarginalPosterior:
     sigma: np.ndarray
     factor: np.ndarray
     common_mean: np.ndarray
-    common_root: np.ndarray
+    prior_precision: np.ndarray
     sums: GroupSums
     scaling: ColumnScaling
     has_intercept: bool
@@ -103,9 +100,13 @@ class MarginalPosterior:
 
     # parameters
 
+    def common_estimates(self) -> np.ndarray:
+        """Return the mean (p,) of the coefficients of the raw columns."""
+        return self.scaling.coefficients(self.weight @ self.common_mean, self.has_intercept)
+
     def common_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean (p,) and covariance (p, p) of the coefficients of the raw columns."""
-        raw = self.scaling.coefficients(self.weight @ self.common_mean, self.has_intercept)
+        raw = self.common_estimates()
         jacobian = self._jacobian()
         return raw, jacobian.T @ self._common_covariance() @ jacobian
 
@@ -140,8 +141,44 @@ class MarginalPosterior:
     def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns."""
         mean = self.scaling.coefficients(self.common_mean, self.has_intercept)
-        root = np.einsum("ir,mij->mrj", self._jacobian(), self.common_root)
-        return mean, np.sqrt(np.sum(root**2, axis=2))
+        jacobian = self._jacobian()
+        sds = [np.sqrt(np.sum((jacobian.T @ self.roots(nodes)) ** 2, axis=2)) for nodes in self.node_blocks()]
+        return mean, np.concatenate(sds)
+
+    # given a node
+
+    def node_blocks(self) -> list[slice]:
+        """Return stretches of nodes whose roots are held at the same time."""
+        return node_blocks(self.n_nodes, self.common_mean.shape[1])
+
+    def roots(self, nodes: slice | np.ndarray) -> np.ndarray:
+        """Return ``R`` at nodes, ``R R'`` the covariance of the common coefficients there; few are kept."""
+        if "common_root" in vars(self) or len(self.node_blocks()) == 1:
+            return self.common_root[nodes]
+        return self._compute_roots(nodes)
+
+    def covariances(self, nodes: slice) -> np.ndarray:
+        """Return the covariances of the common coefficients at nodes, (n_nodes, p, p)."""
+        if "common_root" in vars(self) or len(self.node_blocks()) == 1:
+            root = self.common_root[nodes]
+            return root @ root.swapaxes(1, 2)
+        return self._compute_covariances(nodes)
+
+    def _compute_covariances(self, nodes):
+        of_data = (self._passes, self.sums.n, self.prior_precision)
+        return node_covariances(*of_data, self.sigma[nodes], self.factor[nodes])
+
+    @cached_property
+    def common_root(self) -> np.ndarray:
+        """Roots at all nodes, (n_nodes, p, p)."""
+        return self._compute_roots(slice(None))
+
+    def _compute_roots(self, nodes):
+        return node_roots(self._passes, self.sums.n, self.prior_precision, self.sigma[nodes], self.factor[nodes])
+
+    @cached_property
+    def _passes(self) -> GroupPasses:
+        return GroupPasses(self.sums)
 
     def variance_nodes(self) -> VarianceNodes:
         """Return the variance parameters at the nodes."""
@@ -194,26 +231,30 @@ class MarginalPosterior:
         offset = self._offset(x, z)
         x = self.scaling.common(x, self.has_intercept)
         if not self.n_groups:
-            variance = squared_norm(self.common_root, x.T[None])
-            return self._in_units_of_y(self.common_mean @ x.T, variance, offset)
+            variance = [squared_norm(self.roots(nodes), x.T[None]) for nodes in self.node_blocks()]
+            return self._in_units_of_y(self.common_mean @ x.T, np.concatenate(variance), offset)
         z = self.scaling.varying(z[0])
         known = codes[0] < self.sums.n_groups
         groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
-        mean, variance = rows_given_groups(self._group_laws(groups), x, np.where(known[:, None], z, 0.0), position)
+        mean, variance = np.empty((self.n_nodes, len(x))), np.empty((self.n_nodes, len(x)))
+        of_known = np.where(known[:, None], z, 0.0)
+        for nodes in self.node_blocks():
+            laws = self._group_laws(groups, nodes)
+            mean[nodes], variance[nodes] = rows_given_groups(laws, x, of_known, position)
         if not known.all():
             fresh = np.einsum("mkl,rk->mlr", self.factor, z[~known])
             variance[:, ~known] += self.sigma[:, None] ** 2 * np.sum(fresh**2, axis=1)
         return self._in_units_of_y(mean, variance, offset)
 
-    def _group_laws(self, groups) -> GroupLaws:
-        inverse = self._inverse(groups)
+    def _group_laws(self, groups, nodes) -> GroupLaws:
+        inverse, common_mean = self._inverse(groups, nodes), self.common_mean[nodes]
         full, zx = unpack_symmetric(inverse, self.factor.shape[1]), self.sums.zx[:, :, groups]
-        contrast = np.concatenate([-self.common_mean, np.ones((self.n_nodes, 1))], axis=1)
+        contrast = np.concatenate([-common_mean, np.ones((len(common_mean), 1))], axis=1)
         effect = np.einsum("mklj,mlj->mkj", full, np.tensordot(contrast, zx, axes=([1], [1])))
-        root = self.common_root.swapaxes(1, 2)
+        root = self.roots(nodes).swapaxes(1, 2)
         taken = np.einsum("mklj,laj->mkaj", full, zx[:, :-1])  # H B_x
         taken = (root[:, None] @ taken).swapaxes(1, 2)
-        return GroupLaws(self.common_mean, root, effect, taken, self.sigma[:, None, None] ** 2 * inverse)
+        return GroupLaws(common_mean, root, effect, taken, self.sigma[nodes, None, None] ** 2 * inverse)
 
     def _means_at_nodes(self, x, z, codes):
         """Return means (n_nodes, n_rows) of scaled rows, and of their groups ``H z`` and ``B``."""
@@ -258,6 +299,8 @@ class MarginalPosterior:
             return offset + self.scaling.y_scale * (self.weight @ mean), None
         mean = x @ (self.weight @ self.common_mean)
         variance = None
+        if need_variance and self.n_groups:
+            _ = self._effects_with_spread  # the expected covariance comes with it
         if need_variance:
             variance = np.einsum("ri,ij,rj->r", x, self._common_covariance(), x, optimize=True)
         if self.n_groups:
@@ -278,8 +321,15 @@ class MarginalPosterior:
     def _common_covariance(self) -> np.ndarray:
         """Return the covariance of the common coefficients in engine units."""
         deviation = self.common_mean - self.weight @ self.common_mean
-        covariance = (self.weight[:, None] * deviation).T @ deviation
-        return covariance + np.einsum("m,mij,mkj->ik", self.weight, self.common_root, self.common_root)
+        return (self.weight[:, None] * deviation).T @ deviation + self._expected_covariance
+
+    @cached_property
+    def _expected_covariance(self) -> np.ndarray:
+        p = self.common_mean.shape[1]
+        total = np.zeros((p, p))
+        for nodes in self.node_blocks():
+            total += np.tensordot(self.weight[nodes], self.covariances(nodes), 1)
+        return total
 
     def _new_group_covariance(self):
         """Return the posterior mean of Sigma in engine units."""
@@ -319,7 +369,7 @@ class MarginalPosterior:
 
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""
-        return {name: value for name, value in vars(self).items() if name not in ("_effects", "_effects_with_spread")}
+        return {name: value for name, value in vars(self).items() if name not in COMPUTED}
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
@@ -351,41 +401,20 @@ class MarginalPosterior:
             Codes of the groups whose effects are wanted, one array per factor; a code that is not
             below the number of groups is a new group, drawn from its law given the rest.
         """
-        drawn = self._at_draws(n_draws, rng)
-        root = drawn.common_root
-        common = drawn.common_mean + np.einsum("sij,sj->si", root, rng.standard_normal((n_draws, root.shape[2])))
+        drawn, source, at = at_draws(self, n_draws, rng)
+        noise = rng.standard_normal((n_draws, self.common_mean.shape[1]))
+        common = drawn.common_mean + coloured(source, at, noise)
         variance = drawn.variance_nodes()
         raw = self.scaling.coefficients(common, self.has_intercept)
         if not self.n_groups:
             return JointDraws(raw, variance, [])
-        return JointDraws(raw, variance, [drawn._draw_effects(common, rng, groups[0])])
+        return JointDraws(raw, variance, [draw_effects(drawn, common, rng, groups[0])])
 
-    def _at_draws(self, n_draws: int, rng: np.random.Generator) -> MarginalPosterior:
-        """Return the posterior on nodes of equal weight that are draws of the variance parameters."""
-        law, equal = self.law, np.full(n_draws, 1 / n_draws)
-        if self.by_quadrature and self.n_nodes > 1:
-            between = between_nodes(rng.standard_normal(n_draws))
-            parts = {name: between(getattr(self, name)) for name in ("factor", "common_mean", "common_root")}
-            sigma = np.exp(between(np.log(self.sigma)))
-            replicate = np.zeros(n_draws, dtype=int)
-            return replace(self, weight=equal, replicate=replicate, sigma=sigma, by_quadrature=False, **parts)
-        if law is None or not law.is_at_hand:
-            at = systematic_resample(self.weight, n_draws, rng)
-            parts = {name: getattr(self, name)[at] for name in ("sigma", "factor", "common_mean", "common_root")}
-            return replace(self, weight=equal, replicate=self.replicate[at], law=None, **parts)
-        theta, log_sigma = law.draw(n_draws, rng)
-        replicate = np.arange(n_draws) * N_REPLICATES // n_draws
-        if law.can_evaluate(n_draws):
-            # sigma anew, from its exact law given theta
-            args = (equal, replicate, self.pareto_k, rng.random(n_draws))
-            drawn = marginal_posterior(law.points(theta), *args, self.sums, self.scaling, self.has_intercept)
-            parts = {name: getattr(drawn, name) for name in ("sigma", "factor", "common_mean", "common_root")}
-            return replace(self, weight=equal, replicate=replicate, law=None, **parts)
-        # The law of the coefficients changes little where groups are many: that of the nearest node will do.
-        sigma, factor = np.exp(log_sigma), law.model.parameters.points(theta).relative_factor
-        at = nearest(covariance_entries(self.sigma, self.factor), covariance_entries(sigma, factor))
-        parts = {name: getattr(self, name)[at] for name in ("common_mean", "common_root")}
-        return replace(self, weight=equal, replicate=replicate, sigma=sigma, factor=factor, law=None, **parts)
+    def _between(self, between, weight) -> MarginalPosterior:
+        """Return the posterior at nodes of equal weight between those of a quadrature."""
+        parts = {name: between(getattr(self, name)) for name in ("factor", "common_mean")}
+        sigma, replicate = np.exp(between(np.log(self.sigma))), np.zeros(len(weight), dtype=int)
+        return replace(self, weight=weight, replicate=replicate, sigma=sigma, by_quadrature=False, **parts)
 
     def row_sigma(self, codes):  # noqa: ARG002 - the same for all rows here
         """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
@@ -395,27 +424,6 @@ class MarginalPosterior:
         """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
         return draw_rows(self, x, z, codes, n_draws, rng)
 
-    def _draw_effects(self, common, rng, codes):
-        """Return effects (n_nodes, n_codes, q), one draw for each node, given coefficients (n_nodes, p)."""
-        q = self.factor.shape[1]
-        known = codes < self.sums.n_groups
-        effects = np.empty((self.n_nodes, len(codes), q))
-        contrast = np.concatenate([-common, np.ones((self.n_nodes, 1))], axis=1)
-        width = max(1, BLOCK_ELEMENTS // (self.n_nodes * q * q))
-        for start in range(0, len(codes), width):
-            block = slice(start, start + width)
-            group = np.where(known[block], codes[block], 0)
-            inverse = unpack_symmetric(self._inverse(group), q).transpose(0, 3, 1, 2)
-            left = np.tensordot(contrast, self.sums.zx[:, :, group], axes=([1], [1]))
-            mean = np.einsum("sjkl,slj->sjk", inverse, left)
-            noise = rng.standard_normal((self.n_nodes, len(group), q))
-            root = semidefinite_cholesky(inverse)
-            drawn = mean + self.sigma[:, None, None] * np.einsum("sjkl,sjl->sjk", root, noise)
-            fresh = np.einsum("skl,sjl->sjk", self.sigma[:, None, None] * self.factor, noise)
-            effects[:, block] = np.where(known[block][:, None], drawn, fresh)
-        effects = effects * self.scaling.y_scale / self.scaling.z_scale
-        return effects if self.effect_mean is None else effects + self.effect_mean
-
 
 def marginal_posterior(
     points: MarginalPoints,
@@ -423,18 +431,21 @@ def marginal_posterior(
     replicate: np.ndarray,
     pareto_k: float,
     uniforms: np.ndarray,
-    sums: GroupSums,
+    model: MarginalModel,
     scaling: ColumnScaling,
     has_intercept: bool,
 ) -> MarginalPosterior:
     """Fix sigma at each node, by its conditional law at a quasi-random level, and store."""
     log_sigma = conditional_quantile(points.log_sigma, points.weight, uniforms)
-    _, eigenvalue, coordinate = points.common.at(log_sigma[:, None])
-    basis = points.common.basis
     sigma = np.exp(log_sigma) if points.variance.sigma is None else points.variance.sigma
     factor = points.variance.relative_factor
-    mean = np.einsum("mij,mj->mi", basis, coordinate[:, 0])
-    root = basis / np.sqrt(eigenvalue)
+    if points.common.basis is None:
+        mean = node_means(model, sigma, factor)
+        root = mean[:, :, None]  # of many columns no matrices were kept
+    else:
+        _, eigenvalue, coordinate = points.common.at(log_sigma[:, None])
+        mean = np.einsum("mij,mj->mi", points.common.basis, coordinate[:, 0])
+        root = points.common.basis / np.sqrt(eigenvalue)
     usable = usable_nodes(weight, sigma, sigma[:, None, None] * factor, mean, root)
     weight = weight[usable] / weight[usable].sum()
     return MarginalPosterior(
@@ -444,8 +455,8 @@ def marginal_posterior(
         sigma=sigma[usable],
         factor=factor[usable],
         common_mean=mean[usable],
-        common_root=canonical_root(root[usable]),
-        sums=sums,
+        prior_precision=model.prior_precision,
+        sums=model.sums,
         scaling=scaling,
         has_intercept=has_intercept,
     )
@@ -465,33 +476,3 @@ def usable_nodes(weight, *parameters) -> np.ndarray:
     if not weight[~finite].sum() <= LOST_WEIGHT:
         raise FloatingPointError("parameters overflow")
     return finite & (weight > 0)
-
-
-def moments_by_block(posterior, x, z, codes):
-    """Return mean and variance of rows through their mixture, a block of rows at a time."""
-    n_rows = len(x)
-    mean, variance = np.empty(n_rows), np.empty(n_rows)
-    width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * max(x.shape[1], 1)))
-    for start in range(0, n_rows, width):
-        rows = slice(start, start + width)
-        block = posterior.row_mixture(x[rows], [part[rows] for part in z], [c[rows] for c in codes])
-        mean[rows], variance[rows] = block.moments()
-    return mean, variance
-
-
-def draw_rows(posterior, x, z, codes, n_draws, rng):
-    """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of their sigma, (n_draws, 1).
-
-    Rows of one group, a new one included, share the draw of its effects.
-    """
-    groups, positions = [], []
-    for code in codes:
-        distinct, position = np.unique(code, return_inverse=True)
-        groups.append(distinct)
-        positions.append(position)
-    draws = posterior.joint_draws(n_draws, rng, groups)
-    predictor = draws.common @ x.T
-    for columns, position, effects in zip(z, positions, draws.effects, strict=True):
-        for k in range(columns.shape[1]):
-            predictor += effects[:, position, k] * columns[:, k]
-    return predictor, draws.variance.sigma[:, None]

@@ -75,6 +75,10 @@ class DrawsPosterior:
         """Equal weights, shape (n_draws,)."""
         return np.full(self.n_nodes, 1 / self.n_nodes)
 
+    def common_estimates(self) -> np.ndarray:
+        """Return the mean (p,) of the coefficients of the raw columns."""
+        return self.common.mean(axis=0)
+
     def common_moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean (p,) and covariance (p, p) of the coefficients of the raw columns."""
         mean = self.common.mean(axis=0)

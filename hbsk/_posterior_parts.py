@@ -8,6 +8,9 @@ import numpy as np
 
 from hbsk._effect_laws import EffectLaw
 
+# Nodes times rows times columns worked on at a time.
+BLOCK_ELEMENTS = 1_000_000
+
 
 @dataclass(frozen=True)
 class RowMixture:
@@ -79,3 +82,33 @@ class JointDraws:
     common: np.ndarray
     variance: VarianceNodes
     effects: list[np.ndarray]
+
+
+def moments_by_block(posterior, x, z, codes):
+    """Return mean and variance of rows through their mixture, a block of rows at a time."""
+    n_rows = len(x)
+    mean, variance = np.empty(n_rows), np.empty(n_rows)
+    width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * max(x.shape[1], 1)))
+    for start in range(0, n_rows, width):
+        rows = slice(start, start + width)
+        block = posterior.row_mixture(x[rows], [part[rows] for part in z], [c[rows] for c in codes])
+        mean[rows], variance[rows] = block.moments()
+    return mean, variance
+
+
+def draw_rows(posterior, x, z, codes, n_draws, rng):
+    """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of their sigma, (n_draws, 1).
+
+    Rows of one group, a new one included, share the draw of its effects.
+    """
+    groups, positions = [], []
+    for code in codes:
+        distinct, position = np.unique(code, return_inverse=True)
+        groups.append(distinct)
+        positions.append(position)
+    draws = posterior.joint_draws(n_draws, rng, groups)
+    predictor = draws.common @ x.T
+    for columns, position, effects in zip(z, positions, draws.effects, strict=True):
+        for k in range(columns.shape[1]):
+            predictor += effects[:, position, k] * columns[:, k]
+    return predictor, draws.variance.sigma[:, None]

@@ -431,7 +431,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.formula_ = specification.formula
         self.priors_ = fitted.priors
         first = int(specification.has_intercept)
-        mean, _ = posterior.common_moments()
+        mean = posterior.common_estimates()
         self.intercept_ = float(mean[0]) if first else 0.0
         self.coef_ = mean[first:]
         self.coef_names_ = list(specification.common_columns[first:])

@@ -9,11 +9,20 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-from hbsk import PartialPoolingRegressor, _answers, _group_moments, _labels, from_json, to_json
+from hbsk import (
+    PartialPoolingRegressor,
+    _answers,
+    _common_roots,
+    _group_moments,
+    _labels,
+    from_json,
+    to_json,
+)
 from hbsk._labels import GroupFactor
 from hbsk._marginal_fit import fit_marginal
 from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import MarginalPosterior
+from hbsk.inference import common_coefficients, marginal
 from tests.dense import make_priors, make_problem
 
 KEPT = ["group_effects_", "group_sd_", "group_correlation_", "shrinkage_", "diagnostics_"]
@@ -99,7 +108,9 @@ def test_moments_of_groups_of_one_design_sum_over_nodes_once(rng, monkeypatch, q
     asked = []
     inverse = MarginalPosterior._inverse
     monkeypatch.setattr(
-        MarginalPosterior, "_inverse", lambda self, groups: asked.append(groups) or inverse(self, groups)
+        MarginalPosterior,
+        "_inverse",
+        lambda self, groups, *nodes: asked.append(groups) or inverse(self, groups, *nodes),
     )
     found = _group_moments.effect_moments(posterior, need_covariance=True)
     assert sum(map(len, asked)) == 3
@@ -174,3 +185,128 @@ def test_columns_that_no_term_uses_are_not_touched(rng, monkeypatch, library):
     )
     model.predict(X[:1])
     assert len(taken) <= 4
+
+
+# Common columns
+
+
+def many_columns(rng, n=800, p=38, n_groups=12):
+    """Columns of all kinds: of group level, hardly different from each other, on other scales."""
+    codes = rng.integers(0, n_groups, n)
+    X = pd.DataFrame(rng.normal(size=(n, p)), columns=[f"c{i}" for i in range(p)])
+    X["c0"] = rng.normal(size=n_groups)[codes]
+    X["c1"] = X["c2"] + 1e-3 * X["c1"]
+    X["c3"] *= 1e5
+    y = X["c0"] + X["c2"] + X["c4"] + rng.normal(size=n_groups)[codes] + rng.normal(size=n)
+    return X.assign(g=codes), y
+
+
+PRIORS = {
+    "default": None,
+    "tight": {"common": ("Normal", {"mu": 0.3, "sigma": 0.05})},
+    "flat": {"common": ("Flat", {})},
+    "a fixed sd": {"sigma": 1.1},
+}
+
+
+@pytest.mark.parametrize("priors", PRIORS)
+def test_triangles_give_the_posterior_of_eigenvalues(rng, monkeypatch, priors):
+    X, y = many_columns(rng)
+    model = PartialPoolingRegressor("y ~ " + " + ".join(X.columns[:-1]) + " + (1 + c5 | g)", priors=PRIORS[priors])
+    model.fit(X, y)
+    found = model._fitted.posterior
+    theta = 0.3 * rng.normal(size=(30, model._fitted.model.parameters.n_dim))
+    log_density = model._fitted.model.evaluate(theta).log_density
+    for module in (common_coefficients, marginal, _common_roots):
+        monkeypatch.setattr(module, "COLUMNS_FOR_TRIANGLES", 1_000)
+    model.fit(X, y)
+    exact = model._fitted.posterior
+    mean, covariance = exact.common_moments()
+    sd = np.sqrt(np.diag(covariance))
+    np.testing.assert_allclose(found.common_estimates(), mean, atol=1e-4 * sd.min(), rtol=1e-4)
+    np.testing.assert_allclose(np.sqrt(np.diag(found.common_moments()[1])), sd, rtol=1e-4)
+    for name in ("group_sd", "correlation"):
+        of_found, of_exact = (getattr(p.variance_nodes(), name)[0] for p in (found, exact))
+        for power in (1, 2):
+            moments = [np.tensordot(p.weight, v**power, 1) for p, v in ((found, of_found), (exact, of_exact))]
+            np.testing.assert_allclose(*moments, rtol=2e-4, atol=1e-4)
+    difference = log_density - model._fitted.model.evaluate(theta).log_density
+    assert np.ptp(difference) < 2 * common_coefficients.LEFT_OUT
+
+
+def test_moments_at_a_node_of_many_columns_are_those_of_the_dense_law(rng):
+    X, y = many_columns(rng)
+    model = PartialPoolingRegressor("y ~ " + " + ".join(X.columns[:-1]) + " + (1 | g)").fit(X, y)
+    posterior, scaling = model._fitted.posterior, model._fitted.posterior.scaling
+    node = int(np.argmax(posterior.weight))
+    sigma = posterior.variance_nodes().sigma[node]
+    tau = posterior.variance_nodes().group_sd[0][node, 0]
+    # b given sigma and tau from the covariance of all rows, columns less their means, priors as Bambi states them
+    columns = (X.drop(columns="g") - X.drop(columns="g").mean()).to_numpy()
+    design = np.column_stack([np.ones(len(X)), columns])
+    names = ["Intercept", *X.columns[:-1]]
+    prior_mean = np.array([model.priors_[name][1]["mu"] for name in names])
+    prior_sd = np.array([model.priors_[name][1]["sigma"] for name in names])
+    noise = sigma**2 * np.eye(len(X)) + tau**2 * (X["g"].to_numpy()[:, None] == X["g"].to_numpy())
+    weighted = np.linalg.solve(noise, np.column_stack([design, y]))
+    information = design.T @ weighted[:, :-1] + np.diag(prior_sd**-2.0)
+    wanted = np.linalg.inv(information)
+    mean = wanted @ (design.T @ weighted[:, -1] + prior_mean / prior_sd**2)
+    unit = scaling.y_scale / scaling.x_scale
+    found = posterior.roots(np.array([node]))[0] * unit[:, None]
+    sd = np.sqrt(np.diag(wanted))
+    np.testing.assert_allclose(found @ found.T / np.outer(sd, sd), wanted / np.outer(sd, sd), rtol=1e-6, atol=1e-7)
+    slopes = posterior.common_mean[node, 1:] * unit[1:]
+    np.testing.assert_allclose(slopes, mean[1:], atol=1e-6 * sd.min(), rtol=1e-6)
+
+
+def test_nothing_of_nodes_times_columns_squared_is_stored_or_held(rng, monkeypatch):
+    X, y = many_columns(rng, n=800, p=60)
+    model = PartialPoolingRegressor(group_features="g").fit(X, y)
+    posterior = model._fitted.posterior
+    p = posterior.common_mean.shape[1]
+    assert len(pickle.dumps(model)) < 8 * (4 * posterior.n_nodes * p + 40 * p**2)
+    shapes = []
+    near = common_coefficients.ConditionalCommon.near
+
+    def recorded(reduced, *args):
+        shapes.append(reduced.shape)
+        return near(reduced, *args)
+
+    monkeypatch.setattr(common_coefficients.ConditionalCommon, "near", recorded)
+    answers = {}
+    for held in (2**20, 3 * (p + 1) ** 2):
+        for module in (marginal, _common_roots):
+            monkeypatch.setattr(module, "HELD_NUMBERS", held)
+        shapes.clear()
+        model.fit(X, y)
+        assert max(np.prod(shape) for shape in shapes) <= held
+        posterior = model._fitted.posterior
+        answers[held] = [
+            *model.predict(X[:30], return_std=True),
+            model.predict_interval(X[:30]),
+            posterior.common_mixture()[1],
+            model.sample_y(X[:5], n_samples=3, random_state=1),
+            model.group_effects_["sd"].to_numpy(),
+        ]
+        assert held == 2**20 or "common_root" not in vars(posterior)
+    for one, other in zip(*answers.values(), strict=True):
+        # each block has a residual sd of its own near which its density is exact
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
+def test_a_fit_that_comes_back_computes_the_same_bits(rng, pooling):
+    X, y = many_columns(rng, n=300, p=35)
+    model = PartialPoolingRegressor(group_features="g", pooling=pooling).fit(X, y)
+    for other in (pickle.loads(pickle.dumps(model)), from_json(to_json(model))):
+        np.testing.assert_array_equal(other.predict(X, return_std=True), model.predict(X, return_std=True))
+        np.testing.assert_array_equal(other.predict_interval(X[:5]), model.predict_interval(X[:5]))
+
+
+def test_a_pickle_of_a_few_groups_is_small(rng):
+    X = pd.DataFrame({"g": np.repeat(np.arange(24), 20), "x": rng.normal(size=480)})
+    y = X["x"] * (1 + 0.5 * rng.normal(size=24)[X["g"]]) + rng.normal(size=24)[X["g"]] + rng.normal(size=480)
+    model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
+    assert model._fitted.posterior.n_nodes >= 1_024
+    assert len(pickle.dumps(model)) < 200_000 * model._fitted.posterior.n_nodes / 2_048

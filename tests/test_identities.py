@@ -162,7 +162,7 @@ def check_identity(rng, problem, blocks, flat, constant):
             weight=np.ones((1, 1)),
         )
         posterior = marginal_posterior(
-            one, np.ones(1), np.zeros(1, int), 0.0, np.full(1, 0.5), model.sums, scaling, problem.has_intercept
+            one, np.ones(1), np.zeros(1, int), 0.0, np.full(1, 0.5), model, scaling, problem.has_intercept
         )
         b, u = rng.normal(size=problem.X.shape[1]), rng.normal(size=(problem.n_groups, problem.Z.shape[1])) * tau[m]
         left = joint(b=b, sigma=sigma[m], tau={"g": tau[m]}, L={"g": variance.correlation_factor[m]}, u={"g": u})

@@ -277,8 +277,8 @@ def test_other_texts_are_refused(document):
         ('{"a": 1}', "no key 'hbsk_format'"),
         ("[" * 100_000, "this is no JSON"),
         (
-            changed(document, hbsk_format=2, hbsk_version="7.1"),
-            "hbsk_format=2, written by .*'7.1'.* reads format 1",
+            changed(document, hbsk_format=3, hbsk_version="7.1"),
+            "hbsk_format=3, written by .*'7.1'.* reads format 2",
         ),
         (changed(document, estimator="Ridge"), "estimator 'Ridge'; from_json reads"),
         (changed(document, state=None), "lacks 'state'"),
@@ -324,8 +324,8 @@ def test_loaded_arrays_may_be_written_to(document):
 
 
 def test_only_a_whole_number_is_a_format(document):
-    for value in (True, 1.0, "1", [1], None):
-        with pytest.raises(ValueError, match="reads format 1"):
+    for value in (True, 2.0, 1.0, "1", [1], None):
+        with pytest.raises(ValueError, match="reads format 2"):
             from_json(changed(document, hbsk_format=value))
 
 

@@ -48,7 +48,7 @@ def nodes_fit(request, rng):
     weight = fit.posterior.weight[keep] / fit.posterior.weight[keep].sum()
     fields = {
         name: getattr(fit.posterior, name)[keep]
-        for name in ("replicate", "sigma", "factor", "common_mean", "common_root")
+        for name in ("replicate", "sigma", "factor", "common_mean")
     }
     posterior = dense.replace(fit.posterior, weight=weight, **fields)
     laws = []
@@ -373,7 +373,7 @@ def test_one_correlation_at_its_true_place(rng):
     theta = np.array([[np.sqrt(2) * erfinv(root[1, 0])]])
     points = fit.model.evaluate(theta)
     posterior = _posterior.marginal_posterior(
-        points, np.ones(1), np.zeros(1, int), 0.0, np.array([0.5]), fit.model.sums, fit.posterior.scaling, True
+        points, np.ones(1), np.zeros(1, int), 0.0, np.array([0.5]), fit.model, fit.posterior.scaling, True
     )
     law = dense.condition(problem, priors, 0.7, Sigma).raw(problem)
     moments = posterior.group_moments()

@@ -23,12 +23,12 @@ groups, or hundreds of points times a few groups, are one stretch of arithmetic.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from hbsk.inference.common_coefficients import ConditionalCommon
+from hbsk.inference.common_coefficients import COLUMNS_FOR_TRIANGLES, ConditionalCommon
 from hbsk.inference.group_algebra import ROUNDING, between_groups, rotate_groups
 from hbsk.inference.group_passes import GroupPasses
 from hbsk.inference.quadrature import score_nodes
@@ -46,6 +46,8 @@ from hbsk.inference.variance_parameters import (
 _STRETCHED_RULES = ((30, -3.4, 4.2, 0.13), (60, -3.4, 4.2, 0.2))
 _PLAIN_RULE = (-6.0, 7.0, 0.8)
 SIGMA_NEWTON_STEPS = 60
+# Numbers of the matrices of common columns that are held at a time (8 MB, and as much for each of a few steps).
+HELD_NUMBERS = 2**20
 SIGMA_MODE_TOLERANCE = 0.1  # in widths; the rule needs no better
 
 
@@ -132,10 +134,15 @@ class MarginalModel:
     # the density
 
     def evaluate(self, theta: np.ndarray) -> MarginalPoints:
-        """Return the log posterior density at points of shape (n_points, n_dim)."""
+        """Return the log posterior density at points of shape (n_points, n_dim).
+
+        Of many common columns no matrices are kept.
+        """
+        return self._evaluate(theta, keep_basis=self.sums.n_common < COLUMNS_FOR_TRIANGLES)
+
+    def _evaluate(self, theta, keep_basis):
         variance = self.parameters.points(theta)
-        log_det, reduced = self.reduce(variance.relative_factor)
-        common = ConditionalCommon.of(reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0))
+        log_det, common = self._integrate_effects(variance, keep_basis)
         if self.parameters.integrated:
             mode, width = self._sigma_mode(common, variance.relative_sd)
             # x = log(sigma - floor) runs over the real line
@@ -155,6 +162,31 @@ class MarginalModel:
         log_density = (top + np.log(total))[:, 0]
         log_density += self.parameters.correlation_log_prior(theta)
         return MarginalPoints(theta, log_density, variance, common, log_sigma, weight / total)
+
+    def _integrate_effects(self, variance: VariancePoints, keep_basis: bool) -> tuple[np.ndarray, ConditionalCommon]:
+        """Return ``sum_j log|M_j|`` and the law of the common coefficients, a few points at a time."""
+        factor, sigma = variance.relative_factor, None if self.parameters.integrated else variance.sigma
+        blocks = []
+        for at in self.point_blocks(len(factor)):
+            log_det, reduced = self.reduce(factor[at])
+            given = None if sigma is None else sigma[at]
+            common = ConditionalCommon.near(
+                reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0), given
+            )
+            blocks.append((log_det, common if keep_basis else replace(common, basis=None)))
+        if len(blocks) == 1:
+            return blocks[0]
+        parts = [vars(common) for _, common in blocks]
+        together = {
+            name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
+            for name in parts[0]
+        }
+        return np.concatenate([log_det for log_det, _ in blocks]), ConditionalCommon(**together)
+
+    def point_blocks(self, n_points: int) -> list[slice]:
+        """Return stretches of points whose matrices of common columns are held at the same time."""
+        width = max(1, HELD_NUMBERS // (self.sums.n_common + 1) ** 2)
+        return [slice(start, min(start + width, n_points)) for start in range(0, max(n_points, 1), width)]
 
     def without_effects(self) -> MarginalPoints:
         """Return the posterior at nodes of sigma, each of weight `WEIGHTS`, where no effects vary by group."""
@@ -194,7 +226,7 @@ class MarginalModel:
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log density (n_points,) and gradient (n_points, n_dim)."""
-        points = self.evaluate(theta)
+        points = self._evaluate(theta, keep_basis=True)
         return points.log_density, self.gradient(points)
 
     def log_marginal_likelihood(self, relative_factor, sigma) -> np.ndarray:
@@ -204,7 +236,9 @@ class MarginalModel:
         constant. ``relative_factor`` is (n_points, q, q), ``sigma`` (n_points,).
         """
         log_det, reduced = self.reduce(relative_factor)
-        common = ConditionalCommon.of(reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0))
+        common = ConditionalCommon.near(
+            reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0), np.asarray(sigma, dtype=float)
+        )
         return self._log_likelihood(common, log_det, np.log(sigma)[:, None])[:, 0]
 
     def _log_likelihood(self, common, log_det, log_sigma):
@@ -229,7 +263,7 @@ class MarginalModel:
         inner = common.share[:, None, :] / eigenvalue
         inner -= 2 * coordinate * common.slope[:, None, :]
         inner += coordinate**2 * common.share[:, None, :]
-        return s * (common.residual[:, None] + inner.sum(axis=2)) - self.sums.n
+        return s * ((common.residual - common.tilt)[:, None] + inner.sum(axis=2)) - self.sums.n
 
     # sigma given theta
 
