@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.special import erfinv
 
-from hbsk import _node_algebra, _posterior
+from hbsk import _group_moments, _node_algebra, _posterior, _posterior_parts
 from hbsk._marginal_fit import fit_marginal
 from tests import dense
 from tests.dense import make_priors, make_problem, random_covariance
@@ -46,10 +46,7 @@ def nodes_fit(request, rng):
     # the heaviest nodes carry nearly all; a posterior of their own keeps the dense side short
     keep = np.argsort(-fit.posterior.weight)[:12]
     weight = fit.posterior.weight[keep] / fit.posterior.weight[keep].sum()
-    fields = {
-        name: getattr(fit.posterior, name)[keep]
-        for name in ("replicate", "sigma", "factor", "common_mean")
-    }
+    fields = {name: getattr(fit.posterior, name)[keep] for name in ("replicate", "sigma", "factor", "common_mean")}
     posterior = dense.replace(fit.posterior, weight=weight, **fields)
     laws = []
     for m in keep:
@@ -163,7 +160,8 @@ def test_blocks_change_nothing(rng, monkeypatch, elements):
     codes = problem.codes[:60]
     moments, rows, shrinkage = posterior.group_moments(), posterior.row_moments(x, [z], [codes]), posterior.shrinkage()
     few = posterior.row_moments(x[:5], [z[:5]], [codes[:5]])
-    monkeypatch.setattr(_posterior, "BLOCK_ELEMENTS", elements)
+    for module in (_posterior, _posterior_parts, _group_moments):
+        monkeypatch.setattr(module, "BLOCK_ELEMENTS", elements)
     other = posterior.group_moments()
     for name in ("mean", "covariance", "with_common"):
         np.testing.assert_allclose(getattr(other, name), getattr(moments, name), rtol=1e-11, atol=1e-13)
