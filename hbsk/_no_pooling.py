@@ -65,9 +65,9 @@ class NoPoolingPosterior(MarginalPosterior):
         complete, _ = self.complete.about_zero()
         return replace(posterior, complete=complete), location
 
-    def _inverse(self, groups):
+    def _inverse(self, groups, nodes=slice(None)):
         inverse = self.inverse[:, groups]
-        return np.broadcast_to(inverse, (self.n_nodes, *inverse.shape))
+        return np.broadcast_to(inverse, (len(self.sigma[nodes]), *inverse.shape))
 
     def _between(self, between, weight):
         return replace(super()._between(between, weight), part=self.part._between(between, weight))

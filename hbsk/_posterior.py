@@ -210,9 +210,9 @@ class MarginalPosterior:
         correlation[:, range(q), range(q)] = 1.0
         return VarianceNodes(sigma_y, [sigma_y[:, None] * relative_sd / self.scaling.z_scale], [correlation])
 
-    def _inverse(self, groups) -> np.ndarray:
+    def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
-        return relative_inverse(self.sums.zz[:, :, groups], self.factor)
+        return relative_inverse(self.sums.zz[:, :, groups], self.factor[nodes])
 
     # rows
 
