@@ -317,7 +317,8 @@ def absorbed_directions(reduced: np.ndarray, total: np.ndarray) -> tuple[np.ndar
     for k in range(combined.shape[1]):
         # the intercept, which comes first where there is one, stays identified if another column can be free
         entries = np.abs(combined[:, k]) * np.where(np.arange(p) == 0, np.sqrt(IDENTIFIED), 1.0)
-        pivot = int(np.argmax(entries))
+        # the last of those that only rounding tells apart
+        pivot = int(np.flatnonzero(entries >= (1.0 - IDENTIFIED) * entries.max())[-1])
         combined[:, k] /= combined[pivot, k]
         rest = np.arange(combined.shape[1]) != k
         combined[:, rest] -= np.outer(combined[:, k], combined[pivot, rest])
