@@ -10,9 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from hbsk._bambi_priors import as_bambi_prior, has_fixed_zero, is_number, plain_prior, varying_priors
+from hbsk._centres import centre_array, varying_intercept
 from hbsk._default_priors import usable_scale
 from hbsk._design import columns_by_term
 from hbsk._labels import group_names
+from hbsk.inference.varying_location import less_centre
 
 __all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "FactorLayout", "Layout", "build_model"]
 
@@ -41,6 +43,8 @@ class FactorLayout:
     blocks: tuple[tuple[int, ...], ...]  # columns correlated with each other, where there are several
     noncentered: bool
     priors: tuple[tuple[str, dict] | None, ...]  # of each term, as plain data; None for a function
+    centre: tuple[float, ...]  # what was taken off the columns before the priors of their effects apply
+    intercept: int | None  # the column of ones
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,9 @@ def build_model(
     and takes that back after sampling. With `sample_weight` the means are over copies, which
     Bambi cannot do: the columns are centred here, and the intercept that `model.fit` reports is
     the one at the column means (`hbsk.inference.nuts.sample_posterior` always takes it back).
+
+    Varying columns are less the point that `priors` have for them, so that effects, their sds and
+    correlations are those at that point.
 
     Parameters
     ----------
@@ -321,7 +328,9 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
     import pandas as pd
 
     terms = columns_by_term(factor.terms)
-    several = any(len(members) > 1 for members in terms.values())
+    centre, intercept = centre_array(factor, priors), varying_intercept(factor)
+    Z = less_centre(Z, centre, intercept)
+    several = any(len(members) > 1 for members in terms.values()) or centre.any()
     # Bambi splits the dimension names of aliased varying terms at "__".
     plain = (lambda name: _spelled(name).replace("__", "_")) if several else _spelled
     names = group_names(labels)
@@ -334,9 +343,11 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
             scale = 1.0
         else:
             wanted = [expression] if len(members) == 1 else [factor.columns[k] for k in members]
-            stored = [columns.add(plain(n), Z[:, k]) for n, k in zip(wanted, members, strict=True)]
+            named = [f"{n} centred" if centre[k] else n for n, k in zip(wanted, members, strict=True)]
+            stored = [columns.add(plain(n), Z[:, k]) for n, k in zip(named, members, strict=True)]
             text, bambi_name = _term(stored)
-            variable = bambi_name if len(members) == 1 else plain(expression)
+            has_own_name = len(members) > 1 or centre[members].any()
+            variable = plain(expression) if has_own_name else bambi_name
             scale = np.squeeze(usable_scale(0.0, np.sqrt(np.mean(Z[:, members] ** 2, axis=0))))
             text = f"0 + {text}"
         parts.append(
@@ -360,6 +371,8 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
         # where a sd is fixed at 0 there are no effects to divide by it
         noncentered=noncentered or any(has_fixed_zero(priors[term]) for term in terms),
         priors=tuple(plain_prior(priors[term]) for term in terms),
+        centre=tuple(centre.tolist()),
+        intercept=intercept,
     )
     chosen = varying_priors(layout, factor, priors)
     return layout, [replace(part, prior=prior) for part, prior in zip(parts, chosen, strict=True)]

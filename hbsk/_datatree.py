@@ -89,7 +89,9 @@ def _variables(frame, draws, shape, known_errors):
                 dims[f"{term}_{name}"] = [] if one else [f"{term}__expr_dim"]
             if not one:
                 coords[f"{term}__expr_dim"] = [factor.columns[k] for k in columns]
-        if any(len(block) > 1 for block in factor.blocks) and np.isfinite(correlation).all():
+        # effects that are independent at another point than zero are correlated at zero
+        is_correlated = any(len(block) > 1 for block in factor.blocks) or np.tril(correlation, -1).any()
+        if is_correlated and np.isfinite(correlation).all():
             name = f"corr_{factor.name}"
             variables[name] = correlation.reshape(*shape, *correlation.shape[1:])
             dims[name] = [f"{name}_dim", f"{name}_dim_bis"]

@@ -12,20 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._centres import centre_array, centre_key, centre_of, movable_columns
 from hbsk._design import columns_by_term
 
 # Standard deviations of y that a change of one sd of a column may make.
 WIDTH = 2.5
 
 
-def default_priors(specification, moments) -> dict[str, Any]:
+def default_priors(specification, moments, centres=None) -> dict[str, Any]:
     """Return the default priors of a specification, as the plain data of `priors_`.
 
     With an intercept the common columns without a varying counterpart count as centred. Bambi widens the priors on the
     intercept and on `1|group` by the raw means of the common columns, although the intercept it samples belongs to
     centred columns; a column such as `year` would make the prior on the between-group sd a thousand times wider. Where
-    a term varies by group its mean is kept, because then `1|group` is the effect at zero of that column. Without an
-    intercept nothing is centred, and all means count.
+    a term varies by group, `1|group` is the effect at the point that its priors refer to, and what counts is the mean
+    less that point. Without an intercept nothing is centred, and all means count.
 
     With known standard errors s^2 is the variance of y plus the mean of their squares: studies that happen to agree
     better than their errors allow would otherwise be told that the truth is where they are.
@@ -40,6 +41,8 @@ def default_priors(specification, moments) -> dict[str, Any]:
         Terms and columns of the model.
     moments : Moments
         Means and population standard deviations of y and of the design columns, over copies.
+    centres : dict, optional
+        Points that the priors of effects refer to, by key; zero by default.
 
     Returns
     -------
@@ -52,12 +55,13 @@ def default_priors(specification, moments) -> dict[str, Any]:
     terms = specification.common_terms[first:]
     mean, sd = np.asarray(moments.x_mean)[first:], np.asarray(moments.x_sd)[first:]
     scale = WIDTH * y_scale / usable_scale(mean, sd)
+    distances = _distances(specification, terms, mean, centres or {})
     if specification.has_intercept:
-        varying = {term for factor in specification.factors for term in factor.terms}
-        names = [factor.name for factor in specification.factors]
-        varies = np.array([any(f"{term}|{name}" in varying for name in names) for term in terms], dtype=bool)
-        mean = np.where(varies & (sd > 0), mean, 0.0)
-    of_intercept = float(np.sqrt((WIDTH * y_scale) ** 2 + np.sum((scale * mean) ** 2)))
+        distances = [np.where(sd > 0, distance, 0.0) for distance in distances]
+    else:
+        distances = [np.where(np.isnan(distance), mean, distance) for distance in distances]
+    of_factors = [float(np.sqrt((WIDTH * y_scale) ** 2 + np.nansum((scale * distance) ** 2))) for distance in distances]
+    of_intercept = of_factors.pop()
 
     priors: dict[str, Any] = {}
     if specification.has_intercept:
@@ -66,14 +70,37 @@ def default_priors(specification, moments) -> dict[str, Any]:
         priors[term] = ("Normal", {"mu": _plain(np.zeros(len(columns))), "sigma": _plain(scale[columns])})
     for f, factor in enumerate(specification.factors):
         scale = WIDTH * y_scale / usable_scale(np.asarray(moments.z_mean[f]), np.asarray(moments.z_sd[f]))
-        scale = np.where(np.array(factor.columns) == "1", of_intercept, scale)
+        scale = np.where(np.array(factor.columns) == "1", of_factors[f], scale)
         for term, columns in columns_by_term(factor.terms).items():
             priors[term] = ("Normal", {"mu": 0.0, "sigma": ("HalfNormal", {"sigma": _plain(scale[columns])})})
     for factor in specification.factors:
         if any(len(block) > 1 for block in factor.blocks):
             priors[f"corr|{factor.name}"] = ("LKJ", {"eta": 1.0})
+        if movable_columns(factor):
+            key = centre_key(factor)
+            priors[key] = centre_of(factor, (centres or {}).get(key, {}))
     priors["sigma"] = ("HalfStudentT", {"nu": 4.0, "sigma": y_scale})
     return priors
+
+
+def _distances(specification, terms, mean, centres) -> list[np.ndarray]:
+    """Return how far the means of common columns are from the point of each factor, and of any: NaN where none varies.
+
+    One array of shape (n_columns,) for each factor, and a last one for the common intercept.
+    """
+    names = list(specification.common_columns)[len(specification.common_columns) - len(mean) :]
+    distances, of_any = [], np.full(len(mean), np.nan)
+    for factor in specification.factors:
+        distance = np.array(
+            [m if f"{term}|{factor.name}" in factor.terms else np.nan for m, term in zip(mean, terms, strict=True)]
+        )
+        for column, value in zip(factor.columns, centre_array(factor, centres), strict=True):
+            if column in names:
+                distance[names.index(column)] -= value
+        distances.append(distance)
+        of_any = np.where(np.isnan(of_any), distance, of_any)
+    # with several factors every one of them has its own intercept, which the others' columns move as well
+    return [np.where(np.isnan(distance), of_any, distance) for distance in distances] + [of_any]
 
 
 def usable_scale(mean, sd):

@@ -138,8 +138,7 @@ def _no_pooling_estimates(fitted, specification, f, with_common):
     for k, column in enumerate(with_common):
         if column is not None:
             estimate[:, k] += common_mean[column]
-    free = np.einsum("jkk->jk", posterior.identified) < 1 - 1e-5
-    return np.where(free, np.nan, estimate)
+    return np.where(posterior.unidentified_effects(), np.nan, estimate)
 
 
 def _intervals(frame, posterior, f, with_common, n_groups, coverage):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbsk._centres import varying_intercept
 from hbsk._default_priors import default_priors
 from hbsk._design import DesignWithMeans
 from hbsk._group_effects import column_labels, common_counterparts
@@ -18,8 +19,8 @@ from hbsk._messages import shown
 from hbsk._model_frame import ModelFrame
 from hbsk._no_pooling import fit_no_pooling
 from hbsk._posterior import MarginalPosterior
-from hbsk._posterior_draws import DrawsPosterior
-from hbsk._priors import EnginePriors, engine_priors, resolve_priors
+from hbsk._posterior_draws import DrawsLocation, DrawsPosterior
+from hbsk._priors import EnginePriors, engine_priors, resolve_centres, resolve_priors
 from hbsk._redundancy import warn_redundant_columns
 from hbsk._sources import quoted
 from hbsk._validation import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
@@ -28,6 +29,7 @@ from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.merging import moved
 from hbsk.inference.statistics import CentredSums, ColumnScaling, collect
 from hbsk.inference.threads import n_threads
+from hbsk.inference.varying_location import at_zero
 
 # Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
 SMALLEST_RELATIVE_ERROR = 1e-7
@@ -95,7 +97,8 @@ def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     effect_mean = None
     if reason is None and estimator.pooling == "partial" and np.any(exact.group_mean):
         # known means are an offset, for known and new groups alike
-        effect_mean = exact.group_mean
+        # priors are of effects at their point; rows are answered with those at zero
+        effect_mean = at_zero(exact.group_mean, exact.centre, varying_intercept(specification.factors[0]))
         collected = collect_sums(frame, rows, effect_mean=effect_mean)
     if estimator.pooling == "none":
         return _no_pooling(estimator, frame, collected, priors, exact)
@@ -181,8 +184,9 @@ def exact_response(
 
 def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_mean: np.ndarray | None) -> CentredSums:
     specification = frame.specification
-    codes, n_groups = None, 0
+    codes, n_groups, intercept = None, 0, None
     if specification.factors:
+        intercept = varying_intercept(specification.factors[factor])
         name = specification.factors[factor].name
         codes, n_groups = rows.codes[name], rows.factors[name].n_groups
     design = specification.design(rows.features, rows.codes)
@@ -196,6 +200,7 @@ def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_m
         sample_weight=rows.sample_weight,
         standard_error=rows.standard_error,
         counterparts=[common_counterparts(specification, terms) for terms in specification.factors],
+        varying_intercept=intercept,
         n_threads=n_threads(),
     )
 
@@ -206,7 +211,8 @@ def model_priors(estimator: Any, frame: ModelFrame, rows: Rows) -> dict[str, Any
 
 
 def _priors(estimator, frame, collected, known) -> dict[str, Any]:
-    defaults = default_priors(frame.specification, collected.moments)
+    centres = resolve_centres(frame.specification, collected.moments.z_mean, estimator.priors)
+    defaults = default_priors(frame.specification, collected.moments, centres)
     if known:
         defaults.pop("sigma", None)
     unused = frame.grouped if frame.ignores_groups else None
@@ -244,11 +250,11 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
     specification = frame.specification
     draws = sample_posterior(bambi_model(frame, rows, priors), **_sampler(estimator))
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
-    more = [collect_sums(frame, rows, f).sums.zz for f in range(1, len(specification.factors))]
-    information = (collected.sums.zz, *more) if specification.factors else ()
+    more = [collect_sums(frame, rows, f) for f in range(1, len(specification.factors))]
+    parts = (collected, *more) if specification.factors else ()
     stats = draws.datatree["sample_stats"]
     return Fitted(
-        _draws_posterior(draws, information),
+        _draws_posterior(draws, parts),
         priors,
         why,
         engine_model,
@@ -302,8 +308,8 @@ def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool)
     return marginal_diagnostics(frame.specification, fitted.posterior, sigma_is_parameter=sigma_is_parameter)
 
 
-def _draws_posterior(draws, information) -> DrawsPosterior:
-    """Stack the chains of what NUTS returned."""
+def _draws_posterior(draws, parts) -> DrawsPosterior:
+    """Stack the chains of what NUTS returned; ``parts`` are the sums over the groups of each factor."""
 
     def stacked(array):
         return np.ascontiguousarray(array.reshape(-1, *array.shape[2:]))
@@ -324,6 +330,14 @@ def _draws_posterior(draws, information) -> DrawsPosterior:
         correlation=correlations,
         effects=[stacked(factor.effects) for factor in factors],
         n_chains=draws.sigma.shape[0],
-        information=information,
+        information=tuple(part.sums.zz for part in parts),
         laws=tuple(tuple(law.mapped(stacked) for law in factor.laws) for factor in factors),
+        locations=tuple(
+            DrawsLocation(
+                factor.centre,
+                np.zeros_like(factor.centre) if part.z_centre is None else part.z_centre,
+                factor.intercept,
+            )
+            for factor, part in zip(factors, parts, strict=True)
+        ),
     )

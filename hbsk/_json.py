@@ -37,7 +37,7 @@ from hbsk._labels import GroupFactor
 from hbsk._model_frame import ModelFrame
 from hbsk._no_pooling import NoPoolingPosterior
 from hbsk._posterior import MarginalPosterior
-from hbsk._posterior_draws import DrawsPosterior
+from hbsk._posterior_draws import DrawsLocation, DrawsPosterior
 from hbsk._sd_prior import SdPrior
 from hbsk._shrunken_groups import Departures
 from hbsk._sources import FactorSource
@@ -49,6 +49,7 @@ from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.propriety import GrowingSds, Tails
 from hbsk.inference.statistics import ColumnScaling, GroupSums
 from hbsk.inference.variance_parameters import SoftLine, VarianceParameters
+from hbsk.inference.varying_location import Location
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 
@@ -58,10 +59,10 @@ _ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesStein
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Call, ColumnScaling, Component, Departures, Directions, DrawsPosterior, EffectLaw, FactorSource, FactorTerms,
-        Fitted, GroupFactor, GroupSums, GrowingSds, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame,
-        Name, NoPoolingPosterior, Operation, Recipe, SdPrior, Specification, Surface, Tails, Value, VarianceLaw,
-        VarianceParameters,
+        Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, FactorSource,
+        FactorTerms, Fitted, GroupFactor, GroupSums, GrowingSds, Location, LogDensitySurface, MarginalModel,
+        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe, SdPrior, Specification, Surface,
+        Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.
@@ -342,7 +343,7 @@ def _fields_of(value: Any) -> dict[str, Any]:
         return value.__getstate__()
     if isinstance(value, VarianceParameters):
         small = [line.small if isinstance(line, SoftLine) else 1.0 for line in value._lines]
-        names = ("residual_sd", "group_sd", "blocks", "lkj_eta")
+        names = ("residual_sd", "group_sd", "blocks", "lkj_eta", "location")
         return {name: getattr(value, name) for name in names} | {"small_sd": small}
     if hasattr(value, "_asdict"):  # a NamedTuple
         return value._asdict()

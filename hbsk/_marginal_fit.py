@@ -27,6 +27,7 @@ from hbsk.inference.quadrature import WEIGHTS, score_nodes
 from hbsk.inference.statistics import CentredSums, ColumnScaling, GroupSums, standardise
 from hbsk.inference.threads import one_thread_each
 from hbsk.inference.variance_parameters import VarianceParameters
+from hbsk.inference.varying_location import Location, locate
 
 # Groups that differ in design up to which one unknown sd is integrated by quadrature: some ten thousand evaluations.
 CELLS_FOR_QUADRATURE = 100
@@ -91,6 +92,10 @@ def fit_marginal(
     """
     model, scaling = marginal_model(collected, priors)
     fit = integrate_model(model, scaling, collected.has_intercept, names)
+    if priors.centre is not None and fit.posterior.tails.sets:
+        through = tuple(np.flatnonzero(priors.centre).tolist())
+        tails = replace(fit.posterior.tails, intercept=collected.varying_intercept, through=through)
+        fit = replace(fit, posterior=replace(fit.posterior, tails=tails))
     if fit.reliable or sampler is None:
         return fit
     with _own_errors():
@@ -110,11 +115,22 @@ def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[Margin
     residual_sd = 1.0 if known else priors.residual_sd
     if not known:
         residual_sd = residual_sd / y_scale if isinstance(residual_sd, float) else residual_sd.scaled(1 / y_scale)
-    parameters = VarianceParameters(residual_sd, group_sd, priors.blocks, priors.lkj_eta, _small_sds(sums))
+    location = None
+    if sums.n_varying:
+        centre = np.zeros(sums.n_varying) if priors.centre is None else priors.centre
+        location = locate(
+            (scaling.z_centre - centre) / scaling.z_scale,
+            scaling.varying_intercept,
+            priors.blocks,
+            priors.lkj_eta,
+            [not isinstance(sd, float) and not sd.is_bounded for sd in group_sd],
+        )
+    small = _small_sds(sums, location)
+    parameters = VarianceParameters(residual_sd, group_sd, priors.blocks, priors.lkj_eta, small, location)
     return MarginalModel(sums, parameters, mean, precision), scaling
 
 
-def _small_sds(sums: GroupSums) -> np.ndarray:
+def _small_sds(sums: GroupSums, location: Location | None = None) -> np.ndarray:
     """Return relative sds near which group effects begin to be seen.
 
     The variance of J group effects seen with error variance 1 / A is known to about sqrt(2 / J) / A; twice the sd
@@ -122,7 +138,8 @@ def _small_sds(sums: GroupSums) -> np.ndarray:
     """
     if not sums.n_groups:
         return np.ones(sums.n_varying)
-    information = np.einsum("kkj->k", sums.zz) / sums.n_groups
+    to_engine = np.eye(sums.n_varying) if location is None else location.to_engine
+    information = np.sum(to_engine * (sums.zz.sum(axis=2) @ to_engine), axis=0) / sums.n_groups
     return 2.0 * (np.maximum(information, 1e-12) * np.sqrt(max(sums.n_groups, 2) / 2)) ** -0.5
 
 
@@ -263,7 +280,10 @@ def _best_of_sds(model: MarginalModel) -> np.ndarray:
     within = float(np.clip(reduced[0, -1, -1] / max(sums.n, 1.0), 1e-6 * total, total))
     sigma = float(parameters.residual_sd) if not parameters.sigma_is_free else np.sqrt(within)
     between = max(total - within, 0.05 * total) / max(q, 1)
-    start = parameters.theta_of(sigma, np.full(q, np.sqrt(between)))
+    sds = np.full(q, np.sqrt(between))
+    if parameters.location is not None:
+        sds = sds / parameters.location.reach
+    start = parameters.theta_of(sigma, sds)
     candidates = np.tile(start, (len(START_SHARES), 1))
     at = list(parameters.sd_coordinates)
     # logarithms of sds, but where they are so small that the data cannot tell

@@ -188,7 +188,10 @@ class NoPoolingPosterior(MarginalPosterior):
 
     def unidentified_effects(self) -> np.ndarray:
         """Tell which columns a group does not identify, shape (n_groups, q)."""
-        return np.einsum("jkk->jk", self.identified) < 1 - np.sqrt(IDENTIFIED)
+        z = self.scaling.varying(np.eye(self.factor.shape[1]))
+        inside = np.einsum("rk,jkl,rl->jr", z, self.identified, z, optimize=True)
+        size = np.sum(z**2, axis=1)
+        return size - inside > np.sqrt(IDENTIFIED) * size
 
     def shrinkage(self, factor=0):  # noqa: ARG002 - there is one factor
         """Return 1 where a group identifies the column, otherwise 0."""

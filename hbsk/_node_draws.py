@@ -80,5 +80,5 @@ def draw_effects(posterior: MarginalPosterior, common, rng, codes):
         drawn = mean + posterior.sigma[:, None, None] * np.einsum("sjkl,sjl->sjk", root, noise)
         fresh = np.einsum("skl,sjl->sjk", posterior.sigma[:, None, None] * posterior.factor, noise)
         effects[:, block] = np.where(known[block][:, None], drawn, fresh)
-    effects = effects * posterior.scaling.y_scale / posterior.scaling.z_scale
+    effects = posterior.scaling.effects(effects)
     return effects if posterior.effect_mean is None else effects + posterior.effect_mean

@@ -30,6 +30,7 @@ from hbsk.inference.group_passes import GroupPasses, find_cells
 from hbsk.inference.marginal import MarginalModel, MarginalPoints
 from hbsk.inference.propriety import Tails, rows_degrees
 from hbsk.inference.statistics import ColumnScaling, GroupSums
+from hbsk.inference.varying_location import sds_and_correlations
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
 FAR = 1e-8
@@ -203,12 +204,9 @@ class MarginalPosterior:
         sigma_y = sigma * self.scaling.y_scale
         if not factor.shape[1]:
             return VarianceNodes(sigma_y, [], [])
-        relative_sd = np.sqrt(np.sum(factor**2, axis=2))
-        shape = factor / np.where(relative_sd > 0, relative_sd, 1.0)[:, :, None]
-        correlation = shape @ shape.swapaxes(1, 2)
-        q = relative_sd.shape[1]
-        correlation[:, range(q), range(q)] = 1.0
-        return VarianceNodes(sigma_y, [sigma_y[:, None] * relative_sd / self.scaling.z_scale], [correlation])
+        raw = self.scaling.effects(factor.swapaxes(1, 2)).swapaxes(1, 2)
+        sd, correlation = sds_and_correlations(raw)
+        return VarianceNodes(sigma_y, [sigma[:, None] * sd], [correlation])
 
     def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
@@ -344,16 +342,16 @@ class MarginalPosterior:
     def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:  # noqa: ARG002
         """Return posterior moments of the effects of all groups."""
         moments = self._effects_with_spread if need_covariance else self._effects
-        unit = self.scaling.y_scale / self.scaling.z_scale
-        mean = moments.mean * unit
+        raw = self.scaling.effects
+        mean = raw(moments.mean)
         if self.effect_mean is not None:
             mean = mean + self.effect_mean
         if not need_covariance:
             return GroupMoments(mean, None, None)
         return GroupMoments(
             mean,
-            moments.covariance * np.outer(unit, unit),
-            np.einsum("ia,jik->jak", self._jacobian(), moments.with_common) * unit,
+            raw(raw(moments.covariance).swapaxes(1, 2)),
+            raw(np.einsum("ia,jik->jak", self._jacobian(), moments.with_common)),
         )
 
     @cached_property
@@ -374,7 +372,10 @@ class MarginalPosterior:
     def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
         q = self.factor.shape[1]
-        prior = np.sum(self.factor**2, axis=2)[:, :, None]
+        in_place = self.scaling.effects_are_scaled
+        raw = self.scaling.effects
+        relative = self.factor if in_place else raw(self.factor.swapaxes(1, 2)).swapaxes(1, 2)
+        prior = np.sum(relative**2, axis=2)[:, :, None]
         row, column = lower_indices(q)
         diagonal = np.flatnonzero(row == column)
         cell, first = find_cells(self.sums.zz)  # groups of one design keep the same share
@@ -382,7 +383,12 @@ class MarginalPosterior:
         width = max(16, BLOCK_ELEMENTS // (self.n_nodes * q * q))
         for start in range(0, len(first), width):
             at = slice(start, start + width)
-            within = self._inverse(first[at])[:, diagonal]
+            inverse = self._inverse(first[at])
+            if in_place:
+                within = inverse[:, diagonal]
+            else:
+                full = unpack_symmetric(inverse, q).transpose(0, 3, 1, 2)
+                within = np.einsum("mjkk->mkj", raw(raw(full).swapaxes(2, 3)))
             # nothing is kept of effects that are fixed
             left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
             shrinkage[at] = np.tensordot(self.weight, left, 1).T

@@ -16,8 +16,27 @@ from hbsk._posterior import (
     VarianceNodes,
     draw_rows,
 )
-from hbsk.inference.group_algebra import relative_inverse
+from hbsk.inference.group_algebra import relative_inverse, unpack_symmetric
 from hbsk.inference.propriety import Tails
+from hbsk.inference.varying_location import at_zero, less_centre, moved_sds, offset_matrix
+
+
+@dataclass(frozen=True)
+class DrawsLocation:
+    """Points of the varying columns of a factor, zero where it has no varying intercept.
+
+    Attributes
+    ----------
+    of_priors, of_information : ndarray of shape (q,)
+        What is taken off the columns in the priors of their effects, and in `DrawsPosterior.information`.
+    intercept : int or None
+        Which column is 1 everywhere.
+    """
+
+    of_priors: np.ndarray
+    of_information: np.ndarray
+    intercept: int | None
+
 
 # Nodes of the mixture of a row in a new group whose effects are not normal: levels of the effects at each draw.
 NEW_EFFECT_NODES = 8192
@@ -34,13 +53,15 @@ class DrawsPosterior:
     group_sd : list of ndarray of shape (n_draws, q), one per factor
         Sds of the law of the effects; infinite where it has none.
     correlation : list of ndarray of shape (n_draws, q, q), one per factor
+        Of effects at the point of the columns that priors refer to (`locations`); far from zero they would lose digits.
     effects : list of ndarray of shape (n_draws, n_groups, q), one per factor
     n_chains : int
         Draws are ordered by chain.
     information : tuple of ndarray of shape (q, q, n_groups), one per factor
-        ``Z_j' W Z_j`` in raw units.
+        ``Z_j' W Z_j`` in raw units, of the columns less ``locations[f].of_information``.
     laws : tuple of tuple of EffectLaw, one per factor
         Laws of the effects of the terms whose prior is not normal with mean 0.
+    locations : tuple of DrawsLocation, one per factor
     """
 
     common: np.ndarray
@@ -51,6 +72,7 @@ class DrawsPosterior:
     n_chains: int
     information: tuple[np.ndarray, ...] = ()
     laws: tuple[tuple[EffectLaw, ...], ...] = ()
+    locations: tuple[DrawsLocation, ...] = ()
 
     tails = Tails()
     by_quadrature = False
@@ -94,10 +116,15 @@ class DrawsPosterior:
         return self._variance_nodes(slice(None))
 
     def _variance_nodes(self, at) -> VarianceNodes:
+        """Return sds and correlations of effects at zero."""
+        moved = [
+            moved_sds(sd[at], correlation[at], location.of_priors, location.intercept)
+            for sd, correlation, location in zip(self.group_sd, self.correlation, self._located(), strict=True)
+        ]
         return VarianceNodes(
             self.sigma[at],
-            [sd[at] for sd in self.group_sd],
-            [correlation[at] for correlation in self.correlation],
+            [sd for sd, _ in moved],
+            [correlation for _, correlation in moved],
             self._laws_at(at),
         )
 
@@ -107,6 +134,16 @@ class DrawsPosterior:
     def variance_law(self):
         """Return the draws of the variance parameters, and their weights; see `MarginalPosterior.variance_law`."""
         return self.variance_nodes(), self.weight, None
+
+    def _located(self) -> tuple[DrawsLocation, ...]:
+        if self.locations:
+            return self.locations
+        return tuple(DrawsLocation(np.zeros(sd.shape[1]), np.zeros(sd.shape[1]), None) for sd in self.group_sd)
+
+    def _less_point(self, factor, columns) -> np.ndarray:
+        """Return varying columns less the point that the laws of their effects refer to."""
+        location = self._located()[factor]
+        return less_centre(columns, location.of_priors, location.intercept)
 
     def about_zero(self) -> tuple[DrawsPosterior, float]:
         """Return the posterior itself; see `MarginalPosterior.about_zero`."""
@@ -123,7 +160,7 @@ class DrawsPosterior:
         for f, (columns, code) in enumerate(zip(z, codes, strict=True)):
             new = code >= self.n_groups[f]
             for law in self._laws(f):
-                part = columns[new][:, list(law.columns)]
+                part = self._less_point(f, columns[new])[:, list(law.columns)]
                 if not law.is_normal and part.any():
                     shaped.append((law, new, part))
         if not shaped:
@@ -173,7 +210,7 @@ class DrawsPosterior:
             counted = normal if normal_only else np.ones(len(normal), dtype=bool)
             new_mean, sd = self.law_mean(f)[:, counted], self.group_sd[f][:, counted]
             correlation = self.correlation[f][:, counted][:, :, counted]
-            columns = columns[~known][:, counted]
+            columns = self._less_point(f, columns[~known])[:, counted]
             at = np.flatnonzero(~known)
             mean[:, at] += _finite(new_mean) @ columns.T
             scaled = columns[None] * _finite(sd)[:, None, :]
@@ -206,8 +243,9 @@ class DrawsPosterior:
         for f, (columns, code) in enumerate(zip(z, codes, strict=True)):
             known = code < self.n_groups[f]
             effect = self.effects[f].mean(axis=0)[np.where(known, code, 0)]
-            new = np.where(columns != 0, self.law_mean(f).mean(axis=0), 0.0)
-            mean += np.sum(np.where(known[:, None], effect, new) * columns, axis=1)
+            less = self._less_point(f, columns)
+            new = np.where(less != 0, self.law_mean(f).mean(axis=0), 0.0) * less
+            mean += np.sum(np.where(known[:, None], effect * columns, new), axis=1)
         return mean
 
     def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:
@@ -249,7 +287,8 @@ class DrawsPosterior:
             if not law.is_normal:
                 level = np.maximum(rng.random((len(at), n_new, len(law.columns))), 2.0**-60)
                 effects[:, :, list(law.columns)] = law.mapped(lambda values: values[at][:, None]).quantile(level)
-        return effects
+        location = self._located()[factor]
+        return at_zero(effects, location.of_priors, location.intercept)
 
     def all_draws(self) -> JointDraws:
         """Return every draw in its order, with the effects of all groups."""
@@ -271,6 +310,7 @@ class DrawsPosterior:
             self.n_chains,
             self.information,
             self._laws_at(at),
+            self.locations,
         )
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:
@@ -282,19 +322,22 @@ class DrawsPosterior:
         n_groups, q = self.effects[factor].shape[1:]
         if not self.information or not self._normal_columns(factor).all():
             return np.full((n_groups, q), np.nan)
-        zz = self.information[factor]
+        zz, location = self.information[factor], self._located()[factor]
         scale = np.sqrt(np.einsum("jkk->k", zz.transpose(2, 0, 1)) / max(n_groups, 1))
         scale = np.where(scale > 0, scale, 1.0)
         known_errors = np.isnan(self.sigma).any()
         at = np.linspace(0, self.n_nodes - 1, min(self.n_nodes, 500)).astype(int)
         sigma = np.ones(len(at)) if known_errors else self.sigma[at]
-        relative_sd = self.group_sd[factor][at] * scale / sigma[:, None]
+        relative_sd = self.group_sd[factor][at] / sigma[:, None]
         lower = np.linalg.cholesky(self.correlation[factor][at] + 1e-12 * np.eye(q))
-        relative = relative_sd[:, :, None] * lower
+        # at the centre of the information, in units of its columns; answers are those at zero
+        shift = location.of_priors - location.of_information
+        relative = at_zero((relative_sd[:, :, None] * lower).swapaxes(1, 2), shift, location.intercept)
+        relative = relative.swapaxes(1, 2) * scale[:, None]
         inverse = relative_inverse(zz / np.multiply.outer(scale, scale)[:, :, None], relative)
-        row, column = np.tril_indices(q)
-        prior = (relative_sd**2)[:, :, None]
-        within = inverse[:, np.flatnonzero(row == column)]
+        raw = offset_matrix(location.of_information, location.intercept) / scale
+        prior = np.sum((raw @ relative) ** 2, axis=2)[:, :, None]
+        within = np.einsum("ka,mabj,kb->mkj", raw, unpack_symmetric(inverse, q), raw, optimize=True)
         # nothing is kept of effects that are fixed
         left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
         return np.clip(left.mean(axis=0).T, 0.0, 1.0)

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._centres import centre_array, centre_key, centre_of, default_centre, movable_columns
 from hbsk._messages import shown
 from hbsk._sd_prior import SD_FAMILIES, SdPrior
 from hbsk._specification import RESERVED, Specification
 
-__all__ = ["EnginePriors", "SdPrior", "engine_priors", "resolve_priors"]
+__all__ = ["EnginePriors", "SdPrior", "engine_priors", "resolve_centres", "resolve_priors"]
 
 _REQUIRED = object()
 # Arguments in every parametrisation, with PyMC's defaults.
@@ -68,6 +69,8 @@ class EnginePriors:
         Correlated columns.
     lkj_eta : tuple of float
         One for each block.
+    centre : ndarray of shape (q,), optional
+        The point of the varying columns that group_sd and lkj_eta refer to; zero by default.
     """
 
     common_mean: np.ndarray
@@ -77,6 +80,7 @@ class EnginePriors:
     blocks: tuple[tuple[int, ...], ...]
     lkj_eta: tuple[float, ...]
     group_mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    centre: np.ndarray | None = None
 
 
 # --------------------------------------------------------------------------------------------------------------------
@@ -116,6 +120,8 @@ def resolve_priors(
         raise ValueError("defaults lack a prior for 'sigma'.")
     for key in terms.correlated:
         resolved.setdefault(key, ("LKJ", {"eta": 1.0}))
+    for key, factor in terms.centres.items():
+        resolved.setdefault(key, centre_of(factor, {}))
     given = {} if user_priors is None else user_priors
     if not isinstance(given, Mapping):
         raise TypeError(f"priors must be a dict from term names to priors, got {shown(user_priors)}.")
@@ -132,6 +138,29 @@ def resolve_priors(
     return {key: resolved[key] for key in terms.order}
 
 
+def resolve_centres(
+    specification: Specification, z_mean: Sequence[np.ndarray], user_priors: Mapping[str, Any] | None
+) -> dict[str, dict[str, float]]:
+    """Return the points that priors of effects refer to, by key; on them depend the scales of defaults.
+
+    Parameters
+    ----------
+    specification : Specification
+    z_mean : sequence of ndarray of shape (q,)
+        Means of the varying columns of each factor, over copies.
+    user_priors : dict or None
+    """
+    terms = _Terms(specification, known_standard_error=False)
+    given = user_priors if isinstance(user_priors, Mapping) else {}
+    given = {terms.names.get(name, name): value for name, value in given.items() if isinstance(name, str)}
+    centres = {}
+    for factor, mean in zip(specification.factors, z_mean, strict=True):
+        key = centre_key(factor)
+        if key in terms.centres:
+            centres[key] = centre_of(factor, given[key]) if key in given else default_centre(factor, mean, [*given])
+    return centres
+
+
 class _Terms:
     """What a model can have priors on."""
 
@@ -145,10 +174,12 @@ class _Terms:
             for factor in specification.factors
             if any(len(block) > 1 for block in factor.blocks)
         }
+        self.centres = {centre_key(factor): factor for factor in specification.factors if movable_columns(factor)}
+        self.unmoved = {centre_key(factor): factor for factor in specification.factors}
         self.independent = {f"corr|{factor.name}" for factor in specification.factors} - set(self.correlated)
         self.known_standard_error = known_standard_error
         sigma = [] if known_standard_error else ["sigma"]
-        self.order = [*self.common, *self.varying, *self.correlated, *sigma]
+        self.order = [*self.common, *self.varying, *self.correlated, *self.centres, *sigma]
         self.empty = set(specification.empty_terms)
         # RESERVED names mean what they say; a column of that name is reached by its backquoted name.
         self.names = {name: key for name, key in specification.aliases.items() if name not in RESERVED or name == key}
@@ -165,6 +196,9 @@ class _Terms:
                 )
             if key in self.empty or (larger is not None and key not in self.order and larger.accepts(key)):
                 continue
+            if key in self.unmoved and key not in self.centres:
+                centre_of(self.unmoved[key], value)  # may name no column
+                continue
             if key in self.independent:
                 raise ValueError(
                     f"priors has the key {name!r}, but no effects of this factor are correlated: that needs two "
@@ -180,7 +214,7 @@ class _Terms:
     def accepts(self, name: Any) -> bool:
         """Return whether the name is a key of this model."""
         key = self.names.get(name, name)
-        return key in self.order or key in self.independent or key in self.empty
+        return key in self.order or key in self.independent or key in self.empty or key in self.unmoved
 
     def unknown(self, name: Any) -> ValueError:
         valid = [*self.order, "common", "group_specific"]
@@ -195,6 +229,8 @@ class _Terms:
         """Return the prior of one term as plain data."""
         if key in self.correlated:
             return _lkj(key, value)
+        if key in self.centres:
+            return centre_of(self.centres[key], value)
         plain = _plain(key, value, zero_sd=key in self.varying)
         if key == "sigma":
             _check_sd(key, plain, 1)
@@ -417,15 +453,17 @@ def engine_priors(
         means = np.zeros(0)
         blocks: tuple[tuple[int, ...], ...] = ()
         etas: tuple[float, ...] = ()
+        centre = None
         for factor in specification.factors:
             varying = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
             group, means = [sd for sd, _ in varying], np.array([mean for _, mean in varying])
             blocks = factor.blocks
             eta = priors.get(f"corr|{factor.name}", ("LKJ", {"eta": 1.0}))[1]["eta"]
             etas = (float(eta),) * len(blocks)
+            centre = centre_array(factor, priors)
     except _NotExactError as reason:
         return str(reason)
-    return EnginePriors(mean, sd, residual, group, blocks, etas, means)
+    return EnginePriors(mean, sd, residual, group, blocks, etas, means, centre)
 
 
 class _NotExactError(Exception):

@@ -350,7 +350,7 @@ def _named(
     quoted = {name for name in names if name in RESERVED}
     keys = _Keys(parsed, common, varying, recipe, quoted)
     if keys.ambiguous():
-        quoted |= {name for name in names if not is_plain(name)}
+        quoted |= {name for name in names if not is_plain(name) or name in ("corr", "centre")}
         keys = _Keys(parsed, common, varying, recipe, quoted)
         if keys.ambiguous():
             raise ValueError(
@@ -429,7 +429,7 @@ class _Keys:
     def ambiguous(self) -> list[str]:
         """Return the names that stand for two things."""
         keys = self.common_terms + [name for names in self.varying_terms for name in names]
-        keys += [f"corr|{factor.name}" for factor in self.factors]
+        keys += [f"{kind}|{factor.name}" for factor in self.factors for kind in ("corr", "centre")]
         lists = [keys, [name for names in self.common_columns for name in names]]
         lists += [[factor.name for factor in self.factors], *([*factor.columns] for factor in self.factors)]
         return [name for names in lists if len(set(names)) < len(names) for name in names if names.count(name) > 1]
@@ -441,7 +441,8 @@ class _Keys:
             right = tuple(map(show, factor))
             found.update(zip(self._varying_labels(terms, right, show), names, strict=True))
         for factor, parts in zip(self.factors, self.factor_parts, strict=True):
-            found[f"corr|{':'.join(map(show, parts))}"] = f"corr|{factor.name}"
+            for kind in ("corr", "centre"):
+                found[f"{kind}|{':'.join(map(show, parts))}"] = f"{kind}|{factor.name}"
         return found
 
 

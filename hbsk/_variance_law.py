@@ -209,6 +209,8 @@ def monitored_values(tails: Tails) -> Callable[[list], np.ndarray]:
             sds = np.column_stack([sigma, sigma[:, None] * points.variance.relative_sd])
             # a sd whose variance does not exist has no finite error either; its logarithm has
             endless = np.append(tails.of_sigma(), tails.of_group_sds(sds.shape[1] - 1)) <= HIGHEST_MOMENT
+            if tails.to_prior is not None:  # sds of theta hold several of those that the tails are known of
+                endless[1:] = endless[1:].any()
             sds = np.where(endless, np.log(np.maximum(sds, 1e-300)), sds)
             row, column = np.tril_indices(sds.shape[1] - 1, -1)
             factor = points.variance.correlation_factor

@@ -63,13 +63,16 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         every group, common terms are shared; what a group's rows do not identify, and groups that fit has not seen,
         take the complete-pooling value.
     correlated : bool, default=True
-        Whether the effects of one factor are correlated a priori; False makes them all independent.
+        Whether the effects of one factor are correlated a priori; False makes them all independent, at the point that
+        their priors refer to.
     priors : dict, default=None
         Priors by Bambi's term names ("Intercept", "floor", "1|county", "floor|county", "sigma", "corr|county", and
         "common", "group_specific" for all terms of a kind), each a `bambi.Prior` or plain data such as
         ``("Normal", {"mu": 0, "sigma": ("HalfNormal", {"sigma": 1})})``. A number in place of a distribution fixes the
         parameter; the number at "corr|county" is the LKJ shape. Priors of common terms refer to mean-centred columns
-        where there is an intercept, as in Bambi. Others are Bambi's auto-scaled defaults; see `priors_`.
+        where there is an intercept, as in Bambi. Those of effects refer to the varying columns less the point at
+        "centre|county", a dict such as ``{"floor": 0}``: by default the means, or 0 beside a prior of yours on
+        "1|county" or "corr|county". Others are Bambi's auto-scaled defaults; see `priors_`.
     inference : {"auto", "marginal", "nuts"}, default="auto"
         "marginal" integrates: exact for Gaussian models with at most one grouping factor and priors from a list (see
         Notes). "nuts" samples. "auto" is "marginal" wherever it is exact, otherwise "nuts".

@@ -7,7 +7,6 @@ nothing here knows of weights at all.
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy import stats
 
 from hbsk._priors import EnginePriors
 from hbsk._sd_prior import SdPrior
@@ -58,6 +57,8 @@ class Problem:
         return [[columns[0] if columns else None for columns in same]]
 
     def collect(self, **options):
+        is_one = [k for k, z in enumerate(self.Z.T) if np.all(z == 1.0)]
+        options = {"varying_intercept": is_one[0] if is_one else None} | options
         return collect(
             Design(self.X, [self.Z]),
             self.codes,
@@ -112,6 +113,14 @@ def random_covariance(rng, q, scale=1.0):
     return tau, root, half @ half.T
 
 
+def engine_covariance(scaling, sigma, Sigma):
+    """A factor Lambda and sigma of the engine for a covariance and a residual sd in the units of the rows."""
+    engine_sigma = sigma / scaling.y_scale
+    return np.linalg.solve(
+        scaling.effects(np.eye(len(Sigma))).T, np.linalg.cholesky(Sigma)
+    ) / engine_sigma, engine_sigma
+
+
 def group_columns(problem):
     """Dense columns of the group effects, (n_rows, J q): those of group 0 first."""
     q = problem.Z.shape[1]
@@ -135,7 +144,10 @@ def log_marginal(problem, priors, sigma, Sigma):
     covariance = np.diag(noise_variance(problem, sigma))
     covariance += Z @ np.kron(np.eye(problem.n_groups), Sigma) @ Z.T
     covariance += (X * priors.common_sd**2) @ X.T
-    return stats.multivariate_normal.logpdf(problem.y, X @ priors.common_mean, covariance)
+    # by Cholesky's factor: SciPy's eigenvalues lose two digits more where the columns of groups are large
+    white = np.linalg.solve(np.linalg.cholesky(covariance), problem.y - X @ priors.common_mean)
+    log_det = np.linalg.slogdet(covariance)[1]
+    return -0.5 * (white @ white + log_det + len(white) * np.log(2 * np.pi))
 
 
 def log_restricted(problem, sigma, Sigma, X):

@@ -63,6 +63,7 @@ def bambi_priors(formula, frame):
 
 def assert_same_numbers(ours, theirs, y_mean):
     scales = {}
+    assert not any(ours.pop("centre|g", {}).values())  # Bambi's priors refer to zero
     for name, (_, arguments) in ours.items():
         sigma = arguments["sigma"]
         scales[name] = np.asarray(sigma[1]["sigma"] if isinstance(sigma, tuple) else sigma)

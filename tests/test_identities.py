@@ -6,7 +6,7 @@ PyMC's, both terms on the right are ours, and they have no code in common.
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special
 
 from hbsk._bambi import build_model
 from hbsk._marginal_fit import marginal_model
@@ -50,19 +50,19 @@ def plain_priors(rng, specification, known, flat=()):
     return priors if known else priors | {"sigma": ("HalfStudentT", {"nu": 4.0, "sigma": 1.3})}
 
 
-def log_density_of_variances(model, exact, theta, variance, sigma, tau):
-    """Prior density over (sigma, tau, L below its diagonal), one number per point; no Jacobian left in it."""
-    total = np.zeros(len(theta)) if exact.residual_sd is None else exact.residual_sd.log_density(sigma)
+def log_density_of_variances(exact, eta, sigma, tau, L):
+    """Prior density over (sigma, tau, L below its diagonal), one number per point."""
+    total = np.zeros(len(tau)) if exact.residual_sd is None else exact.residual_sd.log_density(sigma)
     total = total + sum(prior.log_density(tau[:, k]) for k, prior in enumerate(exact.group_sd))
-    total = total + model.parameters.correlation_log_prior(theta)
-    # each partial correlation is 2 Phi(x) - 1; each entry of L is one times what its row has left of its unit length
-    L, at = variance.correlation_factor, theta.shape[1]
-    for block in reversed(exact.blocks):
-        for i in reversed(range(1, len(block))):
-            for j in reversed(range(i)):
-                at -= 1
-                left = 1 - np.sum(L[:, block[i], list(block[:j])] ** 2, axis=1)
-                total = total - 0.5 * np.log(left) - np.log(2) - stats.norm.logpdf(theta[:, at])
+    for block in exact.blocks:
+        q = len(block)
+        for k in range(1, q):
+            # Lewandowski, Kurowicka, Joe 2009: LKJ(eta) on factors is prod_k L_kk^(q - k + 2 eta - 2), k from 1;
+            # given the rows before it the row k is the head of a point of the sphere, a Dirichlet law in its squares
+            diagonal = L[:, block[k], block[k]]
+            total = total + (q - (k + 1) + 2 * eta - 2) * np.log(diagonal)
+            shape = eta + (q - 1 - k) / 2
+            total = total - (0.5 * k * np.log(np.pi) + special.gammaln(shape) - special.gammaln(shape + k / 2))
     return total
 
 
@@ -118,10 +118,20 @@ def test_candidates_identity_with_flat_priors(rng):
     check_identity(rng, make_problem(rng, q=2), ((0, 1),), flat=("Intercept", "x2"), constant=None)
 
 
-def check_identity(rng, problem, blocks, flat, constant):
+@pytest.mark.parametrize(
+    ("q", "blocks", "errors"), [(2, ((0, 1),), False), (3, ((0,), (1,), (2,)), True), (3, ((0, 1), (2,)), False)]
+)
+def test_candidates_identity_at_a_point_of_the_columns(rng, q, blocks, errors):
+    problem = make_problem(rng, q=q, p=4, weights=True, errors=errors)
+    check_identity(
+        rng, problem, blocks, flat=(), constant=0.0, centre={"x1": 2.3, "x2": -0.4} if q == 3 else {"x1": 2.3}
+    )
+
+
+def check_identity(rng, problem, blocks, flat, constant, centre=None):
     specification = specification_of(problem, blocks)
     known = problem.standard_error is not None
-    priors = plain_priors(rng, specification, known, flat)
+    priors = plain_priors(rng, specification, known, flat) | ({"centre|g": centre} if centre else {})
     exact = engine_priors(specification, priors, known)
     model, scaling = marginal_model(problem.collect(), exact)
     graph = build_model(
@@ -141,13 +151,18 @@ def check_identity(rng, problem, blocks, flat, constant):
     variance = model.parameters.points(theta)
     engine_sigma = np.ones(N_POINTS) if known else np.exp(rng.normal(-0.5, 0.7, N_POINTS))
     # where errors are known the engine has noise of sd 1 and sds in units of y_scale
-    relative = variance.relative_sd
-    tau = relative * engine_sigma[:, None] * scaling.y_scale / scaling.z_scale
     sigma = engine_sigma * scaling.y_scale
+    # what the priors are stated for: effects at a point of the raw columns
+    point = np.array([(centre or {}).get(column, 0.0) for column in specification.factors[0].columns])
+    raw = scaling.effects(variance.relative_factor.swapaxes(1, 2)).swapaxes(1, 2) * engine_sigma[:, None, None]
+    raw[:, 0] += np.einsum("k,mkl->ml", point, raw)
+    tau = np.linalg.norm(raw, axis=2)
+    L = np.linalg.qr((raw / tau[:, :, None]).swapaxes(1, 2), mode="r").swapaxes(1, 2)
+    L *= np.sign(np.einsum("mkk->mk", L))[:, None]
     marginal = model.log_marginal_likelihood(variance.relative_factor, engine_sigma) - model.sums.n * np.log(
         scaling.y_scale
     )
-    marginal += log_density_of_variances(model, exact, theta, variance, sigma, tau)
+    marginal += log_density_of_variances(exact, 1.6, sigma, tau, L)
     points = model.evaluate(theta)
     differences, sizes = [], []
     for m in range(N_POINTS):
@@ -165,9 +180,10 @@ def check_identity(rng, problem, blocks, flat, constant):
             one, np.ones(1), np.zeros(1, int), 0.0, np.full(1, 0.5), model, scaling, problem.has_intercept
         )
         b, u = rng.normal(size=problem.X.shape[1]), rng.normal(size=(problem.n_groups, problem.Z.shape[1])) * tau[m]
-        left = joint(b=b, sigma=sigma[m], tau={"g": tau[m]}, L={"g": variance.correlation_factor[m]}, u={"g": u})
-        right = marginal[m] + conditional_log_density(posterior, problem, b, u)
+        left = joint(b=b, sigma=sigma[m], tau={"g": tau[m]}, L={"g": L[m]}, u={"g": u})
+        at_zero = u - np.outer(u @ point, np.eye(len(point))[0])
+        right = marginal[m] + conditional_log_density(posterior, problem, b, at_zero)
         differences.append(left - right)
         sizes.append(abs(left))
-    wanted = np.mean(differences) if constant is None else constant
+    wanted = np.median(differences) if constant is None else constant
     np.testing.assert_array_less(np.abs(np.array(differences) - wanted), 1e-8 * np.maximum(sizes, 100.0))

@@ -52,16 +52,23 @@ def free_entries(blocks, q):
     return tuple(np.array([(k, k) for k in range(q)] + correlated, dtype=int).T)
 
 
+def engine_effects(scaling: ColumnScaling) -> np.ndarray:
+    """Return the effects of the engine's columns for each effect at zero, in units of the engine."""
+    raw = scaling.effects(np.eye(len(scaling.z_scale))).T / scaling.y_scale
+    return np.linalg.inv(raw * scaling.z_scale[:, None])
+
+
 def maximum(model: MarginalModel, scaling: ColumnScaling, has_intercept: bool) -> Estimate:
     """Maximise the likelihood over log sigma and the entries of Lambda."""
     q = model.sums.n_varying
     entries = free_entries(model.parameters.blocks, q)
     diagonal = entries[0] == entries[1]
+    to_engine = engine_effects(scaling)
 
     def negative(points):
         factor = np.zeros((len(points), q, q))
         factor[:, *entries] = points[:, 1:]
-        return -model.log_marginal_likelihood(factor, np.exp(points[:, 0]))
+        return -model.log_marginal_likelihood(to_engine @ factor, np.exp(points[:, 0]))
 
     def gradient(point, step=1e-3):
         # Fourth-order differences: the error of second-order ones shows in the sixth digit of the sds.
@@ -82,7 +89,8 @@ def estimate(model, scaling, has_intercept, point, entries) -> Estimate:
     q, scale = model.sums.n_varying, scaling.y_scale
     factor = np.zeros((1, q, q))
     factor[:, *entries] = point[1:]
-    _, reduced = model.reduce(factor)
+    engine = engine_effects(scaling) @ factor
+    _, reduced = model.reduce(engine)
     common = ConditionalCommon.of(reduced, model.prior_mean, model.prior_precision, model.sums.n)
     _, eigenvalue, coordinate = common.at(np.array([[point[0]]]))
     root = common.basis[0] / np.sqrt(eigenvalue[0, 0])
@@ -97,7 +105,7 @@ def estimate(model, scaling, has_intercept, point, entries) -> Estimate:
         correlation = (covariance / np.outer(relative_sd, relative_sd))[column, row]
     # From engine units: y is divided by y_scale, and so is the volume of the coefficients, column by column.
     log_units = model.sums.n * np.log(scale) - np.sum(np.log(scale / scaling.x_scale[scaling.kept]))
-    log_likelihood = model.log_marginal_likelihood(factor, np.exp(point[:1]))[0] - log_units
+    log_likelihood = model.log_marginal_likelihood(engine, np.exp(point[:1]))[0] - log_units
     return Estimate(
         sigma,
         sigma * relative_sd / scaling.z_scale,

@@ -20,7 +20,7 @@ from hbsk.inference.marginal import MarginalModel
 from hbsk.inference.statistics import standardise
 from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR, VarianceParameters
 from tests import dense
-from tests.dense import make_priors, make_problem, random_covariance
+from tests.dense import engine_covariance, make_priors, make_problem, random_covariance
 
 KINDS = pytest.mark.parametrize(
     ("weights", "errors"),
@@ -28,13 +28,6 @@ KINDS = pytest.mark.parametrize(
     ids=["plain", "f", "se", "f+se"],
 )
 UNIFORM = SdPrior("Uniform", {"lower": 0.1, "upper": 3.0})
-
-
-def engine_covariance(scaling, sigma, Sigma):
-    """Lambda and sigma of the engine for a covariance and a residual sd in the units of the rows."""
-    unit = scaling.z_scale / scaling.y_scale
-    engine_sigma = sigma / scaling.y_scale
-    return np.linalg.cholesky(Sigma * np.outer(unit, unit)) / engine_sigma, engine_sigma
 
 
 # The likelihood
@@ -229,13 +222,14 @@ def test_sigma_is_integrated_as_a_fine_rule_does(rng, n_rows, n_groups, p):
     grid = np.linspace(np.log(RESIDUAL_SD_FLOOR), 9.0, 6_001)
     sigma = RESIDUAL_SD_FLOOR + np.exp(grid)
     for i in range(len(theta)):
-        factor, relative_sd = points.variance.relative_factor[i], points.variance.relative_sd[i]
+        factor, relative_sd = points.variance.relative_factor[i], points.variance.prior_sd[i]
         log_joint = model.log_marginal_likelihood(np.repeat(factor[None], len(grid), axis=0), sigma)
         log_joint += model.parameters.sd_log_prior(theta[i : i + 1], sigma[None], relative_sd[None])[0]
         joint = np.exp(log_joint - log_joint.max())
         assert joint[0] + joint[-1] < 1e-5
         log_total = np.log(joint.sum() * (grid[1] - grid[0])) + log_joint.max()
         log_total += model.parameters.correlation_log_prior(theta[i : i + 1])[0]
+        log_total += model.parameters.location_log_prior(model.parameters.points(theta[i : i + 1]))[0]
         assert points.log_density[i] == pytest.approx(log_total, abs=2e-6)
         x = np.log(np.exp(points.log_sigma[i]) - RESIDUAL_SD_FLOOR)
         mean = grid @ joint / joint.sum()
@@ -254,8 +248,9 @@ def test_density_where_some_sd_is_fixed_is_prior_times_likelihood(rng):
     np.testing.assert_allclose(np.exp(points.log_sigma), 0.8 / scaling.y_scale, rtol=1e-13)
     likelihood = model.log_marginal_likelihood(points.variance.relative_factor, np.full(4, 0.8 / scaling.y_scale))
     sigma = np.full((4, 1), 0.8 / scaling.y_scale)
-    prior = model.parameters.sd_log_prior(theta, sigma, points.variance.relative_sd)[:, 0]
+    prior = model.parameters.sd_log_prior(theta, sigma, points.variance.prior_sd)[:, 0]
     prior = prior + model.parameters.correlation_log_prior(theta)
+    prior = prior + model.parameters.location_log_prior(points.variance)
     np.testing.assert_allclose(points.log_density, likelihood + prior, rtol=1e-12)
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from hbsk import PartialPoolingRegressor
 from hbsk._marginal_fit import fit_marginal, marginal_model
@@ -109,7 +110,7 @@ def test_residual_sd_has_its_posterior_under_flat_effects(rng):
         y, columns = rotate.T @ (problem.y - X @ priors.common_mean[shared]), rotate.T @ X
         covariance = sigma**2 * np.eye(len(y)) + (columns * priors.common_sd[shared] ** 2) @ columns.T
         log_density.append(
-            dense.stats.multivariate_normal.logpdf(y, None, covariance) + priors.residual_sd.log_density(sigma)
+            stats.multivariate_normal.logpdf(y, None, covariance) + priors.residual_sd.log_density(sigma)
         )
     density = np.exp(np.array(log_density) - max(log_density))
     mean = grid @ density / density.sum()
@@ -178,8 +179,9 @@ def test_a_column_that_is_zero_in_a_whole_group_harms_no_row_without_it(rng, rep
 
 def test_an_unseen_direction_has_the_value_of_complete_pooling(unidentified):
     _, _, posterior = unidentified
-    scale = posterior.scaling.z_scale
-    z = np.array([[-1.9 / scale[1] ** 2 * scale[0], 1.0]])  # orthogonal to (1, 1.9) in the columns of the engine
+    seen = posterior.scaling.varying(np.array([[1.0, 1.9]]))[0]
+    to_engine = posterior.scaling.varying(np.eye(2))
+    z = np.linalg.solve(to_engine.T, [-seen[1], seen[0]])[None]  # orthogonal to (1, 1.9) in the columns of the engine
     mean, _ = posterior.row_moments(z, [z], [np.array([3])])
     assert mean[0] == pytest.approx(float(z[0] @ posterior.complete.common_moments()[0]), rel=1e-6)
 

@@ -50,7 +50,7 @@ def test_learnt_attributes(fitted):
     assert list(shrinkage.index) == list(fitted.groups_["g"])
     assert shrinkage.to_numpy().min() >= 0
     assert shrinkage.to_numpy().max() <= 1
-    assert set(fitted.priors_) == {"Intercept", "x", "w", "1|g", "x|g", "corr|g", "sigma"}
+    assert set(fitted.priors_) == {"Intercept", "x", "w", "1|g", "x|g", "corr|g", "centre|g", "sigma"}
     assert list(fitted.diagnostics_.index[:1]) == ["sigma"]
     assert set(fitted.diagnostics_.index) >= {"sigma", "1|g_sigma", "x|g_sigma", "Intercept", "x", "w"}
     assert (fitted.diagnostics_["ess_bulk"] > 300).all()
@@ -334,8 +334,11 @@ def test_independent_blocks_have_no_correlation(data):
         PartialPoolingRegressor("x + w + (x || g)").fit(X, y),
         PartialPoolingRegressor(group_features="g", slope_features=["x"], correlated=False).fit(X, y),
     ]
+    at_zero = clone(models[0]).set_params(priors={"centre|g": {"x": 0}}).fit(X, y)
+    assert at_zero.group_correlation_["g"].iloc[0, 1] == pytest.approx(0.0, abs=1e-12)
     for model in models:
-        assert model.group_correlation_["g"].iloc[0, 1] == 0
+        # independent at the mean of x: at zero the intercept is that of the mean less the mean times the slope
+        assert model.group_correlation_["g"].iloc[0, 1] * X["x"].mean() < 0
         assert "corr|g" not in model.priors_
         np.testing.assert_array_equal(model.predict(X), models[0].predict(X))
 

@@ -46,7 +46,7 @@ PLAIN = "y ~ floor + (floor | county)"
 
 def test_defaults_stay_in_the_order_of_the_terms():
     resolved = resolve(PLAIN, None)
-    assert list(resolved) == ["Intercept", "floor", "1|county", "floor|county", "corr|county", "sigma"]
+    assert list(resolved) == ["Intercept", "floor", "1|county", "floor|county", "corr|county", "centre|county", "sigma"]
     assert resolved["floor"] == ("Normal", {"mu": 0.5, "sigma": 2.0})
     assert resolved["corr|county"] == ("LKJ", {"eta": 1.0})
 

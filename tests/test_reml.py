@@ -40,7 +40,7 @@ def case(request):
     constant = (len(X) - p) * 2 * np.log(scaling.y_scale) + 2 * np.sum(np.log(scaling.x_scale))
 
     def criterion(factor, sigma):
-        engine = factor * scaling.z_scale[:, None]
+        engine = np.linalg.solve(scaling.effects(np.eye(q)).T / scaling.y_scale, factor)
         return constant - 2 * model.log_marginal_likelihood(engine[None], np.array([sigma / scaling.y_scale]))[0]
 
     return stored, criterion

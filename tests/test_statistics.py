@@ -49,7 +49,10 @@ def test_sums_equal_a_loop_over_rows(rng, weights, errors, has_intercept):
     problem = make_problem(rng, q=3, has_intercept=has_intercept, weights=weights, errors=errors)
     collected = problem.collect()
     columns = np.column_stack([problem.X - collected.x_centre, problem.y - collected.y_centre])
-    assert_same_sums(collected.sums, loop_sums(problem, columns, problem.Z))
+    assert_same_sums(collected.sums, loop_sums(problem, columns, problem.Z - collected.z_centre))
+    assert collected.z_centre[0] == 0 != collected.z_centre[1]
+    uncentred = problem.collect(varying_intercept=None, counterparts=problem.counterparts())
+    assert_same_sums(uncentred.sums, loop_sums(problem, columns, problem.Z))
     assert has_intercept == bool(np.any(collected.x_centre)) == bool(collected.y_centre)
 
 
@@ -133,13 +136,13 @@ def test_the_second_factor_has_sums_of_its_own(rng):
     other = rng.normal(size=(problem.n_rows, 3))
     design = Design(problem.X, [other, problem.Z])
     collected = collect(design, problem.codes, problem.n_groups, problem.y, has_intercept=True, factor=1)
-    assert_same_sums(collected.sums, problem.collect().sums)
+    assert_same_sums(collected.sums, problem.collect(varying_intercept=None).sums)
     np.testing.assert_allclose(collected.moments.z_mean[0], other.mean(axis=0), rtol=1e-12)
     known = [[None] * 3, problem.counterparts()[0]]
     again = collect(
         design, problem.codes, problem.n_groups, problem.y, has_intercept=True, factor=1, counterparts=known
     )
-    assert_same_sums(again.sums, problem.collect().sums)
+    assert_same_sums(again.sums, problem.collect(varying_intercept=None).sums)
     np.testing.assert_allclose(again.moments.z_sd[0], other.std(axis=0), rtol=1e-12)
 
 
@@ -167,7 +170,7 @@ def test_sums_of_parts_with_centres_of_their_own_merge(rng, weights, errors, has
     for order in ([0, 1, 2], [2, 0, 1]):
         total = merge(merge(parts[order[0]], parts[order[1]]), parts[order[2]])
         columns = np.column_stack([problem.X - total.x_centre, problem.y - total.y_centre])
-        assert_same_sums(total.sums, loop_sums(problem, columns, problem.Z))
+        assert_same_sums(total.sums, loop_sums(problem, columns, problem.Z - total.z_centre))
         for name in ("n", "y_mean", "y_sd", "x_mean", "x_sd"):
             found, wanted = getattr(total.moments, name), getattr(whole.moments, name)
             np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-13, err_msg=name)
@@ -245,7 +248,8 @@ def test_standardised_sums_are_those_of_standardised_columns(rng, weights, error
     if errors:  # the unit of y holds its noise
         y_scale = np.sqrt(y_scale**2 + np.mean(copied.standard_error**2))
     columns = np.column_stack([X[:, [0, 1, 3]], (problem.y - y_centre) / y_scale])
-    Z = problem.Z / np.sqrt(np.mean(copied.Z**2, axis=0))
+    Z = (problem.Z - copied.Z.mean(axis=0)) / np.where(copied.Z.std(axis=0) > 0, copied.Z.std(axis=0), 1.0)
+    Z[:, 0] = 1.0
     engine = problem if not errors else replace(problem, standard_error=problem.standard_error / y_scale)
     assert_same_sums(sums, loop_sums(engine, columns, Z), rtol=1e-11)
 
@@ -276,7 +280,8 @@ def test_units_do_not_reach_the_engine(rng, factor, errors):
     X = problem.X.copy()
     X[:, 1:] *= factor
     error = None if not errors else problem.standard_error * factor
-    scaled = replace(problem, X=X, Z=problem.Z * factor, y=problem.y * factor, standard_error=error)
+    Z = problem.Z * np.where(np.all(problem.Z == 1.0, axis=0), 1.0, factor)
+    scaled = replace(problem, X=X, Z=Z, y=problem.y * factor, standard_error=error)
     sums, _ = standardise(problem.collect(), known_standard_error=errors)
     other, _ = standardise(scaled.collect(), known_standard_error=errors)
     assert_same_sums(other, sums)

@@ -45,6 +45,10 @@ class ConditionalCommon:
     @classmethod
     def of(cls, reduced, prior_mean, prior_precision, n):
         """Diagonalise C_xx / reference^2 against K."""
+        # Group sds beyond floating point: whatever stands for the sums, a residual that is no number has no weight.
+        is_beyond = ~np.isfinite(reduced).all(axis=(1, 2))
+        if is_beyond.any():
+            reduced = np.where(is_beyond[:, None, None], np.eye(reduced.shape[1]), reduced)
         c_xx, c_xy, c_yy = reduced[:, :-1, :-1], reduced[:, :-1, -1], reduced[:, -1, -1]
         c_yy = np.maximum(c_yy, 0.0)
         reference = np.maximum(np.sqrt(c_yy / n), RESIDUAL_SD_FLOOR)
@@ -71,7 +75,7 @@ class ConditionalCommon:
             slope=np.where(share > 0, slope, 0.0),
             constant=transposed @ (prior_precision * prior_mean),
             half_log_det=np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1),
-            residual=c_yy * scale[:, 0],
+            residual=np.where(is_beyond, np.nan, c_yy * scale[:, 0]),
             reference=reference,
             tilt=np.zeros(len(reference)),
         )

@@ -144,7 +144,7 @@ class MarginalModel:
         variance = self.parameters.points(theta)
         log_det, common = self._integrate_effects(variance, keep_basis)
         if self.parameters.integrated:
-            mode, width = self._sigma_mode(common, variance.relative_sd)
+            mode, width = self._sigma_mode(common, variance.prior_sd)
             # x = log(sigma - floor) runs over the real line
             offset, step = self._sigma_rule
             sigma = RESIDUAL_SD_FLOOR + np.exp(mode[:, None] + width[:, None] * offset)
@@ -154,13 +154,13 @@ class MarginalModel:
             log_step = 0.0
         log_sigma = np.log(sigma)
         log_joint = self._log_likelihood(common, log_det, log_sigma)
-        log_joint += self.parameters.sd_log_prior(theta, sigma, variance.relative_sd)
+        log_joint += self.parameters.sd_log_prior(theta, sigma, variance.prior_sd)
         log_joint += log_step
         top = log_joint.max(axis=1, keepdims=True)
         weight = np.exp(log_joint - top)
         total = weight.sum(axis=1, keepdims=True)
         log_density = (top + np.log(total))[:, 0]
-        log_density += self.parameters.correlation_log_prior(theta)
+        log_density += self.parameters.correlation_log_prior(theta) + self.parameters.location_log_prior(variance)
         return MarginalPoints(theta, log_density, variance, common, log_sigma, weight / total)
 
     def _integrate_effects(self, variance: VariancePoints, keep_basis: bool) -> tuple[np.ndarray, ConditionalCommon]:
@@ -203,7 +203,7 @@ class MarginalModel:
         n = len(sigma)
         common = ConditionalCommon(**{name: np.repeat(part, n, axis=0) for name, part in vars(common).items()})
         no_sd = np.zeros((n, 0))
-        variance = VariancePoints(no_sd, np.zeros((n, 0, 0)), sigma)
+        variance = VariancePoints(no_sd, np.zeros((n, 0, 0)), sigma, no_sd, np.zeros((n, 0, 0)))
         return MarginalPoints(no_sd, np.zeros(n), variance, common, np.log(sigma)[:, None], np.ones((n, 1)))
 
     def gradient(self, points: MarginalPoints) -> np.ndarray:
@@ -267,13 +267,13 @@ class MarginalModel:
 
     # sigma given theta
 
-    def _sigma_mode(self, common, relative_sd):
+    def _sigma_mode(self, common, prior_sd):
         """Return mode and width of x = log(sigma - floor) given theta."""
 
         def slope(x):
             log_sigma = _log_sigma(x)
             likelihood = self._log_likelihood_slope(common, *common.at(log_sigma))
-            prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), relative_sd)
+            prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), prior_sd)
             return (likelihood + prior) * np.exp(x - log_sigma)
 
         # The residual sum of squares at sigma = reference, over the degrees of freedom that the coefficients and the

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from hbsk.inference.statistics import CentredSums, GroupSums, Moments, no_rounding
+from hbsk.inference.varying_location import recentred_sums
 
 
 def merge(first: CentredSums, second: CentredSums) -> CentredSums:
@@ -26,7 +27,7 @@ def merge(first: CentredSums, second: CentredSums) -> CentredSums:
     ValueError
         For parts that are not of the same columns and groups.
     """
-    shapes = [(part.sums.zx.shape, part.has_intercept) for part in (first, second)]
+    shapes = [(part.sums.zx.shape, part.has_intercept, part.varying_intercept) for part in (first, second)]
     if shapes[0] != shapes[1]:
         raise ValueError(
             "Sums can be merged where varying columns, common columns with y, groups and the intercept are the same; "
@@ -36,7 +37,11 @@ def merge(first: CentredSums, second: CentredSums) -> CentredSums:
     x_centre, y_centre = np.zeros_like(first.x_centre), 0.0
     if first.has_intercept:
         x_centre[1:], y_centre = moments.x_mean[1:], moments.y_mean
-    a, b = (_about(part, x_centre, y_centre) for part in (first, second))
+    z_centre, intercept = None, first.varying_intercept
+    if intercept is not None:
+        z_centre = moments.z_mean[0].copy()
+        z_centre[intercept] = 0.0
+    a, b = (_varying_about(_about(part, x_centre, y_centre), part, z_centre) for part in (first, second))
     sums = GroupSums(
         zz=a.zz + b.zz,
         zx=a.zx + b.zx,
@@ -45,7 +50,7 @@ def merge(first: CentredSums, second: CentredSums) -> CentredSums:
         log_weight=a.log_weight + b.log_weight,
         copies=a.copies + b.copies,
     )
-    return CentredSums(sums, moments, x_centre, y_centre, first.has_intercept)
+    return CentredSums(sums, moments, x_centre, y_centre, first.has_intercept, z_centre, intercept)
 
 
 def moved(collected: CentredSums, y_origin: float) -> CentredSums:
@@ -65,6 +70,14 @@ def _about(part: CentredSums, x_centre: np.ndarray, y_centre: float) -> GroupSum
     change = np.eye(len(shift))
     change[0] += shift
     return replace(part.sums, zx=zx, xx=change.T @ part.sums.xx @ change)
+
+
+def _varying_about(sums: GroupSums, part: CentredSums, z_centre: np.ndarray | None) -> GroupSums:
+    """Return the sums of varying columns about another centre."""
+    if z_centre is None:
+        return sums
+    zz, zx = recentred_sums(sums.zz, sums.zx, z_centre - part.z_centre, part.varying_intercept)
+    return replace(sums, zz=zz, zx=zx)
 
 
 def merge_moments(first: Moments, second: Moments) -> Moments:

@@ -17,6 +17,7 @@ import numpy as np
 from joblib import effective_n_jobs
 
 from hbsk._effect_laws import EffectLaw, moments_exist
+from hbsk.inference.varying_location import at_zero
 
 logger = logging.getLogger("hbsk")
 
@@ -54,7 +55,9 @@ class FactorDraws:
     terms: tuple[tuple[str, tuple[int, ...]], ...]  # (variable, its columns)
     sds: np.ndarray  # (chains, draws, q), of the law of the effects; NaN where that is a function of the user
     correlation: np.ndarray | None  # (chains, draws, q, q); None where all effects are independent
-    effects: np.ndarray  # (chains, draws, J, q)
+    effects: np.ndarray  # (chains, draws, J, q), at zero
+    centre: np.ndarray  # (q,), the point that sds, correlations and laws are those of
+    intercept: int | None  # the column of ones
     laws: tuple[EffectLaw, ...] = ()  # of the terms whose prior is not normal with mean 0
 
 
@@ -387,8 +390,17 @@ def _as_arrays(tree, layout):
                 if not (law.is_normal and law.has_sd_parameter and np.all(law.mean() == 0)):
                     laws.append(law)
         correlation = raw[factor.correlation] if factor.correlation is not None else None
+        centre = np.array(factor.centre)
         factors[factor.name] = FactorDraws(
-            factor.columns, factor.labels, factor.terms, sds, correlation, effects, tuple(laws)
+            factor.columns,
+            factor.labels,
+            factor.terms,
+            sds,
+            correlation,
+            at_zero(effects, centre, factor.intercept),
+            centre,
+            factor.intercept,
+            tuple(laws),
         )
     divergent = tree["sample_stats"]["diverging"].to_numpy().astype(bool)
     tree["posterior"] = type(tree)(_named_posterior(tree["posterior"].to_dataset(), layout, b))

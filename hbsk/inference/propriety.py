@@ -67,10 +67,25 @@ class GrowingSds:
 
 @dataclass(frozen=True)
 class Tails:
-    """Sets of sds without all second moments, and which common columns of the engine have flat priors."""
+    """Sets of sds without all second moments.
+
+    Attributes
+    ----------
+    sets : tuple of GrowingSds
+    flat : ndarray of bool
+        Common columns of the engine with flat priors.
+    to_prior : ndarray of shape (q, q) or None
+        The varying columns that the priors are stated for are those of the engine times this.
+    intercept : int or None
+        The varying intercept, whose sd at zero holds those of the columns in ``through``.
+    through : tuple of int
+    """
 
     sets: tuple[GrowingSds, ...] = ()
     flat: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
+    to_prior: np.ndarray | None = None
+    intercept: int | None = None
+    through: tuple[int, ...] = ()
 
     def of_sigma(self) -> float:
         """Return the order below which moments of sigma exist (infinite where all that are reported do)."""
@@ -78,9 +93,12 @@ class Tails:
 
     def of_group_sds(self, n_varying: int) -> np.ndarray:
         """Return the order below which moments of the sd of each varying column exist."""
-        return np.array(
+        degrees = np.array(
             [min((s.degrees for s in self.sets if k in s.columns), default=np.inf) for k in range(n_varying)]
         )
+        for k in self.through:
+            degrees[self.intercept] = min(degrees[self.intercept], degrees[k])
+        return degrees
 
 
 def tail_degrees(prior) -> float:
@@ -106,6 +124,9 @@ def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
     """
     flat = np.asarray(model.prior_precision) == 0
     sums, parameters = model.sums, model.parameters
+    to_prior = None if parameters.location is None else parameters.location.prior_columns
+    if to_prior is not None:
+        sums = sums.mixed(to_prior)
     n_flat = int(flat.sum())
     whitened = _whitening(sums.xx[:-1, :-1][np.ix_(flat, flat)])
     if whitened.shape[1] < n_flat:
@@ -133,7 +154,7 @@ def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
     for each in sets:
         if each.degrees <= 0:
             raise ImproperPosteriorError(_why_improper(each, nu, of_sigma, names))
-    return Tails(tuple(each for each in sets if each.degrees <= HIGHEST_MOMENT), flat)
+    return Tails(tuple(each for each in sets if each.degrees <= HIGHEST_MOMENT), flat, to_prior)
 
 
 def _why_improper(growing: GrowingSds, nu, of_sigma, names) -> str:
@@ -193,6 +214,8 @@ def rows_degrees(tails: Tails, sums, x, z, codes) -> np.ndarray:
     degrees = np.full(len(x), np.inf)
     if not tails.sets:
         return degrees
+    if tails.to_prior is not None:
+        sums, z = sums.mixed(tails.to_prior), z @ tails.to_prior
     flat = tails.flat
     whitened = _whitening(sums.xx[:-1, :-1][np.ix_(flat, flat)])
     of_flat = x[:, flat] @ whitened

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from hbsk.inference.varying_location import at_zero, less_centre, recentred_sums
+
 # Rows taken at a time: small enough for a block of columns to stay in the cache, large enough for
 # the cost of a call to vanish (measured: 50,000 to 200,000 rows are within 10 % of each other).
 ROWS_PER_BLOCK = 65_536
@@ -97,6 +99,12 @@ class GroupSums:
         """Number of varying columns (q)."""
         return self.zx.shape[0]
 
+    def mixed(self, varying: np.ndarray) -> GroupSums:
+        """Return the sums of the varying columns ``Z @ varying``, (q, q)."""
+        zz = np.einsum("ka,klj,lb->abj", varying, self.zz, varying, optimize=True)
+        zx = np.einsum("ka,kbj->abj", varying, self.zx, optimize=True)
+        return replace(self, zz=np.ascontiguousarray(zz), zx=np.ascontiguousarray(zx))
+
     def transformed(self, common: np.ndarray, varying: np.ndarray) -> GroupSums:
         """Return the sums of the columns ``[X y] @ common`` and ``Z * varying``."""
         scale = varying[:, None, None]
@@ -114,8 +122,9 @@ class ColumnScaling:
     """The linear map between the user's units and those of the engine.
 
     In the engine ``y`` has mean 0 and sd 1, common columns have mean 0 and sd 1 (where there is an
-    intercept; otherwise mean square 1), varying columns are divided by their root mean square.
-    Columns that are constant, hence carry nothing beside the intercept, are left out.
+    intercept; otherwise mean square 1), and so have varying columns beside a varying intercept;
+    without one they are divided by their root mean square. Common columns that are constant, hence
+    carry nothing beside the intercept, are left out.
 
     Attributes
     ----------
@@ -125,6 +134,10 @@ class ColumnScaling:
     z_scale : ndarray of shape (q,)
     kept : ndarray of shape (p_kept,), dtype int
         Common columns that are in the engine.
+    z_centre : ndarray of shape (q,), optional
+        Zero for the varying intercept, and everywhere if there is none.
+    varying_intercept : int, optional
+        Which varying column is 1 everywhere.
     """
 
     y_centre: float
@@ -133,6 +146,8 @@ class ColumnScaling:
     x_scale: np.ndarray
     z_scale: np.ndarray
     kept: np.ndarray
+    z_centre: np.ndarray | None = None
+    varying_intercept: int | None = None
 
     def common(self, x: np.ndarray, has_intercept: bool) -> np.ndarray:
         """Return common columns of shape (n_rows, p) in engine units, (n_rows, p_kept).
@@ -147,8 +162,30 @@ class ColumnScaling:
         return (x - x[:, :1] * centre) / scale if has_intercept else x / scale
 
     def varying(self, z: np.ndarray) -> np.ndarray:
-        """Return varying columns of shape (n_rows, q) in engine units."""
+        """Return varying columns of shape (n_rows, q) in engine units.
+
+        A row whose varying intercept is not 1 is a contrast of effects: the centre counts as often as it does.
+        """
+        if self.z_centre is not None:
+            z = less_centre(z, self.z_centre, self.varying_intercept)
         return z / self.z_scale
+
+    def effects(self, engine: np.ndarray) -> np.ndarray:
+        """Return effects of the raw varying columns, shape (..., q), from those of the engine."""
+        raw = engine * (self.y_scale / self.z_scale)
+        return raw if self.z_centre is None else at_zero(raw, self.z_centre, self.varying_intercept)
+
+    def engine_factor(self, factor: np.ndarray, centre: np.ndarray) -> np.ndarray:
+        """Return ``Lambda``, (n, q, q), of the engine from a factor of the covariance of raw effects at a point."""
+        if self.varying_intercept is not None:
+            shift = centre - self.z_centre
+            factor = at_zero(factor.swapaxes(1, 2), shift, self.varying_intercept).swapaxes(1, 2)
+        return factor * (self.z_scale / self.y_scale)[:, None]
+
+    @property
+    def effects_are_scaled(self) -> bool:
+        """Whether effects of the raw columns are those of the engine but for their units."""
+        return self.z_centre is None or not self.z_centre.any()
 
     def coefficients(self, engine: np.ndarray, has_intercept: bool) -> np.ndarray:
         """Return coefficients of the raw columns, shape (..., p), from those of the engine."""
@@ -164,7 +201,8 @@ class CentredSums:
     """Group sums of common columns and response less a provisional centre.
 
     Raw sums would lose all digits where a mean is large against its sd; sums about a centre that
-    is near the mean keep them, and the intercept column allows an exact change of centre later.
+    is near the mean keep them, and the intercept column allows an exact change of centre later. So
+    does a varying intercept for the varying columns.
 
     Attributes
     ----------
@@ -174,6 +212,10 @@ class CentredSums:
         Zero for the intercept, and everywhere if there is none.
     y_centre : float
     has_intercept : bool
+    z_centre : ndarray of shape (q,), optional
+        Zero for the varying intercept; None if there is none.
+    varying_intercept : int, optional
+        Which varying column is 1 everywhere.
     """
 
     sums: GroupSums
@@ -181,6 +223,8 @@ class CentredSums:
     x_centre: np.ndarray
     y_centre: float
     has_intercept: bool
+    z_centre: np.ndarray | None = None
+    varying_intercept: int | None = None
 
 
 def collect(
@@ -194,6 +238,7 @@ def collect(
     sample_weight: np.ndarray | None = None,
     standard_error: np.ndarray | None = None,
     counterparts: Sequence[Sequence[int | None]] | None = None,
+    varying_intercept: int | None = None,
     n_threads: int = 1,
 ) -> CentredSums:
     """Collect group sums and column moments in one pass over the rows.
@@ -216,6 +261,8 @@ def collect(
         Known sampling sd; rows enter the sums with weight ``f / se^2``.
     counterparts : sequence of sequence of (int or None), optional
         For each varying column of each factor the common column that holds the same numbers; it saves a product.
+    varying_intercept : int, optional
+        Which of the varying columns of the factor is 1 everywhere; the others are then taken about a centre.
     n_threads : int, default=1
         Threads that share the rows; the same number gives the same bits.
 
@@ -229,6 +276,13 @@ def collect(
         x_centre[1:], y_centre = x_mean[1:], y_mean
     if counterparts is None:
         counterparts = [[None] * len(z_mean) for z_mean in z_means]
+    z_centre = None
+    if codes is not None and varying_intercept is not None:
+        z_centre = z_means[factor].copy()
+        z_centre[varying_intercept] = 0.0
+        if has_intercept:  # the same bits, so that the products of common columns serve
+            for k, column in enumerate(counterparts[factor]):
+                z_centre[k] = z_centre[k] if column is None else x_centre[column]
     plain = has_intercept and standard_error is None
     task = _Task(
         design=design,
@@ -240,7 +294,8 @@ def collect(
         standard_error=standard_error,
         x_centre=x_centre,
         y_centre=y_centre,
-        same=counterparts[factor] if codes is not None else [],
+        z_centre=z_centre,
+        same=_products_at_hand(counterparts[factor], x_centre, z_centre) if codes is not None else [],
         # sums of squares of the columns are moments already, unless weights or a far centre spoil them
         column_centre=None if plain else np.append(x_mean, y_mean),
         z_centres=[
@@ -262,7 +317,17 @@ def collect(
     if codes is not None:
         copies = np.bincount(codes, weights=sample_weight, minlength=n_groups).astype(float)
     sums = total.sums(task, moments.n, copies)
-    return CentredSums(sums, moments, x_centre, y_centre, has_intercept)
+    return CentredSums(sums, moments, x_centre, y_centre, has_intercept, z_centre, varying_intercept)
+
+
+def _products_at_hand(counterparts, x_centre, z_centre) -> list[int | None]:
+    """Return the counterparts among the common columns that are centred alike, or where the intercept undoes that."""
+    if z_centre is None:
+        return list(counterparts)
+    return [
+        column if column is not None and x_centre[column] == centre else None
+        for column, centre in zip(counterparts, z_centre, strict=True)
+    ]
 
 
 def standardise(collected: CentredSums, *, known_standard_error: bool = False) -> tuple[GroupSums, ColumnScaling]:
@@ -293,11 +358,15 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
     y_scale = y_spread if y_spread > 0 else abs(moments.y_mean) or 1.0
     kept = np.flatnonzero(x_scale > 0)
     x_scale = np.where(x_scale > 0, x_scale, 1.0)
-    z_scale = np.ones(0)
+    z_scale, z_centre, intercept = np.ones(0), np.zeros(0), collected.varying_intercept
     if collected.sums.n_varying:
-        z_scale = np.hypot(moments.z_mean[0], moments.z_sd[0])
+        z_centre = np.zeros_like(moments.z_mean[0])
+        if intercept is not None:
+            z_centre = moments.z_mean[0].copy()
+            z_centre[intercept] = 0.0
+        z_scale = np.hypot(moments.z_mean[0] - z_centre, moments.z_sd[0])
         z_scale = np.where(z_scale > 0, z_scale, 1.0)
-    scaling = ColumnScaling(y_centre, y_scale, x_centre, x_scale, z_scale, kept)
+    scaling = ColumnScaling(y_centre, y_scale, x_centre, x_scale, z_scale, kept, z_centre, intercept)
 
     change = np.zeros((p + 1, len(kept) + 1))
     change[kept, np.arange(len(kept))] = 1.0 / x_scale[kept]
@@ -307,7 +376,11 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
         shift[0] = change[0, 0]
         change[0, :-1] = shift
         change[0, -1] = (collected.y_centre - y_centre) / y_scale
-    sums = collected.sums.transformed(change, 1.0 / z_scale)
+    sums = collected.sums
+    if intercept is not None:
+        zz, zx = recentred_sums(sums.zz, sums.zx, z_centre - collected.z_centre, intercept)
+        sums = replace(sums, zz=zz, zx=zx)
+    sums = sums.transformed(change, 1.0 / z_scale)
     if known_standard_error:
         unit = y_scale**2
         sums = replace(
@@ -351,6 +424,7 @@ class _Task:
     standard_error: np.ndarray | None
     x_centre: np.ndarray
     y_centre: float
+    z_centre: np.ndarray | None
     same: Sequence[int | None]
     column_centre: np.ndarray | None
     z_centres: list[np.ndarray | None]
@@ -396,9 +470,9 @@ class _Totals:
     def sums(self, task: _Task, n: float, copies: np.ndarray) -> GroupSums:
         for k in range(len(task.same)):
             for m, column in enumerate(task.same[: k + 1]):
-                if column is not None:  # z_m is the centred column plus its centre
+                if column is not None:  # z_m is the centred column, plus its centre where it is not centred itself
                     self.zz[k, m] = self.zx[k, column]
-                    if task.x_centre[column] != 0.0:
+                    if task.z_centre is None and task.x_centre[column] != 0.0:
                         self.zz[k, m] += task.x_centre[column] * self.zx[k, 0]
                 self.zz[m, k] = self.zz[k, m]
         return GroupSums(self.zz, self.zx, self.xx, n, self.log_weight, copies)
@@ -464,7 +538,8 @@ def _collect_rows(task: _Task, blocks: list[slice]) -> _Totals:
         _add_moments(totals, task, columns, centre, z, copies)
         totals.xx += columns.T @ (columns if weight is None else columns * weight[:, None])
         if task.n_groups:
-            _add_group_sums(totals, task, columns, z[task.factor], task.codes[rows], weight)
+            of_factor = z[task.factor] if task.z_centre is None else z[task.factor] - task.z_centre
+            _add_group_sums(totals, task, columns, of_factor, task.codes[rows], weight)
     return totals
 
 

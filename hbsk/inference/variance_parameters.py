@@ -4,6 +4,10 @@ They are unconstrained here, with their priors and Jacobians. Symbols: ``sigma``
 ``tau_k`` sd of the k-th varying column, ``Omega = L L'`` its correlation matrix, ``rho_k = tau_k /
 sigma`` relative sd, ``Lambda = diag(rho) L`` the relative factor (Bates et al. 2015, eq. 4).
 
+Effects may be parametrised at another point of the varying columns than their priors are stated
+for, and than the engine's columns have: with w the effects of theta, ``v = Q w`` those of the
+priors and ``u = F w`` those of the engine (`varying_location`).
+
 Two forms. *Integrated*: theta holds (log rho, partial correlations) and sigma is left to a
 one-dimensional integral, since the sums over groups do not contain it. *Joint*: theta holds
 (sigma, tau, partial correlations); needed where some sd is fixed or its prior has bounded support.
@@ -34,16 +38,17 @@ class VariancePoints:
         Lower Cholesky factor of the correlation matrix.
     sigma : ndarray of shape (n_points,) or None
         None in the integrated form.
+    prior_sd : ndarray of shape (n_points, q)
+        Relative sds of the effects that the priors are stated for.
+    relative_factor : ndarray of shape (n_points, q, q)
+        ``Lambda`` of the effects of the engine's columns, ``F diag(relative_sd) L``.
     """
 
     relative_sd: np.ndarray
     correlation_factor: np.ndarray
     sigma: np.ndarray | None
-
-    @property
-    def relative_factor(self) -> np.ndarray:
-        """``Lambda``, shape (n_points, q, q)."""
-        return self.relative_sd[:, :, None] * self.correlation_factor
+    prior_sd: np.ndarray
+    relative_factor: np.ndarray
 
 
 class VarianceParameters:
@@ -60,9 +65,12 @@ class VarianceParameters:
         LKJ shape of each block.
     small_sd : sequence of float, length q, optional
         Relative sds that the data can hardly tell from zero; 1 by default.
+    location : Location, optional
+        The effects that the priors are stated for, and those of the engine; both those of theta by default.
     """
 
-    def __init__(self, residual_sd, group_sd, blocks, lkj_eta, small_sd=None):
+    def __init__(self, residual_sd, group_sd, blocks, lkj_eta, small_sd=None, location=None):
+        self.location = location
         self.residual_sd = residual_sd
         self.group_sd = tuple(group_sd)
         self.blocks = tuple(tuple(block) for block in blocks)
@@ -126,11 +134,15 @@ class VarianceParameters:
             partial, left = _partial_correlation(theta[:, at])
             factor[:, row, column] = partial * factor[:, row, row]
             factor[:, row, row] *= np.sqrt(left)
-        sd = self._sds(theta)
-        if self.integrated:
-            return VariancePoints(sd, factor, None)
-        sigma = self._sigma(theta)
-        return VariancePoints(sd / sigma[:, None], factor, sigma)
+        sd, sigma = self._sds(theta), None
+        if not self.integrated:
+            sigma = self._sigma(theta)
+            sd = sd / sigma[:, None]
+        relative = sd[:, :, None] * factor
+        if self.location is None:
+            return VariancePoints(sd, factor, sigma, sd, relative)
+        prior_sd = np.sqrt(np.sum((self.location.to_prior @ relative) ** 2, axis=2))
+        return VariancePoints(sd, factor, sigma, prior_sd, self.location.to_engine @ relative)
 
     def theta_of(self, sigma: float, tau: np.ndarray) -> np.ndarray:
         """Return theta at given sds and no correlation; the start of the search."""
@@ -163,10 +175,18 @@ class VarianceParameters:
             log_prior += (alpha - 1) * np.log(left) - 0.5 * theta[:, at] ** 2 + LOG_TWICE_NORMAL
         return log_prior
 
+    def location_log_prior(self, points: VariancePoints) -> np.ndarray:
+        """Return what the priors gain where they are stated for other effects than those of theta, (n_points,)."""
+        if self.location is None:
+            return np.zeros(len(points.relative_sd))
+        moved, power = self.location.moved, self.location.power
+        ratio = points.relative_sd[:, moved] / np.maximum(points.prior_sd[:, moved], 1e-300)
+        return np.log(np.maximum(ratio, 1e-300)) @ power[moved]
+
     def sd_log_prior(self, theta, sigma, relative_sd) -> np.ndarray:
         """Return log prior and Jacobian of all sds, of the shape of ``sigma``.
 
-        ``sigma`` is (n_points, n_grid) and ``relative_sd`` (n_points, q).
+        ``sigma`` is (n_points, n_grid) and ``relative_sd``, that of the priors, (n_points, q).
         """
         log_prior = np.zeros_like(sigma)
         if self.integrated:
@@ -207,18 +227,30 @@ class VarianceParameters:
             Its derivative in log sigma with Lambda held; joint form only.
         """
         gradient = np.zeros((len(theta), self.n_dim))
-        by_log_relative = np.sum(by_factor * points.relative_factor, axis=2)
-        for k, at in self._sd_at.items():
-            prior = self.group_sd[k]
-            tau = sigma * points.relative_sd[:, k, None]
-            of_log = np.sum(weight * tau * prior.grad_log_density(tau), axis=1)
-            of_log += by_log_relative[:, k]
-            sd = points.relative_sd[:, k] if self.integrated else tau[:, 0]
-            gradient[:, at] = _chain(self._lines[k], theta[:, at], sd, of_log)
+        relative = points.relative_sd[:, :, None] * points.correlation_factor
+        if self.location is not None:
+            by_factor = self.location.to_engine.T @ by_factor
+        by_log_relative = np.sum(by_factor * relative, axis=2)
         if self._n_sigma:
             of_log = sigma[:, 0] * self.residual_sd.grad_log_density(sigma[:, 0])
             of_log += by_log_sigma - by_log_relative.sum(axis=1)
             gradient[:, 0] = _chain(self.sigma_line, theta[:, 0], sigma[:, 0], of_log)
+        by_log_prior = np.zeros_like(points.relative_sd)
+        for k in self._sd_at:
+            tau = sigma * points.prior_sd[:, k, None]
+            by_log_prior[:, k] = np.sum(weight * tau * self.group_sd[k].grad_log_density(tau), axis=1)
+        if self.location is None:
+            by_log_relative = by_log_relative + by_log_prior
+        else:
+            # d log tau_vk / d Lambda_w = Q_k' (Q_k Lambda_w) / tau_vk^2
+            by_log_prior -= self.location.power
+            by_variance = by_log_prior / np.maximum(points.prior_sd**2, 1e-300)
+            scaled = by_variance[:, :, None] * (self.location.to_prior @ relative)
+            by_factor = by_factor + self.location.to_prior.T @ scaled
+            by_log_relative = np.sum(by_factor * relative, axis=2) + self.location.power
+        for k, at in self._sd_at.items():
+            sd = points.relative_sd[:, k] if self.integrated else points.relative_sd[:, k] * sigma[:, 0]
+            gradient[:, at] = _chain(self._lines[k], theta[:, at], sd, by_log_relative[:, k])
         by_correlation = by_factor * points.relative_sd[:, :, None]
         factor = points.correlation_factor
         for at, row, _, column, alpha in self._pairs:

@@ -169,9 +169,10 @@ def _grid_of_draws(posterior: DrawsPosterior, scaling: ColumnScaling) -> Varianc
     sigma = np.where(np.isnan(sigma), 1.0, sigma)  # known standard errors
     if not posterior.group_sd:
         return VarianceGrid.of_draws(posterior.weight, np.zeros((len(sigma), 0, 0)), sigma)
-    relative_sd = posterior.group_sd[0] * scaling.z_scale / scaling.y_scale / sigma[:, None]
+    relative_sd = posterior.group_sd[0] / sigma[:, None]
     lower = np.linalg.cholesky(posterior.correlation[0] + 1e-12 * np.eye(relative_sd.shape[1]))
-    return VarianceGrid.of_draws(posterior.weight, relative_sd[:, :, None] * lower, sigma)
+    factor = scaling.engine_factor(relative_sd[:, :, None] * lower, posterior.locations[0].of_priors)
+    return VarianceGrid.of_draws(posterior.weight, factor, sigma)
 
 
 def engine_coefficients(raw: np.ndarray, scaling: ColumnScaling, has_intercept: bool) -> np.ndarray:

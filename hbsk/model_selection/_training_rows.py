@@ -167,7 +167,10 @@ def _same_sums(estimator, rows) -> bool:
 def _units(scaling: ColumnScaling) -> np.ndarray:
     """Return what shifts and stretches of columns change, and standardised sums do not."""
     y_units = [scaling.y_centre / scaling.y_scale, np.log(scaling.y_scale)]
-    return np.concatenate([y_units, scaling.x_centre / scaling.x_scale, np.log(scaling.x_scale)])
+    columns = [scaling.x_centre / scaling.x_scale, np.log(scaling.x_scale)]
+    if scaling.z_centre is not None:
+        columns += [scaling.z_centre / scaling.z_scale, np.log(scaling.z_scale)]
+    return np.concatenate([y_units, *columns])
 
 
 def _close(here, before) -> bool:
