@@ -64,7 +64,3 @@ class ShrinkageWarning(UserWarning):
 
     JamesSteinEstimator then returns its estimates unshrunken; in PartialPoolingRegressor the priors decide.
     """
-
-
-class RedundantColumnsWarning(UserWarning):
-    """Columns of X are linear combinations of one another, or add up to the intercept: their slopes share an effect."""
