@@ -147,7 +147,8 @@ def check_identity(rng, problem, blocks, flat, constant, centre=None):
     )
     joint = log_joint(graph)
 
-    theta = rng.normal(size=(N_POINTS, model.parameters.n_dim))
+    # nearer to independence where the point is far: correlations there are near one
+    theta = rng.normal(size=(N_POINTS, model.parameters.n_dim)) * (0.4 if centre else 1.0)
     variance = model.parameters.points(theta)
     engine_sigma = np.ones(N_POINTS) if known else np.exp(rng.normal(-0.5, 0.7, N_POINTS))
     # where errors are known the engine has noise of sd 1 and sds in units of y_scale
@@ -179,7 +180,9 @@ def check_identity(rng, problem, blocks, flat, constant, centre=None):
         posterior = marginal_posterior(
             one, np.ones(1), np.zeros(1, int), 0.0, np.full(1, 0.5), model, scaling, problem.has_intercept
         )
-        b, u = rng.normal(size=problem.X.shape[1]), rng.normal(size=(problem.n_groups, problem.Z.shape[1])) * tau[m]
+        # effects of their own law: others are no digits' worth where correlations at the point are near one
+        white = rng.normal(size=(problem.n_groups, problem.Z.shape[1]))
+        b, u = rng.normal(size=problem.X.shape[1]), white @ (tau[m][:, None] * L[m]).T
         left = joint(b=b, sigma=sigma[m], tau={"g": tau[m]}, L={"g": L[m]}, u={"g": u})
         at_zero = u - np.outer(u @ point, np.eye(len(point))[0])
         right = marginal[m] + conditional_log_density(posterior, problem, b, at_zero)

@@ -14,6 +14,7 @@ from hbsk._priors import engine_priors
 from hbsk._warnings import warn
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.inference.statistics import ColumnScaling
+from hbsk.inference.varying_location import at_zero
 from hbsk.model_selection._elpd import listed, loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (
     GroupProducts,
@@ -131,7 +132,9 @@ def _problem(training: TrainingRows) -> _Problem:
             common = engine_coefficients(fitted.posterior.common, scaling, specification.has_intercept)
             if specification.factors:
                 with_means = True
-                common = np.concatenate([common, fitted.posterior.law_mean(0) / scaling.y_scale], axis=1)
+                location = fitted.posterior.locations[0]
+                means = at_zero(fitted.posterior.law_mean(0), location.of_priors, location.intercept)
+                common = np.concatenate([common, means / scaling.y_scale], axis=1)
     else:
         grid = grid_of_posterior(fitted.posterior, model, len(labels))
     products = collect_products(
