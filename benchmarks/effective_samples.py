@@ -20,9 +20,10 @@ from statistics import median
 
 from sklearn.base import clone
 
-from hbsk import PartialPoolingRegressor, _marginal_fit
+from hbsk import PartialPoolingRegressor
+from hbsk._engine import fit as _marginal_fit
+from hbsk._engine import integrate
 from hbsk.datasets import load_eight_schools, load_radon, load_sleepstudy
-from hbsk.inference import integrate
 
 RUNS = 15
 

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 
 from hbsk import PartialPoolingRegressor
-from hbsk.diagnostics import variance_names, variance_values
-from hbsk.inference.integrate import monte_carlo_error
+from hbsk._engine.integrate import monte_carlo_error
+from hbsk._posterior.diagnostics import variance_names, variance_values
 from tests.test_reference.reference import reference_data
 
 TABLE = Path(__file__).parents[1] / "docs" / "development" / "marginal_against_nuts.csv"

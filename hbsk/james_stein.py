@@ -11,15 +11,14 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._groups import UNKNOWN_GROUPS, Rows, numeric_columns, one_grouping, read_rows, read_training_rows
-from hbsk._refit import keeps_former_fit
-from hbsk._routing import GroupRoutingMixin
-from hbsk._shrunken_groups import infinite_where_unknown, shrink_groups
-from hbsk._shrunken_means import t_quantile
-from hbsk._surface import shrink_regression
-from hbsk._suspicions import warn_of_order
-from hbsk._validation import LARGEST_VALUE, Number, check_interval
-from hbsk._warnings import warn, warn_of_redundant_columns
+from hbsk._base import GroupRoutingMixin, keeps_former_fit
+from hbsk._data.checks import LARGEST_VALUE, Number, check_interval
+from hbsk._data.rows import UNKNOWN_GROUPS, Rows, numeric_columns, one_grouping, read_rows, read_training_rows
+from hbsk._data.suspicions import warn_of_order
+from hbsk._messages import warn, warn_of_redundant_columns
+from hbsk._shrinkage.linear_predictor import shrink_regression
+from hbsk._shrinkage.shrunken_groups import infinite_where_unknown, shrink_groups
+from hbsk._shrinkage.shrunken_means import t_quantile
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 
 __all__ = ["JamesSteinEstimator"]

@@ -12,18 +12,16 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._answers import PosteriorAnswersMixin, check_coverage
-from hbsk._groups import UNKNOWN_GROUPS
-from hbsk._inference import infer
-from hbsk._messages import shown
-from hbsk._model_frame import read_new_rows, read_training_frame, unknown_rows
-from hbsk._orders import OF_MEAN
-from hbsk._prediction import predict_interval, predict_mean, sample_observations
-from hbsk._refit import keeps_former_fit
-from hbsk._routing import GroupRoutingMixin
-from hbsk._suspicions import warn_of_order, warn_of_single_rows
-from hbsk._warnings import warn
-from hbsk.diagnostics import warn_if_unreliable
+from hbsk._base import GroupRoutingMixin, PosteriorAnswersMixin, keeps_former_fit
+from hbsk._data.checks import check_coverage
+from hbsk._data.rows import UNKNOWN_GROUPS
+from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
+from hbsk._fit import infer
+from hbsk._messages import shown, warn
+from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
+from hbsk._posterior.diagnostics import warn_if_unreliable
+from hbsk._posterior.orders import OF_MEAN
+from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
 from hbsk.exceptions import NoGroupsWarning
 
 

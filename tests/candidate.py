@@ -27,7 +27,7 @@ from pytensor.compile.mode import Mode
 
 
 def log_joint(model):
-    """Return a function (b, sigma, tau, L, u) -> log joint density of a model from `hbsk._bambi.build_model`."""
+    """Return a function (b, sigma, tau, L, u) -> log joint density of a model from `hbsk._bambi.model.build_model`."""
     layout = model.hbsk_layout
     if not model.built:
         model.build()

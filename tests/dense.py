@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._priors import EnginePriors
-from hbsk._sd_prior import SdPrior
-from hbsk.inference.statistics import collect
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.sums import collect
 from tests.stand_ins import Design
 
 

@@ -4,12 +4,13 @@ from unittest import mock
 
 import numpy as np
 
-from hbsk import _marginal_fit
-from hbsk._priors import EnginePriors
-from hbsk._sd_prior import SdPrior
-from hbsk._variance_law import monitored_values
-from hbsk.inference import integrate
-from hbsk.inference.integrate import monte_carlo_error
+from hbsk._engine import fit as _marginal_fit
+from hbsk._engine import integrate
+from hbsk._engine.integrate import monte_carlo_error
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.variance_law import monitored_values
+from hbsk._posterior.integrated import fit_marginal
 from tests.dense import Problem
 
 
@@ -45,7 +46,7 @@ def random_problem(rng, small=False):
 def estimate(problem, priors):
     """Return the fit; means, sds and reported errors of the values that the engine watches."""
     with mock.patch.object(_marginal_fit, "CELLS_FOR_QUADRATURE", 0):  # which has no such errors
-        fit = _marginal_fit.fit_marginal(problem.collect(), priors)
+        fit = fit_marginal(problem.collect(), priors)
     watched = monitored_values(fit.posterior.tails)
     return fit, *monte_carlo_error(watched(fit.nodes.evaluated), fit.nodes.weight, fit.nodes.replicate)
 

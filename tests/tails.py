@@ -12,8 +12,8 @@ import pandas as pd
 from scipy.interpolate import CubicSpline
 
 from hbsk import PartialPoolingRegressor
-from hbsk.diagnostics import variance_names
-from hbsk.inference import integrate
+from hbsk._engine import integrate
+from hbsk._posterior.diagnostics import variance_names
 
 LEVELS = np.array([0.025, 0.055, 0.945, 0.975])
 # Levels of sigma at each point.
@@ -74,7 +74,7 @@ def truth(model, n_nodes=32_768) -> Ends:
 
 
 def _values(specification, nodes):
-    from hbsk.diagnostics import variance_values
+    from hbsk._posterior.diagnostics import variance_values
 
     return variance_values(specification, nodes)
 

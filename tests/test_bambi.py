@@ -6,10 +6,10 @@ import pytest
 from pytensor.compile.mode import Mode
 from scipy import stats
 
-from hbsk import _bambi
-from hbsk._bambi import build_model
-from hbsk._default_priors import default_priors
-from hbsk._labels import group_names
+from hbsk._bambi import model as _bambi
+from hbsk._bambi.model import build_model
+from hbsk._data.labels import group_names
+from hbsk._model.default_priors import default_priors
 from tests.candidate import log_joint
 from tests.stand_ins import Design, FactorTerms, Specification, moments_of
 

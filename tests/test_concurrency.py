@@ -13,9 +13,10 @@ import pytest
 from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, _marginal_fit
-from hbsk.inference import group_passes
-from hbsk.inference.threads import one_thread_each
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor
+from hbsk._engine import fit as _marginal_fit
+from hbsk._engine import group_passes
+from hbsk._engine.threads import one_thread_each
 
 
 def rows(seed, n_groups=9):
@@ -125,7 +126,8 @@ def test_number_of_threads_does_not_change_answers_beyond_rounding():
     program = (
         f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
         "from tests.test_concurrency import rows\n"
-        "from hbsk import PartialPoolingRegressor, _marginal_fit\n"
+        "from hbsk import PartialPoolingRegressor\n"
+        "from hbsk._engine import fit as _marginal_fit\n"
         "frame, y = rows(3, n_groups=60)\n"
         "fitted = PartialPoolingRegressor(group_features='g', slope_features='all').fit(frame, y)\n"
         "print(*(float(value).hex() for value in fitted.predict(frame[:40])))\n"

@@ -9,20 +9,15 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-from hbsk import (
-    PartialPoolingRegressor,
-    _answers,
-    _common_roots,
-    _group_moments,
-    _labels,
-    from_json,
-    to_json,
-)
-from hbsk._labels import GroupFactor
-from hbsk._marginal_fit import fit_marginal
-from hbsk._no_pooling import fit_no_pooling
-from hbsk._posterior import MarginalPosterior
-from hbsk.inference import common_coefficients, marginal
+from hbsk import PartialPoolingRegressor, _base, from_json, to_json
+from hbsk._data import labels as _labels
+from hbsk._data.labels import GroupFactor
+from hbsk._engine import common_coefficients, marginal
+from hbsk._engine import common_roots as _common_roots
+from hbsk._posterior import group_moments as _group_moments
+from hbsk._posterior.integrated import fit_marginal
+from hbsk._posterior.no_pooling import fit_no_pooling
+from hbsk._posterior.nodes import MarginalPosterior
 from tests.dense import make_priors, make_problem
 
 KEPT = ["group_effects_", "group_sd_", "group_correlation_", "shrinkage_", "diagnostics_"]
@@ -42,12 +37,12 @@ def parts(answer):
 # Kept answers
 
 
-def test_answers_are_computed_once_for_each_fit(data, monkeypatch):
+def test_base_are_computed_once_for_each_fit(data, monkeypatch):
     calls = []
     for name in ("group_effect_table", "sd_series", "correlation_frames", "shrinkage_frames", "diagnose_fit"):
-        function = getattr(_answers, name)
+        function = getattr(_base, name)
         monkeypatch.setattr(
-            _answers,
+            _base,
             name,
             lambda *args, name=name, function=function, **kw: calls.append(name) or function(*args, **kw),
         )
@@ -77,7 +72,7 @@ def test_changing_an_answer_changes_no_other(data, name):
         assert part.equals(wanted)
 
 
-def test_kept_answers_are_in_no_pickle_document_or_clone(data):
+def test_kept_base_are_in_no_pickle_document_or_clone(data):
     model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(*data)
     pickled, document = pickle.dumps(model), to_json(model)
     for name in KEPT:
@@ -141,7 +136,7 @@ def test_moments_without_pooling_need_no_nodes_beside_groups(rng, monkeypatch, n
         np.testing.assert_allclose(getattr(found, name), wanted, rtol=1e-9, atol=1e-11 * np.abs(wanted).max())
     rows = rng.integers(0, posterior.n_groups[0], 4)
     x, z = rng.normal(size=(4, problem.X.shape[1])), rng.normal(size=(4, n_varying))
-    monkeypatch.setattr("hbsk._posterior.BLOCK_ELEMENTS", 1)  # as if there were a hundred thousand
+    monkeypatch.setattr("hbsk._posterior.nodes.BLOCK_ELEMENTS", 1)  # as if there were a hundred thousand
     posterior.row_moments(x, [z], [rows])
 
 

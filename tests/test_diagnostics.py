@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn.exceptions import ConvergenceWarning as SklearnConvergenceWarning
 
-from hbsk.diagnostics import _sampled_diagnostics, warn_if_unreliable
+from hbsk._posterior.diagnostics import _sampled_diagnostics, warn_if_unreliable
 from hbsk.exceptions import ConvergenceWarning
 
 

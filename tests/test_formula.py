@@ -7,9 +7,9 @@ from itertools import product
 
 import pytest
 
-from hbsk._expressions import FUNCTIONS, INTERCEPT, Call, Name, Value, label
-from hbsk._formula import bind_columns, column_names, display, write_formula
-from hbsk._parser import parse_formula
+from hbsk._model.expressions import FUNCTIONS, INTERCEPT, Call, Name, Value, label
+from hbsk._model.formula import bind_columns, column_names, display, write_formula
+from hbsk._model.parser import parse_formula
 
 
 def terms_of(parsed):
@@ -344,7 +344,7 @@ def test_intercept_is_the_empty_term():
 
 def test_writing_imports_neither_formulae_nor_bambi():
     code = (
-        "import sys; from hbsk._formula import write_formula; import hbsk._specification, hbsk._priors; "
+        "import sys; from hbsk._model.formula import write_formula; import hbsk._model.priors; "
         "write_formula(['x', 'g'], ['g'], ['x']); "
         "print([m for m in ('formulae', 'bambi', 'pymc', 'pytensor', 'arviz', 'matplotlib') if m in sys.modules])"
     )

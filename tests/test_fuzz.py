@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 from scipy import integrate, stats
 
-from hbsk import PartialPoolingRegressor, _marginal_fit
+from hbsk import PartialPoolingRegressor
+from hbsk._engine.propriety import ImproperPosteriorError
+from hbsk._posterior import integrated
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.inference.propriety import ImproperPosteriorError
 
 SD_PRIORS = [
     ("HalfNormal", {"sigma": 2.0}),
@@ -97,7 +98,7 @@ def unsaid(found, pooling):
 @pytest.mark.parametrize("first", range(0, N_PROBLEMS, 40))
 def test_no_answer_is_silently_nan(first, monkeypatch):
     # what importance sampling cannot reach is left as it is, with its warning, instead of sampled for minutes
-    monkeypatch.setattr(_marginal_fit, "_sample_theta", lambda fit, *_: fit)
+    monkeypatch.setattr(integrated, "sample_model", lambda model, found, *_: found)
     failures, outcomes = [], {"answered": 0, "warned": 0, "improper": 0, "refused": 0}
     for seed in range(first, first + 40):
         model, X, y, options = problem(seed)

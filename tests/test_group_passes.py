@@ -5,10 +5,10 @@ import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor
-from hbsk.inference import group_passes
-from hbsk.inference.group_algebra import rotate_groups
-from hbsk.inference.group_passes import GroupPasses, find_cells
-from hbsk.inference.statistics import GroupSums
+from hbsk._engine import group_passes
+from hbsk._engine.group_algebra import rotate_groups
+from hbsk._engine.group_passes import GroupPasses, find_cells
+from hbsk._engine.sums import GroupSums
 from tests.dense import random_covariance
 
 

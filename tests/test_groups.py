@@ -14,8 +14,8 @@ from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from hbsk._groups import FactorSource, read_rows, read_training_rows
-from hbsk._routing import GroupRoutingMixin
+from hbsk._base import GroupRoutingMixin
+from hbsk._data.rows import FactorSource, read_rows, read_training_rows
 from hbsk.exceptions import SuspiciousGroupsWarning
 
 TEXT = np.array(["b", "a", "c", "a", "b"], dtype=object)
@@ -425,6 +425,6 @@ def test_other_requests_are_kept():
 
 def test_reading_does_not_import_the_engines():
     heavy = ("bambi", "pymc", "pytensor", "arviz", "matplotlib", "formulae")
-    code = f"import hbsk._groups, sys; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import hbsk._data.rows, sys; print([m for m in {heavy} if m in sys.modules])"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "[]"

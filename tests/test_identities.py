@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy import special
 
-from hbsk._bambi import build_model
-from hbsk._marginal_fit import marginal_model
-from hbsk._posterior import marginal_posterior
-from hbsk._priors import engine_priors
+from hbsk._bambi.model import build_model
+from hbsk._engine.fit import marginal_model
+from hbsk._model.priors import engine_priors
+from hbsk._posterior.nodes import marginal_posterior
 from tests import dense
 from tests.candidate import log_joint
 from tests.dense import make_problem

@@ -6,11 +6,11 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal
 
 from hbsk import PartialPoolingRegressor
-from hbsk._marginal_fit import integrate_model
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.sums import GroupSums
+from hbsk._posterior.integrated import integrate_posterior
 from hbsk.datasets import load_eight_schools, load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.inference.marginal import MarginalModel
-from hbsk.inference.statistics import GroupSums
 from hbsk.model_selection import compare, loo, waic
 
 
@@ -45,7 +45,7 @@ def posterior_without(model, X, y, group):
     )
     old = fitted.model
     refit = MarginalModel(rest, old.parameters, old.prior_mean, old.prior_precision)
-    return integrate_model(refit, fitted.scaling, True).posterior
+    return integrate_posterior(refit, fitted.scaling, True).posterior
 
 
 def refit_without(model, X, y, group):
@@ -107,7 +107,7 @@ def bridged_without(model, X, y, group):
 
 
 def frame_table(X):
-    from hbsk._table import read_table
+    from hbsk._data.table import read_table
 
     return read_table(PartialPoolingRegressor(), X, reset=True)
 

@@ -7,8 +7,8 @@ import pytest
 from scipy import integrate, stats
 from scipy.stats import qmc
 
-from hbsk.inference import integrate as engine
-from hbsk.inference.integrate import (
+from hbsk._engine import integrate as engine
+from hbsk._engine.integrate import (
     N_REPLICATES,
     KernelT,
     SplitT,
@@ -18,7 +18,7 @@ from hbsk.inference.integrate import (
     monte_carlo_error,
     unit_cube_points,
 )
-from hbsk.inference.pareto import smoothed_weights
+from hbsk._engine.pareto import smoothed_weights
 
 
 @dataclass(frozen=True)

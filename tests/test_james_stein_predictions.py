@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from hbsk._surface import shrink_regression
+from hbsk._shrinkage.linear_predictor import shrink_regression
 from hbsk.datasets import load_eight_schools
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 from hbsk.james_stein import JamesSteinEstimator

@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
-from hbsk._label_kinds import written_otherwise
-from hbsk._labels import GroupFactor
+from hbsk._data.label_kinds import written_otherwise
+from hbsk._data.labels import GroupFactor
 from hbsk.exceptions import LabelMismatchWarning
 
 DAYS = pd.date_range("2024-01-01", periods=6)

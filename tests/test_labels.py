@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk._groups import GroupFactor
-from hbsk._labels import factorize
+from hbsk._data.labels import factorize
+from hbsk._data.rows import GroupFactor
 
 TEXT = np.array(["b", "a", "c", "a", "b"], dtype=object)
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor
+from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR
 from hbsk.datasets import load_dyestuff2
 from hbsk.exceptions import RedundantColumnsWarning, ShrinkageWarning
-from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR
 
 POOLINGS = pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
 

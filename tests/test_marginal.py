@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from scipy.special import erfinv
 
-from hbsk._marginal_fit import engine_common_prior, marginal_model
-from hbsk._priors import EnginePriors
-from hbsk._sd_prior import SdPrior
-from hbsk.inference import group_passes
-from hbsk.inference.group_algebra import (
+from hbsk._engine import group_passes
+from hbsk._engine.fit import engine_common_prior, marginal_model
+from hbsk._engine.group_algebra import (
     congruences,
     marginal_inverse,
     nonnegative,
@@ -16,9 +14,11 @@ from hbsk.inference.group_algebra import (
     rotate_groups,
     unpack_symmetric,
 )
-from hbsk.inference.marginal import MarginalModel
-from hbsk.inference.statistics import standardise
-from hbsk.inference.variance_parameters import RESIDUAL_SD_FLOOR, VarianceParameters
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.sums import standardise
+from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR, VarianceParameters
 from tests import dense
 from tests.dense import engine_covariance, make_priors, make_problem, random_covariance
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hbsk.inference.integrate import ERROR_TARGET
+from hbsk._engine.integrate import ERROR_TARGET
 from tests.honesty import deviations, random_problem
 
 N_PROBLEMS = 16

@@ -14,10 +14,10 @@ import pytest
 from scipy import stats
 
 from hbsk import PartialPoolingRegressor, from_json, to_json
-from hbsk._effect_laws import EffectLaw, moments_exist
-from hbsk._priors import DISTRIBUTIONS
+from hbsk._bambi import sampling as nuts
+from hbsk._engine.effect_laws import EffectLaw, moments_exist
+from hbsk._model.priors import DISTRIBUTIONS
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.inference import nuts
 from hbsk.model_selection import compare_estimators, loo
 
 SIGMA, INTERCEPT = 0.3, 0.4
@@ -133,7 +133,7 @@ def prior_draws(monkeypatch, n_draws):
         quiet = Dataset({"diverging": (("chain", "draw"), np.zeros((1, n_draws), dtype=bool))})
         return DataTree.from_dict({"posterior": tree["prior"].to_dataset(), "sample_stats": quiet})
 
-    monkeypatch.setattr(nuts, "_sample", sample)
+    monkeypatch.setattr(nuts, "sample", sample)
 
 
 def fit(model, X, y):

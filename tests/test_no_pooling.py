@@ -6,9 +6,10 @@ import pytest
 from scipy import stats
 
 from hbsk import PartialPoolingRegressor
-from hbsk._marginal_fit import fit_marginal, marginal_model
-from hbsk._no_pooling import absorbed_directions, fit_no_pooling, pseudo_inverses
-from hbsk._sd_prior import SdPrior
+from hbsk._engine.fit import marginal_model
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._posterior.integrated import fit_marginal
+from hbsk._posterior.no_pooling import absorbed_directions, fit_no_pooling, pseudo_inverses
 from hbsk.predictive_checks import posterior_predictive_check
 from tests import dense
 from tests.dense import Problem, make_priors, make_problem

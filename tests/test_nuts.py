@@ -6,9 +6,10 @@ import warnings
 import numpy as np
 import pytest
 
-from hbsk._bambi import build_model
-from hbsk._default_priors import default_priors
-from hbsk.inference import nuts
+from hbsk._bambi import sampling as nuts
+from hbsk._bambi.model import build_model
+from hbsk._engine import nuts as engine_nuts
+from hbsk._model.default_priors import default_priors
 from tests.stand_ins import Design, FactorTerms, Specification, moments_of
 
 # Rubin (1981), eight schools: effects and their standard errors.
@@ -147,9 +148,9 @@ def test_the_same_seed_gives_the_same_draws_of_every_kind_of_seed():
     for make in (lambda: 5, lambda: np.random.RandomState(5), lambda: np.random.default_rng(5)):
         np.testing.assert_array_equal(intercepts(make()), intercepts(make()))
     assert np.any(intercepts(5) != intercepts(6))
-    assert nuts._seed(None) is None
+    assert engine_nuts._seed(None) is None
     with pytest.raises(ValueError, match=r"random_state='five'"):
-        nuts._seed("five")
+        engine_nuts._seed("five")
 
 
 def test_chains_start_apart_in_the_units_of_y():
@@ -242,7 +243,7 @@ def test_sampler_options_reach_pymc_and_ours_are_refused(monkeypatch):
 
 
 def test_bambis_own_fit_and_prediction_work_on_the_model(slopes):
-    with nuts._quiet(0):
+    with engine_nuts.quiet(0):
         fitted = slopes.model.fit(draws=5, tune=5, chains=1, cores=1, random_seed=1, progressbar=False, quiet=True)
         slopes.model.predict(fitted)
     assert {"Intercept", "x", "cat", "sigma", "1|my group", "1|my group_sigma", "corr_my group"} <= set(
@@ -265,7 +266,7 @@ def normal(theta):
 
 def test_sampling_a_log_density_is_announced_in_the_log(caplog):
     with caplog.at_level(logging.INFO, logger="hbsk"):
-        nuts.sample_log_density(normal, MODE, np.eye(2), draws=5, tune=5, chains=1, random_state=2)
+        engine_nuts.sample_log_density(normal, MODE, np.eye(2), draws=5, tune=5, chains=1, random_state=2)
     assert [record.getMessage() for record in caplog.records] == [
         "NUTS begins: 1 chains of 5 draws after 5 for tuning, 2 parameters."
     ]
@@ -273,7 +274,7 @@ def test_sampling_a_log_density_is_announced_in_the_log(caplog):
 
 @pytest.mark.parametrize("scale", [np.linalg.cholesky(COVARIANCE), np.diag([1.0, 2.0])], ids=["hessian", "other"])
 def test_a_normal_density_is_sampled_right(scale):
-    draws = nuts.sample_log_density(normal, MODE, scale, draws=800, tune=300, chains=2, random_state=2)
+    draws = engine_nuts.sample_log_density(normal, MODE, scale, draws=800, tune=300, chains=2, random_state=2)
     assert draws.shape == (2, 800, 2)
     flat = draws.reshape(-1, 2)
     np.testing.assert_allclose(flat.mean(axis=0), MODE, atol=5 * np.sqrt(2.0 / 400))
@@ -291,7 +292,7 @@ def test_one_call_of_the_density_serves_value_and_gradient():
     from pytensor.compile.mode import Mode
     from pytensor.tensor import dvector
 
-    from hbsk.inference._log_density_op import LogDensityOp
+    from hbsk._engine.log_density_op import LogDensityOp
 
     theta = dvector()
     value, _ = LogDensityOp(counted)(theta)
@@ -307,6 +308,8 @@ def test_where_the_density_is_not_finite_nuts_does_not_go():
             return np.nan, np.full(1, np.nan)
         return -theta[0], np.array([-1.0])
 
-    draws = nuts.sample_log_density(half, np.array([1.0]), np.eye(1) / 2, draws=800, tune=300, chains=2, random_state=2)
+    draws = engine_nuts.sample_log_density(
+        half, np.array([1.0]), np.eye(1) / 2, draws=800, tune=300, chains=2, random_state=2
+    )
     assert draws.min() >= 0
     assert draws.mean() == pytest.approx(1.0, abs=0.25)

@@ -11,7 +11,7 @@ from arviz_stats.base import array_stats
 from scipy import stats
 
 import hbsk
-from hbsk.inference.pareto import smoothed_weights
+from hbsk._engine.pareto import smoothed_weights
 
 
 def log_weights(kind, n, rng):

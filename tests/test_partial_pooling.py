@@ -8,7 +8,8 @@ import pytest
 from sklearn.base import clone
 from sklearn.metrics import r2_score
 
-from hbsk import PartialPoolingRegressor, _marginal_fit
+from hbsk import PartialPoolingRegressor
+from hbsk._engine import fit as _marginal_fit
 from hbsk.datasets import load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, SuspiciousGroupsWarning
 from tests.dense import Problem, condition
@@ -402,11 +403,12 @@ def test_two_groups_under_a_cauchy_prior_have_no_finite_variance_for_a_third(rng
 
 
 def test_a_posterior_that_was_not_found_warns(data, monkeypatch):
-    from hbsk import _inference, _marginal_fit
+    from hbsk import _fit as _inference
+    from hbsk._engine import fit as _marginal_fit
 
     X, y = data
     monkeypatch.setattr(_marginal_fit, "PARETO_K_LIMIT", -5.0)
-    monkeypatch.setattr("hbsk.diagnostics.PARETO_K_THRESHOLD", -5.0)
+    monkeypatch.setattr("hbsk._posterior.diagnostics.PARETO_K_THRESHOLD", -5.0)
     monkeypatch.setattr(_inference, "_sampler", lambda estimator: None)
     with pytest.warns(ConvergenceWarning, match=r"not reliable: Pareto k"):
         PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)

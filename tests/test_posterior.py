@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 from scipy.special import erfinv
 
-from hbsk import _group_moments, _node_algebra, _posterior, _posterior_parts
-from hbsk._marginal_fit import fit_marginal
+from hbsk._engine import node_algebra as _node_algebra
+from hbsk._posterior import group_moments as _group_moments
+from hbsk._posterior import nodes as _posterior
+from hbsk._posterior import parts as _posterior_parts
+from hbsk._posterior.integrated import fit_marginal
 from tests import dense
 from tests.dense import make_priors, make_problem, random_covariance
 

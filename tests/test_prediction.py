@@ -6,13 +6,20 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hbsk import _prediction
-from hbsk._marginal_fit import fit_marginal
-from hbsk._no_pooling import fit_no_pooling
-from hbsk._posterior import RowMixture
-from hbsk._posterior_draws import DrawsPosterior
-from hbsk._prediction import PredictedRows, mixture_quantiles, predict_interval, predict_mean, sample_observations
-from hbsk.inference.propriety import GrowingSds, Tails
+from hbsk._engine.propriety import GrowingSds, Tails
+from hbsk._model import design
+from hbsk._posterior import prediction as _prediction
+from hbsk._posterior.draws import DrawsPosterior
+from hbsk._posterior.integrated import fit_marginal
+from hbsk._posterior.no_pooling import fit_no_pooling
+from hbsk._posterior.nodes import RowMixture
+from hbsk._posterior.prediction import (
+    PredictedRows,
+    mixture_quantiles,
+    predict_interval,
+    predict_mean,
+    sample_observations,
+)
 from tests.dense import make_priors, make_problem
 from tests.stand_ins import Design
 
@@ -126,7 +133,7 @@ def test_blocks_and_offsets(rng, monkeypatch, width):
     )
     mean, std = predict_mean(fit.posterior, plain, return_std=True)
     interval = predict_interval(fit.posterior, plain, coverage=0.8, kind="mean")
-    monkeypatch.setattr(_prediction, "ROWS_PER_BLOCK", width)
+    monkeypatch.setattr(design, "ROWS_PER_BLOCK", width)
     monkeypatch.setattr(_prediction, "CACHED_NUMBERS", fit.posterior.n_nodes * width)
     other_mean, other_std = predict_mean(fit.posterior, moved, return_std=True)
     np.testing.assert_allclose(other_mean, mean + offset, rtol=1e-10)
@@ -204,9 +211,9 @@ def test_quantiles_near_a_normal_take_one_look_at_the_distribution_function(rng,
 
 def test_blocks_of_many_columns_have_fewer_rows():
     rows = PredictedRows(Design(np.ones((3, 2_000)), [np.ones((3, 48))]), [np.zeros(3, dtype=int)], None)
-    assert [at for at, *_ in rows.blocks(_prediction.ROWS_PER_BLOCK)] == [slice(0, 3)]
-    assert _prediction.block_rows(2_048) * 2_048 <= _prediction.NUMBERS_PER_BLOCK
-    assert _prediction.block_rows(4) == _prediction.ROWS_PER_BLOCK
+    assert [at for at, *_ in rows.blocks()] == [slice(0, 3)]
+    assert design.block_rows(2_048) * 2_048 <= design.NUMBERS_PER_BLOCK
+    assert design.block_rows(4) == design.ROWS_PER_BLOCK
 
 
 # Intervals against simulation from the nodes

@@ -12,9 +12,9 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, predictive_checks
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk.datasets import load_eight_schools, load_sleepstudy, make_grouped_regression
-from hbsk.predictive_checks import PredictiveCheck, per_group, posterior_predictive_check
+from hbsk.predictive_checks import PredictiveCheck, _checks, per_group, posterior_predictive_check
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_default_statistics(differing, sleepstudy):
 
 def test_seeds_decide_and_batches_differ(differing, sleepstudy, monkeypatch):
     X, y = sleepstudy
-    monkeypatch.setattr(predictive_checks, "NUMBERS_PER_BATCH", 4 * len(y))
+    monkeypatch.setattr(_checks, "NUMBERS_PER_BATCH", 4 * len(y))
 
     def replicated(seed, **options):
         return posterior_predictive_check(differing, X, y, n_samples=11, random_state=seed, **options).replicated

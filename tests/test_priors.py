@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk._parser import parse_formula
-from hbsk._priors import DISTRIBUTIONS, EnginePriors, SdPrior, engine_priors, resolve_priors
-from hbsk._sd_prior import SD_FAMILIES
-from hbsk._specification import specify
-from hbsk._table import Table
+from hbsk._data.table import Table
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SD_FAMILIES
+from hbsk._model.parser import parse_formula
+from hbsk._model.priors import DISTRIBUTIONS, SdPrior, engine_priors, resolve_priors
+from hbsk._model.specification import specify
 
 COLUMNS = {
     "floor": np.array([0.0, 1.0, 0.0, 1.0, 2.0]),
@@ -355,7 +356,7 @@ def test_known_distributions_are_those_of_pymc():
     """Names and arguments of every listed distribution exist in PyMC, with the defaults listed."""
     import pymc as pm
 
-    from hbsk._priors import _REQUIRED
+    from hbsk._model.priors import _REQUIRED
 
     for name, alternatives in DISTRIBUTIONS.items():
         for parameters in alternatives:

@@ -17,8 +17,8 @@ from hypothesis import HealthCheck, assume, example, given, note, settings
 from hypothesis import strategies as st
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
-from hbsk._json import from_json, to_json
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, RedundantColumnsWarning, ShrinkageWarning
+from hbsk.serialization._json import from_json, to_json
 
 N_EXAMPLES = int(os.environ.get("HBSK_EXAMPLES", "12"))
 search = settings(

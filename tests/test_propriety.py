@@ -8,10 +8,10 @@ import pytest
 from scipy import linalg, stats
 
 from hbsk import PartialPoolingRegressor, from_json, to_json
-from hbsk._marginal_fit import marginal_model
-from hbsk._priors import EnginePriors
-from hbsk._sd_prior import SdPrior
-from hbsk.inference.propriety import ImproperPosteriorError, posterior_tails, rows_degrees, tail_degrees
+from hbsk._engine.fit import marginal_model
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import ImproperPosteriorError, posterior_tails, rows_degrees, tail_degrees
+from hbsk._engine.sd_prior import SdPrior
 from tests.dense import Problem, group_columns
 
 # All sds so heavy that every set of them is looked at, none improper.

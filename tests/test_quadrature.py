@@ -8,8 +8,8 @@ import pytest
 from scipy import integrate, interpolate, optimize, special, stats
 
 from hbsk import PartialPoolingRegressor
+from hbsk._engine.quadrature import WEIGHTS, score_nodes, score_quantiles
 from hbsk.datasets import load_eight_schools
-from hbsk.inference.quadrature import WEIGHTS, score_nodes, score_quantiles
 
 LEVELS = np.array([0.0005, 0.055, 0.5, 0.945, 0.9995])
 

@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from hbsk import PartialPoolingRegressor
-from hbsk._redundancy import find_relations
+from hbsk._model.redundancy import find_relations
 from hbsk.exceptions import RedundantColumnsWarning
 
 N, J = 240, 12

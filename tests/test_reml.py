@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy import optimize
 
-from hbsk._marginal_fit import marginal_model
-from hbsk._priors import EnginePriors
-from hbsk._sd_prior import SdPrior
+from hbsk._engine.fit import marginal_model
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SdPrior
 from tests.dense import Problem
 from tests.test_reference.reference import lme4_models
 from tests.test_reference.test_reference_numbers import RESPONSE, columns_of, data_of, name_of

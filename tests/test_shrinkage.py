@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from hbsk import _shrinkage
-from hbsk._group_means import GroupMeans, group_averages, summarise_groups
-from hbsk._shrinkage import (
+from hbsk._shrinkage import between_group_variance as _shrinkage
+from hbsk._shrinkage.between_group_variance import (
     between_group_variance,
     collect_cells,
     james_stein_shrinkage,
@@ -19,7 +18,8 @@ from hbsk._shrinkage import (
     target_coefficients,
     variance_of_new_groups,
 )
-from hbsk._shrunken_means import shrink_means, t_quantile
+from hbsk._shrinkage.group_means import GroupMeans, group_averages, summarise_groups
+from hbsk._shrinkage.shrunken_means import shrink_means, t_quantile
 
 METHODS = ("reml", "ml", "dersimonian-laird", "paule-mandel")
 N_TARGET = (0, 1, 3)

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk._formula import bind_columns, write_formula
-from hbsk._parser import parse_formula
-from hbsk._specification import FactorTerms, specify
-from hbsk._table import Table
+from hbsk._data.table import Table
+from hbsk._model.formula import bind_columns, write_formula
+from hbsk._model.parser import parse_formula
+from hbsk._model.specification import FactorTerms, specify
 
 
 @pytest.fixture

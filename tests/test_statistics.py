@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hbsk.inference import statistics
-from hbsk.inference.merging import merge
-from hbsk.inference.statistics import collect, standardise
+from hbsk._engine import sums as statistics
+from hbsk._engine.merging import merge
+from hbsk._engine.sums import collect, standardise
 from tests.dense import make_problem
 from tests.stand_ins import Design
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hbsk._surface import Surface, find_directions, shrink_regression
+from hbsk._shrinkage.linear_predictor import Surface, find_directions, shrink_regression
 
 
 def test_directions_are_orthogonal_and_know_the_rank(rng):

@@ -11,8 +11,8 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import DataConversionWarning
 
-from hbsk._table import Table, plain_column, read_table
-from hbsk._validation import check_standard_error, check_target, check_weights
+from hbsk._data.checks import check_standard_error, check_target, check_weights
+from hbsk._data.table import Table, plain_column, read_table
 
 
 class Reader(BaseEstimator):

@@ -5,10 +5,12 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from hbsk import PartialPoolingRegressor, _marginal_fit, _variance_law
+from hbsk import PartialPoolingRegressor
+from hbsk._engine import fit as _marginal_fit
+from hbsk._engine import variance_law as _variance_law
+from hbsk._engine.integrate import unit_cube_points
+from hbsk._engine.log_density_surface import fit_surface, monomials
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.inference.integrate import unit_cube_points
-from hbsk.inference.log_density_surface import fit_surface, monomials
 from tests.tails import errors, fit, simulate
 
 # Posterior sds, and a share of the sd.

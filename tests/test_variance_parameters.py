@@ -5,8 +5,8 @@ import pytest
 from scipy import integrate, stats
 from scipy.special import gammaln
 
-from hbsk._sd_prior import SdPrior
-from hbsk.inference.variance_parameters import (
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.variance_parameters import (
     RESIDUAL_SD_FLOOR,
     LogitLine,
     LogLine,

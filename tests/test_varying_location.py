@@ -6,11 +6,11 @@ import pytest
 from scipy import stats
 
 from hbsk import PartialPoolingRegressor
-from hbsk._marginal_fit import marginal_model
-from hbsk._sd_prior import SdPrior
+from hbsk._engine.fit import marginal_model
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.variance_parameters import VarianceParameters
+from hbsk._engine.varying_location import locate, moved_sds, offset_matrix, sds_and_correlations
 from hbsk.datasets import load_sleepstudy
-from hbsk.inference.variance_parameters import VarianceParameters
-from hbsk.inference.varying_location import locate, moved_sds, offset_matrix, sds_and_correlations
 from tests import dense
 from tests.dense import make_priors, make_problem
 

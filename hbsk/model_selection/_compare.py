@@ -20,9 +20,9 @@ from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
+from hbsk._data.checks import check_target
+from hbsk._data.suspicions import warn_of_order
 from hbsk._messages import shown
-from hbsk._suspicions import warn_of_order
-from hbsk._validation import check_target
 from hbsk.model_selection import _scores
 from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
 from hbsk.model_selection._scorers import GroupScorer

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._warnings import warn
+from hbsk._messages import warn
 from hbsk.exceptions import ConvergenceWarning
 
 # Vehtari, Gelman, Gabry 2017 (Stat. Comput. 27): with a larger posterior variance of the log likelihood of a unit WAIC

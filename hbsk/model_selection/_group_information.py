@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._inference import exact_response
-from hbsk._labels import group_names
-from hbsk._posterior_draws import DrawsPosterior
-from hbsk._priors import engine_priors
-from hbsk._warnings import warn
+from hbsk._data.labels import group_names
+from hbsk._engine.sums import ColumnScaling
+from hbsk._engine.varying_location import at_zero
+from hbsk._fit import exact_response
+from hbsk._messages import warn
+from hbsk._model.priors import engine_priors
+from hbsk._posterior.draws import DrawsPosterior
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.inference.statistics import ColumnScaling
-from hbsk.inference.varying_location import at_zero
 from hbsk.model_selection._elpd import listed, loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (
     GroupProducts,

@@ -3,7 +3,7 @@
 For group j the score is ``log p(y_j | y_-j)``, the effects of the group integrated out over their law (Merkle, Furr,
 Rabe-Hesketh 2019, Psychometrika 84: the marginal, not the conditional likelihood). Nothing is refitted to
 get it. Given (sigma, Lambda) the common coefficients b and the effects are Gaussian, and every group adds a term to the
-sums that the likelihood is made of (symbols of `hbsk.inference.marginal`):
+sums that the likelihood is made of (symbols of `hbsk._engine.marginal`):
 
     C = sum_j C_j,  C_j = G_j - D_j' D_j + D_j' M_j^-1 D_j
     log p(y_-j | sigma, Lambda) = that of y with C - C_j for C, without log|M_j| and the rows of j
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from hbsk.inference.common_coefficients import ConditionalCommon
-from hbsk.inference.group_algebra import rotate_groups
-from hbsk.inference.marginal import MarginalModel
-from hbsk.inference.statistics import ColumnScaling, GroupSums, collect
-from hbsk.inference.variance_parameters import VarianceParameters
+from hbsk._engine.common_coefficients import ConditionalCommon
+from hbsk._engine.group_algebra import rotate_groups
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.sums import ColumnScaling, GroupSums, collect
+from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,

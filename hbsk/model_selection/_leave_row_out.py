@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.special import logsumexp
 
-from hbsk.inference.common_coefficients import ConditionalCommon
-from hbsk.inference.group_algebra import relative_inverse, unpack_symmetric
-from hbsk.inference.marginal import MarginalModel
-from hbsk.inference.statistics import ColumnScaling, GroupSums
+from hbsk._engine.common_coefficients import ConditionalCommon
+from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.sums import ColumnScaling, GroupSums
 from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,

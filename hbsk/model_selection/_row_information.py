@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._datatree import SIZE_LIMIT
-from hbsk._inference import exact_response
-from hbsk._no_pooling import NoPoolingPosterior
-from hbsk._posterior import MarginalPosterior
-from hbsk._warnings import warn
+from hbsk._fit import exact_response
+from hbsk._messages import warn
+from hbsk._posterior.datatree import SIZE_LIMIT
+from hbsk._posterior.no_pooling import NoPoolingPosterior
+from hbsk._posterior.nodes import MarginalPosterior
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import listed, loo_data, waic_data
 from hbsk.model_selection._leave_row_out import ROWS_PER_UNIT, RowData, score_row_again, score_rows, unidentified_row

@@ -11,10 +11,10 @@ from sklearn.model_selection import BaseCrossValidator
 from sklearn.utils import check_random_state, indexable
 from sklearn.utils.validation import _num_samples
 
-from hbsk._labels import GroupFactor
+from hbsk._data.labels import GroupFactor
+from hbsk._data.sources import read_keyword
+from hbsk._data.table import Table
 from hbsk._messages import shown
-from hbsk._sources import read_keyword
-from hbsk._table import Table
 
 __all__ = ["WithinGroupKFold", "encode_groups", "refuse_name"]
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._design import DesignWithMeans
-from hbsk._groups import Rows, read_rows
-from hbsk._inference import Fitted, collect_sums
-from hbsk._model_frame import ModelFrame, read_new_rows, unknown_rows
-from hbsk.inference.statistics import ColumnScaling, standardise
+from hbsk._data.rows import Rows, read_rows
+from hbsk._engine.sums import ColumnScaling, standardise
+from hbsk._fit import Fitted, collect_sums
+from hbsk._model.design import DesignWithMeans
+from hbsk._model.frame import ModelFrame, read_new_rows, unknown_rows
 from hbsk.model_selection._responses import answering_step
 from hbsk.partial_pooling import PartialPoolingRegressor
 

@@ -19,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from hbsk._posterior import MarginalPosterior
-from hbsk.diagnostics import PARETO_K_THRESHOLD
-from hbsk.inference.integrate import N_REPLICATES, find_mode, first_proposals, importance_sample
-from hbsk.inference.marginal import MarginalModel
-from hbsk.inference.pareto import smoothed_weights
+from hbsk._engine.integrate import N_REPLICATES, find_mode, first_proposals, importance_sample
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.pareto import smoothed_weights
+from hbsk._posterior.diagnostics import PARETO_K_THRESHOLD
+from hbsk._posterior.nodes import MarginalPosterior
 
 # Nodes times groups, and the bounds of the nodes that one of the engine's replicates draws. The sum over groups of
 # sleepstudy (18) and radon (85) is then within 0.02 of its limit.

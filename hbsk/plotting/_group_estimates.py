@@ -11,8 +11,8 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._group_effects import column_labels, common_counterparts
-from hbsk._shrunken_means import t_quantile
+from hbsk._posterior.group_tables import column_labels, common_counterparts
+from hbsk._shrinkage.shrunken_means import t_quantile
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,261 @@
+"""What our estimators tell scikit-learn's metadata routing about `groups`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from functools import wraps
+from numbers import Integral
+from typing import Any
+
+from sklearn.base import clone
+from sklearn.utils.validation import check_is_fitted
+
+from hbsk._data.checks import check_coverage
+from hbsk._data.sources import GROUPS
+from hbsk._fit import bambi_model, diagnose_fit, model_priors
+from hbsk._messages import shown
+from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
+from hbsk._posterior.datatree import posterior_datatree
+from hbsk._posterior.group_tables import correlation_frames, group_effect_table, sd_series, shrinkage_frames
+from hbsk._posterior.summary import rank_table, summary_table
+
+_METHODS = ("fit", "predict", "score")
+
+
+class GroupRoutingMixin:
+    """Answer that `groups` is not wanted where the groups are in a column of X.
+
+    With routing on, scikit-learn refuses metadata that an estimator could take and has not asked for. Without this
+    answer, `cross_validate(..., cv=GroupKFold(), params={"groups": g})` would therefore demand a decision about
+    `groups` even where the estimator reads its labels from X and the name is meant for the splitter alone.
+
+    Must stand before `BaseEstimator` among the bases.
+    """
+
+    group_features: Any
+
+    def _labels_come_by_keyword(self) -> bool:
+        """Tell whether labels may arrive by `groups=`: not where `group_features` or a formula names columns."""
+        if self.group_features is not None:
+            return False
+        formula = getattr(self, "formula", None)
+        return formula is None or _names_groups(formula)
+
+    def get_metadata_routing(self) -> Any:
+        """Get the metadata requests of this estimator.
+
+        With `group_features` set, or a formula that takes its groups from other names than `groups`, `groups` is
+        answered as not requested, whatever `set_fit_request` said.
+
+        Returns
+        -------
+        routing : MetadataRequest
+            A :class:`~sklearn.utils.metadata_routing.MetadataRequest` encapsulating routing information.
+        """
+        # A copy: the estimator's own requests must not change by being asked for.
+        requests = super().get_metadata_routing()  # type: ignore[misc]
+        if not self._labels_come_by_keyword():
+            for method in _METHODS:
+                request = getattr(requests, method)
+                if GROUPS in request.requests:
+                    request.add_request(param=GROUPS, alias=False)
+        return requests
+
+
+def _names_groups(formula: Any) -> bool:
+    """Tell whether `groups` stands right of `|`."""
+    from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
+
+    try:
+        return GROUPS in parse_formula(formula).factor_names
+    except (TypeError, ValueError):
+        return False  # fit says what is wrong with it, and is not kept from it by scikit-learn's word on `groups`
+
+
+def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method that learns, such as `fit`, run on a copy whose attributes the estimator takes over at the end.
+
+    Where the method fails, or is interrupted, a former fit stays whole, `n_features_in_` included, and an estimator
+    that was never fitted stays so. Other threads see the former fit or the new one, never some of both.
+
+    Parameters
+    ----------
+    method : callable
+        Method of an estimator that writes attributes and returns the estimator.
+    """
+
+    @wraps(method)
+    def learn(self: Any, *args: Any, **kwargs: Any) -> Any:
+        learning = copy(self)
+        method(learning, *args, **kwargs)
+        self.__dict__ = learning.__dict__
+        return self
+
+    return learn
+
+
+class PosteriorAnswersMixin:
+    """Answers from the posterior; a mixin of `PartialPoolingRegressor`, whose file tells fit and predict."""
+
+    @property
+    def group_effects_(self):
+        """Coefficients of every group; see `group_effects`, here without intervals."""
+        return self._once("group_effects", lambda: self.group_effects(coverage=None))
+
+    @property
+    def group_sd_(self):
+        """Posterior means of the sds between groups, by factor."""
+        return self._once("group_sd", lambda: sd_series(self._frame, self._fitted.posterior))
+
+    @property
+    def group_correlation_(self):
+        """Posterior means of the correlations of varying terms, by factor."""
+        return self._once("group_correlation", lambda: correlation_frames(self._frame, self._fitted.posterior))
+
+    @property
+    def shrinkage_(self):
+        """Share of a group's own estimate that is kept, by factor."""
+        return self._once("shrinkage", lambda: shrinkage_frames(self._frame, self._fitted.posterior))
+
+    def group_effects(self, coverage=0.95):
+        """Return the coefficients of every group beside their no-pooling estimates.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals; None leaves them out.
+
+        Returns
+        -------
+        table : DataFrame
+            Columns ``factor``, ``group``, ``term``, ``n`` (copies of rows), ``no_pooling`` (NaN where the group does
+            not identify it, or with several factors), ``mean`` and ``sd`` of the group's coefficient (population plus
+            deviation), ``shrinkage``, and ``lower``, ``upper``.
+        """
+        if coverage is not None:
+            check_coverage(coverage)
+        check_is_fitted(self)
+        return group_effect_table(self._frame, self._fitted, self._copies, coverage)
+
+    @property
+    def diagnostics_(self):
+        """Whether the posterior was found: one row for each parameter."""
+        known = self._has_known_errors
+        return self._once("diagnostics", lambda: diagnose_fit(self._frame, self._fitted, sigma_is_parameter=not known))
+
+    def _once(self, name, compute):
+        """Return a copy of an answer that is computed once for each fit."""
+        check_is_fitted(self)
+        answer = self._fitted.once(name, compute)
+        return {key: part.copy() for key, part in answer.items()} if isinstance(answer, dict) else answer.copy()
+
+    def summary(self):
+        """Return posterior mean, sd, 89 % interval and diagnostics of every parameter.
+
+        Returns
+        -------
+        table : DataFrame
+            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine. For
+            ``pooling="none"`` a common coefficient that the groups absorb (what varies by group, columns of group
+            level, an intercept that depends on them) is not estimated: its mean is the complete-pooling value, and all
+            else is NaN.
+        """
+        check_is_fitted(self)
+        return summary_table(self._frame, self._fitted, self.diagnostics_)
+
+    def rank_groups(self, term=None, *, ascending=False, top=None):
+        """Return the posterior of every group's rank.
+
+        Parameters
+        ----------
+        term : str, default=None
+            Which varying term to rank by, such as "1|county" (the default: the first) or "floor|county"; ranked is the
+            group's coefficient. Needed with several factors.
+        ascending : bool, default=False
+            Whether the smallest coefficient has rank 1.
+        top : int, default=None
+            Also return the probability of being among the first ``top``.
+
+        Returns
+        -------
+        table : DataFrame
+            Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
+            ``p_top_<top>``. From joint draws, with the estimator's `random_state` (0 if it has none).
+        """
+        check_is_fitted(self)
+        seed = 0 if self.random_state is None else self.random_state
+        return rank_table(self._frame, self._fitted.posterior, term, ascending, top, self._generator(seed))
+
+    def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
+        """Return the posterior as an ArviZ DataTree.
+
+        Parameters
+        ----------
+        X, y, groups, standard_error : array-like, default=None
+            Rows, of groups that fit has seen, for which to add ``posterior_predictive`` and, with y, ``log_likelihood``
+            and ``observed_data``.
+        draws : int, default=None
+            Draws of each chain; None is the estimator's. NUTS has no more than it drew.
+        random_state : int, RandomState instance, Generator or None, default=None
+            None takes the estimator's.
+
+        Returns
+        -------
+        tree : xarray.DataTree
+            Variables as Bambi names them ("Intercept", "floor", "1|county", "1|county_sigma", "sigma"), and
+            ``corr_<factor>``. For ``pooling="none"`` what `summary` calls not estimated is the same in all draws, so
+            that it and the groups' deviations from it add up; what the rows of a group do not identify is NaN.
+        """
+        check_is_fitted(self)
+        if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):
+            raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
+        rows = None
+        if X is not None:
+            rows, read = read_new_rows(self, self._frame, X, groups, standard_error, y=y)
+            n_unknown = int(unknown_rows(read).sum())
+            if n_unknown:
+                raise ValueError(
+                    f"{n_unknown} rows of X are of groups that fit has not seen, whose effects are no parameters of "
+                    "the posterior. Leave them out of to_datatree; sample_y and predict_interval know new groups."
+                )
+            y = read.y
+            self._require_standard_error(standard_error, "to_datatree with X")
+        elif y is not None or groups is not None or standard_error is not None:
+            raise ValueError("to_datatree takes y=, groups= and standard_error= together with X only.")
+        return posterior_datatree(
+            self._frame,
+            self._fitted,
+            self.chains,
+            self.draws if draws is None else draws,
+            self._generator(random_state),
+            rows,
+            y,
+            self._has_known_errors,
+        )
+
+    def to_bambi(self, X, y, groups=None, *, standard_error=None):
+        """Return the same model as a `bambi.Model`, every prior explicit.
+
+        Parameters
+        ----------
+        X, y, groups, standard_error
+            As for `fit`.
+
+        Returns
+        -------
+        model : bambi.Model
+            Not built yet; ``model.fit()`` samples it.
+
+        Raises
+        ------
+        ValueError
+            With ``pooling="none"``: a limit, which is no Bambi model.
+        """
+        if self.pooling == "none":
+            raise ValueError(
+                "to_bambi cannot state pooling='none', the limit of infinite between-group sds. Use pooling='partial', "
+                "or a formula with the groups as common terms ('y ~ 0 + group + group:x' is close to it)."
+            )
+        frame, rows = read_training_frame(clone(self), X, y, groups, standard_error, None)
+        return bambi_model(frame, rows, model_priors(self, frame, rows))

@@ -1,0 +1,242 @@
+"""The two routes of group labels: columns of X, and `groups=`; finding them, or saying why they are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import pandas as pd
+
+from hbsk._data.labels import Values
+from hbsk._data.table import Table, label_column, refuse_lazy
+from hbsk._messages import shown
+
+GROUPS = "groups"
+
+
+@dataclass(frozen=True)
+class FactorSource:
+    """Where the labels of one grouping factor are found.
+
+    Parameters
+    ----------
+    name : str
+        Name of the factor: "county", "school:class", "groups".
+    columns : tuple of str or None
+        Columns that hold the labels; several make an interaction with tuples for labels. None stands for the labels
+        given by `groups=` themselves.
+    keyword : bool, default=False
+        Whether `columns` are columns of the frame given by `groups=` rather than of X.
+    """
+
+    name: str
+    columns: tuple[str, ...] | None
+    keyword: bool = False
+
+    @property
+    def from_keyword(self) -> bool:
+        """True where the labels arrive by `groups=`."""
+        return self.keyword or self.columns is None
+
+
+def default_sources(table: Table, group_features: Any, keyword: dict[str, Values]) -> list[FactorSource]:
+    if group_features is None:
+        return [FactorSource(name, None if name == GROUPS else (name,), keyword=True) for name in keyword]
+    if keyword:
+        raise ValueError(
+            f"Groups were given twice: group_features={shown(group_features)} and groups=. Use one of the two."
+        )
+    return group_feature_sources(table, group_features)
+
+
+def group_feature_sources(table: Table, group_features: Any) -> list[FactorSource]:
+    """Make one FactorSource for each column named in `group_features`.
+
+    An integer is a position, negative ones counted from the end, whatever the names of a frame's columns are; a string
+    is a name ("x0", "x1", ... where the columns have none). A column that was renamed on the way, as ColumnTransformer
+    does ("remainder__school"), is found by its ending where only one column ends so; the factor keeps the short name.
+    """
+    single = isinstance(group_features, str) or not isinstance(group_features, Iterable)
+    if isinstance(group_features, Set | Mapping):
+        raise TypeError(
+            f"group_features={shown(group_features)} is a {type(group_features).__name__}, which has no order of "
+            "columns to rely on. Give a name (str) or a position (int), or a list of these."
+        )
+    sources = []
+    items = [group_features] if single else list(group_features)
+    for item in items if single else names_in_mask(items, table.names, "group_features"):
+        if isinstance(item, (bool, np.bool_)) or not isinstance(item, (str, int, np.integer)):
+            raise TypeError(
+                f"group_features takes names (str) or positions (int) of columns of X, a list of these, or one boolean "
+                f"for every column; got {shown(item)}."
+            )
+        if isinstance(item, str):
+            column = find_column(table, item, "group_features")
+            sources.append(FactorSource(str(item), (column,)))
+        else:
+            n_columns = len(table.names)
+            if not -n_columns <= item < n_columns:
+                raise ValueError(
+                    f"group_features={shown(group_features)}: X has no column at position {int(item)}; it has "
+                    f"{n_columns} columns, so positions go from {-n_columns} to {n_columns - 1}. A transformer "
+                    "before this step may have dropped or moved columns."
+                )
+            column = table.names[item]
+            sources.append(FactorSource(column, (column,)))
+    if not sources:
+        raise ValueError("group_features is empty. Name at least one column of X, or leave it out (None).")
+    columns = [source.columns for source in sources]
+    if len(set(columns)) < len(columns):
+        raise ValueError(f"group_features={shown(group_features)} names a column of X twice.")
+    return sources
+
+
+def names_in_mask(items: list, columns: Sequence[str], argument: str) -> list:
+    """Return the columns that a list of booleans, one for every column, marks; any other list as it is."""
+    if not items or not all(isinstance(item, bool | np.bool_) for item in items):
+        return items
+    if len(items) != len(columns):
+        raise ValueError(
+            f"{argument} is a mask of {len(items)} booleans, and X has {len(columns)} columns; give one for every "
+            "column."
+        )
+    return [name for name, wanted in zip(columns, items, strict=True) if wanted]
+
+
+def find_column(table: Table, name: str, argument: str) -> str:
+    """Find the column of X called `name`, or the only one that ends in `__name`; else list the columns that arrived."""
+    if name in table.names:
+        return name
+    renamed = [column for column in table.names if column.endswith(f"__{name}")]
+    if len(renamed) == 1:
+        return renamed[0]
+    arrived = quoted(table.names)
+    if renamed:
+        raise ValueError(
+            f"{argument}: {shown(name)} could be any of {quoted(renamed)}. Columns that arrived: {arrived}."
+        )
+    raise ValueError(
+        f"{argument}: X has no column {shown(name)}. Columns that arrived: {arrived}. A transformer before this step "
+        "may have renamed or dropped it, or turned a frame into an array (then use its position)."
+    )
+
+
+def resolve_source(source: FactorSource, table: Table, keyword: dict[str, Values]) -> FactorSource:
+    """Replace the names of columns by those of the columns that are there."""
+    if source.columns is None or source.columns == (GROUPS,):
+        if GROUPS in keyword:
+            return FactorSource(source.name, None, keyword=True)
+        if GROUPS in table.names:
+            return FactorSource(source.name, (GROUPS,))
+        if source.keyword and source.columns is not None and set(source.columns) <= set(keyword):
+            return source
+        raise ValueError(
+            f"The model has the grouping factor {source.name!r}, but groups= was not given and X has no column "
+            f"{GROUPS!r}. Pass groups= to fit, or name a column of X in its place. Columns that arrived: "
+            f"{quoted(table.names)}."
+        )
+    in_keyword = [column in keyword for column in source.columns]
+    if all(in_keyword):
+        return FactorSource(source.name, source.columns, keyword=True)
+    if any(in_keyword):
+        raise ValueError(
+            f"The factor {source.name!r} takes one part from groups= and another from X. Put all of its columns into "
+            "one of the two."
+        )
+    argument = f"grouping factor {source.name!r}"
+    return FactorSource(source.name, tuple(find_column(table, column, argument) for column in source.columns))
+
+
+def label_columns(source: FactorSource, table: Table, keyword: dict[str, Values]) -> list[Values]:
+    if source.columns is None:
+        return [keyword[GROUPS]]
+    if source.keyword:
+        return [keyword[column] for column in source.columns]
+    return [table.labels(column) for column in source.columns]
+
+
+def read_keyword(groups: Any, table: Table) -> dict[str, Values]:
+    """Read the labels given by `groups=`, by name.
+
+    One label per row is named `groups`, frames keep their names, the columns of a 2-D array are groups_0, groups_1, ...
+    """
+    if groups is None:
+        return {}
+    refuse_lazy(groups, "groups")
+    columns = _keyword_columns(groups)
+    for name, labels in columns.items():
+        if len(labels) != table.n_rows:
+            raise ValueError(f"groups= has {len(labels)} labels, but X has {table.n_rows} rows.")
+        if name in table.names:
+            raise ValueError(
+                f"Groups were given twice: X has a column {shown(name)} and groups= holds labels of that name. Leave "
+                "one of them out, or rename the column."
+            )
+    return columns
+
+
+def _keyword_columns(groups: Any) -> dict[str, Values]:
+    if isinstance(groups, (str, bytes, Mapping, Set)) or not hasattr(groups, "__len__"):
+        raise TypeError(
+            f"groups= takes labels, one for each row of X; got {shown(groups)}. A column of X is named by "
+            "group_features=."
+        )
+    if nw.dependencies.is_into_dataframe(groups):
+        if isinstance(groups, pd.DataFrame):
+            columns: list[Values] = [groups.iloc[:, j] for j in range(groups.shape[1])]
+            names = list(groups.columns)
+        else:
+            frame = nw.from_native(groups, eager_only=True)
+            names, columns = frame.columns, [label_column(frame.get_column(name)) for name in frame.columns]
+        return _named(columns, names if all(isinstance(name, str) for name in names) else None)
+    if nw.dependencies.is_into_series(groups) and not isinstance(groups, pd.Series):
+        return {GROUPS: label_column(nw.from_native(groups, series_only=True))}
+    if isinstance(groups, pd.Series):
+        return {GROUPS: groups}
+    if isinstance(groups, (pd.Index, pd.api.extensions.ExtensionArray)):
+        return {GROUPS: pd.Series(groups)}
+    array = _label_array(groups)
+    if array.ndim == 1:
+        return {GROUPS: array}
+    if array.ndim == 2:
+        return _named([array[:, j] for j in range(array.shape[1])], None)
+    raise ValueError(f"groups= must be 1-D, or 2-D for several factors; got an array of shape {array.shape}.")
+
+
+def _named(columns: list[Values], names: list[str] | None) -> dict[str, Values]:
+    if not columns:
+        raise ValueError("groups= is a frame or array without columns.")
+    if names is None:
+        names = [GROUPS] if len(columns) == 1 else [f"{GROUPS}_{j}" for j in range(len(columns))]
+    if len(set(names)) < len(names):
+        raise ValueError(f"groups= has two columns of one name: {quoted(names)}.")
+    return dict(zip(names, columns, strict=True))
+
+
+def _label_array(groups: Any) -> np.ndarray:
+    """Make an array in which text stays text and numbers stay numbers; a list of tuples is a list of labels."""
+    if isinstance(groups, np.ndarray):
+        return groups
+    if isinstance(groups, (list, tuple)):
+        if any(isinstance(label, tuple) for label in groups):
+            return np.fromiter(groups, dtype=object, count=len(groups))
+        array = np.asarray(groups)
+        return array if array.dtype.kind in "biuf" else np.asarray(groups, dtype=object)
+    return np.asarray(groups)
+
+
+def where_labels_stand(source: FactorSource) -> str:
+    """Name the labels of a factor, for the beginning of a message."""
+    if source.columns is None:
+        return "groups="
+    if source.keyword:
+        return f"groups= (column {quoted(source.columns)})"
+    return f"Group column {quoted(source.columns)} of X"
+
+
+def quoted(names: Iterable[Any]) -> str:
+    names = [shown(name) for name in names]
+    return ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")

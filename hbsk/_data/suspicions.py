@@ -1,0 +1,109 @@
+"""Input that is read as documented and most likely was not meant so: weights, order of rows, groups of one row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hbsk._messages import warn
+from hbsk.exceptions import RowOrderWarning, ShrinkageWarning, SuspiciousWeightsWarning
+
+# Copies of rows come to less than this share of the rows only where weights are shares of a whole.
+FEWEST_COPIES = 0.1
+# Fractions of copies do not come by the dozen; nor is every row there the same thousands of times.
+MOST_FRACTIONAL_COPIES, MOST_EQUAL_COPIES = 10.0, 1000.0
+LARGEST_VALUE = 1e75
+
+
+def warn_of_weights(weights: np.ndarray) -> None:
+    """Warn where weights cannot well be numbers of copies: shares that add up to 1, or large numbers with fractions.
+
+    Whole numbers that differ are counts, however large. Others have a mean near 1 where they say how much each row
+    counts.
+
+    Parameters
+    ----------
+    weights : ndarray of shape (n_rows,)
+        Checked weights, 0 or more.
+    """
+    weights = weights[weights > 0]
+    n_rows, total = len(weights), float(weights.sum())
+    mean = total / n_rows
+    equal = weights.max() == weights.min()
+    if not equal and np.array_equal(weights, np.floor(weights)):
+        return
+    if mean > LARGEST_VALUE:
+        return  # whose sums are no numbers, which is an error
+    few = n_rows > 1 and (mean < FEWEST_COPIES or abs(total - 1) < 1e-6)
+    if few or mean > (MOST_EQUAL_COPIES if equal else MOST_FRACTIONAL_COPIES):
+        warn(
+            f"sample_weight is a number of copies of each row, and these weights add up to {total:.6g} for {n_rows} "
+            f"rows: standard deviations come out as from {total:.3g} rows. If they are relative weights, scale them to "
+            "a mean of 1 (sample_weight / sample_weight.mean()); if they are precisions, pass standard_error= instead.",
+            SuspiciousWeightsWarning,
+        )
+
+
+def warn_of_order(X: Any, beside: Iterable[tuple[str, Any]]) -> None:
+    """Warn where an argument beside X has the labels of X's index in another order: rows are taken by position.
+
+    Parameters
+    ----------
+    X : array-like or dataframe
+    beside : iterable of (str, array-like or None)
+        Names of arguments and their values.
+    """
+    index = _index_of(X)
+    if index is None:
+        return
+    for name, values in beside:
+        other = _index_of(values)
+        if other is not None and _is_permuted(index, other):
+            warn(
+                f"{name} has the index of X in another order, and rows are taken by position, not by index. Pass "
+                f"{name}.loc[X.index] to match them, or a plain array ({name}.to_numpy()) if the order is right.",
+                RowOrderWarning,
+            )
+
+
+def _index_of(values: Any) -> pd.Index | None:
+    return values.index if isinstance(values, pd.DataFrame | pd.Series) else None
+
+
+def _is_permuted(index: pd.Index, other: pd.Index) -> bool:
+    if len(index) != len(other) or index.equals(other) or not (index.is_unique and other.is_unique):
+        return False
+    return bool((index.get_indexer(other) >= 0).all())
+
+
+def are_measurements(labels: np.ndarray) -> bool:
+    """Tell whether all labels are numbers, and none an integer."""
+    return labels.dtype.kind == "f" and not (labels == np.floor(labels)).any()
+
+
+def warn_of_single_rows(
+    factors: Iterable[tuple[str, np.ndarray, np.ndarray]], sample_weight: np.ndarray | None
+) -> None:
+    """Warn where every group of a factor has one row: its sd cannot be told from that of the noise.
+
+    Parameters
+    ----------
+    factors : iterable of (str, ndarray of shape (n_groups,), ndarray of shape (n_rows,))
+        Names of grouping factors, their labels, and codes of their groups; those that look like measurements have a
+        warning of their own.
+    sample_weight : ndarray of shape (n_rows,) or None
+        Copies of a row are rows.
+    """
+    if sample_weight is not None and sample_weight.max() > 1:
+        return
+    for name, labels, codes in factors:
+        if len(labels) == len(codes) and not are_measurements(labels):
+            warn(
+                f"Every group of {name!r} has one row, so the data cannot tell how much groups differ from how much "
+                "rows do: the priors decide. Pass standard_error= if the error of each row is known, or more rows for "
+                "each group.",
+                ShrinkageWarning,
+            )

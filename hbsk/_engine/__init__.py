@@ -1,0 +1,1 @@
+"""The mathematics, arrays only: group sums, marginal posterior, integration. Knows of no estimator and no name."""

@@ -1,0 +1,296 @@
+"""From group sums and priors to weighted nodes, by the marginal engine; the glue between its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbsk._engine.integrate import (
+    ERROR_TARGET,
+    N_REPLICATES,
+    PARETO_K_LIMIT,
+    Nodes,
+    find_mode,
+    first_proposals,
+    importance_sample,
+)
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import Tails, posterior_tails
+from hbsk._engine.quadrature import WEIGHTS, score_nodes
+from hbsk._engine.sums import CentredSums, ColumnScaling, GroupSums, standardise
+from hbsk._engine.threads import one_thread_each
+from hbsk._engine.variance_law import (
+    COLUMNS_FOR_THREADS,
+    CUBED_COLUMNS_PER_GROUP,
+    VarianceLaw,
+    monitored_values,
+    variance_law,
+)
+from hbsk._engine.variance_parameters import VarianceParameters
+from hbsk._engine.varying_location import Location, locate
+
+# Groups that differ in design up to which one unknown sd is integrated by quadrature: some ten thousand evaluations.
+CELLS_FOR_QUADRATURE = 100
+# Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
+FIRST_ROUND_ELEMENTS = 200_000
+# Nodes that common columns, each node of which costs as much as p^3 / 8 groups, leave at least, for the tails of group
+# sds.
+LEAST_FOR_COLUMNS = 32
+NODES_PER_REPLICATE = (4, 32)
+# With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
+# smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
+FEW_GROUPS = 50
+# Of many more groups that differ in design, this many find where the search for the mode begins.
+MANY_CELLS = 10_000
+MAX_NODES = 16_000
+# Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
+START_SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
+
+
+@dataclass(frozen=True)
+class IntegratedNodes:
+    """Weighted points that stand for the posterior of the variance parameters, and how they were found.
+
+    Attributes
+    ----------
+    points : MarginalPoints
+    weight : ndarray of shape (n_nodes,)
+    replicate : ndarray of shape (n_nodes,), dtype int
+        Which of the independent randomisations a node belongs to.
+    pareto_k : float
+        NaN where the nodes were sampled.
+    level : ndarray of shape (n_nodes,)
+        Probability level at which sigma is fixed at each node.
+    tails : Tails
+    reliable : bool
+        Whether Pareto k and the Monte Carlo error met their targets.
+    nodes : Nodes or None
+        Importance sampling's own record, where it ran.
+    law : VarianceLaw or None
+    by_quadrature : bool
+    n_chains : int
+        Chains of equal length that the nodes are, where they were sampled; otherwise 0.
+    """
+
+    points: MarginalPoints
+    weight: np.ndarray
+    replicate: np.ndarray
+    pareto_k: float
+    level: np.ndarray
+    tails: Tails
+    reliable: bool = True
+    nodes: Nodes | None = None
+    law: VarianceLaw | None = None
+    by_quadrature: bool = False
+    n_chains: int = 0
+
+
+def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[MarginalModel, ColumnScaling]:
+    """Return the model in engine units, and the scaling that leads there."""
+    known = priors.residual_sd is None
+    sums, scaling = standardise(collected, known_standard_error=known)
+    mean, precision = engine_common_prior(priors, scaling, collected.has_intercept)
+    y_scale = scaling.y_scale
+    group_sd = [
+        sd * (z / y_scale) if isinstance(sd, float) else sd.scaled(z / y_scale)
+        for sd, z in zip(priors.group_sd, scaling.z_scale, strict=True)
+    ]
+    residual_sd = 1.0 if known else priors.residual_sd
+    if not known:
+        residual_sd = residual_sd / y_scale if isinstance(residual_sd, float) else residual_sd.scaled(1 / y_scale)
+    location = None
+    if sums.n_varying:
+        centre = np.zeros(sums.n_varying) if priors.centre is None else priors.centre
+        location = locate(
+            (scaling.z_centre - centre) / scaling.z_scale,
+            scaling.varying_intercept,
+            priors.blocks,
+            priors.lkj_eta,
+            [not isinstance(sd, float) and not sd.is_bounded for sd in group_sd],
+        )
+    small = _small_sds(sums, location)
+    parameters = VarianceParameters(residual_sd, group_sd, priors.blocks, priors.lkj_eta, small, location)
+    return MarginalModel(sums, parameters, mean, precision), scaling
+
+
+def _small_sds(sums: GroupSums, location: Location | None = None) -> np.ndarray:
+    """Return relative sds near which group effects begin to be seen.
+
+    The variance of J group effects seen with error variance 1 / A is known to about sqrt(2 / J) / A; twice the sd
+    of that gave the highest efficiency of the proposal over the data sets of hbsk.datasets (0.5 to 10 were tried).
+    """
+    if not sums.n_groups:
+        return np.ones(sums.n_varying)
+    to_engine = np.eye(sums.n_varying) if location is None else location.to_engine
+    information = np.sum(to_engine * (sums.zz.sum(axis=2) @ to_engine), axis=0) / sums.n_groups
+    return 2.0 * (np.maximum(information, 1e-12) * np.sqrt(max(sums.n_groups, 2) / 2)) ** -0.5
+
+
+def engine_common_prior(priors: EnginePriors, scaling: ColumnScaling, has_intercept: bool):
+    """Return mean and precision of the common coefficients in engine units."""
+    mean, sd = priors.common_mean.copy(), priors.common_sd
+    if has_intercept:
+        mean[0] -= scaling.y_centre
+    unit = (scaling.x_scale / scaling.y_scale)[scaling.kept]
+    return mean[scaling.kept] * unit, (sd[scaling.kept] * unit) ** -2.0
+
+
+def integrate_model(model: MarginalModel, names: Sequence[str] | None = None) -> IntegratedNodes:
+    """Find the mode, place nodes and weigh them.
+
+    Raises
+    ------
+    ImproperPosteriorError
+        Where there is no posterior, with the reason.
+    ValueError
+        Where numbers leave floating point on the way to it.
+    """
+    tails = posterior_tails(model, names)
+    many_columns = model.sums.n_common >= COLUMNS_FOR_THREADS
+    with one_thread_each() if many_columns else nullcontext(), own_errors():
+        return _integrate(model, tails)
+
+
+@contextmanager
+def own_errors():
+    """Let floats overflow on the way, since what comes of it is looked at, and say in our words what failed inside."""
+    try:
+        with np.errstate(over="ignore", divide="ignore", invalid="ignore", under="ignore"):
+            yield
+    except (np.linalg.LinAlgError, FloatingPointError) as error:
+        raise ValueError(
+            f"The posterior of the standard deviations could not be integrated ({error}): its numbers leave floating "
+            "point. Priors on them with less mass at zero and far out (HalfNormal, HalfStudentT), Normal priors in "
+            "place of Flat ones, or inference='nuts' may help."
+        ) from error
+
+
+def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
+    parameters = model.parameters
+    quadrature = _by_quadrature(model)
+    if quadrature is not None:
+        points, weight = quadrature
+        return IntegratedNodes(points, weight, np.zeros(len(weight), dtype=int), 0.0, weight, tails, by_quadrature=True)
+    mode, precision = find_mode(model.value_and_gradient, _start(model))
+    low, high = NODES_PER_REPLICATE
+    high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
+    affordable = FIRST_ROUND_ELEMENTS / N_REPLICATES
+    by_columns = affordable * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
+    high = min(high, max(int(by_columns), LEAST_FOR_COLUMNS))
+    per_replicate = int(np.clip(affordable // max(model.sums.n_groups, 1), low, high))
+    proposal, broad = first_proposals(
+        lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=per_replicate > low
+    )
+    # Sobol points are balanced in powers of two, each of them with its mirror image
+    per_replicate = 2 ** int(np.log2(min(64, per_replicate * max(1, parameters.n_dim // 4))))
+    nodes = importance_sample(
+        model.evaluate,
+        proposal,
+        monitored_values(tails),
+        broad=broad,
+        first_per_replicate=per_replicate,
+        max_nodes=MAX_NODES,
+    )
+    points = join_points(nodes.evaluated)
+    return IntegratedNodes(
+        points=points,
+        weight=nodes.weight,
+        replicate=nodes.replicate,
+        pareto_k=nodes.pareto_k,
+        level=nodes.spare,
+        tails=tails,
+        reliable=nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET,
+        nodes=nodes,
+        law=variance_law(model, nodes, points, tails),
+    )
+
+
+def sample_model(model: MarginalModel, found: IntegratedNodes, sampler: dict[str, Any]) -> IntegratedNodes:
+    """Sample the variance parameters by NUTS where importance sampling has failed.
+
+    The density of these few parameters needs the group sums only: neither rows nor a dummy block.
+    """
+    from hbsk._engine.nuts import sample_log_density
+
+    assert found.nodes is not None  # importance sampling has left what the start of the chains needs
+    mean = found.nodes.weight @ found.nodes.theta
+    deviation = found.nodes.theta - mean
+    covariance = (found.nodes.weight[:, None] * deviation).T @ deviation
+    scale = np.linalg.cholesky(covariance + 1e-6 * np.diag(np.diag(covariance)) + 1e-12 * np.eye(len(mean)))
+    chains = sample_log_density(LogDensity(model), mean, scale, **sampler)
+    theta = chains.reshape(-1, chains.shape[-1])
+    blocks = [model.evaluate(block) for block in np.array_split(theta, max(1, len(theta) // 500))]
+    n_nodes = len(theta)
+    return IntegratedNodes(
+        points=join_points(blocks),
+        weight=np.full(n_nodes, 1 / n_nodes),
+        replicate=np.arange(n_nodes) * N_REPLICATES // n_nodes,
+        pareto_k=float("nan"),
+        level=(np.random.default_rng(0).permutation(n_nodes) + 0.5) / n_nodes,
+        tails=found.tails,
+        reliable=False,
+        n_chains=chains.shape[0],
+    )
+
+
+@dataclass(frozen=True)
+class LogDensity:
+    """The log density of one theta and its gradient; a class, so that it pickles."""
+
+    model: MarginalModel
+
+    def __call__(self, theta: np.ndarray) -> tuple[float, np.ndarray]:
+        value, gradient = self.model.value_and_gradient(np.asarray(theta)[None])
+        return float(value[0]), gradient[0]
+
+
+def _start(model: MarginalModel) -> np.ndarray:
+    """Return where the search for the mode begins: where many groups are, at the mode of every hundredth or so."""
+    step = model.passes.n_cells // MANY_CELLS
+    if step < 2:
+        return _best_of_sds(model)
+    few = model.thinned(step)
+    return find_mode(few.value_and_gradient, _best_of_sds(few))[0]
+
+
+def _best_of_sds(model: MarginalModel) -> np.ndarray:
+    """Return the best of group sds from what all variance between groups would be down to a trifle of it.
+
+    Where common columns explain what differs between groups the search would have a long way from the largest, along
+    which correlations near one catch it.
+    """
+    sums, parameters = model.sums, model.parameters
+    q = parameters.n_varying
+    total = max(sums.xx[-1, -1], 1e-12) / max(sums.n, 1.0)
+    # C at Lambda = 1 has the residual variance within groups, up to what is left between them
+    _, reduced = model.reduce(np.eye(q)[None])
+    within = float(np.clip(reduced[0, -1, -1] / max(sums.n, 1.0), 1e-6 * total, total))
+    sigma = float(parameters.residual_sd) if not parameters.sigma_is_free else np.sqrt(within)
+    between = max(total - within, 0.05 * total) / max(q, 1)
+    sds = np.full(q, np.sqrt(between))
+    if parameters.location is not None:
+        sds = sds / parameters.location.reach
+    start = parameters.theta_of(sigma, sds)
+    candidates = np.tile(start, (len(START_SHARES), 1))
+    at = list(parameters.sd_coordinates)
+    # logarithms of sds, but where they are so small that the data cannot tell
+    candidates[:, at] = np.maximum(start[at] + np.log(START_SHARES)[:, None], np.minimum(start[at], -1.0))
+    return candidates[np.argmax(model.evaluate(candidates).log_density)]
+
+
+def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | None:
+    """Return points and weights where one sd is unknown at most and quadrature can be paid for, otherwise None."""
+    parameters = model.parameters
+    if parameters.n_varying == 0 and parameters.sigma_is_free:
+        return model.without_effects(), WEIGHTS
+    if parameters.n_dim == 0:
+        return model.evaluate(np.zeros((1, 0))), np.ones(1)
+    if parameters.n_dim == 1 and not parameters.integrated and model.passes.n_cells <= CELLS_FOR_QUADRATURE:
+        nodes = score_nodes(lambda x: model.evaluate(x[:, None]).log_density, *parameters.ends)
+        return model.evaluate(nodes[:, None]), WEIGHTS
+    return None

@@ -1,0 +1,171 @@
+"""Array functions of posteriors: quantiles on grids, roots of covariances, resampling."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.spatial import cKDTree
+
+from hbsk._engine.group_algebra import lower_indices
+
+# Steps of a quantile's finer grid within one step of the given one.
+FINER = 4
+# Rows for each group from which a product of matrices for every group is faster than picking each row's group.
+ROWS_FOR_A_PRODUCT = 8
+
+
+def conditional_quantile(grid, weight, level):
+    """Return quantiles, at levels (n,), of laws on smooth grids with quadrature weights, each (n, n_grid).
+
+    The number of a grid's point is the variable in which the weights are a density. It is cubic between points on a log
+    scale, summed over finer points, and log-linear within the finer step that holds the quantile, so that tails stay as
+    thin as they are. Several levels of each law, (n, n_levels), give as many quantiles.
+    """
+    if level.ndim == 1:
+        return conditional_quantile(grid, weight, level[:, None])[:, 0]
+    n, n_grid = grid.shape
+    if n_grid == 1:
+        return np.repeat(grid, level.shape[1], axis=1)
+    log_density = np.log(np.maximum(weight, 1e-300)) @ _cubic_interpolation(n_grid)
+    density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+    slope = np.diff(log_density, axis=1)
+    # tanh(s / 2) / (s / 2) is 1 / (1 + s^2 / 12) up to s^4 / 720
+    mass = (density[:, :-1] + density[:, 1:]) / (1.0 + slope**2 / 12)
+    cumulative = np.cumsum(mass, axis=1)
+    row = np.arange(n)
+    quantiles = np.empty(level.shape)
+    for k in range(level.shape[1]):
+        target = level[:, k] * cumulative[:, -1]
+        at = np.minimum(np.sum(cumulative < target[:, None], axis=1), mass.shape[1] - 1)
+        here = mass[row, at]
+        share = np.clip((target - (cumulative[row, at] - here)) / np.maximum(here, 1e-300), 0.0, 1.0)
+        steepness = np.where(np.abs(slope[row, at]) < 1e-9, 1e-9, slope[row, at])
+        position = at + np.log1p(share * np.expm1(steepness)) / steepness
+        quantiles[:, k] = _cubic_at(grid, position / FINER)
+    return quantiles
+
+
+def _cubic_at(values, position):
+    """Return cubics through four neighbours in each row of values (n, n_grid), at positions (n,) counted in points."""
+    first = np.clip(np.floor(position).astype(int) - 1, 0, max(values.shape[1] - 4, 0))
+    nearest = values[np.arange(len(values))[:, None], first[:, None] + np.arange(4)]
+    return np.sum(nearest * _lagrange(position - first).T, axis=1)
+
+
+def _lagrange(u):
+    """Return the four cubic basis polynomials on the points 0 to 3, (4, n)."""
+    a, b, c, d = u, u - 1.0, u - 2.0, u - 3.0
+    return np.stack([-b * c * d / 6, a * c * d / 2, -a * b * d / 2, a * b * c / 6])
+
+
+@lru_cache(maxsize=16)
+def _cubic_interpolation(n_points):
+    """Return the matrix (n_points, n_finer) that puts `FINER` steps into one, by cubics through four neighbours."""
+    at = np.arange(FINER * (n_points - 1) + 1) / FINER
+    first = np.clip(np.floor(at).astype(int) - 1, 0, max(n_points - 4, 0))
+    matrix = np.zeros((n_points, len(at)))
+    matrix[first + np.arange(4)[:, None], np.arange(len(at))] = _lagrange(at - first)
+    return matrix
+
+
+def canonical_root(root):
+    """Return the lower factor, with a positive diagonal, of ``R R'``: it does not hang on signs of eigenvectors."""
+    triangle = np.linalg.qr(root.swapaxes(1, 2), mode="r").swapaxes(1, 2)
+    signs = np.sign(np.einsum("mkk->mk", triangle))
+    # in one stretch, as it comes back from a pickle: sums then have the same bits
+    return np.ascontiguousarray(triangle * np.where(signs == 0, 1.0, signs)[:, None, :])
+
+
+def squared_norm(root, reach):
+    """Return ``|R' v|^2`` for roots (n_nodes, p, p) and vectors (n_nodes, p, n_rows)."""
+    return np.sum((root.swapaxes(1, 2) @ reach) ** 2, axis=1)
+
+
+class GroupLaws(NamedTuple):
+    """Laws of common coefficients and of the effects of some groups, at nodes.
+
+    Attributes
+    ----------
+    common_mean : ndarray of shape (n_nodes, p)
+    root : ndarray of shape (n_nodes, p, p)
+        ``R'``, with ``R R'`` the covariance of the common coefficients.
+    effect : ndarray of shape (n_nodes, q, n_groups)
+        Means of the effects.
+    taken : ndarray of shape (n_nodes, p, q, n_groups)
+        ``R' B_x' H_j``: what the effects take back when the common coefficients move.
+    covariance : ndarray of shape (n_nodes, q (q + 1) / 2, n_groups)
+        Of the effects given the common coefficients, packed.
+    """
+
+    common_mean: np.ndarray
+    root: np.ndarray
+    effect: np.ndarray
+    taken: np.ndarray
+    covariance: np.ndarray
+
+
+def rows_given_groups(laws: GroupLaws, x, z, position):
+    """Return mean and variance, each (n_nodes, n_rows), of ``x' b + z' u_j`` for rows of groups at ``position``."""
+    row, column = lower_indices(z.shape[1])
+    squares = z[:, row] * z[:, column] * np.where(row == column, 1.0, 2.0)
+    n_nodes, p = laws.common_mean.shape
+    n_groups = laws.effect.shape[2]
+    mean = laws.common_mean @ x.T
+    if len(x) < ROWS_FOR_A_PRODUCT * n_groups:
+        reach = laws.root @ x.T
+        variance = np.zeros_like(mean)
+        for k, of_rows in enumerate(z.T):
+            mean += laws.effect[:, k, position] * of_rows
+            reach -= laws.taken[:, :, k, position] * of_rows
+        for pair, of_rows in enumerate(squares.T):
+            variance += laws.covariance[:, pair, position] * of_rows
+        variance += np.einsum("mar,mar->mr", reach, reach)
+        return mean, variance
+    # products of matrices for the rows of each group
+    variance = np.empty_like(mean)
+    order = np.argsort(position, kind="stable")
+    ends = np.cumsum(np.bincount(position, minlength=n_groups))
+    for group, rows in enumerate(np.split(order, ends[:-1])):
+        if rows[-1] - rows[0] == len(rows) - 1:  # side by side: no copies
+            rows = slice(rows[0], rows[-1] + 1)
+        mean[:, rows] += laws.effect[:, :, group] @ z[rows].T
+        turned = np.concatenate([laws.root, -laws.taken[:, :, :, group]], axis=2).reshape(n_nodes * p, -1)
+        reach = (turned @ np.concatenate([x[rows], z[rows]], axis=1).T).reshape(n_nodes, p, -1)
+        of_group = laws.covariance[:, :, group] @ squares[rows].T
+        variance[:, rows] = of_group + np.einsum("mar,mar->mr", reach, reach)
+    return mean, variance
+
+
+def semidefinite_cholesky(matrices):
+    """Return lower factors of semidefinite matrices (..., q, q), zero columns where singular."""
+    q = matrices.shape[-1]
+    lower = np.zeros_like(matrices)
+    for j in range(q):
+        pivot = matrices[..., j, j] - np.sum(lower[..., j, :j] ** 2, axis=-1)
+        root = np.sqrt(np.maximum(pivot, 0.0))
+        lower[..., j, j] = root
+        safe = np.where(root > 0, root, 1.0)
+        for i in range(j + 1, q):
+            entry = matrices[..., i, j] - np.sum(lower[..., i, :j] * lower[..., j, :j], axis=-1)
+            lower[..., i, j] = np.where(root > 0, entry / safe, 0.0)
+    return lower
+
+
+def systematic_resample(weight, n_draws, rng):
+    """Return node indices in random order, each node as often as its weight says, within one."""
+    levels = (np.arange(n_draws) + rng.random()) / n_draws
+    at = np.minimum(np.searchsorted(np.cumsum(weight), levels), len(weight) - 1)
+    return rng.permutation(at)
+
+
+def nearest(nodes, points):
+    """Return for each point (n_points, d) the index of the nearest of the nodes (n_nodes, d), in sds of the nodes."""
+    unit = nodes.std(axis=0)
+    unit = np.where(unit > 0, unit, 1.0)
+    return cKDTree(nodes / unit).query(points / unit)[1]
+
+
+def covariance_entries(sigma, factor):
+    """Return log sigma and the entries of the factor of Sigma, (n_nodes, 1 + q (q + 1) / 2)."""
+    row, column = np.tril_indices(factor.shape[1])
+    return np.column_stack([np.log(sigma), sigma[:, None] * factor[:, row, column]])

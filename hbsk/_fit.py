@@ -1,0 +1,345 @@
+"""Choosing and running an engine: data and specification in, posterior and diagnostics out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from hbsk._data.checks import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
+from hbsk._data.rows import Rows
+from hbsk._data.sources import quoted
+from hbsk._engine.fit import marginal_model
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.merging import moved
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sums import CentredSums, ColumnScaling, collect
+from hbsk._engine.threads import n_threads
+from hbsk._engine.varying_location import at_zero
+from hbsk._messages import shown
+from hbsk._model.centres import varying_intercept
+from hbsk._model.default_priors import default_priors
+from hbsk._model.design import DesignWithMeans
+from hbsk._model.frame import ModelFrame
+from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
+from hbsk._model.redundancy import warn_redundant_columns
+from hbsk._posterior.diagnostics import marginal_diagnostics, nuts_diagnostics
+from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
+from hbsk._posterior.group_tables import column_labels, common_counterparts
+from hbsk._posterior.integrated import fit_marginal
+from hbsk._posterior.no_pooling import fit_no_pooling
+from hbsk._posterior.nodes import MarginalPosterior
+
+# Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
+SMALLEST_RELATIVE_ERROR = 1e-7
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What an engine leaves behind.
+
+    Attributes
+    ----------
+    posterior : MarginalPosterior or DrawsPosterior
+    priors : dict
+        Plain data, the estimator's ``priors_``.
+    inference : str
+        Which engine ran, and why.
+    model : MarginalModel or None
+        Sums and priors in engine units, where there is at most one grouping factor.
+    scaling : ColumnScaling or None
+    trusted : bool
+        Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
+    sample_stats : dict of str to ndarray of shape (n_chains, n_draws), or None
+        What NUTS tells of each draw.
+    effect_mean : ndarray of shape (q,) or None
+        Fixed means of the effects of groups that were taken off y in ``model``; None for zeros.
+    diagnostics : DataFrame or None
+        ArviZ's diagnostics of the draws; those of the marginal engine are computed when asked for.
+    """
+
+    posterior: MarginalPosterior | DrawsPosterior
+    priors: dict[str, Any]
+    inference: str
+    model: MarginalModel | None = None
+    scaling: ColumnScaling | None = None
+    trusted: bool = True
+    sample_stats: dict[str, np.ndarray] | None = None
+    diagnostics: pd.DataFrame | None = None
+    effect_mean: np.ndarray | None = None
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return an answer, computed when it is first asked for; it ends with this fit and is left out of pickles."""
+        answers = self.__dict__.setdefault("_answers", {})
+        if name not in answers:
+            answers[name] = compute()
+        return answers[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be computed again out of a pickle."""
+        return {name: value for name, value in vars(self).items() if name != "_answers"}
+
+
+def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
+    """Run the engine that the estimator asks for, or the one that is exact and fast."""
+    specification = frame.specification
+    if estimator.pooling == "partial":
+        _refuse_errors_lost_in_rounding(rows)
+    with np.errstate(over="ignore", invalid="ignore"):
+        collected = collect_sums(frame, rows)
+    _refuse_sums_beyond_floats(specification, collected)
+    warn_redundant_columns(specification, collected, rows.n_rows, pooled=estimator.pooling == "partial")
+    known = rows.standard_error is not None
+    priors = _priors(estimator, frame, collected, known)
+    exact = engine_priors(specification, priors, known)
+    reason = exact if isinstance(exact, str) else None
+    effect_mean = None
+    if reason is None and estimator.pooling == "partial" and np.any(exact.group_mean):
+        # known means are an offset, for known and new groups alike
+        # priors are of effects at their point; rows are answered with those at zero
+        effect_mean = at_zero(exact.group_mean, exact.centre, varying_intercept(specification.factors[0]))
+        collected = collect_sums(frame, rows, effect_mean=effect_mean)
+    if estimator.pooling == "none":
+        return _no_pooling(estimator, frame, collected, priors, exact)
+    if estimator.inference == "marginal" and reason is not None:
+        raise ValueError(
+            f"inference='marginal' cannot fit this model: {reason}. Use inference='auto' or 'nuts', or a model with "
+            "one grouping factor, Normal or Flat priors on common terms and one of the listed priors on sds."
+        )
+    if estimator.inference == "nuts" or reason is not None:
+        why = "inference='nuts' was asked for" if estimator.inference == "nuts" else reason
+        fitted = _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
+        return replace(fitted, effect_mean=effect_mean)
+    names = [label for factor in specification.factors for label in column_labels(factor)]
+    fit = fit_marginal(collected, exact, _sampler(estimator), names)
+    posterior = replace(fit.posterior, effect_mean=effect_mean)
+    why = "exact for one grouping factor" if specification.factors else "exact without groups"
+    if fit.posterior.n_chains:
+        why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
+    return Fitted(
+        posterior,
+        priors,
+        f"marginal ({why})",
+        fit.model,
+        posterior.scaling,
+        fit.reliable and not fit.is_coarse,
+        effect_mean=effect_mean,
+    )
+
+
+def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
+    """Refuse known standard errors whose squares vanish beside the spread of y: the density would be rounding alone."""
+    if rows.standard_error is None:
+        return
+    smallest = float(rows.standard_error.min())
+    mean = np.average(rows.y_deviation, weights=rows.sample_weight)
+    spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=rows.sample_weight)))
+    if smallest < SMALLEST_RELATIVE_ERROR * spread:
+        raise ValueError(
+            f"standard_error goes down to {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard "
+            f"deviation of y, {spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave "
+            "standard_error out to have the residual sd estimated; look for a y that is far from all others too."
+        )
+
+
+def _refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:
+    """Refuse columns whose squares are beyond floating point, and weights that make them so."""
+    moments = collected.moments
+    terms, means, sds = list(specification.common_terms), [moments.x_mean], [moments.x_sd]
+    for factor, z_mean, z_sd in zip(specification.factors, moments.z_mean, moments.z_sd, strict=True):
+        terms, means, sds = [*terms, *factor.terms], [*means, z_mean], [*sds, z_sd]
+    mean, sd = np.abs(np.concatenate(means)), np.concatenate(sds)
+    beyond = ~(mean + sd <= LARGEST_VALUE) | ((mean + sd > 0) & (mean + sd < SMALLEST_VALUE))
+    if beyond.any():
+        names = dict.fromkeys(terms[k] for k in np.flatnonzero(beyond))
+        raise ValueError(
+            f"The columns of {quoted(names)} have values whose squares leave floating point: in size they must lie "
+            f"between {SMALLEST_VALUE} and {LARGEST_VALUE}. Give X in other units."
+        )
+    if not np.isfinite(collected.sums.xx).all():
+        raise ValueError("Sums of squares of X and y, with these weights, leave floating point. Use smaller weights.")
+
+
+def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0, effect_mean: np.ndarray | None = None) -> CentredSums:
+    """Collect the sums over the groups of one factor (over none, where groups are left out).
+
+    Known means of effects are taken off y.
+    """
+    # Without an intercept y has no centre, and its size is the scale of everything.
+    if not rows.y_origin or not frame.specification.has_intercept:
+        return _collect(frame, rows, rows.y, factor, effect_mean)
+    return moved(_collect(frame, rows, rows.y_deviation, factor, effect_mean), rows.y_origin)
+
+
+def exact_response(
+    frame: ModelFrame, rows: Rows, scaling: ColumnScaling, effect_mean: np.ndarray | None = None
+) -> tuple[np.ndarray, ColumnScaling]:
+    """Return y less its origin, and the scaling with the centre that y has there."""
+    if not rows.y_origin or not frame.specification.has_intercept:
+        return rows.y, scaling
+    y_centre = _collect(frame, rows, rows.y_deviation, 0, effect_mean).moments.y_mean
+    return rows.y_deviation, replace(scaling, y_centre=y_centre)
+
+
+def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_mean: np.ndarray | None) -> CentredSums:
+    specification = frame.specification
+    codes, n_groups, intercept = None, 0, None
+    if specification.factors:
+        intercept = varying_intercept(specification.factors[factor])
+        name = specification.factors[factor].name
+        codes, n_groups = rows.codes[name], rows.factors[name].n_groups
+    design = specification.design(rows.features, rows.codes)
+    return collect(
+        design if effect_mean is None else DesignWithMeans(design, effect_mean),
+        codes,
+        n_groups,
+        y,
+        has_intercept=specification.has_intercept,
+        factor=factor,
+        sample_weight=rows.sample_weight,
+        standard_error=rows.standard_error,
+        counterparts=[common_counterparts(specification, terms) for terms in specification.factors],
+        varying_intercept=intercept,
+        n_threads=n_threads(),
+    )
+
+
+def model_priors(estimator: Any, frame: ModelFrame, rows: Rows) -> dict[str, Any]:
+    """Return every prior of the model as plain data."""
+    return _priors(estimator, frame, collect_sums(frame, rows), rows.standard_error is not None)
+
+
+def _priors(estimator, frame, collected, known) -> dict[str, Any]:
+    centres = resolve_centres(frame.specification, collected.moments.z_mean, estimator.priors)
+    defaults = default_priors(frame.specification, collected.moments, centres)
+    if known:
+        defaults.pop("sigma", None)
+    unused = frame.grouped if frame.ignores_groups else None
+    return resolve_priors(frame.specification, defaults, estimator.priors, known_standard_error=known, unused=unused)
+
+
+def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
+    if estimator.inference == "nuts":
+        raise ValueError(
+            "inference='nuts' cannot be combined with pooling='none': it is the limit of infinite between-group sds, "
+            "which has no sampler. Use inference='auto'."
+        )
+    if isinstance(exact, str):
+        raise ValueError(
+            f"pooling='none' needs a model that the marginal engine can take, but {exact}. With several grouping "
+            "factors their separate effects are not identified without pooling: combine them into one column."
+        )
+    model, scaling = marginal_model(collected, exact)
+    if not frame.specification.factors:
+        fit = fit_marginal(collected, exact)
+        return Fitted(fit.posterior, priors, "marginal (exact without groups)", model, scaling)
+    posterior = fit_no_pooling(model, scaling, collected.has_intercept)
+    return Fitted(posterior, priors, "marginal (exact: the limit of infinite between-group sds)", model, scaling)
+
+
+def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
+    from hbsk._bambi.sampling import diagnose, sample_posterior
+
+    step, spread = np.spacing(np.abs(rows.y).max()), np.std(rows.y_deviation)
+    if 0 < spread < STEPS_IN_AN_SD * step:
+        raise ValueError(
+            f"y lies near {shown(float(rows.y[0]))} with a standard deviation of {spread:.3g}, where floats are "
+            f"{step:.3g} apart, and NUTS takes y as it is. Subtract a number from y first, or use inference='marginal'."
+        )
+    specification = frame.specification
+    draws = sample_posterior(bambi_model(frame, rows, priors), **_sampler(estimator))
+    engine_model, scaling = _sums_for_comparison(specification, collected, exact)
+    more = [collect_sums(frame, rows, f) for f in range(1, len(specification.factors))]
+    parts = (collected, *more) if specification.factors else ()
+    stats = draws.datatree["sample_stats"]
+    return Fitted(
+        _draws_posterior(draws, parts),
+        priors,
+        why,
+        engine_model,
+        scaling,
+        trusted=False,
+        sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
+        diagnostics=nuts_diagnostics(diagnose(draws), int(draws.divergent.sum())),
+    )
+
+
+def _sampler(estimator) -> dict[str, Any]:
+    """Return the estimator's options of sampling."""
+    names = ("draws", "tune", "chains", "random_state", "n_jobs", "verbose", "sampler_options")
+    return {name: getattr(estimator, name) for name in names}
+
+
+def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
+    """Return the model as a `bambi.Model` with explicit priors."""
+    from hbsk._bambi.model import build_model
+
+    specification = frame.specification
+    return build_model(
+        specification,
+        priors,
+        specification.design(rows.features, rows.codes),
+        rows.y,
+        rows.codes,
+        {factor.name: rows.factors[factor.name].labels for factor in specification.factors},
+        sample_weight=rows.sample_weight,
+        standard_error=rows.standard_error,
+    )
+
+
+def _sums_for_comparison(specification, collected, exact):
+    """Return the sums that no-pooling estimates of the same model need; None with several factors."""
+    if len(specification.factors) > 1:
+        return None, None
+    if isinstance(exact, str):
+        p = len(specification.common_columns)
+        q = len(specification.factors[0].columns) if specification.factors else 0
+        exact = EnginePriors(
+            np.zeros(p), np.full(p, np.inf), None if collected.sums.log_weight else 1.0, [1.0] * q, ((),) * 0, ()
+        )
+    return marginal_model(collected, exact)
+
+
+def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool):
+    """Return the diagnostics table of whichever engine ran."""
+    if fitted.diagnostics is not None:
+        return fitted.diagnostics
+    return marginal_diagnostics(frame.specification, fitted.posterior, sigma_is_parameter=sigma_is_parameter)
+
+
+def _draws_posterior(draws, parts) -> DrawsPosterior:
+    """Stack the chains of what NUTS returned; ``parts`` are the sums over the groups of each factor."""
+
+    def stacked(array):
+        return np.ascontiguousarray(array.reshape(-1, *array.shape[2:]))
+
+    factors = draws.factors.values()
+    correlations = []
+    for factor in factors:
+        q = factor.effects.shape[-1]
+        if factor.correlation is None:
+            shape = (draws.sigma.size, q, q)
+            correlations.append(np.broadcast_to(np.eye(q), shape).copy())
+        else:
+            correlations.append(stacked(factor.correlation))
+    return DrawsPosterior(
+        common=stacked(draws.b),
+        sigma=stacked(draws.sigma),
+        group_sd=[stacked(factor.sds) for factor in factors],
+        correlation=correlations,
+        effects=[stacked(factor.effects) for factor in factors],
+        n_chains=draws.sigma.shape[0],
+        information=tuple(part.sums.zz for part in parts),
+        laws=tuple(tuple(law.mapped(stacked) for law in factor.laws) for factor in factors),
+        locations=tuple(
+            DrawsLocation(
+                factor.centre,
+                np.zeros_like(factor.centre) if part.z_centre is None else part.z_centre,
+                factor.intercept,
+            )
+            for factor, part in zip(factors, parts, strict=True)
+        ),
+    )

@@ -1,0 +1,131 @@
+"""Training and new rows as the model sees them: who is a feature, who is a group, which columns follow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbsk._data.labels import GroupFactor
+from hbsk._data.rows import FactorSource, Rows, read_rows, read_training_rows
+from hbsk._data.sources import GROUPS, read_keyword
+from hbsk._data.table import read_table
+from hbsk._model.design import PredictedRows
+from hbsk._model.formula import ParsedFormula, bind_columns, write_formula
+from hbsk._model.specification import Specification, specify
+
+
+@dataclass(frozen=True)
+class ModelFrame:
+    """What fit learns about the data's layout; small, picklable, enough to read new rows.
+
+    Attributes
+    ----------
+    specification : Specification
+        Of the model that is fitted (without groups where they are ignored).
+    grouped : Specification
+        With the groups, whether they are ignored or not.
+    sources : tuple of FactorSource
+        Where labels come from.
+    factors : dict of str to GroupFactor
+    """
+
+    specification: Specification
+    grouped: Specification
+    sources: tuple[FactorSource, ...]
+    factors: dict[str, GroupFactor]
+
+    @property
+    def ignores_groups(self) -> bool:
+        """Whether there are groups that the fitted model does not look at."""
+        return bool(self.grouped.factors) and not self.specification.factors
+
+
+def read_training_frame(estimator: Any, X, y, groups, standard_error, sample_weight) -> tuple[ModelFrame, Rows]:
+    """Read what `fit` was given, find the groups, and settle the columns of the model."""
+    parsed, sources, used = None, None, None
+    if estimator.formula is not None:
+        parsed = _bound_formula(estimator, X, groups)
+        sources = [_source_of(factor) for factor in parsed.factors]
+        used = tuple(dict.fromkeys(parsed.column_of(name) for name in parsed.feature_names))
+    rows = read_training_rows(
+        estimator,
+        X,
+        y,
+        groups,
+        group_features=estimator.group_features,
+        sources=sources,
+        standard_error=standard_error,
+        sample_weight=sample_weight,
+        used_columns=used,
+        min_samples=2,
+    )
+    if parsed is None:
+        parsed = _written_formula(estimator, rows)
+    if not estimator.correlated:
+        parsed = parsed.without_correlation()
+    grouped = specify(parsed, rows.features, sample_weight=rows.sample_weight)
+    specification = grouped
+    if estimator.pooling == "complete" and parsed.blocks:
+        specification = specify(parsed.without_groups(), rows.features, sample_weight=rows.sample_weight)
+    return ModelFrame(specification, grouped, rows.sources, rows.factors), rows
+
+
+def _bound_formula(estimator, X, groups) -> ParsedFormula:
+    from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
+
+    parsed = parse_formula(estimator.formula)
+    table = read_table(estimator, X, reset=True)
+    return bind_columns(parsed, table.names, read_keyword(groups, table))
+
+
+def _source_of(factor: tuple[str, ...]) -> FactorSource:
+    return FactorSource(":".join(factor), factor)
+
+
+def _written_formula(estimator, rows: Rows) -> ParsedFormula:
+    factors, bindings = [], {}
+    for source in rows.sources:
+        factors.append((source.name,))
+        if not source.from_keyword:
+            bindings[source.name] = source.columns[0]
+    return write_formula(
+        rows.features.names, factors, estimator.slope_features, estimator.correlated, bindings=bindings
+    )
+
+
+def read_new_rows(
+    estimator: Any, frame: ModelFrame, X, groups, standard_error=None, y=None
+) -> tuple[PredictedRows, Rows]:
+    """Read rows for a method after fit."""
+    sources = frame.sources
+    if frame.ignores_groups:
+        # The labels change nothing; they may be there or not, as in fit or not.
+        sources, groups = (), None
+    rows = read_rows(
+        estimator,
+        X,
+        groups,
+        sources=sources,
+        factors=frame.factors,
+        unknown_groups=estimator.unknown_groups,
+        standard_error=standard_error,
+        used_columns=frame.specification.feature_columns,
+        y=y,
+    )
+    names = [factor.name for factor in frame.specification.factors]
+    design = frame.specification.design(rows.features, rows.codes)
+    design.warn_beyond_knots()
+    return PredictedRows(design, [rows.codes[name] for name in names], rows.standard_error), rows
+
+
+def unknown_rows(rows: Rows) -> np.ndarray:
+    """Return which rows belong to a group, of any factor, that fit has not seen."""
+    unknown = np.zeros(rows.n_rows, dtype=bool)
+    for mask in rows.unknown.values():
+        unknown |= mask
+    return unknown
+
+
+__all__ = ["GROUPS", "ModelFrame", "read_new_rows", "read_training_frame", "unknown_rows"]

@@ -1,0 +1,1 @@
+"""What a posterior answers: rows, groups, draws, tables."""

@@ -1,0 +1,204 @@
+"""Was the posterior found? Thresholds, tables and one warning for both engines."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hbsk._engine.integrate import PARETO_K_LIMIT, monte_carlo_error
+from hbsk._messages import warn
+from hbsk._posterior.accuracy import END_LEVELS, TAIL_LEVELS, mixture_accuracy, variance_accuracy
+from hbsk._posterior.orders import OF_VARIANCE, common_orders, variance_orders
+from hbsk.exceptions import ConvergenceWarning
+
+# Vehtari, Gelman, Simpson, Carpenter, Buerkner 2021 (Bayesian Analysis 16), section 4; Vehtari et al. 2024 (JMLR 25).
+R_HAT_THRESHOLD = 1.01
+ESS_THRESHOLD = 400.0
+# The marginal engine adds nodes until the means of the variance parameters reach that size, by an estimate from sixteen
+# replicates that is itself off by a third. A fit that ends a little short is no failure; one with less than this is.
+ESS_OF_NODES_THRESHOLD = ESS_THRESHOLD / 4
+PARETO_K_THRESHOLD = PARETO_K_LIMIT
+
+# Monte Carlo error of an sd or of an end of an interval, in posterior sds, that is told.
+MCSE_THRESHOLD = 0.1
+ERRORS = ["mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]
+COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences", "pareto_k", "in_model"]
+# Relative spread that is rounding.
+NO_SPREAD = 1e-10
+
+
+def variance_names(specification) -> list[str]:
+    """Return names of residual sd, group sds and correlations, as Bambi would have them."""
+    names = ["sigma"]
+    for factor in specification.factors:
+        names += [f"{column}|{factor.name}_sigma" for column in factor.columns]
+        for i, k in correlated_pairs(factor):
+            names.append(f"corr_{factor.name}[{factor.columns[k]}, {factor.columns[i]}]")
+    return names
+
+
+def correlated_pairs(factor) -> list[tuple[int, int]]:
+    """Return index pairs (later, earlier) of columns that are correlated a priori."""
+    return [(block[i], block[k]) for block in factor.blocks for i in range(len(block)) for k in range(i)]
+
+
+def variance_values(specification, nodes) -> np.ndarray:
+    """Return values of the variance parameters at nodes, (n_nodes, n_names), in the order of `variance_names`."""
+    columns = [nodes.sigma[:, None]]
+    for f, factor in enumerate(specification.factors):
+        columns.append(nodes.group_sd[f])
+        columns += [nodes.correlation[f][:, i, k, None] for i, k in correlated_pairs(factor)]
+    return np.concatenate(columns, axis=1)
+
+
+def named_variance_values(specification, nodes) -> tuple[list[str], np.ndarray]:
+    """Return names and values, (n_nodes, n_names), of all hyper-parameters, arguments of effects' laws included."""
+    names, values = variance_names(specification), variance_values(specification, nodes)
+    more, absent = {}, set()
+    for laws in nodes.laws:
+        for law in laws:
+            more |= dict(law.parameters())
+            if not law.has_sd_parameter:
+                absent |= {f"{name}_sigma" for name in law.names}
+    kept = [i for i, name in enumerate(names) if name not in absent]
+    return [names[i] for i in kept] + list(more), np.column_stack([values[:, kept], *more.values()])
+
+
+def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) -> pd.DataFrame:
+    """Return the table of diagnostics of the marginal engine.
+
+    Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
+    probabilities in the 5 % tails (tail); of logarithms where there is no posterior variance, infinite where the nodes
+    are a quadrature.
+    """
+    names = variance_names(specification)
+    values = variance_values(specification, posterior.variance_nodes())
+    finite = np.isfinite(values).all(axis=0)
+    finite[0] &= sigma_is_parameter
+    # a mean without a variance has no finite error; a logarithm has, and the same ranks
+    endless = variance_orders(specification, posterior, len(variance_names(specification)))[-values.shape[1] :]
+    endless = endless <= OF_VARIANCE
+    values = np.where(endless, np.log(np.maximum(values, 1e-300)), values)
+    common, common_sd = posterior.common_mixture()
+    in_model = np.zeros(common.shape[1], dtype=bool)
+    in_model[posterior.scaling.kept] = True
+    names = [*np.asarray(names, dtype=object)[finite], *specification.common_columns]
+    values = np.concatenate([values[:, finite], common], axis=1)
+    if posterior.n_chains:
+        return _sampled_diagnostics(names, values, posterior.n_chains, len(specification.common_columns), in_model)
+    mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
+    if posterior.by_quadrature:
+        error[:] = 0.0
+    # A coefficient's sd is wider than that of its conditional mean.
+    _, covariance = posterior.common_moments()
+    of_common = np.where(common_orders(specification, posterior) <= OF_VARIANCE, np.inf, np.sqrt(np.diag(covariance)))
+    sd[len(sd) - common.shape[1] :] = of_common
+    table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
+    table["ess_bulk"] = effective_size(mean, sd, error)
+    table["mcse_mean"] = error
+    n_variance = int(finite.sum())
+    _enter_errors(table, specification, posterior, finite)
+    if not posterior.by_quadrature:
+        without = np.flatnonzero(endless[finite])
+        table.iloc[without, [COLUMNS.index(name) for name in ("mcse_mean", "mcse_sd")]] = np.inf
+    # What groups that are not pooled absorb has no spread at the nodes, which is no accuracy.
+    absorbed = np.append(np.zeros(n_variance, dtype=bool), np.isnan(common_sd).any(axis=0))
+    table.loc[absorbed, ["ess_bulk", "ess_tail", "mcse_mean", *ERRORS]] = np.nan
+    table["pareto_k"] = posterior.pareto_k
+    table["in_model"] = np.concatenate([np.ones(n_variance, dtype=bool), in_model])
+    return table
+
+
+def _sampled_diagnostics(names, values, n_chains, n_common, in_model) -> pd.DataFrame:
+    """Return ArviZ's diagnostics where the variance parameters were sampled, of conditional means for the rest."""
+    from arviz_stats.base import array_stats
+
+    chains = values.reshape(n_chains, -1, values.shape[1])
+    axes = {"chain_axis": 0, "draw_axis": 1}
+    table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
+    with np.errstate(divide="ignore", invalid="ignore"):  # of what stands still, NaN is the answer
+        table["r_hat"] = array_stats.rhat(chains, **axes)
+        table["ess_bulk"] = array_stats.ess(chains, method="bulk", **axes)
+        table["ess_tail"] = array_stats.ess(chains, method="tail", prob=tuple(TAIL_LEVELS), **axes)
+        table["mcse_mean"] = array_stats.mcse(chains, method="mean", **axes)
+        table["mcse_sd"] = array_stats.mcse(chains, method="sd", **axes)
+        for name, level in zip(ERRORS[1:], END_LEVELS, strict=True):
+            table[name] = array_stats.mcse(chains, method="quantile", prob=level, **axes)
+    table["in_model"] = np.concatenate([np.ones(len(names) - n_common, dtype=bool), in_model])
+    return table
+
+
+def effective_size(mean, sd, error) -> np.ndarray:
+    """Return ``sd^2 / error^2``; NaN where there is no spread but rounding, infinite where there is no error."""
+    spread = sd > NO_SPREAD * np.abs(mean)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(spread, (sd / error) ** 2, np.nan)
+
+
+def _enter_errors(table, specification, posterior, finite):
+    """Enter the errors of sds and ends, and the effective size of tails."""
+    if posterior.by_quadrature:
+        table["ess_tail"] = table["ess_bulk"]
+        table[ERRORS] = 0.0
+        return
+    n_variance = int(finite.sum())
+    accuracy = variance_accuracy(posterior, lambda nodes: variance_values(specification, nodes)[:, finite])
+    _enter(table, np.arange(n_variance), accuracy)
+    mean, sd = posterior.common_mixture()
+    estimated = np.flatnonzero(~np.isnan(sd).any(axis=0))
+    accuracy = mixture_accuracy(mean[:, estimated], sd[:, estimated], posterior.weight, posterior.replicate)
+    _enter(table, n_variance + estimated, accuracy)
+
+
+def _enter(table, rows, accuracy):
+    columns = [table.columns.get_loc(name) for name in ("ess_tail", *ERRORS)]
+    table.iloc[rows, columns] = np.column_stack([accuracy.ess_tail, accuracy.mcse_sd, accuracy.mcse_ends])
+
+
+def nuts_diagnostics(table: pd.DataFrame, n_divergent: int) -> pd.DataFrame:
+    """Return ArviZ's diagnostics of NUTS in the common layout."""
+    table = table.copy()
+    table["divergences"] = float(n_divergent)
+    table["in_model"] = True
+    table.index.name = "parameter"
+    return table.reindex(columns=COLUMNS)
+
+
+def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
+    """Warn once, naming the parameters and what to do."""
+    problems = []
+    bad = table.index[table["r_hat"] > R_HAT_THRESHOLD]
+    if len(bad):
+        problems.append(f"r_hat above {R_HAT_THRESHOLD} for {_listed(bad)}")
+    of_nodes = table["r_hat"].isna().all()  # and not of chains, which the marginal engine may have run too
+    least = ESS_OF_NODES_THRESHOLD if of_nodes else ESS_THRESHOLD
+    size = table["ess_bulk"] if of_nodes else table[["ess_bulk", "ess_tail"]].min(axis=1)
+    bad = table.index[size < least]
+    if len(bad):
+        problems.append(f"effective sample size below {least:.0f} for {_listed(bad)}")
+    if of_nodes:
+        sd = table["mcse_mean"] * np.sqrt(table["ess_bulk"])
+        bad = table.index[table[ERRORS].max(axis=1) > MCSE_THRESHOLD * sd]
+        if len(bad):
+            problems.append(
+                f"sd or ends of the interval known to no more than {MCSE_THRESHOLD} posterior sds for {_listed(bad)}"
+            )
+    if (table["divergences"] > 0).any():
+        problems.append(f"{int(table['divergences'].max())} divergent transitions")
+    if (table["pareto_k"] > PARETO_K_THRESHOLD).any():
+        problems.append(f"Pareto k = {table['pareto_k'].max():.2f}, above {PARETO_K_THRESHOLD}")
+    if not problems:
+        return
+    advice = (
+        "Increase tune= and draws=, set sampler_options={'target_accept': 0.95}, or simplify the model; inference="
+        "'marginal', where it is possible, needs no sampling."
+        if engine == "nuts"
+        else "Centred columns where slopes vary, fewer of them, correlated=False, or tighter priors on the sds in "
+        "priors=, make the posterior easier; inference='nuts' samples the full model."
+    )
+    warn(f"The posterior is not reliable: {'; '.join(problems)}. {advice}", ConvergenceWarning)
+
+
+def _listed(names) -> str:
+    names = [str(name) for name in names]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

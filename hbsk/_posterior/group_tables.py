@@ -1,0 +1,167 @@
+"""Group effects, sds and shrinkage as labelled tables, in the user's names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from hbsk._engine.propriety import ImproperPosteriorError
+from hbsk._posterior.no_pooling import NoPoolingPosterior, fit_no_pooling
+from hbsk._posterior.nodes import BLOCK_ELEMENTS
+from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders
+from hbsk._posterior.prediction import mixture_quantiles
+
+INTERCEPT_COLUMNS = {"1": "Intercept"}
+
+
+def sd_series(frame, posterior) -> dict[str, pd.Series]:
+    """Return the posterior mean of the between-group sds, by factor, indexed by term."""
+    nodes = posterior.variance_nodes()
+    means = {}
+    for factor, sd in zip(frame.specification.factors, nodes.group_sd, strict=True):
+        mean = np.where(posterior.tails.of_group_sds(sd.shape[1]) <= OF_MEAN, np.inf, posterior.weight @ sd)
+        means[factor.name] = pd.Series(mean, index=column_labels(factor), name="sd")
+    return means
+
+
+def correlation_frames(frame, posterior) -> dict[str, pd.DataFrame]:
+    """Return the posterior mean of the correlation matrix of each factor's effects."""
+    nodes = posterior.variance_nodes()
+    return {
+        factor.name: pd.DataFrame(
+            np.einsum("m,mkl->kl", posterior.weight, correlation), column_labels(factor), column_labels(factor)
+        )
+        for factor, correlation in zip(frame.specification.factors, nodes.correlation, strict=True)
+    }
+
+
+def column_labels(factor) -> list[str]:
+    """Return a label for each varying column: its term, or its column where a term has several."""
+    return [
+        term if factor.terms.count(term) == 1 else f"{column}|{factor.name}"
+        for column, term in zip(factor.columns, factor.terms, strict=True)
+    ]
+
+
+def shrinkage_frames(frame, posterior) -> dict[str, pd.DataFrame]:
+    """Return shrinkage by factor, a frame of groups times terms."""
+    return {
+        factor.name: pd.DataFrame(
+            posterior.shrinkage(f), label_index(frame.factors[factor.name].labels, factor.name), column_labels(factor)
+        )
+        for f, factor in enumerate(frame.specification.factors)
+    }
+
+
+def label_index(labels, name) -> pd.Index:
+    if len(labels) and isinstance(labels[0], tuple):
+        return pd.Index(list(labels), name=name, tupleize_cols=False)
+    return pd.Index(labels, name=name)
+
+
+def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
+    """Return a tidy table of the coefficients of every group."""
+    tables = []
+    for f, factor in enumerate(frame.specification.factors):
+        labels = frame.factors[factor.name].labels
+        moments = fitted.posterior.group_moments(f)
+        with_common = common_counterparts(frame.specification, factor)
+        mean, sd = _coefficients(fitted.posterior, moments, with_common)
+        sd[_without_variance(frame.specification, fitted.posterior, f, with_common, len(mean))] = np.inf
+        separate = _no_pooling_estimates(fitted, frame.specification, f, with_common)
+        shrinkage = fitted.posterior.shrinkage(f)
+        n_groups, q = mean.shape
+        table = pd.DataFrame(
+            {
+                "factor": factor.name,
+                "group": pd.Series(np.tile(labels, q)).infer_objects(),
+                "term": np.repeat(column_labels(factor), n_groups),
+                "n": np.tile(copies[factor.name], q),
+                "no_pooling": separate.T.ravel(),
+                "mean": mean.T.ravel(),
+                "sd": sd.T.ravel(),
+                "shrinkage": shrinkage.T.ravel(),
+            }
+        )
+        if coverage is not None:
+            table["lower"], table["upper"] = _intervals(frame, fitted.posterior, f, with_common, n_groups, coverage)
+        tables.append(table)
+    if not tables:
+        return pd.DataFrame(columns=["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"])
+    return pd.concat(tables, ignore_index=True)
+
+
+def common_counterparts(specification, factor) -> list[int | None]:
+    """Return for each varying column the common column of the same name, if there is one."""
+    names = list(specification.common_columns)
+    wanted = [INTERCEPT_COLUMNS.get(column, column) for column in factor.columns]
+    return [names.index(name) if name in names else None for name in wanted]
+
+
+def _coefficients(posterior, moments, with_common):
+    common_mean, common_covariance = posterior.common_moments()
+    mean = moments.mean.copy()
+    variance = np.einsum("jkk->jk", moments.covariance).copy()
+    for k, column in enumerate(with_common):
+        if column is not None:
+            mean[:, k] += common_mean[column]
+            variance[:, k] += common_covariance[column, column] + 2 * moments.with_common[:, column, k]
+    return mean, np.sqrt(np.maximum(variance, 0.0))
+
+
+def _without_variance(specification, posterior, f, with_common, n_groups):
+    """Tell of which coefficients, (n_groups, q), the posterior variance does not exist."""
+    without = np.zeros((n_groups, len(with_common)), dtype=bool)
+    if posterior.has_infinite_moments:
+        for k, column in enumerate(with_common):
+            x = np.zeros((n_groups, len(specification.common_columns)))
+            x[:, [] if column is None else column] = 1.0
+            z = np.zeros((n_groups, len(with_common)))
+            z[:, k] = 1.0
+            orders = coefficient_orders(specification, posterior, x, f, z, np.arange(n_groups))
+            without[:, k] = orders <= OF_VARIANCE
+    return without
+
+
+def _no_pooling_estimates(fitted, specification, f, with_common):
+    if fitted.model is None:
+        return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
+    posterior = fitted.posterior
+    if not isinstance(posterior, NoPoolingPosterior):
+        try:
+            posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
+        except ImproperPosteriorError:  # without pooling, which leaves fewer rows to tell sigma
+            return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
+    moments = posterior.group_moments(need_covariance=False)
+    common_mean = posterior.common_estimates()
+    estimate = moments.mean.copy() + (0.0 if fitted.effect_mean is None else fitted.effect_mean)
+    for k, column in enumerate(with_common):
+        if column is not None:
+            estimate[:, k] += common_mean[column]
+    return np.where(posterior.unidentified_effects(), np.nan, estimate)
+
+
+def _intervals(frame, posterior, f, with_common, n_groups, coverage):
+    """Return ends of central intervals of the coefficients, term by term, groups within."""
+    levels = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
+    p, q = len(frame.specification.common_columns), len(with_common)
+    ends = []
+    posterior, location = posterior.about_zero()
+    mixture_of = getattr(posterior, "coefficient_mixture", posterior.row_mixture)
+    for k, column in enumerate(with_common):
+        x = np.zeros((n_groups, p))
+        if column is not None:
+            x[:, column] = 1.0
+        unit = np.zeros((n_groups, q))
+        unit[:, k] = 1.0
+        # the other factors have no part in these coefficients
+        factors = frame.specification.factors
+        z = [unit if i == f else np.zeros((n_groups, len(other.columns))) for i, other in enumerate(factors)]
+        codes = [np.arange(n_groups) if i == f else np.zeros(n_groups, dtype=int) for i in range(len(factors))]
+        width = max(1, BLOCK_ELEMENTS // (4 * posterior.n_nodes))
+        for start in range(0, n_groups, width):
+            rows = slice(start, start + width)
+            mixture = mixture_of(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
+            ends.append(mixture_quantiles(mixture, levels) + (location if column == 0 else 0.0))
+    ends = np.concatenate(ends)
+    return ends[:, 0], ends[:, 1]

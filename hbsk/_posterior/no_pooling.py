@@ -1,0 +1,354 @@
+"""No pooling: the limit of infinite between-group sds, by the same algebra on the same sums.
+
+As tau grows, ``H_j = (A_j + (Lambda Lambda')^-1)^-1`` tends to the pseudo-inverse of ``A_j``: the
+varying columns are free in every group, common columns that vary within groups are shared. Common
+columns that the varying ones absorb, alone or in combination, are identified by nothing but the
+complete-pooling fit, and take its value; so do directions that the rows of a group do not identify.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.sums import ColumnScaling, GroupSums
+from hbsk._engine.variance_parameters import VarianceParameters
+from hbsk._posterior.group_moments import GroupMoments, residual_products
+from hbsk._posterior.integrated import integrate_posterior
+from hbsk._posterior.nodes import MarginalPosterior, RowMixture, VarianceNodes, draw_rows
+
+# A column or direction is unidentified where this share of its square or less is left.
+IDENTIFIED = 1e-10
+# Eigenvalue of a group's products, beside the largest, that is none: rounding leaves 1e-16, and a column far from zero
+# beside its intercept the square of sd / mean.
+RANK = 1e-12
+
+
+@dataclass(frozen=True)
+class NoPoolingPosterior(MarginalPosterior):
+    """Posterior without pooling; groups that fit has not seen get the complete-pooling answer.
+
+    Attributes
+    ----------
+    absorbed : ndarray of shape (p, n_absorbed)
+        Directions of the common coefficients, in engine units, that the varying columns absorb.
+    inverse : ndarray of shape (q (q + 1) / 2, n_groups)
+        Pseudo-inverses of ``A_j``, packed.
+    identified : ndarray of shape (n_groups, q, q)
+        Projections on the directions that the rows of a group identify.
+    complete : MarginalPosterior
+        Of the same model without groups.
+    part : MarginalPosterior
+        Of the common coefficients that groups share, numbers ``shared``.
+    shared : ndarray of shape (n_shared,), dtype int
+    """
+
+    absorbed: np.ndarray = None
+    inverse: np.ndarray = None
+    identified: np.ndarray = None
+    complete: MarginalPosterior = None
+    part: MarginalPosterior = None
+    shared: np.ndarray = None
+
+    def _compute_roots(self, nodes):
+        of_shared = self.part.roots(nodes)
+        p = self.common_mean.shape[1]
+        roots = np.zeros((len(of_shared), p, p))
+        roots[:, self.shared[:, None], self.shared] = of_shared
+        return roots
+
+    def about_zero(self):
+        posterior, location = super().about_zero()
+        complete, _ = self.complete.about_zero()
+        return replace(posterior, complete=complete), location
+
+    def _inverse(self, groups, nodes=slice(None)):
+        inverse = self.inverse[:, groups]
+        return np.broadcast_to(inverse, (len(self.sigma[nodes]), *inverse.shape))
+
+    def _between(self, between, weight):
+        return replace(super()._between(between, weight), part=self.part._between(between, weight))
+
+    def _compute_covariances(self, nodes):
+        root = self._compute_roots(nodes)
+        return root @ root.swapaxes(1, 2)
+
+    def common_mixture(self):
+        mean, sd = super().common_mixture()
+        # Every node has the same number along absorbed directions: no spread, but no knowledge.
+        slope, size = self.absorbed.T @ self._jacobian(), np.abs(self.absorbed.T) @ np.abs(self._jacobian())
+        sd[:, np.any(np.abs(slope) > np.sqrt(IDENTIFIED) * size, axis=0)] = np.nan
+        return mean, sd
+
+    def _in_users_units(self, sigma, factor):
+        sigma, q = sigma * self.scaling.y_scale, factor.shape[1]
+        return VarianceNodes(sigma, [np.full((len(sigma), q), np.inf)], [np.full((len(sigma), q, q), np.nan)])
+
+    def row_mixture(self, x, z, codes) -> RowMixture:
+        return self._mixture(x, z, codes, self.unidentified_rows)
+
+    def coefficient_mixture(self, x, z, codes) -> RowMixture:
+        """Return the mixture of coefficients of groups: what groups absorb has its complete-pooling value in them."""
+        return self._mixture(x, z, codes, lambda _, z, codes: self._is_free(z[0], codes[0]))
+
+    def _is_free(self, z, codes) -> np.ndarray:
+        """Tell which rows ask for a direction of the varying columns that their group does not identify."""
+        at = np.where(codes < self.sums.n_groups, codes, 0)
+        z = self.scaling.varying(z)
+        inside = np.einsum("rk,rkl,rl->r", z, self.identified[at], z)
+        size = np.sum(z**2, axis=1)
+        return size - inside > np.sqrt(IDENTIFIED) * size
+
+    def _mixture(self, x, z, codes, unidentified) -> RowMixture:
+        known = codes[0] < self.sums.n_groups
+        at = np.where(known, codes[0], 0)
+        mixture = super().row_mixture(x, z, [at])
+        variance = np.where(known & unidentified(x, z, codes), np.inf, mixture.variance)
+        mean = mixture.mean
+        if not known.all():
+            fresh = self.complete.row_mixture(x[~known], [], [])
+            mean[:, ~known], variance[:, ~known] = fresh.mean, fresh.variance
+        return RowMixture(mixture.weight, mean, variance)
+
+    def row_sigma(self, codes):
+        known = codes[0] < self.sums.n_groups
+        of_known, of_new = super().row_sigma(codes), self.complete.row_sigma([])
+        return of_known if known.all() else np.where(known, of_known, of_new)
+
+    @property
+    def has_infinite_moments(self):
+        return super().has_infinite_moments or self.complete.has_infinite_moments
+
+    def row_degrees(self, x, z, codes, *, with_noise=False):  # noqa: ARG002 - what z frees is infinite anyway
+        """Return the order below which moments of rows exist: sigma alone has a tail."""
+        known = codes[0] < self.sums.n_groups
+        of_new = self.complete.row_degrees(x, [], [], with_noise=with_noise)
+        return np.where(known, self.tails.of_sigma(), of_new)
+
+    def unidentified_rows(self, x, z, codes) -> np.ndarray:
+        """Tell which rows of known groups ask for what the rows of their group do not identify.
+
+        That is a direction of the varying columns, or a common column, absorbed by the varying ones, away from where
+        the group has it: along a direction d of the absorbed ones, ``u_j`` makes up for ``A_j^+ B_j d``.
+        """
+        known = codes[0] < self.sums.n_groups
+        groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
+        free = self._is_free(z[0], codes[0])
+        z = self.scaling.varying(z[0])
+        x = self.scaling.common(x, self.has_intercept)
+        inverse = unpack_symmetric(self.inverse[:, groups][None], z.shape[1])[0]
+        products = np.einsum("lpj,pa->laj", self.sums.zx[:, :-1, groups], self.absorbed)
+        made_up = np.einsum("klj,laj->jka", inverse, products)
+        own, of_group = x @ self.absorbed, np.einsum("rk,rka->ra", z, made_up[position])
+        size = np.abs(x) @ np.abs(self.absorbed) + np.einsum("rk,rka->ra", np.abs(z), np.abs(made_up[position]))
+        return known & (free | np.any(np.abs(own - of_group) > np.sqrt(IDENTIFIED) * size, axis=1))
+
+    def row_moments(self, x, z, codes, need_variance=True):
+        known = codes[0] < self.sums.n_groups
+        at = np.where(known, codes[0], 0)
+        mean, variance = super().row_moments(x, z, [at], need_variance)
+        if need_variance:
+            variance = np.where(self.unidentified_rows(x, z, codes), np.inf, variance)
+        if not known.all():
+            fresh_mean, fresh_variance = self.complete.row_moments(x[~known], [], [], need_variance)
+            mean[~known] = fresh_mean
+            if need_variance:
+                variance[~known] = fresh_variance
+        return mean, variance
+
+    # the same H_j at all nodes
+    has_short_moments = True
+
+    def _engine_moments(self, *, need_covariance):
+        q = self.factor.shape[1]
+        packed = self.inverse[None]
+        inverse = unpack_symmetric(packed, q)[0]
+        products = residual_products(self.sums.zx, self.weight @ self.common_mean)
+        mean = np.einsum("klj,lj->jk", inverse, products[:, -1])
+        if not need_covariance:
+            return GroupMoments(mean, None, None)
+        reach = np.einsum("klj,laj->jak", inverse, products[:, :-1])  # (H B_x)'
+        with_common = -np.einsum("ab,jbk->jak", self._common_covariance(), reach, optimize=True)
+        covariance = (self.weight @ self.sigma**2) * inverse.transpose(2, 0, 1)
+        covariance = covariance - np.einsum("jak,jal->jkl", reach, with_common, optimize=True)
+        return GroupMoments(mean, covariance, with_common)
+
+    def group_moments(self, factor=0, *, need_covariance=True) -> GroupMoments:
+        moments = super().group_moments(factor, need_covariance=need_covariance)
+        if need_covariance:
+            q = self.factor.shape[1]
+            free = self.unidentified_effects()
+            covariance = moments.covariance.copy()
+            covariance[:, range(q), range(q)] = np.where(free, np.inf, covariance[:, range(q), range(q)])
+            moments = replace(moments, covariance=covariance)
+        return moments
+
+    def unidentified_effects(self) -> np.ndarray:
+        """Tell which columns a group does not identify, shape (n_groups, q)."""
+        z = self.scaling.varying(np.eye(self.factor.shape[1]))
+        inside = np.einsum("rk,jkl,rl->jr", z, self.identified, z, optimize=True)
+        size = np.sum(z**2, axis=1)
+        return size - inside > np.sqrt(IDENTIFIED) * size
+
+    def shrinkage(self, factor=0):  # noqa: ARG002 - there is one factor
+        """Return 1 where a group identifies the column, otherwise 0."""
+        return np.where(self.unidentified_effects(), 0.0, 1.0)
+
+    def row_draws(self, x, z, codes, n_draws, rng):
+        known = codes[0] < self.sums.n_groups
+        predictor = np.empty((n_draws, len(x)))
+        sigma = np.empty_like(predictor)
+        predictor[:, known], sigma[:, known] = draw_rows(self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng)
+        if not known.all():
+            predictor[:, ~known], sigma[:, ~known] = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
+        predictor[:, self.unidentified_rows(x, z, codes)] = np.nan
+        return predictor, sigma
+
+
+def unidentified_rows(posterior, x, z, codes) -> np.ndarray:
+    """Tell which rows have an infinite sd since nothing is pooled and their group does not identify them."""
+    if isinstance(posterior, NoPoolingPosterior):
+        return posterior.unidentified_rows(x, z, codes)
+    return np.zeros(len(x), dtype=bool)
+
+
+def without_unidentified_effects(posterior, effects: list[np.ndarray]) -> list[np.ndarray]:
+    """Return draws (n_draws, n_groups, q) of the effects of each factor, NaN where a group does not identify them."""
+    if isinstance(posterior, NoPoolingPosterior):
+        return [np.where(posterior.unidentified_effects(), np.nan, effects[0])]
+    return effects
+
+
+def complete_pooling_model(model: MarginalModel) -> MarginalModel:
+    """Return the model without its groups."""
+    sums = model.sums
+    bare = GroupSums(
+        np.zeros((0, 0, 0)), np.zeros((0, sums.n_common + 1, 0)), sums.xx, sums.n, sums.log_weight, np.zeros(0)
+    )
+    parameters = VarianceParameters(model.parameters.residual_sd, (), (), ())
+    return MarginalModel(bare, parameters, model.prior_mean, model.prior_precision)
+
+
+def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: bool) -> NoPoolingPosterior:
+    """Return the posterior in the limit of infinite between-group sds."""
+    sums = model.sums
+    q, p1 = sums.zx.shape[:2]
+    complete_model = complete_pooling_model(model)
+    complete = integrate_posterior(complete_model, scaling, has_intercept).posterior
+    inverse, identified, rank = pseudo_inverses(sums.zz)
+    reduced = sums.xx - np.einsum("kaj,klj,lbj->ab", sums.zx, inverse, sums.zx, optimize=True)
+    absorbed, free = absorbed_directions(reduced[:-1, :-1], sums.xx[:-1, :-1])
+    shared = np.setdiff1d(np.arange(p1 - 1), free)
+    rows = np.append(shared, p1 - 1)
+    within = GroupSums(
+        np.zeros((0, 0, 0)),
+        np.zeros((0, len(rows), 0)),
+        reduced[np.ix_(rows, rows)],
+        max(sums.n - float(rank.sum()), 0.0),
+        sums.log_weight,
+        np.zeros(0),
+    )
+    # Coefficients along absorbed directions are those of complete pooling, and move the others by as much.
+    of_complete = complete.weight @ complete.common_mean
+    moved = (absorbed @ of_complete[free])[shared]
+    shared_model = MarginalModel(
+        within, complete_model.parameters, model.prior_mean[shared] - moved, model.prior_precision[shared]
+    )
+    part = integrate_posterior(shared_model, scaling, has_intercept).posterior
+    # Rows of known and of new groups stand side by side in one mixture: node i has the same weight in both.
+    n_nodes = part.n_nodes
+    mean = np.tile(of_complete, (n_nodes, 1))
+    mean[:, shared] = part.common_mean + moved
+    row, column = lower_indices(q)
+    return NoPoolingPosterior(
+        weight=part.weight,
+        replicate=part.replicate,
+        pareto_k=0.0,
+        sigma=part.sigma,
+        factor=np.zeros((n_nodes, q, q)),
+        common_mean=mean,
+        prior_precision=model.prior_precision,
+        sums=sums,
+        scaling=scaling,
+        has_intercept=has_intercept,
+        absorbed=absorbed,
+        inverse=np.ascontiguousarray(inverse[row, column]),
+        identified=identified,
+        complete=complete,
+        part=part,
+        shared=shared,
+        tails=part.tails,
+        by_quadrature=True,
+    )
+
+
+def absorbed_directions(reduced: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find the directions of common coefficients that varying columns absorb.
+
+    A column that the varying ones absorb is a direction of its own; others are combinations, such as the column x where
+    only its slope varies and the engine has the intercept and x less its mean.
+
+    Parameters
+    ----------
+    reduced, total : ndarray of shape (p, p)
+        Products of the common columns, what the varying columns explain of each group left out, and all.
+
+    Returns
+    -------
+    directions : ndarray of shape (p, n_absorbed)
+        The identity in the rows of ``free``.
+    free : ndarray of shape (n_absorbed,), dtype int
+        One column for each direction: its coefficient may have any value.
+    """
+    p = len(total)
+    unit = np.sqrt(np.where(np.diag(total) > 0, np.diag(total), 1.0))
+    reduced, total = reduced / np.outer(unit, unit), total / np.outer(unit, unit)
+    alone = np.diag(reduced) <= IDENTIFIED * np.diag(total)
+    free, others = list(np.flatnonzero(alone)), np.flatnonzero(~alone)
+    directions = np.eye(p)[:, alone]
+    # share of each direction of the others that is left, of those that their total identifies
+    size, vectors = np.linalg.eigh(total[np.ix_(others, others)])
+    seen = size > np.sqrt(IDENTIFIED)
+    white = vectors[:, seen] / np.sqrt(size[seen])
+    share, turned = np.linalg.eigh(white.T @ reduced[np.ix_(others, others)] @ white)
+    combined = np.zeros((p, int(np.sum(share <= IDENTIFIED))))
+    combined[others] = white @ turned[:, share <= IDENTIFIED]
+    combined[np.abs(combined) <= np.sqrt(IDENTIFIED) * np.max(np.abs(combined), axis=0, initial=0.0)] = 0.0
+    for k in range(combined.shape[1]):
+        # the intercept, which comes first where there is one, stays identified if another column can be free
+        entries = np.abs(combined[:, k]) * np.where(np.arange(p) == 0, np.sqrt(IDENTIFIED), 1.0)
+        # the last of those that only rounding tells apart
+        pivot = int(np.flatnonzero(entries >= (1.0 - IDENTIFIED) * entries.max())[-1])
+        combined[:, k] /= combined[pivot, k]
+        rest = np.arange(combined.shape[1]) != k
+        combined[:, rest] -= np.outer(combined[:, k], combined[pivot, rest])
+        free.append(pivot)
+    free = np.array(free, dtype=int)
+    return np.concatenate([directions, combined], axis=1) / unit[:, None] * unit[free], free
+
+
+def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return pseudo-inverses of ``A_j``, projections on their ranges, and ranks.
+
+    Parameters
+    ----------
+    zz : ndarray of shape (q, q, n_groups)
+
+    Returns
+    -------
+    inverse : ndarray of shape (q, q, n_groups)
+    identified : ndarray of shape (n_groups, q, q)
+    rank : ndarray of shape (n_groups,)
+    """
+    matrices = zz.transpose(2, 0, 1)
+    q = matrices.shape[1]
+    values, vectors = np.linalg.eigh(matrices)
+    top = np.max(np.abs(values), axis=1, keepdims=True, initial=0.0)
+    inside = values > RANK * np.maximum(top, 1e-300)
+    reciprocal = np.where(inside, 1.0 / np.where(inside, values, 1.0), 0.0)
+    inverse = (vectors * reciprocal[:, None, :]) @ vectors.swapaxes(1, 2)
+    identified = (vectors * inside[:, None, :]) @ vectors.swapaxes(1, 2)
+    return inverse.transpose(1, 2, 0).reshape(q, q, -1), identified, inside.sum(axis=1)

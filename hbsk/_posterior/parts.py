@@ -1,0 +1,114 @@
+"""What posteriors answer with: mixtures of rows, moments of groups, values and draws of parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from hbsk._engine.effect_laws import EffectLaw
+
+# Nodes times rows times columns worked on at a time.
+BLOCK_ELEMENTS = 1_000_000
+
+
+@dataclass(frozen=True)
+class RowMixture:
+    """The law of the linear predictor of rows: a mixture of normals over nodes.
+
+    Attributes
+    ----------
+    weight : ndarray of shape (n_nodes,)
+    mean, variance : ndarray of shape (n_nodes, n_rows)
+        The nodes are those of the posterior in order, or several for each of them. Variance 0 where a node fixes the
+        row (draws); infinite where nothing identifies it.
+    """
+
+    weight: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+    def moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean and variance of each row."""
+        mean = self.weight @ self.mean
+        return mean, self.weight @ (self.variance + (self.mean - mean) ** 2)
+
+    def with_noise(self, sd: np.ndarray) -> RowMixture:
+        """Return the mixture with independent noise added.
+
+        Parameters
+        ----------
+        sd : ndarray that broadcasts to (n_nodes of the posterior, n_rows)
+        """
+        noise = np.atleast_2d(sd) ** 2
+        if 1 < len(noise) < len(self.weight):
+            noise = np.repeat(noise, len(self.weight) // len(noise), axis=0)
+        return RowMixture(self.weight, self.mean, self.variance + noise)
+
+
+@dataclass(frozen=True)
+class VarianceNodes:
+    """Variance parameters at the nodes, in the units of y and of the columns.
+
+    Attributes
+    ----------
+    sigma : ndarray of shape (n_nodes,)
+    group_sd : list of ndarray of shape (n_nodes, q), one per factor
+    correlation : list of ndarray of shape (n_nodes, q, q), one per factor
+    laws : tuple of tuple of EffectLaw, one per factor
+        Laws of effects that are not normal with mean 0, where there are any.
+    """
+
+    sigma: np.ndarray
+    group_sd: list[np.ndarray]
+    correlation: list[np.ndarray]
+    laws: tuple[tuple[EffectLaw, ...], ...] = ()
+
+
+@dataclass(frozen=True)
+class JointDraws:
+    """Joint draws of all parameters; effects of groups are drawn when asked for.
+
+    Attributes
+    ----------
+    common : ndarray of shape (n_draws, p)
+        Coefficients of the raw common columns.
+    variance : VarianceNodes
+        One row per draw.
+    effects : list of ndarray of shape (n_draws, n_codes, q)
+        Effects of the groups that were asked for, one array per factor.
+    """
+
+    common: np.ndarray
+    variance: VarianceNodes
+    effects: list[np.ndarray]
+
+
+def moments_by_block(posterior, x, z, codes):
+    """Return mean and variance of rows through their mixture, a block of rows at a time."""
+    n_rows = len(x)
+    mean, variance = np.empty(n_rows), np.empty(n_rows)
+    width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * max(x.shape[1], 1)))
+    for start in range(0, n_rows, width):
+        rows = slice(start, start + width)
+        block = posterior.row_mixture(x[rows], [part[rows] for part in z], [c[rows] for c in codes])
+        mean[rows], variance[rows] = block.moments()
+    return mean, variance
+
+
+def draw_rows(posterior, x, z, codes, n_draws, rng):
+    """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of their sigma, (n_draws, 1).
+
+    Rows of one group, a new one included, share the draw of its effects.
+    """
+    groups, positions = [], []
+    for code in codes:
+        distinct, position = np.unique(code, return_inverse=True)
+        groups.append(distinct)
+        positions.append(position)
+    draws = posterior.joint_draws(n_draws, rng, groups)
+    predictor = draws.common @ x.T
+    for columns, position, effects in zip(z, positions, draws.effects, strict=True):
+        for k in range(columns.shape[1]):
+            predictor += effects[:, position, k] * columns[:, k]
+    return predictor, draws.variance.sigma[:, None]

@@ -1,0 +1,130 @@
+"""Tables over parameters and groups: posterior summary, and ranks of groups."""
+
+from __future__ import annotations
+
+from numbers import Integral
+
+import numpy as np
+import pandas as pd
+
+from hbsk._engine.quadrature import score_quantiles
+from hbsk._messages import shown
+from hbsk._posterior.accuracy import END_LEVELS
+from hbsk._posterior.diagnostics import named_variance_values
+from hbsk._posterior.draws import DrawsPosterior
+from hbsk._posterior.group_tables import column_labels, common_counterparts, label_index
+from hbsk._posterior.nodes import RowMixture
+from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
+from hbsk._posterior.prediction import mixture_quantiles
+
+RANK_DRAWS = 4000
+RANK_NUMBERS = 40_000_000
+
+
+def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, sd, interval and diagnostics of every parameter, laid out as `arviz.summary`."""
+    specification, posterior = frame.specification, fitted.posterior
+    weight = posterior.weight
+    mean, sd = posterior.common_mixture()
+    estimated = ~np.isnan(sd).any(axis=0)  # not what is absorbed by groups that are not pooled
+    common = pd.DataFrame(
+        {"mean": weight @ mean, "sd": np.nan, "eti89_lb": np.nan, "eti89_ub": np.nan},
+        index=list(specification.common_columns),
+    )
+    covariance = posterior.common_moments()[1]
+    endless = common_orders(specification, posterior) <= OF_VARIANCE
+    common.iloc[estimated, 1] = np.where(endless, np.inf, np.sqrt(np.diag(covariance)))[estimated]
+    common.iloc[estimated, 2:] = mixture_quantiles(
+        RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), END_LEVELS
+    )
+    names, values = named_variance_values(specification, posterior.variance_nodes())
+    # with known standard errors sigma is no parameter, without pooling the group sds are none
+    usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)
+    names = [name for name, ok in zip(names, usable, strict=True) if ok]
+    orders = variance_orders(specification, posterior, len(usable))[usable]
+    # means are those of the nodes, as in sigma_ and group_sd_
+    average = weight @ values[:, usable]
+    nodes, weight, _ = posterior.variance_law()
+    values = named_variance_values(specification, nodes)[1][:, usable]
+    sd = np.sqrt(weight @ (values - weight @ values) ** 2)
+    variance = pd.DataFrame(
+        {"mean": np.where(orders <= OF_MEAN, np.inf, average), "sd": np.where(orders <= OF_VARIANCE, np.inf, sd)},
+        index=names,
+        dtype=float,
+    )
+    low_high = variance_quantiles(posterior, values, weight, END_LEVELS)
+    variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]
+    table = pd.concat([common, variance])
+    return table.join(diagnostics[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]])
+
+
+def variance_quantiles(posterior, values: np.ndarray, weight: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """Return quantiles (n_names, n_levels) of variance parameters, given the values and weights of their law."""
+    if posterior.by_quadrature:
+        spread = np.ptp(values, axis=0) > 0
+        quantiles = np.repeat(values[0][:, None], len(levels), axis=1)
+        for k in np.flatnonzero(spread):
+            quantiles[k] = score_quantiles(values[:, k], levels)
+        return quantiles
+    return mixture_quantiles(RowMixture(weight, values, np.zeros_like(values)), levels)
+
+
+def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) -> pd.DataFrame:
+    """Return the posterior of the rank of every group's coefficient.
+
+    Rank 1 is the largest coefficient (the smallest where ``ascending``); ranks are of joint draws, so that they know
+    how the groups' errors hang together.
+    """
+    f, k = _find_term(frame.specification, term)
+    factor = frame.specification.factors[f]
+    labels = frame.factors[factor.name].labels
+    n_groups = len(labels)
+    if top is not None and (not isinstance(top, Integral) or isinstance(top, bool) or not 1 <= top <= n_groups):
+        raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")
+    coefficients = _coefficient_draws(posterior, frame.specification, f, k, n_groups, rng)
+    order = coefficients if ascending else -coefficients
+    ranks = np.empty(order.shape)
+    np.put_along_axis(ranks, np.argsort(order, axis=1), np.arange(1.0, n_groups + 1)[None], axis=1)
+    table = pd.DataFrame(
+        {
+            "mean": coefficients.mean(axis=0),
+            "expected_rank": ranks.mean(axis=0),
+            "rank_sd": ranks.std(axis=0),
+            "p_best": np.mean(ranks == 1, axis=0),
+        },
+        index=label_index(labels, factor.name),
+    )
+    if top is not None:
+        table[f"p_top_{top}"] = np.mean(ranks <= top, axis=0)
+    return table.sort_values("expected_rank", kind="stable")
+
+
+def _find_term(specification, term) -> tuple[int, int]:
+    known = {
+        label: (f, k) for f, factor in enumerate(specification.factors) for k, label in enumerate(column_labels(factor))
+    }
+    if not known:
+        raise ValueError("There are no groups to rank: the model was fitted without groups, or pooling='complete'.")
+    if term is None:
+        if len(specification.factors) > 1:
+            raise ValueError(
+                f"The model has the grouping factors {', '.join(repr(f.name) for f in specification.factors)}; say "
+                f"with term= which groups to rank, and by what. Its terms are {', '.join(map(repr, known))}."
+            )
+        return next(iter(known.values()))
+    if term not in known:
+        raise ValueError(
+            f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}."
+        )
+    return known[term]
+
+
+def _coefficient_draws(posterior, specification, f, k, n_groups, rng):
+    n_draws = int(np.clip(RANK_NUMBERS // max(n_groups, 1), 100, RANK_DRAWS))
+    if isinstance(posterior, DrawsPosterior):
+        draws = posterior.all_draws()
+    else:
+        draws = posterior.joint_draws(n_draws, rng, [np.arange(n) for n in posterior.n_groups])
+    coefficient = draws.effects[f][:, :, k]
+    column = common_counterparts(specification, specification.factors[f])[k]
+    return coefficient if column is None else coefficient + draws.common[:, column, None]

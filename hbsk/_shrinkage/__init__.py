@@ -1,0 +1,1 @@
+"""The mathematics of shrunken means: James-Stein, empirical Bayes, SURE."""

@@ -1,1 +1,0 @@
-"""Inference engines: arrays in, arrays out."""

@@ -1,0 +1,201 @@
+"""Whether what a JSON document holds is of the kinds and sizes that a fitted estimator has.
+
+Kinds are those that the classes themselves declare, so that a new field is checked without a word here.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import numbers
+import types
+import typing
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from hbsk._data.labels import GroupFactor
+from hbsk._data.sources import FactorSource
+from hbsk._fit import Fitted
+from hbsk._model.frame import ModelFrame
+from hbsk._shrinkage.linear_predictor import Surface
+from hbsk._shrinkage.shrunken_groups import Departures
+from hbsk.james_stein import JamesSteinEstimator
+from hbsk.partial_pooling import PartialPoolingRegressor
+
+
+class DamagedError(ValueError):
+    """What `from_json` raises by itself; every other error means that a document is damaged."""
+
+
+NUMBER_KINDS = "biuf"
+_MOST_AXES = 8
+
+# What every fit leaves behind, by estimator; the document must have it.
+_LEARNT: dict[type, dict[str, Any]] = {
+    PartialPoolingRegressor: {
+        "_frame": ModelFrame,
+        "_fitted": Fitted,
+        "_has_known_errors": bool,
+        "_copies": dict[str, np.ndarray],
+        "formula_": str,
+        "priors_": dict[str, Any],
+        "intercept_": float,
+        "coef_": np.ndarray,
+        "coef_names_": list[str],
+        "sigma_": float,
+        "groups_": dict[str, np.ndarray],
+        "inference_": str,
+        "n_features_in_": int,
+    },
+    JamesSteinEstimator: {
+        "_known_errors": bool,
+        "_sources": tuple[FactorSource, ...],
+        "_factors": dict[str, GroupFactor],
+        "_surface": Surface,
+        "_departures": Departures | None,
+        "_nu": float,
+        "_n_target": float,
+        "groups_": np.ndarray,
+        "group_sizes_": np.ndarray,
+        "group_means_": np.ndarray,
+        "theta_": np.ndarray,
+        "theta_sd_": np.ndarray,
+        "shrinkage_": np.ndarray | float,
+        "target_": np.ndarray | float,
+        "between_group_variance_": float,
+        "sigma2_": float,
+        "n_features_in_": int,
+    },
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Kinds
+
+
+def check_fields(value: Any) -> None:
+    """Raise unless the fields of an object are what its class declares."""
+    for name, kind in _declared(type(value)).items():
+        if not is_of_kind(getattr(value, name), kind):
+            raise DamagedError(
+                f"The document is damaged: {name} of a {type(value).__name__} is {_short(getattr(value, name))}."
+            )
+
+
+@lru_cache
+def _declared(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def is_of_kind(value: Any, kind: Any) -> bool:
+    """Tell whether a value is what an annotation says; NumPy's numbers count as Python's."""
+    if kind is Any:
+        return True
+    if kind is None or kind is type(None):
+        return value is None
+    if kind is float:
+        return isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if kind is int:
+        return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if kind is bool:
+        return isinstance(value, bool | np.bool_)
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(is_of_kind(value, one) for one in arguments)
+    if origin is None:
+        return isinstance(value, kind)
+    if not isinstance(value, origin):
+        return False
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return all(is_of_kind(part, arguments[0]) for part in value)
+        return len(value) == len(arguments) and all(map(is_of_kind, value, arguments))
+    if issubclass(origin, Mapping):
+        return all(is_of_kind(key, arguments[0]) and is_of_kind(item, arguments[1]) for key, item in value.items())
+    return all(is_of_kind(part, arguments[0]) for part in value)
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.60}" if isinstance(value, str | numbers.Number | None) else f"a {type(value).__name__}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The estimator as a whole
+
+
+def check_learnt(estimator: Any) -> None:
+    """Raise unless an estimator has what a fit leaves behind, of the right kinds, one entry for each group."""
+    name = type(estimator).__name__
+    state = vars(estimator)
+    for attribute, kind in _LEARNT[type(estimator)].items():
+        if attribute not in state:
+            raise DamagedError(f"The document is damaged: it lacks {attribute!r} of a fitted {name}.")
+        if not is_of_kind(state[attribute], kind):
+            raise DamagedError(f"The document is damaged: {attribute!r} of a {name} is {_short(state[attribute])}.")
+    for what, size, wanted in _sizes(estimator):
+        if size != wanted:
+            raise DamagedError(f"The document is damaged: {what} has {size} entries, where {wanted} are due.")
+
+
+def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
+    """Return what must have how many entries: (name, found, due)."""
+    if isinstance(estimator, JamesSteinEstimator):
+        due = len(estimator.groups_)
+        names = ["group_sizes_", "group_means_", "theta_", "theta_sd_"]
+        if due:
+            names += [name for name in ("shrinkage_", "target_") if np.ndim(getattr(estimator, name))]
+        found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
+        found.append(("_factors", len(estimator._factors), len(estimator._sources)))
+        if estimator._departures is not None:
+            slopes = due * len(estimator._departures.covariance)
+            found += [(name, getattr(estimator._departures, name).size, slopes) for name in ("points", "lean")]
+        return found + [(f"the labels of {name!r}", len(f.labels), due) for name, f in estimator._factors.items()]
+    found = [("coef_", estimator.coef_.size, len(estimator.coef_names_))]
+    frame = estimator._frame
+    found.append(("factors of the frame", len(frame.factors), len(frame.sources)))
+    found.append(("groups_", len(estimator.groups_), len(frame.grouped.factors)))
+    for name, labels in estimator.groups_.items():
+        due = len(frame.factors[name].labels)
+        found += [(f"groups_[{name!r}]", labels.size, due), (f"_copies[{name!r}]", estimator._copies[name].size, due)]
+    return found
+
+
+def check_block(block: tuple[int, ...], n_columns: int) -> None:
+    """Raise unless a block of varying columns names some of them, each once."""
+    if len(set(block)) < len(block) or not all(is_of_kind(k, int) and 0 <= k < n_columns for k in block):
+        raise DamagedError(f"The document is damaged: it has a block of the columns {_short(block)} among {n_columns}.")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Arrays
+
+
+def checked_shape(shape: Any, longest: int) -> tuple[int, ...]:
+    """Return a shape; an axis of an array without elements is still no longer than the document."""
+    sound = isinstance(shape, list) and all(type(n) is int and 0 <= n <= longest for n in shape)
+    if not sound or len(shape) > _MOST_AXES:
+        raise DamagedError(f"The document is damaged: it has an array of shape {shape!r:.60}.")
+    return tuple(shape)
+
+
+def number_type(text: Any) -> np.dtype:
+    """Return a dtype of numbers."""
+    dtype = np.dtype(text) if isinstance(text, str) else None
+    if dtype is None or dtype.kind not in NUMBER_KINDS:
+        raise DamagedError(f"The document has an array of dtype {text!r}; only numbers may be given as bytes.")
+    return dtype
+
+
+def numbers_of(document: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of numbers, whose bytes must be as many as its shape says."""
+    dtype, axes = number_type(document["dtype"]), document["axes"]
+    content = base64.b64decode(document["base64"], validate=True)
+    if len(content) != math.prod(shape) * dtype.itemsize:
+        raise DamagedError(f"The document is damaged: an array of {dtype} and shape {shape} has {len(content)} bytes.")
+    if not all(type(axis) is int for axis in axes) or sorted(axes) != list(range(len(shape))):
+        raise DamagedError(f"The document is damaged: an array of {len(shape)} axes has them in order {axes!r:.60}.")
+    ordered = np.frombuffer(content, dtype=dtype).reshape(shape)
+    return ordered.astype(dtype.newbyteorder("=")).transpose(np.argsort(axes))
