@@ -16,7 +16,8 @@ from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
 from hbsk._engine.priors import EnginePriors
-from hbsk._engine.sums import CentredSums, ColumnScaling, collect
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import CentredSums, collect
 from hbsk._engine.threads import n_threads
 from hbsk._engine.varying_location import at_zero
 from hbsk._messages import shown

@@ -14,7 +14,7 @@ from scipy import optimize
 from hbsk import PartialPoolingRegressor
 from hbsk._engine.common_coefficients import ConditionalCommon
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.sums import ColumnScaling
+from hbsk._engine.scaling import ColumnScaling
 from tests.test_reference.reference import lme4_model, lme4_models, reference_data
 
 ONE_FACTOR = [model for model in lme4_models() if len(model["groups"]) == 1]

@@ -16,8 +16,8 @@ from hbsk._engine.group_algebra import (
 )
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.scaling import standardise
 from hbsk._engine.sd_prior import SdPrior
-from hbsk._engine.sums import standardise
 from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR, VarianceParameters
 from tests import dense
 from tests.dense import engine_covariance, make_priors, make_problem, random_covariance

@@ -83,7 +83,6 @@ def test_an_arrow_against_the_rule_is_named():
     assert arrow == "_engine/fit.py:2: _engine must not import hbsk._posterior.nodes"
 
 
-@pytest.mark.xfail(strict=True, reason="next: sums are split")
 def test_no_file_tells_two_stories():
     long = {
         str(path): n for _, path, _ in modules() if (n := len((ROOT / path).read_text().splitlines())) > LONGEST_FILE

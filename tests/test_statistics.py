@@ -7,7 +7,8 @@ import pytest
 
 from hbsk._engine import sums as statistics
 from hbsk._engine.merging import merge
-from hbsk._engine.sums import collect, standardise
+from hbsk._engine.scaling import standardise
+from hbsk._engine.sums import collect
 from tests.dense import make_problem
 from tests.stand_ins import Design
 

@@ -22,7 +22,8 @@ from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails, posterior_tails
 from hbsk._engine.quadrature import WEIGHTS, score_nodes
-from hbsk._engine.sums import CentredSums, ColumnScaling, GroupSums, standardise
+from hbsk._engine.scaling import ColumnScaling, standardise
+from hbsk._engine.sums import CentredSums, GroupSums
 from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import (
     COLUMNS_FOR_THREADS,

@@ -12,7 +12,8 @@ from hbsk._engine.fit import IntegratedNodes, integrate_model, marginal_model, o
 from hbsk._engine.integrate import Nodes
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.priors import EnginePriors
-from hbsk._engine.sums import CentredSums, ColumnScaling
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import CentredSums
 from hbsk._posterior.nodes import MarginalPosterior, marginal_posterior
 
 

@@ -14,7 +14,8 @@ import numpy as np
 
 from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.sums import ColumnScaling, GroupSums
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._posterior.group_moments import GroupMoments, residual_products
 from hbsk._posterior.integrated import integrate_posterior

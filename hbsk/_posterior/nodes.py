@@ -25,7 +25,8 @@ from hbsk._engine.node_algebra import (
     squared_norm,
 )
 from hbsk._engine.propriety import Tails, rows_degrees
-from hbsk._engine.sums import ColumnScaling, GroupSums
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.group_moments import BLOCK_ELEMENTS, GroupMoments, effect_moments

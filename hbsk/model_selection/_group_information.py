@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._data.labels import group_names
-from hbsk._engine.sums import ColumnScaling
+from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.varying_location import at_zero
 from hbsk._fit import exact_response
 from hbsk._messages import warn

@@ -24,7 +24,8 @@ from scipy.special import logsumexp
 from hbsk._engine.common_coefficients import ConditionalCommon
 from hbsk._engine.group_algebra import rotate_groups
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.sums import ColumnScaling, GroupSums, collect
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import GroupSums, collect
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk.model_selection._variance_grid import (
     UnitScores,

@@ -22,7 +22,8 @@ from scipy.special import logsumexp
 from hbsk._engine.common_coefficients import ConditionalCommon
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.sums import ColumnScaling, GroupSums
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import GroupSums
 from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,

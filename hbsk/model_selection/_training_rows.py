@@ -9,7 +9,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._data.rows import Rows, read_rows
-from hbsk._engine.sums import ColumnScaling, standardise
+from hbsk._engine.scaling import ColumnScaling, standardise
 from hbsk._fit import Fitted, collect_sums
 from hbsk._model.design import DesignWithMeans
 from hbsk._model.frame import ModelFrame, read_new_rows, unknown_rows

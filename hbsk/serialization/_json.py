@@ -25,8 +25,9 @@ from hbsk._engine.effect_laws import EffectLaw
 from hbsk._engine.log_density_surface import LogDensitySurface
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.propriety import GrowingSds, Tails
+from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sd_prior import SdPrior
-from hbsk._engine.sums import ColumnScaling, GroupSums
+from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.variance_parameters import SoftLine, VarianceParameters
 from hbsk._engine.varying_location import Location
