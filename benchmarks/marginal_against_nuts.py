@@ -81,7 +81,7 @@ def fit_both(name: str, draws: int, chains: int, seed: int = 20261122) -> pd.Dat
 
 def moments(estimator: PartialPoolingRegressor) -> pd.DataFrame:
     """Return mean, sd and their Monte Carlo errors, by parameter."""
-    specification, posterior = estimator._frame.specification, estimator._fitted.posterior
+    specification, posterior = estimator._learnt.frame.specification, estimator._learnt.fitted.posterior
     common_mean, common_sd = posterior.common_mixture()
     names = variance_names(specification)
     values = variance_values(specification, posterior.variance_nodes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
+from dataclasses import dataclass
 from functools import wraps
 from numbers import Integral
 from typing import Any
@@ -12,15 +13,69 @@ from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._data.checks import check_coverage
-from hbsk._data.sources import GROUPS
-from hbsk._fit import bambi_model, diagnose_fit, model_priors
+from hbsk._data.labels import GroupFactor
+from hbsk._data.sources import GROUPS, FactorSource
+from hbsk._fit import Learnt, bambi_model, diagnose_fit, model_priors
 from hbsk._messages import shown
 from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._posterior.datatree import posterior_datatree
 from hbsk._posterior.group_tables import correlation_frames, group_effect_table, sd_series, shrinkage_frames
 from hbsk._posterior.summary import rank_table, summary_table
+from hbsk._shrinkage.predictions import FittedMeans
 
 _METHODS = ("fit", "predict", "score")
+
+
+@dataclass(frozen=True)
+class LearntMeans:
+    """What a fit of shrunken means leaves behind, besides the public attributes.
+
+    Attributes
+    ----------
+    sources : tuple of FactorSource
+        Where labels come from; none without groups.
+    factors : dict of str to GroupFactor
+        Labels, by factor.
+    columns : tuple of str
+        Columns of X that the target, or the regression without groups, is a surface in.
+    known_errors : bool
+        Whether the standard errors of y were given.
+    means : FittedMeans
+        What predictions need.
+    """
+
+    sources: tuple[FactorSource, ...]
+    factors: dict[str, GroupFactor]
+    columns: tuple[str, ...]
+    known_errors: bool
+    means: FittedMeans
+
+
+def learnt_by(estimator: Any) -> Any:
+    """Return what a fit of one of our estimators left behind, `Learnt` or `LearntMeans`; for other rooms.
+
+    Raises
+    ------
+    NotFittedError
+        Before fit.
+    """
+    check_is_fitted(estimator)
+    return estimator._learnt
+
+
+def require_standard_error(estimator: Any, standard_error: Any, what: str) -> None:
+    """Raise unless standard errors of rows are given exactly where they were in fit."""
+    known = learnt_by(estimator).known_errors
+    if known and standard_error is None:
+        raise ValueError(
+            f"{what} needs standard_error= for these rows: the model was fitted with known standard errors, so "
+            "the noise of a new observation is not a parameter. kind='mean' and plain predict do not need it."
+        )
+    if standard_error is not None and not known:
+        raise ValueError(
+            "standard_error= was given, but the model was fitted without: its residual sd is a parameter. Leave "
+            "standard_error= out, or give it in fit too."
+        )
 
 
 class GroupRoutingMixin:
@@ -98,6 +153,8 @@ def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
 class PosteriorAnswersMixin:
     """Answers from the posterior; a mixin of `PartialPoolingRegressor`, whose file tells fit and predict."""
 
+    _learnt: Learnt
+
     @property
     def group_effects_(self):
         """Coefficients of every group; see `group_effects`, here without intervals."""
@@ -106,17 +163,19 @@ class PosteriorAnswersMixin:
     @property
     def group_sd_(self):
         """Posterior means of the sds between groups, by factor."""
-        return self._once("group_sd", lambda: sd_series(self._frame, self._fitted.posterior))
+        return self._once("group_sd", lambda: sd_series(self._learnt.frame, self._learnt.fitted.posterior))
 
     @property
     def group_correlation_(self):
         """Posterior means of the correlations of varying terms, by factor."""
-        return self._once("group_correlation", lambda: correlation_frames(self._frame, self._fitted.posterior))
+        return self._once(
+            "group_correlation", lambda: correlation_frames(self._learnt.frame, self._learnt.fitted.posterior)
+        )
 
     @property
     def shrinkage_(self):
         """Share of a group's own estimate that is kept, by factor."""
-        return self._once("shrinkage", lambda: shrinkage_frames(self._frame, self._fitted.posterior))
+        return self._once("shrinkage", lambda: shrinkage_frames(self._learnt.frame, self._learnt.fitted.posterior))
 
     def group_effects(self, coverage=0.95):
         """Return the coefficients of every group beside their no-pooling estimates.
@@ -136,18 +195,20 @@ class PosteriorAnswersMixin:
         if coverage is not None:
             check_coverage(coverage)
         check_is_fitted(self)
-        return group_effect_table(self._frame, self._fitted, self._copies, coverage)
+        return group_effect_table(self._learnt.frame, self._learnt.fitted, self._learnt.copies, coverage)
 
     @property
     def diagnostics_(self):
         """Whether the posterior was found: one row for each parameter."""
-        known = self._has_known_errors
-        return self._once("diagnostics", lambda: diagnose_fit(self._frame, self._fitted, sigma_is_parameter=not known))
+        known = self._learnt.known_errors
+        return self._once(
+            "diagnostics", lambda: diagnose_fit(self._learnt.frame, self._learnt.fitted, sigma_is_parameter=not known)
+        )
 
     def _once(self, name, compute):
         """Return a copy of an answer that is computed once for each fit."""
         check_is_fitted(self)
-        answer = self._fitted.once(name, compute)
+        answer = self._learnt.fitted.once(name, compute)
         return {key: part.copy() for key, part in answer.items()} if isinstance(answer, dict) else answer.copy()
 
     def summary(self):
@@ -162,7 +223,7 @@ class PosteriorAnswersMixin:
             else is NaN.
         """
         check_is_fitted(self)
-        return summary_table(self._frame, self._fitted, self.diagnostics_)
+        return summary_table(self._learnt.frame, self._learnt.fitted, self.diagnostics_)
 
     def rank_groups(self, term=None, *, ascending=False, top=None):
         """Return the posterior of every group's rank.
@@ -185,7 +246,9 @@ class PosteriorAnswersMixin:
         """
         check_is_fitted(self)
         seed = 0 if self.random_state is None else self.random_state
-        return rank_table(self._frame, self._fitted.posterior, term, ascending, top, self._generator(seed))
+        return rank_table(
+            self._learnt.frame, self._learnt.fitted.posterior, term, ascending, top, self._generator(seed)
+        )
 
     def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
         """Return the posterior as an ArviZ DataTree.
@@ -212,7 +275,7 @@ class PosteriorAnswersMixin:
             raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
         rows = None
         if X is not None:
-            rows, read = read_new_rows(self, self._frame, X, groups, standard_error, y=y)
+            rows, read = read_new_rows(self, self._learnt.frame, X, groups, standard_error, y=y)
             n_unknown = int(unknown_rows(read).sum())
             if n_unknown:
                 raise ValueError(
@@ -220,18 +283,18 @@ class PosteriorAnswersMixin:
                     "the posterior. Leave them out of to_datatree; sample_y and predict_interval know new groups."
                 )
             y = read.y
-            self._require_standard_error(standard_error, "to_datatree with X")
+            require_standard_error(self, standard_error, "to_datatree with X")
         elif y is not None or groups is not None or standard_error is not None:
             raise ValueError("to_datatree takes y=, groups= and standard_error= together with X only.")
         return posterior_datatree(
-            self._frame,
-            self._fitted,
+            self._learnt.frame,
+            self._learnt.fitted,
             self.chains,
             self.draws if draws is None else draws,
             self._generator(random_state),
             rows,
             y,
-            self._has_known_errors,
+            self._learnt.known_errors,
         )
 
     def to_bambi(self, X, y, groups=None, *, standard_error=None):

@@ -84,6 +84,37 @@ class Fitted:
         return {name: value for name, value in vars(self).items() if name != "_answers"}
 
 
+@dataclass(frozen=True)
+class Learnt:
+    """What a fit leaves behind, besides the public attributes; nothing of the size of the data.
+
+    Attributes
+    ----------
+    frame : ModelFrame
+        Layout of the data.
+    fitted : Fitted
+        Posterior and model.
+    copies : dict of str to ndarray of shape (n_groups,)
+        Number of copies of rows in each group, by factor.
+    known_errors : bool
+        Whether the standard errors of y were given.
+    """
+
+    frame: ModelFrame
+    fitted: Fitted
+    copies: dict[str, np.ndarray]
+    known_errors: bool
+
+
+def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted) -> Learnt:
+    """Keep of a fit what later questions need."""
+    copies = {
+        name: np.bincount(codes, weights=rows.sample_weight, minlength=rows.factors[name].n_groups)
+        for name, codes in rows.codes.items()
+    }
+    return Learnt(frame, fitted, copies, rows.standard_error is not None)
+
+
 def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
     """Run the engine that the estimator asks for, or the one that is exact and fast."""
     specification = frame.specification

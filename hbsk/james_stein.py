@@ -11,12 +11,13 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import GroupRoutingMixin, keeps_former_fit
+from hbsk._base import GroupRoutingMixin, LearntMeans, keeps_former_fit
 from hbsk._data.checks import LARGEST_VALUE, Number, check_interval
 from hbsk._data.rows import UNKNOWN_GROUPS, Rows, numeric_columns, one_grouping, read_rows, read_training_rows
 from hbsk._data.suspicions import warn_of_order
 from hbsk._messages import warn, warn_of_redundant_columns
 from hbsk._shrinkage.linear_predictor import shrink_regression
+from hbsk._shrinkage.predictions import fitted_means, fitted_slopes
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown, shrink_groups
 from hbsk._shrinkage.shrunken_means import t_quantile
 from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
@@ -260,8 +261,6 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             sample_weight=sample_weight,
             min_samples=2,
         )
-        self._known_errors = rows.standard_error is not None
-        self._sources, self._factors = rows.sources, rows.factors
         one_grouping(rows, type(self).__name__)
         return self._shrink_means(rows) if rows.sources else self._shrink_slopes(rows)
 
@@ -288,12 +287,13 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             Sd of a new observation in the row's group: of the group's mean and of the observation around it. Only with
             `return_std=True`. The sd of the mean alone is `theta_sd_`, at the average row of the group.
         """
-        rows = self._read(X, groups, standard_error)
-        mean = self._means(rows)
+        rows, columns, codes = self._read(X, groups, standard_error)
+        means = self._learnt.means
+        mean = self._mark_unknown(means.mean(columns, rows.n_rows, codes), codes)
         if not return_std:
             return mean
-        variance, _ = self._variances(rows, "prediction")
-        return mean, np.sqrt(variance)
+        variance = infinite_where_unknown(means.variance(columns, rows.n_rows, codes) + self._noise(rows))
+        return mean, self._mark_unknown(np.sqrt(variance), codes)
 
     def predict_interval(self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None):
         """Predict a central interval for a new observation, or for the mean, of each row's group.
@@ -319,10 +319,13 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         """
         check_is_fitted(self)
         check_interval(coverage, kind)
-        rows = self._read(X, groups, standard_error)
-        variance, degrees = self._variances(rows, kind)
-        reach = t_quantile(0.5 + float(coverage) / 2, degrees) * np.sqrt(variance)
-        return self._means(rows)[:, None] + np.column_stack([-reach, reach])
+        rows, columns, codes = self._read(X, groups, standard_error)
+        means = self._learnt.means
+        noise = self._noise(rows) if kind == "prediction" else 0.0
+        variance = infinite_where_unknown(means.variance(columns, rows.n_rows, codes) + noise)
+        reach = t_quantile(0.5 + float(coverage) / 2, np.array([means.nu])) * np.sqrt(variance)
+        mean = means.mean(columns, rows.n_rows, codes)
+        return self._mark_unknown(mean[:, None] + np.column_stack([-reach, reach]), codes)
 
     def score(self, X, y, sample_weight=None, *, groups=None):
         """Compute the coefficient of determination, R squared, of the predictions.
@@ -372,22 +375,20 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             warn(f"Group means are returned as they are: {means.why_not}.", ShrinkageWarning)
         else:
             warn_of_redundant_columns(names, learnt.redundant)
-        self._surface, self._departures = learnt.surface, learnt.departures
-        self._nu, self._n_target, self._new_variance = groups.nu, means.n_target, means.new_tau2
+        fitted = fitted_means(learnt)
+        self._learnt = LearntMeans(rows.sources, rows.factors, tuple(names), rows.standard_error is not None, fitted)
         self.groups_ = factor.labels
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
-        self.theta_ = means.theta
-        self.theta_sd_ = np.sqrt(infinite_where_unknown(means.variance))
+        self.theta_, self.theta_sd_ = fitted.theta, fitted.theta_sd
         self.shrinkage_: np.ndarray | float = means.shrinkage
-        self._effects = means.theta - learnt.target
-        self.target_: np.ndarray | float = learnt.target if regression else float(self._surface.coef[0])
+        self.target_: np.ndarray | float = learnt.target if regression else float(fitted.surface.coef[0])
         self.between_group_variance_ = means.tau2
         if self.method == "sure":
             self.sure_variance_ = means.sure_tau2
         self.sigma2_ = groups.sigma2
         if regression:
-            self._name_slopes(names)
+            self._name_slopes()
         return self
 
     def _shrink_slopes(self, rows: Rows) -> JamesSteinEstimator:
@@ -400,94 +401,60 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         )
         assert rows.y is not None  # reading training rows has made sure of it
         names = numeric_columns(rows, type(self).__name__)
-        fitted = shrink_regression(
+        learnt = shrink_regression(
             [rows.features.numbers(c) for c in names],
             rows.y,
             rows.sample_weight,
             rows.standard_error,
             positive_part=self.positive_part,
         )
-        if fitted.rank < 3 or fitted.nu <= 0:
-            reason = "fewer than 3 slopes" if fitted.rank < 3 else "no degrees of freedom for the residual variance"
+        if learnt.rank < 3 or learnt.nu <= 0:
+            reason = "fewer than 3 slopes" if learnt.rank < 3 else "no degrees of freedom for the residual variance"
             warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
-        self._surface, self._departures, self._nu, self._n_target = fitted.surface, None, fitted.nu, 0.0
+        fitted = fitted_slopes(learnt)
+        self._learnt = LearntMeans((), {}, tuple(names), rows.standard_error is not None, fitted)
         for name in ("groups_", "group_sizes_", "group_means_", "theta_", "theta_sd_"):
             setattr(self, name, np.empty(0))
-        self.shrinkage_ = fitted.factor
+        self.shrinkage_ = learnt.factor
         self.target_ = self.between_group_variance_ = np.nan
-        self.sigma2_ = fitted.sigma2
-        self._name_slopes(names)
+        self.sigma2_ = learnt.sigma2
+        self._name_slopes()
         return self
 
-    def _name_slopes(self, names: list[str]) -> None:
-        self.coef_ = self._surface.slopes
-        self.coef_names_ = np.array(names, dtype=object)
-        self.intercept_ = self._surface.intercept
-        self._columns = names
+    def _name_slopes(self) -> None:
+        surface = self._learnt.means.surface
+        self.coef_ = surface.slopes
+        self.coef_names_ = np.array(self._learnt.columns, dtype=object)
+        self.intercept_ = surface.intercept
 
-    def _read(self, X: Any, groups: Any, standard_error: Any) -> Rows:
+    def _read(self, X: Any, groups: Any, standard_error: Any) -> tuple[Rows, list[np.ndarray], np.ndarray | None]:
+        """Read new rows: what they are, the columns of the target, and the codes of their groups."""
         check_is_fitted(self)
         rows = read_rows(
             self,
             X,
             groups,
-            sources=self._sources,
-            factors=self._factors,
+            sources=self._learnt.sources,
+            factors=self._learnt.factors,
             unknown_groups=self.unknown_groups,
             standard_error=standard_error,
         )
-        if standard_error is not None and not self._known_errors:
+        if standard_error is not None and not self._learnt.known_errors:
             raise ValueError(
                 "standard_error= was given, but this JamesSteinEstimator was fitted without it: the variance within "
                 "groups was estimated (sigma2_). Leave it out."
             )
-        return rows
+        columns = [rows.features.numbers(name) for name in self._learnt.columns]
+        return rows, columns, next(iter(rows.codes.values()), None)
 
-    def _surface_columns(self, rows: Rows) -> list[np.ndarray]:
-        columns = getattr(self, "_columns", []) if len(self._surface.directions.centre) else []
-        return [rows.features.numbers(name) for name in columns]
-
-    def _known(self, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
-        """Rows of groups seen in fit, and their codes."""
-        (codes,) = rows.codes.values()
-        known = codes < len(self.theta_)
-        return known, codes[known]
-
-    def _means(self, rows: Rows) -> np.ndarray:
-        mean = self._surface.value(self._surface_columns(rows), rows.n_rows)
-        if not self._sources:
-            return mean
-        known, codes = self._known(rows)
-        if len(self._surface.directions.centre):
-            mean[known] += self._effects[codes]
-        else:
-            mean[known] = self.theta_[codes]
-        if self.unknown_groups == "nan":
-            mean[~known] = np.nan
-        return mean
-
-    def _variances(self, rows: Rows, kind: str) -> tuple[np.ndarray, np.ndarray]:
-        """Variance of what `kind` says in each row, infinite where it cannot be estimated; its degrees of freedom."""
-        variance = self._surface.variance(self._surface_columns(rows), rows.n_rows)
-        degrees = np.full(rows.n_rows, self._nu)
-        noise = self._noise(rows) if kind == "prediction" else np.zeros(rows.n_rows)
-        if self._sources:
-            known, codes = self._known(rows)
-            new = ~known
-            variance[new] += self._new_variance
-            variance[known] = np.square(self.theta_sd_[codes])
-            if self._departures is not None:
-                columns = [column[known] for column in self._surface_columns(rows)]
-                variance[known] += self._departures.variance(codes, columns, self._surface.directions, len(codes))
-        # Rounding could take a variance of almost nothing below it.
-        variance = infinite_where_unknown(np.maximum(variance, 0.0) + noise)
-        if self._sources and self.unknown_groups == "nan":
-            variance[new] = np.nan
-        return variance, degrees
+    def _mark_unknown(self, answer: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
+        if codes is not None and self.unknown_groups == "nan":
+            answer[codes >= len(self.theta_)] = np.nan
+        return answer
 
     def _noise(self, rows: Rows) -> np.ndarray:
         """Variance of a new observation around the mean of its group."""
-        if not self._known_errors:
+        if not self._learnt.known_errors:
             return np.full(rows.n_rows, self.sigma2_)
         if rows.standard_error is None:
             raise ValueError(

@@ -12,11 +12,11 @@ from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import GroupRoutingMixin, PosteriorAnswersMixin, keeps_former_fit
+from hbsk._base import GroupRoutingMixin, PosteriorAnswersMixin, keeps_former_fit, require_standard_error
 from hbsk._data.checks import check_coverage
 from hbsk._data.rows import UNKNOWN_GROUPS
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
-from hbsk._fit import infer
+from hbsk._fit import infer, learnt_of
 from hbsk._messages import shown, warn
 from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._posterior.diagnostics import warn_if_unreliable
@@ -298,8 +298,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         """
         rows, read = self._read(X, groups, standard_error)
         if return_std or standard_error is not None:
-            self._require_standard_error(standard_error, "return_std=True")
-        mean, std = predict_mean(self._fitted.posterior, rows, return_std=return_std)
+            require_standard_error(self, standard_error, "return_std=True")
+        mean, std = predict_mean(self._learnt.fitted.posterior, rows, return_std=return_std)
         mean = self._mark_unknown(mean, read)
         return (mean, self._mark_unknown(std, read)) if return_std else mean
 
@@ -329,8 +329,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         check_coverage(coverage)
         rows, read = self._read(X, groups, standard_error)
         if kind == "prediction":
-            self._require_standard_error(standard_error, "kind='prediction'")
-        interval = predict_interval(self._fitted.posterior, rows, coverage=coverage, kind=kind)
+            require_standard_error(self, standard_error, "kind='prediction'")
+        interval = predict_interval(self._learnt.fitted.posterior, rows, coverage=coverage, kind=kind)
         return self._mark_unknown(interval, read)
 
     def sample_y(self, X, groups=None, *, n_samples=1, standard_error=None, random_state=None):
@@ -359,8 +359,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be a positive integer, got {shown(n_samples)}.")
         rows, read = self._read(X, groups, standard_error)
-        self._require_standard_error(standard_error, "sample_y")
-        draws = sample_observations(self._fitted.posterior, rows, int(n_samples), self._generator(random_state))
+        require_standard_error(self, standard_error, "sample_y")
+        draws = sample_observations(self._learnt.fitted.posterior, rows, int(n_samples), self._generator(random_state))
         return self._mark_unknown(draws, read)
 
     def score(self, X, y, sample_weight=None, *, groups=None):
@@ -426,9 +426,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     def _learn(self, frame, rows, fitted):
         """Store what was learnt; nothing of the size of the data."""
         specification, posterior = frame.specification, fitted.posterior
-        self._frame, self._fitted = frame, fitted
-        self._has_known_errors = rows.standard_error is not None
-        self._copies = _copies_of_groups(rows)
+        self._learnt = learnt_of(frame, rows, fitted)
         self.formula_ = specification.formula
         self.priors_ = fitted.priors
         first = int(specification.has_intercept)
@@ -438,7 +436,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.coef_names_ = list(specification.common_columns[first:])
         nodes = posterior.variance_nodes()
         mean = np.inf if posterior.tails.of_sigma() <= OF_MEAN else posterior.weight @ nodes.sigma
-        self.sigma_ = float("nan") if self._has_known_errors else float(mean)
+        self.sigma_ = float("nan") if self._learnt.known_errors else float(mean)
         self.groups_ = {factor.name: frame.factors[factor.name].labels for factor in frame.grouped.factors}
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.trusted:
@@ -446,19 +444,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
 
     def _read(self, X, groups, standard_error=None):
         check_is_fitted(self)
-        return read_new_rows(self, self._frame, X, groups, standard_error)
-
-    def _require_standard_error(self, standard_error, what):
-        if self._has_known_errors and standard_error is None:
-            raise ValueError(
-                f"{what} needs standard_error= for these rows: the model was fitted with known standard errors, so "
-                "the noise of a new observation is not a parameter. kind='mean' and plain predict do not need it."
-            )
-        if standard_error is not None and not self._has_known_errors:
-            raise ValueError(
-                "standard_error= was given, but the model was fitted without: its residual sd is a parameter. Leave "
-                "standard_error= out, or give it in fit too."
-            )
+        return read_new_rows(self, self._learnt.frame, X, groups, standard_error)
 
     def _mark_unknown(self, answer, read):
         if self.unknown_groups == "nan" and answer is not None:
@@ -470,11 +456,3 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         if isinstance(random_state, np.random.Generator):
             return random_state
         return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
-
-
-def _copies_of_groups(rows) -> dict[str, np.ndarray]:
-    """Return the number of copies of rows in each group of each factor."""
-    return {
-        name: np.bincount(codes, weights=rows.sample_weight, minlength=rows.factors[name].n_groups)
-        for name, codes in rows.codes.items()
-    }

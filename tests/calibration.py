@@ -271,7 +271,7 @@ def rank_and_cover(
     options = {"formula": setting.formula, "priors": setting.priors, "inference": "marginal", "random_state": seed}
     options |= changes
     estimator = PartialPoolingRegressor(**options).fit(setting.rows, y, standard_error=errors)
-    draws = estimator._fitted.posterior.joint_draws(N_DRAWS, rng, [np.arange(len(setting.labels))])
+    draws = estimator._learnt.fitted.posterior.joint_draws(N_DRAWS, rng, [np.arange(len(setting.labels))])
     pairs = _parameters(setting, truth, draws) | _likelihoods(setting, truth, draws, y, codes, errors)
     sampled = estimator.sample_y(
         setting.new_rows, n_samples=N_DRAWS, standard_error=new_errors, random_state=np.random.default_rng([seed, 1])

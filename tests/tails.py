@@ -49,7 +49,7 @@ def fit(n_groups, n_varying, priors=None, **simulated):
 
 def found(model) -> Ends:
     """Return what the package answers: the summary's sds, and quantiles of the law it takes its ends from."""
-    specification, posterior = model._frame.specification, model._fitted.posterior
+    specification, posterior = model._learnt.frame.specification, model._learnt.fitted.posterior
     summary, names = model.summary(), variance_names(specification)
     nodes, weight, _ = posterior.variance_law()
     values = _values(specification, nodes)
@@ -61,7 +61,8 @@ def found(model) -> Ends:
 @np.errstate(all="ignore")  # far out numbers leave floating point
 def truth(model, n_nodes=32_768) -> Ends:
     """Integrate the log density of a fitted model anew."""
-    specification, posterior, engine = model._frame.specification, model._fitted.posterior, model._fitted.model
+    specification, fitted = model._learnt.frame.specification, model._learnt.fitted
+    posterior, engine = fitted.posterior, fitted.model
     theta, weight = _trapezoid(engine) if engine.parameters.n_dim == 1 else _kernels(engine, n_nodes)
     points = [engine.evaluate(part) for part in np.array_split(theta, 1 + len(theta) // 512)]
     log_sigma = np.concatenate([_sigmas(part.log_sigma, part.weight) for part in points])

@@ -99,7 +99,7 @@ def test_moments_of_groups_of_one_design_sum_over_nodes_once(rng, monkeypatch, q
     X = pd.DataFrame({"g": codes, "t": within - 1.0, "w": 3 * rng.normal(size=len(codes))})
     y = 1e-4 * rng.normal(size=len(codes)) + 2 * X["w"] + rng.normal(size=n_groups)[codes]
     model = PartialPoolingRegressor("y ~ t + w + (1 | g)" if q == 1 else "y ~ t + w + (t | g)").fit(X, y)
-    posterior = model._fitted.posterior
+    posterior = model._learnt.fitted.posterior
     asked = []
     inverse = MarginalPosterior._inverse
     monkeypatch.setattr(
@@ -209,13 +209,13 @@ def test_triangles_give_the_posterior_of_eigenvalues(rng, monkeypatch, priors):
     X, y = many_columns(rng)
     model = PartialPoolingRegressor("y ~ " + " + ".join(X.columns[:-1]) + " + (1 + c5 | g)", priors=PRIORS[priors])
     model.fit(X, y)
-    found = model._fitted.posterior
-    theta = 0.3 * rng.normal(size=(30, model._fitted.model.parameters.n_dim))
-    log_density = model._fitted.model.evaluate(theta).log_density
+    found = model._learnt.fitted.posterior
+    theta = 0.3 * rng.normal(size=(30, model._learnt.fitted.model.parameters.n_dim))
+    log_density = model._learnt.fitted.model.evaluate(theta).log_density
     for module in (common_coefficients, marginal, _common_roots):
         monkeypatch.setattr(module, "COLUMNS_FOR_TRIANGLES", 1_000)
     model.fit(X, y)
-    exact = model._fitted.posterior
+    exact = model._learnt.fitted.posterior
     mean, covariance = exact.common_moments()
     sd = np.sqrt(np.diag(covariance))
     np.testing.assert_allclose(found.common_estimates(), mean, atol=1e-4 * sd.min(), rtol=1e-4)
@@ -225,14 +225,14 @@ def test_triangles_give_the_posterior_of_eigenvalues(rng, monkeypatch, priors):
         for power in (1, 2):
             moments = [np.tensordot(p.weight, v**power, 1) for p, v in ((found, of_found), (exact, of_exact))]
             np.testing.assert_allclose(*moments, rtol=2e-4, atol=1e-4)
-    difference = log_density - model._fitted.model.evaluate(theta).log_density
+    difference = log_density - model._learnt.fitted.model.evaluate(theta).log_density
     assert np.ptp(difference) < 2 * common_coefficients.LEFT_OUT
 
 
 def test_moments_at_a_node_of_many_columns_are_those_of_the_dense_law(rng):
     X, y = many_columns(rng)
     model = PartialPoolingRegressor("y ~ " + " + ".join(X.columns[:-1]) + " + (1 | g)").fit(X, y)
-    posterior, scaling = model._fitted.posterior, model._fitted.posterior.scaling
+    posterior, scaling = model._learnt.fitted.posterior, model._learnt.fitted.posterior.scaling
     node = int(np.argmax(posterior.weight))
     sigma = posterior.variance_nodes().sigma[node]
     tau = posterior.variance_nodes().group_sd[0][node, 0]
@@ -258,7 +258,7 @@ def test_moments_at_a_node_of_many_columns_are_those_of_the_dense_law(rng):
 def test_nothing_of_nodes_times_columns_squared_is_stored_or_held(rng, monkeypatch):
     X, y = many_columns(rng, n=800, p=60)
     model = PartialPoolingRegressor(group_features="g").fit(X, y)
-    posterior = model._fitted.posterior
+    posterior = model._learnt.fitted.posterior
     p = posterior.common_mean.shape[1]
     assert len(pickle.dumps(model)) < 8 * (4 * posterior.n_nodes * p + 40 * p**2)
     shapes = []
@@ -276,7 +276,7 @@ def test_nothing_of_nodes_times_columns_squared_is_stored_or_held(rng, monkeypat
         shapes.clear()
         model.fit(X, y)
         assert max(np.prod(shape) for shape in shapes) <= held
-        posterior = model._fitted.posterior
+        posterior = model._learnt.fitted.posterior
         answers[held] = [
             *model.predict(X[:30], return_std=True),
             model.predict_interval(X[:30]),
@@ -303,5 +303,5 @@ def test_a_pickle_of_a_few_groups_is_small(rng):
     X = pd.DataFrame({"g": np.repeat(np.arange(24), 20), "x": rng.normal(size=480)})
     y = X["x"] * (1 + 0.5 * rng.normal(size=24)[X["g"]]) + rng.normal(size=24)[X["g"]] + rng.normal(size=480)
     model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
-    assert model._fitted.posterior.n_nodes >= 1_024
-    assert len(pickle.dumps(model)) < 200_000 * model._fitted.posterior.n_nodes / 2_048
+    assert model._learnt.fitted.posterior.n_nodes >= 1_024
+    assert len(pickle.dumps(model)) < 200_000 * model._learnt.fitted.posterior.n_nodes / 2_048

@@ -72,7 +72,7 @@ def test_mean_and_sd_of_every_school(fitted, exact):
 def test_mean_sd_and_tails_of_tau(fitted, exact):
     tau, weight, *_ = exact
     mean, sd = mixed(weight, tau, 0.0)
-    posterior = fitted._fitted.posterior
+    posterior = fitted._learnt.fitted.posterior
     found = posterior.variance_nodes().group_sd[0][:, 0]
     found_mean, found_sd = mixed(posterior.weight, found, 0.0)
     assert fitted.group_sd_["school"].iloc[0] == pytest.approx(mean, abs=0.01 * sd)

@@ -22,14 +22,14 @@ def sleepstudy():
 
 def standardised(model, X, y):
     """Return common and varying columns and y in the units of the engine."""
-    frame, scaling = model._frame, model._fitted.scaling
+    frame, scaling = model._learnt.frame, model._learnt.fitted.scaling
     x, z, _ = frame.specification.design(frame_table(X), None).block(0, len(X))
     return scaling.common(x, True), scaling.varying(z[0]), (y.to_numpy() - scaling.y_centre) / scaling.y_scale
 
 
 def posterior_without(model, X, y, group):
     """Refit on all other groups, priors and centring held."""
-    fitted, (factor,) = model._fitted, model._frame.factors.values()
+    fitted, (factor,) = model._learnt.fitted, model._learnt.frame.factors.values()
     sums = fitted.model.sums
     rows = (X[factor.name] == group).to_numpy()
     xs, _, ys = standardised(model, X, y)
@@ -52,7 +52,7 @@ def refit_without(model, X, y, group):
     """Refit on all other groups, priors and centring held, and return log p(y_j | y_-j) of the group left out."""
     refit = posterior_without(model, X, y, group)
     xs, zs, ys = standardised(model, X, y)
-    (factor,) = model._frame.factors.values()
+    (factor,) = model._learnt.frame.factors.values()
     rows = (X[factor.name] == group).to_numpy()
     log_density = []
     for i in range(refit.n_nodes):
@@ -62,14 +62,15 @@ def refit_without(model, X, y, group):
         log_density.append(
             multivariate_normal(xs[rows] @ refit.common_mean[i], covariance, allow_singular=True).logpdf(ys[rows])
         )
-    return logsumexp(log_density, b=refit.weight) - rows.sum() * np.log(model._fitted.scaling.y_scale)
+    return logsumexp(log_density, b=refit.weight) - rows.sum() * np.log(model._learnt.fitted.scaling.y_scale)
 
 
 def densities_given_variances(model, X, y, group, posterior):
     """Return log p(y_j | y_-j, sigma, Lambda) at the nodes of a posterior, from dense covariances of all groups."""
     xs, zs, ys = standardised(model, X, y)
     labels = X["Subject"].to_numpy()
-    prior_mean, prior_precision = model._fitted.model.prior_mean, np.diag(model._fitted.model.prior_precision)
+    engine = model._learnt.fitted.model
+    prior_mean, prior_precision = engine.prior_mean, np.diag(engine.prior_precision)
     log_density = []
     for sigma, factor in zip(posterior.sigma, posterior.factor, strict=True):
         precision, shift = prior_precision, prior_precision @ prior_mean
@@ -96,14 +97,14 @@ def bridged_without(model, X, y, group):
     Between the posteriors with and without the group: neither alone covers where the product of the other lies, if
     the group is unlikely given the rest.
     """
-    refit, full = posterior_without(model, X, y, group), model._fitted.posterior
+    refit, full = posterior_without(model, X, y, group), model._learnt.fitted.posterior
     without, with_ = (densities_given_variances(model, X, y, group, nodes) for nodes in (refit, full))
     estimate = logsumexp(without, b=refit.weight)
     for _ in range(200):
         above = logsumexp(without - np.logaddexp(without - estimate, 0.0), b=refit.weight)
         below = logsumexp(-np.logaddexp(with_ - estimate, 0.0), b=full.weight)
         estimate = above - below
-    return estimate - np.sum(X["Subject"] == group) * np.log(model._fitted.scaling.y_scale)
+    return estimate - np.sum(X["Subject"] == group) * np.log(model._learnt.fitted.scaling.y_scale)
 
 
 def frame_table(X):

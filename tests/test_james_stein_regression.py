@@ -49,7 +49,7 @@ def dense(X, y, noise, tau2, at):
 def variance_of_mean(estimator, X):
     """Variance of the true mean of each row, read off an interval."""
     low, high = estimator.predict_interval(X, kind="mean", coverage=0.9).T
-    degrees = estimator._nu
+    degrees = estimator._learnt.means.nu
     return np.square((high - low) / 2 / stats.t.ppf(0.95, degrees))
 
 
@@ -140,7 +140,7 @@ def test_noise_is_measured_around_the_slopes_within_groups(method, rng):
     root = np.sqrt(weight)
     left = root * own - (root[:, None] * inside) @ np.linalg.lstsq(root[:, None] * inside, root * own, rcond=None)[0]
     assert estimator.sigma2_ == pytest.approx(left @ left / (weight.sum() - N_GROUPS - 2), rel=1e-10)
-    assert estimator._nu == weight.sum() - N_GROUPS - 2
+    assert estimator._learnt.means.nu == weight.sum() - N_GROUPS - 2
     copies = np.repeat(np.arange(len(y)), weight)
     repeated = clone(estimator).fit(X.iloc[copies], y[copies])
     at = far_rows(rng)
@@ -161,10 +161,10 @@ def test_the_factor_of_james_and_stein_counts_what_the_means_have_to_tell(rng):
     gram = z.T @ (weights[:, None] * z)
     told = np.trace(np.linalg.solve(gram + information, gram))
     assert 2 < told < 4
-    assert estimator._n_target == pytest.approx(told, rel=1e-9)
+    assert estimator._learnt.means.n_target == pytest.approx(told, rel=1e-9)
     deviations = estimator.group_means_ - estimator.target_
     distance = np.sum(deviations**2 * estimator.group_sizes_) / sigma2
-    nu = estimator._nu
+    nu = estimator._learnt.means.nu
     assert estimator.shrinkage_[0] == pytest.approx(1 - (N_GROUPS - told - 2) * nu / (nu + 2) / distance, rel=1e-9)
 
 
@@ -365,7 +365,7 @@ def test_a_constant_column_in_large_groups_is_seen_to_be_constant():
     x = np.array([0.1, 0.7, 1e6 + 0.3, 3.3, 1.9, 0.2])[group]
     y = np.random.default_rng(4).normal(size=len(x)) + group
     estimator = JamesSteinEstimator(group_features=1, target="regression").fit(np.column_stack([x, group]), y)
-    assert estimator._n_target == 2.0
+    assert estimator._learnt.means.n_target == 2.0
     np.testing.assert_allclose(estimator.predict(np.column_stack([x, group])), estimator.theta_[group], rtol=1e-12)
 
 

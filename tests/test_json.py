@@ -123,8 +123,8 @@ def test_draws_of_nuts_come_back():
     loaded = from_json(to_json(fitted))
     assert answers(loaded, NEW) == answers(fitted, NEW)
     pd.testing.assert_frame_equal(loaded.diagnostics_, fitted.diagnostics_, check_exact=True)
-    stats = fitted._fitted.sample_stats
-    assert {name: loaded._fitted.sample_stats[name].tobytes() for name in stats} == {
+    stats = fitted._learnt.fitted.sample_stats
+    assert {name: loaded._learnt.fitted.sample_stats[name].tobytes() for name in stats} == {
         name: value.tobytes() for name, value in stats.items()
     }
 
@@ -187,7 +187,7 @@ def test_metadata_requests_come_back():
 def test_arrays_are_written_once():
     fitted = PartialPoolingRegressor("x + (1 | school)").fit(X, Y)
     document = json.loads(to_json(fitted))
-    assert fitted._fitted.posterior.sums is fitted._fitted.model.sums
+    assert fitted._learnt.fitted.posterior.sums is fitted._learnt.fitted.model.sums
     contents = [array["base64"] for array in document["arrays"] if len(array.get("base64", "")) > 100]
     assert len(contents) == len(set(contents)) > 3
 
@@ -407,11 +407,11 @@ def partial_document():
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("_fitted", 1), ("_fitted", None), ("_frame", True), ("_copies", {}), ("_copies", {"school": 1}),
+        ("_learnt", 1), ("_learnt", None),
         ("groups_", {}), ("groups_", {"school": "text"}), ("coef_", [1.0]), ("coef_names_", "x"),
         ("coef_names_", ["x"]), ("coef_names_", [1]),
         ("inference_", 1), ("intercept_", "1"), ("intercept_", True), ("sigma_", None), ("n_features_in_", 1.5),
-        ("_has_known_errors", 1), ("priors_", []), ("formula_", None),
+        ("priors_", []), ("formula_", None),
     ],
 )  # fmt: skip
 def test_a_fit_has_what_a_fit_has(name, wrong, partial_document):
@@ -419,11 +419,25 @@ def test_a_fit_has_what_a_fit_has(name, wrong, partial_document):
         from_json(in_state(partial_document, **{name: wrong}))
 
 
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("fitted", 1), ("fitted", None), ("frame", True), ("copies", {}), ("copies", {"school": 1}),
+        ("known_errors", 1),
+    ],
+)  # fmt: skip
+def test_what_is_learnt_is_of_its_kind(name, wrong, partial_document):
+    content = json.loads(partial_document)
+    content["state"]["_learnt"]["fields"][name] = wrong
+    with pytest.raises(ValueError, match=r"^The document .*is damaged"):
+        from_json(json.dumps(content))
+
+
 def test_nothing_that_a_fit_has_may_be_missing(document, partial_document):
     for text in (document, partial_document):
         content = json.loads(text)
         for name in content["state"]:
-            if name not in ("feature_names_in_", "_effects", "_new_variance"):
+            if name != "feature_names_in_":
                 state = {key: value for key, value in content["state"].items() if key != name}
                 with pytest.raises(ValueError, match=r"^The document .*is damaged"):
                     from_json(json.dumps(content | {"state": state}))

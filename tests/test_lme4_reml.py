@@ -119,7 +119,7 @@ def estimate(model, scaling, has_intercept, point, entries) -> Estimate:
 @pytest.mark.parametrize("stored", ONE_FACTOR, ids=name_of)
 def test_maximum_of_the_marginal_likelihood_is_the_reml_estimate(stored):
     estimator = engine_model(stored)
-    fitted, has_intercept = estimator._fitted, estimator._frame.specification.has_intercept
+    fitted, has_intercept = estimator._learnt.fitted, estimator._learnt.frame.specification.has_intercept
     ours = maximum(fitted.model, fitted.scaling, has_intercept)
 
     # The criterion is flat at its minimum: 15 stored digits hold to the rounding of a sum over all rows.
@@ -158,5 +158,5 @@ def test_coefficients_at_the_reml_sds_are_those_of_lme4(data, formula, group):
     ours = np.append(estimator.intercept_, estimator.coef_)
     # Both solve the same linear system; the sds carry 15 digits.
     np.testing.assert_allclose(ours, list(stored["fixed"].values()), rtol=1e-6)
-    _, covariance = estimator._fitted.posterior.common_moments()
+    _, covariance = estimator._learnt.fitted.posterior.common_moments()
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), list(stored["fixed_se"].values()), rtol=1e-6)

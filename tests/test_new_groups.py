@@ -292,7 +292,7 @@ def hyper_rows(rows):
 def test_effects_of_new_groups_are_like_those_that_pymc_draws_for_known_ones(hyper):
     """The posterior is the prior here: effects of known groups are draws of the law of new ones, by PyMC."""
     rows = hyper_rows([*np.eye(5), np.zeros(5), [1.5, 0, 0, 0, 0]])
-    effects = hyper._fitted.posterior.effects[0]
+    effects = hyper._learnt.fitted.posterior.effects[0]
     Z = np.column_stack([np.ones(len(rows)), rows[[f"x{k}" for k in range(5)]]])
     reference = INTERCEPT + effects.reshape(-1, 6) @ Z.T  # 40,000 draws that share 1,000 hyper-parameters
     mean, std = hyper.predict(rows, return_std=True)
@@ -453,7 +453,7 @@ def test_leaving_a_group_out_of_a_model_with_a_prior_on_the_mean_given_its_draws
     hyper = {"1|g": HYPER["1|g"], "x0|g": ("Normal", {"mu": ("Normal", {"mu": -2.0, "sigma": 1.0}), "sigma": HALF})}
     priors = {key: hyper[key] for key in given} | {"common": ("Normal", {"mu": 0.0, "sigma": 2.0}), "sigma": HALF}
     model = fit(PartialPoolingRegressor("y ~ x0 + (x0 | g)", priors=priors, random_state=0), X, y)
-    posterior = model._fitted.posterior
+    posterior = model._learnt.fitted.posterior
     training = read_training_rows_again(model, X, y, None, None, "group", "loo")
     problem = _problem(training)
     found = _scores(problem).seen + problem.shift

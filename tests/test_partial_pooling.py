@@ -294,8 +294,8 @@ def test_sample_y_is_joint_seeded_and_shared_within_new_groups(fitted, data):
     assert draws.shape == (5, 60_000)
     np.testing.assert_array_equal(draws, fitted.sample_y(rows, n_samples=60_000, random_state=3))
     assert not np.array_equal(draws, fitted.sample_y(rows, n_samples=60_000, random_state=4))
-    nodes = fitted._fitted.posterior.variance_nodes()
-    weight = fitted._fitted.posterior.weight
+    nodes = fitted._learnt.fitted.posterior.variance_nodes()
+    weight = fitted._learnt.fitted.posterior.weight
     tau2, sigma2 = weight @ nodes.group_sd[0][:, 0] ** 2, weight @ nodes.sigma**2
     # rows 1 and 4 are of one new group, row 3 of another
     assert np.var(draws[1] - draws[4]) == pytest.approx(2 * sigma2, rel=0.05)
@@ -434,11 +434,11 @@ def test_many_columns_take_fewer_nodes_and_answer_all_the_same(rng, monkeypatch)
     X = pd.DataFrame(rng.normal(size=(120, 40))).add_prefix("v").assign(g=g)
     y = rng.normal(size=10)[g] + X["v0"] + rng.normal(size=120)
     fitted = PartialPoolingRegressor(group_features="g").fit(X, y)
-    assert fitted._fitted.posterior.n_nodes == 512
+    assert fitted._learnt.fitted.posterior.n_nodes == 512
     assert fitted.diagnostics_["ess_bulk"].min() > 400
     monkeypatch.setattr(_marginal_fit, "LEAST_FOR_COLUMNS", 64)
     more = PartialPoolingRegressor(group_features="g").fit(X, y)
-    assert more._fitted.posterior.n_nodes == 1024
+    assert more._learnt.fitted.posterior.n_nodes == 1024
     columns = ["mean", "sd", "eti89_lb", "eti89_ub"]
     off = (fitted.summary()[columns] - more.summary()[columns]).div(more.summary()["sd"], axis=0)
     # the ends of intervals hang on the few nodes of the tails: 128 nodes would put them off by 0.2

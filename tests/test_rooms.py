@@ -114,7 +114,6 @@ def reached_into(tree, own, others):
             yield node.lineno, ast.unparse(node)
 
 
-@pytest.mark.xfail(strict=True, reason="next: one method of the estimators instead")
 def test_no_room_reaches_into_another():
     own = {}
     for room, _, tree in modules():

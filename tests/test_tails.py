@@ -39,7 +39,7 @@ def test_ends_and_sds_are_those_of_the_exact_log_density(n_groups, n_varying, gr
 )
 def test_draws_are_as_many_as_were_asked_for(n_groups, n_varying, surface):
     model = fit(n_groups, n_varying)
-    posterior = model._fitted.posterior
+    posterior = model._learnt.fitted.posterior
     assert (posterior.law.surface is not None) == surface
     draws = posterior.joint_draws(4000, np.random.default_rng(0), [np.arange(3)])
     for values in (draws.variance.sigma, draws.variance.group_sd[0][:, 0]):
@@ -72,7 +72,7 @@ def test_where_nodes_are_all_there_is_a_wrong_end_is_told(monkeypatch):
     X, y = simulate(150, 2)
     with pytest.warns(ConvergenceWarning, match=r"sd or ends of the interval known to no more than 0\.1 posterior sds"):
         model = PartialPoolingRegressor("y ~ x + (x | g)").fit(X, y)
-    assert model._fitted.posterior.law is None
+    assert model._learnt.fitted.posterior.law is None
     ends, _ = errors(model, n_nodes=8192)
     assert ends.max() > 0.1  # which is true
 
@@ -146,6 +146,6 @@ def test_a_fit_is_the_same_after_a_pickle_and_json():
     from hbsk import from_json, to_json
 
     model = fit(1500, 2)
-    assert model._fitted.posterior.law.surface is not None
+    assert model._learnt.fitted.posterior.law.surface is not None
     again = from_json(to_json(model))
     pd.testing.assert_frame_equal(again.summary(), model.summary(), check_exact=True)

@@ -107,6 +107,11 @@ class VarianceParameters:
         return len(self.group_sd)
 
     @property
+    def small_sd(self) -> list[float]:
+        """Return the sd below which each group sd is small, as it was given; 1 where it has no part."""
+        return [line.small if isinstance(line, SoftLine) else 1.0 for line in self._lines]
+
+    @property
     def ends(self) -> tuple[float, float]:
         """Ends of the only coordinate, where theta is one number."""
         if self._pairs:
@@ -370,6 +375,11 @@ class SoftLine:
     """
 
     small: float
+
+    @property
+    def small_sd(self) -> list[float]:
+        """Return the sd below which each group sd is small, as it was given; 1 where it has no part."""
+        return [line.small if isinstance(line, SoftLine) else 1.0 for line in self._lines]
 
     @property
     def ends(self):

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._base import learnt_by
 from hbsk._data.labels import group_names
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.varying_location import at_zero
@@ -126,7 +127,7 @@ def _problem(training: TrainingRows) -> _Problem:
     common, with_means = None, False
     if isinstance(fitted.posterior, DrawsPosterior):
         grid = _grid_of_draws(fitted.posterior, scaling)
-        reason = engine_priors(specification, fitted.priors, estimator._has_known_errors)
+        reason = engine_priors(specification, fitted.priors, learnt_by(estimator).known_errors)
         if isinstance(reason, str):
             _check_normal_effects(training)
             common = engine_coefficients(fitted.posterior.common, scaling, specification.has_intercept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hbsk._base import learnt_by
 from hbsk.model_selection._group_information import loo_of_groups, waic_of_groups
 from hbsk.model_selection._row_information import loo_of_rows, waic_of_rows
 from hbsk.model_selection._training_rows import check_unit, fitted_regressor, read_training_rows_again
@@ -247,9 +248,9 @@ def compare(
         try:
             last, X_last = fitted_regressor(estimator, X, "compare")
             given = {}
-            if groups is not None and any(source.from_keyword for source in last._frame.sources):
+            if groups is not None and any(source.from_keyword for source in learnt_by(last).frame.sources):
                 given["groups"] = groups
-            if standard_error is not None and last._has_known_errors:
+            if standard_error is not None and learnt_by(last).known_errors:
                 given["standard_error"] = standard_error
             handed |= set(given)
             results[name] = loo(last, X_last, y, **given, unit=unit)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
+from hbsk._base import learnt_by, require_standard_error
 from hbsk._data.rows import Rows, read_rows
 from hbsk._engine.scaling import ColumnScaling, standardise
 from hbsk._fit import Fitted, collect_sums
@@ -44,12 +45,12 @@ class TrainingRows:
     @property
     def frame(self) -> ModelFrame:
         """Layout of the data."""
-        return self.estimator._frame
+        return learnt_by(self.estimator).frame
 
     @property
     def fitted(self) -> Fitted:
         """Posterior and model."""
-        return self.estimator._fitted
+        return learnt_by(self.estimator).fitted
 
     def design(self):
         """Return the design of the rows; known means of effects are in its offset."""
@@ -82,8 +83,8 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     estimator, X = fitted_regressor(estimator, X, caller)
     if unit == "group":
         _check_has_groups(estimator, caller)
-    estimator._require_standard_error(standard_error, caller)
-    frame = estimator._frame
+    require_standard_error(estimator, standard_error, caller)
+    frame = learnt_by(estimator).frame
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(
@@ -105,7 +106,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
 
 
 def _check_has_groups(estimator: PartialPoolingRegressor, caller: str) -> None:
-    factors = estimator._frame.grouped.factors
+    factors = learnt_by(estimator).frame.grouped.factors
     if not factors:
         raise ValueError(
             f"{caller} with unit='group' needs groups, but the model was fitted without. Name them in group_features= "
@@ -145,20 +146,22 @@ def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str
 
 
 def _rows_of_fit(estimator) -> float | None:
-    if estimator._fitted.model is not None:
-        return float(estimator._fitted.model.sums.n)
-    return next((float(copies.sum()) for copies in estimator._copies.values()), None)
+    learnt = learnt_by(estimator)
+    if learnt.fitted.model is not None:
+        return float(learnt.fitted.model.sums.n)
+    return next((float(copies.sum()) for copies in learnt.copies.values()), None)
 
 
 def _same_sums(estimator, rows) -> bool:
-    frame, fitted = estimator._frame, estimator._fitted
+    learnt = learnt_by(estimator)
+    frame, fitted = learnt.frame, learnt.fitted
     if fitted.model is None:  # several factors: what is known of them
         return all(
             _close(collect_sums(frame, rows, f).sums.zz, information)
             for f, information in enumerate(fitted.posterior.information)
         )
     collected = collect_sums(frame, rows, effect_mean=fitted.effect_mean)
-    sums, scaling = standardise(collected, known_standard_error=estimator._has_known_errors)
+    sums, scaling = standardise(collected, known_standard_error=learnt.known_errors)
     pairs = [(getattr(sums, name), getattr(fitted.model.sums, name)) for name in ("zz", "zx", "xx", "log_weight")]
     pairs.append((_units(scaling), _units(fitted.scaling)))
     return all(_close(here, before) for here, before in pairs)

@@ -11,6 +11,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from hbsk._base import learnt_by
 from hbsk._posterior.group_tables import column_labels, common_counterparts
 from hbsk._shrinkage.shrunken_means import t_quantile
 
@@ -92,8 +93,9 @@ def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstim
         raise ValueError(f"term={term!r}: a JamesSteinEstimator has only means of groups; leave term= out.")
     if not len(estimator.groups_):
         raise ValueError("This JamesSteinEstimator was fitted without groups, so there are none to show.")
-    reach = t_quantile(0.5 + coverage / 2, np.array([estimator._nu]))[0] * estimator.theta_sd_
-    (factor,) = estimator._factors
+    learnt = learnt_by(estimator)
+    reach = t_quantile(0.5 + coverage / 2, np.array([learnt.means.nu]))[0] * estimator.theta_sd_
+    (factor,) = learnt.factors
     return GroupEstimates(
         labels=estimator.groups_,
         size=estimator.group_sizes_,
@@ -113,7 +115,7 @@ def _from_posterior(estimator: Any, term: str | None, coverage: float) -> GroupE
     factor, column, term = _find_term(estimator, term)
     table = estimator.group_effects(coverage=coverage)
     table = table[table["term"] == term]
-    counterpart = common_counterparts(estimator._frame.specification, factor)[column]
+    counterpart = common_counterparts(learnt_by(estimator).frame.specification, factor)[column]
     return GroupEstimates(
         labels=estimator.groups_[factor.name],
         size=table["n"].to_numpy(dtype=np.float64),
@@ -132,7 +134,7 @@ def _from_posterior(estimator: Any, term: str | None, coverage: float) -> GroupE
 def _find_term(estimator: Any, term: str | None) -> tuple[Any, int, str]:
     known = {
         label: (factor, column)
-        for factor in estimator._frame.specification.factors
+        for factor in learnt_by(estimator).frame.specification.factors
         for column, label in enumerate(column_labels(factor))
     }
     if not known:
@@ -152,7 +154,7 @@ def _common_coefficient(estimator: Any, column: int | None) -> float:
     """Return the mean over the population: the common coefficient, 0 where there is none."""
     if column is None:
         return 0.0
-    has_intercept = estimator._frame.specification.has_intercept
+    has_intercept = learnt_by(estimator).frame.specification.has_intercept
     if has_intercept and column == 0:
         return float(estimator.intercept_)
     return float(estimator.coef_[column - has_intercept])

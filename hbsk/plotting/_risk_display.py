@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from hbsk._base import learnt_by
 from hbsk.plotting import _style
 from hbsk.plotting._group_estimates import fitted_step
 from hbsk.plotting._risk import shrunken_risk
@@ -125,7 +126,7 @@ class RiskDisplay:
                 "no estimator."
             )
         n_groups, n_target = len(estimator.groups_), _n_target(estimator)
-        position = _squared_distance(estimator.shrinkage_[0], n_groups - n_target, estimator._nu)
+        position = _squared_distance(estimator.shrinkage_[0], n_groups - n_target, learnt_by(estimator).means.nu)
         display = cls._of(n_groups, n_target, max_distance, position)
         return display.plot(
             ax, means_kwargs=means_kwargs, plain_kwargs=plain_kwargs, positive_part_kwargs=positive_part_kwargs
@@ -246,7 +247,7 @@ class RiskDisplay:
 
 def _n_target(estimator: Any) -> int:
     """Return how many coefficients of the target the group means had to tell."""
-    return round(estimator._n_target)
+    return round(learnt_by(estimator).means.n_target)
 
 
 def _squared_distance(factor: float, free: int, nu: float) -> float | None:

@@ -12,6 +12,7 @@ import pandas as pd
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
+from hbsk._base import PosteriorAnswersMixin, learnt_by, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import label_columns, quoted, read_keyword
@@ -239,7 +240,7 @@ def _random_state(estimator: Any, random_state: Any) -> np.random.RandomState:
 
 
 def _is_ours(estimator: Any) -> bool:
-    return hasattr(estimator, "_frame") and hasattr(estimator, "_fitted")
+    return isinstance(estimator, PosteriorAnswersMixin)
 
 
 def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
@@ -249,7 +250,7 @@ def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
     table = read_table(estimator, X, reset=False)
     keyword = read_keyword(groups, table)
     labels = {}
-    for source in estimator._frame.sources:
+    for source in learnt_by(estimator).frame.sources:
         if source.from_keyword and not keyword:
             # Whoever needs them says so: sample_y, or a statistic.
             return None
@@ -266,9 +267,10 @@ def _refuse_unidentified(estimator: Any, X: Any, groups: Any, standard_error: An
     """Raise for rows whose sd is infinite without pooling: no replicates can be drawn of them."""
     if estimator.pooling != "none":
         return
-    rows, read = read_new_rows(estimator, estimator._frame, X, groups, standard_error)
+    learnt = learnt_by(estimator)
+    rows, read = read_new_rows(estimator, learnt.frame, X, groups, standard_error)
     x, z, _ = rows.design.block(0, rows.design.n_rows)
-    unidentified = unidentified_rows(estimator._fitted.posterior, x, z, list(rows.codes))
+    unidentified = unidentified_rows(learnt.fitted.posterior, x, z, list(rows.codes))
     if unidentified.any():
         (factor,) = read.factors.values()
         labels = quoted(factor.labels[np.unique(rows.codes[0][unidentified])].tolist())
@@ -290,14 +292,15 @@ def _fresh_sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, ran
     """Return a sampler in which no group is known: codes beyond the known ones stand for new groups."""
     if not _is_ours(estimator):
         raise TypeError(f"new_groups=True needs a PartialPoolingRegressor, got {type(estimator).__name__}.")
-    if not estimator._frame.specification.factors or estimator.pooling != "partial":
+    learnt = learnt_by(estimator)
+    if not learnt.frame.specification.factors or estimator.pooling != "partial":
         raise ValueError(
             "new_groups=True draws groups from the distribution between groups, and this model has none "
-            f"(pooling={estimator.pooling!r}, factors {list(estimator._frame.factors)}). Use new_groups=False."
+            f"(pooling={estimator.pooling!r}, factors {list(learnt.frame.factors)}). Use new_groups=False."
         )
-    estimator._require_standard_error(standard_error, "posterior_predictive_check")
-    rows, _ = read_new_rows(estimator, estimator._frame, X, groups, standard_error)
-    posterior = estimator._fitted.posterior
+    require_standard_error(estimator, standard_error, "posterior_predictive_check")
+    rows, _ = read_new_rows(estimator, learnt.frame, X, groups, standard_error)
+    posterior = learnt.fitted.posterior
     fresh = replace(rows, codes=[code + known for code, known in zip(rows.codes, posterior.n_groups, strict=True)])
     rng = np.random.default_rng(random_state.randint(2**31 - 1))
     return lambda n_samples: sample_observations(posterior, fresh, n_samples, rng)

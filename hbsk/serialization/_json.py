@@ -19,6 +19,7 @@ import pandas as pd
 from sklearn import config_context
 from sklearn.utils.validation import check_is_fitted
 
+from hbsk._base import LearntMeans
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import FactorSource
 from hbsk._engine.effect_laws import EffectLaw
@@ -29,9 +30,9 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
-from hbsk._engine.variance_parameters import SoftLine, VarianceParameters
+from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location
-from hbsk._fit import Fitted
+from hbsk._fit import Fitted, Learnt
 from hbsk._model.design import Component, Recipe
 from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame
@@ -40,6 +41,7 @@ from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._shrinkage.linear_predictor import Directions, Surface
+from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
@@ -61,9 +63,9 @@ _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, FactorSource,
-        FactorTerms, Fitted, GroupFactor, GroupSums, GrowingSds, Location, LogDensitySurface, MarginalModel,
-        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe, SdPrior, Specification, Surface,
-        Tails, Value, VarianceLaw, VarianceParameters,
+        FactorTerms, Fitted, FittedMeans, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, Location,
+        LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe,
+        SdPrior, Specification, Surface, Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.
@@ -343,9 +345,8 @@ def _fields_of(value: Any) -> dict[str, Any]:
     if isinstance(value, MarginalModel):
         return value.__getstate__()
     if isinstance(value, VarianceParameters):
-        small = [line.small if isinstance(line, SoftLine) else 1.0 for line in value._lines]
-        names = ("residual_sd", "group_sd", "blocks", "lkj_eta", "location")
-        return {name: getattr(value, name) for name in names} | {"small_sd": small}
+        names = ("residual_sd", "group_sd", "blocks", "lkj_eta", "small_sd", "location")
+        return {name: getattr(value, name) for name in names}
     if hasattr(value, "_asdict"):  # a NamedTuple
         return value._asdict()
     return {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}

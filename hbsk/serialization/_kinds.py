@@ -16,12 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._data.labels import GroupFactor
-from hbsk._data.sources import FactorSource
-from hbsk._fit import Fitted
-from hbsk._model.frame import ModelFrame
-from hbsk._shrinkage.linear_predictor import Surface
-from hbsk._shrinkage.shrunken_groups import Departures
+from hbsk._base import LearntMeans, learnt_by
+from hbsk._fit import Learnt
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 
@@ -36,10 +32,7 @@ _MOST_AXES = 8
 # What every fit leaves behind, by estimator; the document must have it.
 _LEARNT: dict[type, dict[str, Any]] = {
     PartialPoolingRegressor: {
-        "_frame": ModelFrame,
-        "_fitted": Fitted,
-        "_has_known_errors": bool,
-        "_copies": dict[str, np.ndarray],
+        "_learnt": Learnt,
         "formula_": str,
         "priors_": dict[str, Any],
         "intercept_": float,
@@ -51,13 +44,7 @@ _LEARNT: dict[type, dict[str, Any]] = {
         "n_features_in_": int,
     },
     JamesSteinEstimator: {
-        "_known_errors": bool,
-        "_sources": tuple[FactorSource, ...],
-        "_factors": dict[str, GroupFactor],
-        "_surface": Surface,
-        "_departures": Departures | None,
-        "_nu": float,
-        "_n_target": float,
+        "_learnt": LearntMeans,
         "groups_": np.ndarray,
         "group_sizes_": np.ndarray,
         "group_means_": np.ndarray,
@@ -143,23 +130,26 @@ def check_learnt(estimator: Any) -> None:
 def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
     """Return what must have how many entries: (name, found, due)."""
     if isinstance(estimator, JamesSteinEstimator):
-        due = len(estimator.groups_)
+        learnt, due = learnt_by(estimator), len(estimator.groups_)
         names = ["group_sizes_", "group_means_", "theta_", "theta_sd_"]
         if due:
             names += [name for name in ("shrinkage_", "target_") if np.ndim(getattr(estimator, name))]
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
-        found.append(("_factors", len(estimator._factors), len(estimator._sources)))
-        if estimator._departures is not None:
-            slopes = due * len(estimator._departures.covariance)
-            found += [(name, getattr(estimator._departures, name).size, slopes) for name in ("points", "lean")]
-        return found + [(f"the labels of {name!r}", len(f.labels), due) for name, f in estimator._factors.items()]
+        found += [(name, getattr(learnt.means, name).size, due) for name in ("theta", "theta_sd", "deviations")]
+        found.append(("factors", len(learnt.factors), len(learnt.sources)))
+        found.append(("columns", len(learnt.columns), len(learnt.means.surface.directions.centre)))
+        if learnt.means.departures is not None:
+            slopes = due * len(learnt.means.departures.covariance)
+            found += [(name, getattr(learnt.means.departures, name).size, slopes) for name in ("points", "lean")]
+        return found + [(f"the labels of {name!r}", len(f.labels), due) for name, f in learnt.factors.items()]
     found = [("coef_", estimator.coef_.size, len(estimator.coef_names_))]
-    frame = estimator._frame
+    learnt = learnt_by(estimator)
+    frame, copies = learnt.frame, learnt.copies
     found.append(("factors of the frame", len(frame.factors), len(frame.sources)))
     found.append(("groups_", len(estimator.groups_), len(frame.grouped.factors)))
     for name, labels in estimator.groups_.items():
         due = len(frame.factors[name].labels)
-        found += [(f"groups_[{name!r}]", labels.size, due), (f"_copies[{name!r}]", estimator._copies[name].size, due)]
+        found += [(f"groups_[{name!r}]", labels.size, due), (f"copies[{name!r}]", copies[name].size, due)]
     return found
 
 

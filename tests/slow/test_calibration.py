@@ -66,7 +66,7 @@ def _correlation_blind(setting, seed, priors):
     truth = draw_truth(setting, len(setting.labels), rng)
     y, _ = observe(setting, setting.rows, np.searchsorted(setting.labels, setting.rows["g"]), truth, rng)
     estimator = PartialPoolingRegressor(setting.formula, priors=priors, correlated=False).fit(setting.rows, y)
-    draws = estimator._fitted.posterior.joint_draws(N_DRAWS, rng, [np.arange(len(setting.labels))])
+    draws = estimator._learnt.fitted.posterior.joint_draws(N_DRAWS, rng, [np.arange(len(setting.labels))])
     products = np.sum(np.prod(draws.effects[0], axis=2), axis=1)
     standard = np.prod(draws.variance.group_sd[0], axis=1)
     true = np.sum(np.prod(truth.effects, axis=1)) / np.prod(truth.group_sd)

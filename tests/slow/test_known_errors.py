@@ -57,9 +57,9 @@ def test_intervals_of_the_mean_cover_at_least_what_they_say(n_studies, errors, t
     X = pd.DataFrame({"study": np.arange(n_studies)})
     for values, probability in zip(y, below, strict=True):
         model = PartialPoolingRegressor(group_features="study").fit(X, values, standard_error=error)
-        mean, sd = (part[:, 0] for part in model._fitted.posterior.common_mixture())
+        mean, sd = (part[:, 0] for part in model._learnt.fitted.posterior.common_mixture())
         # the estimator's probability that the mean is below its true value
-        assert model._fitted.posterior.weight @ ndtr(-mean / sd) == pytest.approx(probability, abs=2e-3)
+        assert model._learnt.fitted.posterior.weight @ ndtr(-mean / sd) == pytest.approx(probability, abs=2e-3)
 
 
 @pytest.mark.parametrize("errors", ERRORS)

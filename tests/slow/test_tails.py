@@ -96,7 +96,7 @@ def ranks(n_groups, size, sds, eta, seed):
     pooling = "partial" if n_groups else "complete"
     model = PartialPoolingRegressor(formula, priors=priors, inference="marginal", pooling=pooling)
     model.fit(pd.DataFrame({"x": x, "g": g}), y)
-    drawn = model._fitted.posterior.joint_draws(999, rng, [np.arange(1)] if n_groups else [])
+    drawn = model._learnt.fitted.posterior.joint_draws(999, rng, [np.arange(1)] if n_groups else [])
     true, found = [sigma, *tau], [drawn.variance.sigma]
     if n_groups:
         found += list(drawn.variance.group_sd[0].T)

@@ -1,0 +1,92 @@
+"""Means of rows, known groups and new ones, and what is known of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from hbsk._shrinkage.linear_predictor import ShrunkenRegression, Surface
+from hbsk._shrinkage.shrunken_groups import Departures, ShrunkenGroups, infinite_where_unknown
+
+
+class FittedMeans(NamedTuple):
+    """All that predictions need.
+
+    Parameters
+    ----------
+    theta, theta_sd : ndarray of shape (J,)
+        Shrunken means and their sds; none without groups.
+    deviations : ndarray of shape (J,)
+        Shrunken means less the target at the average row of each group.
+    surface : Surface
+        Height of the target for any row.
+    departures : Departures or None
+        For rows away from their group's own point.
+    nu : float
+        Degrees of freedom of the variance within groups; inf where it is known.
+    sigma2 : float
+        That variance; NaN with known standard errors.
+    n_target : float
+        Number of coefficients of the target that the group means had to tell.
+    new_variance : float
+        Variance of a new group around the target.
+    """
+
+    theta: np.ndarray
+    theta_sd: np.ndarray
+    deviations: np.ndarray
+    surface: Surface
+    departures: Departures | None
+    nu: float
+    sigma2: float
+    n_target: float
+    new_variance: float
+
+    def mean(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
+        """Compute the mean of each row, shape (n_rows,); codes not below J are new groups, None is no groups."""
+        mean = self.surface.value(columns, n_rows)
+        if codes is not None:
+            known = codes < len(self.theta)
+            if columns:
+                mean[known] += self.deviations[codes[known]]
+            else:
+                mean[known] = self.theta[codes[known]]
+        return mean
+
+    def variance(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
+        """Compute the variance of the mean of each row, shape (n_rows,); NaN where nothing is known of it."""
+        variance = self.surface.variance(columns, n_rows)
+        if codes is not None:
+            known = codes < len(self.theta)
+            variance[~known] += self.new_variance
+            codes = codes[known]
+            variance[known] = np.square(self.theta_sd[codes])
+            if self.departures is not None:
+                columns = [column[known] for column in columns]
+                variance[known] += self.departures.variance(codes, columns, self.surface.directions, len(codes))
+        # Rounding could take a variance of almost nothing below it.
+        return np.maximum(variance, 0.0)
+
+
+def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
+    """Keep of shrunken groups what predictions need."""
+    groups, means = learnt.groups, learnt.means
+    return FittedMeans(
+        theta=means.theta,
+        theta_sd=np.sqrt(infinite_where_unknown(means.variance)),
+        deviations=means.theta - learnt.target,
+        surface=learnt.surface,
+        departures=learnt.departures,
+        nu=groups.nu,
+        sigma2=groups.sigma2,
+        n_target=means.n_target,
+        new_variance=means.new_tau2,
+    )
+
+
+def fitted_slopes(learnt: ShrunkenRegression) -> FittedMeans:
+    """Keep of a shrunken regression, which has no groups, what predictions need."""
+    none = np.empty(0)
+    return FittedMeans(none, none, none, learnt.surface, None, learnt.nu, learnt.sigma2, 0.0, np.nan)
