@@ -50,7 +50,7 @@ def fit(n_groups, n_varying, priors=None, **simulated):
 def found(model) -> Ends:
     """Return what the package answers: the summary's sds, and quantiles of the law it takes its ends from."""
     specification, posterior = model._learnt.frame.specification, model._learnt.fitted.posterior
-    summary, names = model.summary(), variance_names(specification)
+    summary, names = model.summary(), variance_names(specification, posterior.variance_nodes())
     nodes, weight, _ = posterior.variance_law()
     values = _values(specification, nodes)
     answer = Ends(names, summary.loc[names, "sd"].to_numpy(), _quantiles(values, weight))
@@ -71,7 +71,7 @@ def truth(model, n_nodes=32_768) -> Ends:
     nodes = posterior._in_users_units(np.exp(log_sigma.ravel()), np.repeat(factor, n, axis=0))
     values, weight = _values(specification, nodes), np.repeat(weight / n, n)
     sd = np.sqrt(weight @ (values - weight @ values) ** 2)
-    return Ends(variance_names(specification), sd, _quantiles(values, weight))
+    return Ends(variance_names(specification, nodes), sd, _quantiles(values, weight))
 
 
 def _values(specification, nodes):

@@ -29,7 +29,8 @@ MODELS = {
 VARIANCES = {
     "intercepts": {"sigma", "1|Subject_sigma"},
     "slopes": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
-    "uncorrelated": {"sigma", "1|Subject_sigma", "Days|Subject_sigma"},
+    # independent at the mean of Days, so correlated at zero
+    "uncorrelated": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
     "no pooling": {"sigma"},
     "complete pooling": {"sigma"},
     "schools": {"1|school_sigma"},
@@ -63,6 +64,8 @@ def test_summary_agrees_with_ours(fitted):
     assert variables >= VARIANCES[name]
     assert not any(term.endswith("_sigma") or term.startswith("corr_") for term in variables - VARIANCES[name])
     ours = model.summary()
+    assert set(ours.index) <= set(full.index)
+    assert ("corr_Subject[1, Days]" in ours.index) == ("corr_Subject" in variables)
     for parameter in ours.index.intersection(full.index):
         error = 6 * full.loc[parameter, "mcse_mean"] + 1e-12
         assert full.loc[parameter, "mean"] == pytest.approx(ours.loc[parameter, "mean"], abs=error)

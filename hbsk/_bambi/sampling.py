@@ -14,7 +14,7 @@ import numpy as np
 
 from hbsk._engine.effect_laws import EffectLaw, moments_exist
 from hbsk._engine.nuts import announce, checked_options, quiet, sample
-from hbsk._engine.varying_location import at_zero
+from hbsk._engine.varying_location import at_zero, moved_sds
 
 # Diagnostics take milliseconds for each number: of every factor this many groups, evenly spaced, are looked at.
 DIAGNOSED_GROUPS = 100
@@ -149,17 +149,26 @@ def _named_draws(posterior):
         for law in factor.laws:
             yield from law.parameters()
         other = {k for law in factor.laws if not law.has_sd_parameter for k in law.columns}
+        sds, correlation = _at_zero(factor)
         for k, column in enumerate(factor.columns):
-            if k not in other and not np.isnan(factor.sds[..., k]).any():
-                yield f"{column}|{name}_sigma", factor.sds[..., k]
-        if factor.correlation is not None:
-            for i, k in zip(*np.tril_indices(q, -1), strict=True):
-                pair = f"{factor.columns[k]}, {factor.columns[i]}"
-                yield f"corr_{name}[{pair}]", factor.correlation[..., i, k]
+            if k not in other and not np.isnan(sds[..., k]).any():
+                yield f"{column}|{name}_sigma", sds[..., k]
+        for i, k in zip(*np.tril_indices(q, -1), strict=True):
+            yield f"corr_{name}[{factor.columns[k]}, {factor.columns[i]}]", correlation[..., i, k]
         n_groups = len(factor.labels)
         for j in np.unique(np.linspace(0, n_groups - 1, min(n_groups, DIAGNOSED_GROUPS)).astype(int)):
             for k, column in enumerate(factor.columns):
                 yield f"{column}|{name}[{factor.labels[j]}]", factor.effects[..., j, k]
+
+
+def _at_zero(factor):
+    """Return sds (chains, draws, q) and correlations (chains, draws, q, q) of effects at zero, which tables show."""
+    shape, q = factor.sds.shape[:2], len(factor.columns)
+    correlation = np.broadcast_to(np.eye(q), (*shape, q, q)) if factor.correlation is None else factor.correlation
+    sds, correlation = moved_sds(
+        factor.sds.reshape(-1, q), correlation.reshape(-1, q, q), factor.centre, factor.intercept
+    )
+    return sds.reshape(*shape, q), correlation.reshape(*shape, q, q)
 
 
 def _n_parameters(pymc_model):

@@ -27,33 +27,41 @@ COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences",
 NO_SPREAD = 1e-10
 
 
-def variance_names(specification) -> list[str]:
+def variance_names(specification, nodes) -> list[str]:
     """Return names of residual sd, group sds and correlations, as Bambi would have them."""
     names = ["sigma"]
-    for factor in specification.factors:
+    for factor, correlation in zip(specification.factors, nodes.correlation, strict=True):
         names += [f"{column}|{factor.name}_sigma" for column in factor.columns]
-        for i, k in correlated_pairs(factor):
+        for i, k in correlated_pairs(factor, correlation):
             names.append(f"corr_{factor.name}[{factor.columns[k]}, {factor.columns[i]}]")
     return names
 
 
-def correlated_pairs(factor) -> list[tuple[int, int]]:
-    """Return index pairs (later, earlier) of columns that are correlated a priori."""
-    return [(block[i], block[k]) for block in factor.blocks for i in range(len(block)) for k in range(i)]
+def correlated_pairs(factor, correlation) -> list[tuple[int, int]]:
+    """Return index pairs (later, earlier) of columns whose effects are correlated at zero.
+
+    Those of one block, and the intercept with columns that are independent of it at another point than zero.
+    """
+    return [
+        (i, k)
+        for i in range(len(factor.columns))
+        for k in range(i)
+        if any(i in block and k in block for block in factor.blocks) or correlation[:, i, k].any()
+    ]
 
 
 def variance_values(specification, nodes) -> np.ndarray:
     """Return values of the variance parameters at nodes, (n_nodes, n_names), in the order of `variance_names`."""
     columns = [nodes.sigma[:, None]]
-    for f, factor in enumerate(specification.factors):
-        columns.append(nodes.group_sd[f])
-        columns += [nodes.correlation[f][:, i, k, None] for i, k in correlated_pairs(factor)]
+    for factor, sd, correlation in zip(specification.factors, nodes.group_sd, nodes.correlation, strict=True):
+        columns.append(sd)
+        columns += [correlation[:, i, k, None] for i, k in correlated_pairs(factor, correlation)]
     return np.concatenate(columns, axis=1)
 
 
 def named_variance_values(specification, nodes) -> tuple[list[str], np.ndarray]:
     """Return names and values, (n_nodes, n_names), of all hyper-parameters, arguments of effects' laws included."""
-    names, values = variance_names(specification), variance_values(specification, nodes)
+    names, values = variance_names(specification, nodes), variance_values(specification, nodes)
     more, absent = {}, set()
     for laws in nodes.laws:
         for law in laws:
@@ -71,13 +79,12 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     probabilities in the 5 % tails (tail); of logarithms where there is no posterior variance, infinite where the nodes
     are a quadrature.
     """
-    names = variance_names(specification)
-    values = variance_values(specification, posterior.variance_nodes())
+    nodes = posterior.variance_nodes()
+    names, values = variance_names(specification, nodes), variance_values(specification, nodes)
     finite = np.isfinite(values).all(axis=0)
     finite[0] &= sigma_is_parameter
     # a mean without a variance has no finite error; a logarithm has, and the same ranks
-    endless = variance_orders(specification, posterior, len(variance_names(specification)))[-values.shape[1] :]
-    endless = endless <= OF_VARIANCE
+    endless = variance_orders(specification, posterior, names) <= OF_VARIANCE
     values = np.where(endless, np.log(np.maximum(values, 1e-300)), values)
     common, common_sd = posterior.common_mixture()
     in_model = np.zeros(common.shape[1], dtype=bool)

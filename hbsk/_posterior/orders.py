@@ -8,15 +8,15 @@ import numpy as np
 OF_MEAN, OF_VARIANCE = 1.0, 2.0
 
 
-def variance_orders(specification, posterior, n_names: int) -> np.ndarray:
-    """Return orders of the residual sd, group sds and correlations, as `hbsk.diagnostics.variance_names` lists them."""
+def variance_orders(specification, posterior, names) -> np.ndarray:
+    """Return orders of the parameters of these names, as `hbsk._posterior.diagnostics.variance_names` has them."""
     if not posterior.tails.sets:
-        return np.full(n_names, np.inf)
-    orders = [posterior.tails.of_sigma()]
+        return np.full(len(names), np.inf)
+    orders = {"sigma": posterior.tails.of_sigma()}
     for factor in specification.factors:
-        n_correlations = sum(len(block) * (len(block) - 1) // 2 for block in factor.blocks)
-        orders += [*posterior.tails.of_group_sds(len(factor.columns)), *[np.inf] * n_correlations]
-    return np.array(orders)
+        of_sds = posterior.tails.of_group_sds(len(factor.columns))
+        orders |= {f"{column}|{factor.name}_sigma": order for column, order in zip(factor.columns, of_sds, strict=True)}
+    return np.array([orders.get(name, np.inf) for name in names])
 
 
 def common_orders(specification, posterior) -> np.ndarray:

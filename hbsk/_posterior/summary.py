@@ -41,7 +41,7 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     # with known standard errors sigma is no parameter, without pooling the group sds are none
     usable = np.isfinite(values).all(axis=0) & np.isin(names, diagnostics.index)
     names = [name for name, ok in zip(names, usable, strict=True) if ok]
-    orders = variance_orders(specification, posterior, len(usable))[usable]
+    orders = variance_orders(specification, posterior, names)
     # means are those of the nodes, as in sigma_ and group_sd_
     average = weight @ values[:, usable]
     nodes, weight, _ = posterior.variance_law()
