@@ -148,7 +148,9 @@ def test_blocks_and_offsets(rng, monkeypatch, width):
 def test_std_of_new_groups_is_infinite_where_tau2_has_no_mean(rng):
     _, fit = fitted(rng)
     # as if the second sd had a tail of 1.5 degrees; the slopes of known groups are told by their rows
-    tails = Tails((GrowingSds((1,), False, 1.5),), np.zeros(3, dtype=bool))
+    # (the prior's columns are those at zero; the engine has them at their means)
+    to_prior = fit.model.parameters.location.prior_columns
+    tails = Tails((GrowingSds((1,), False, 1.5),), np.zeros(3, dtype=bool), to_prior)
     endless = replace(fit.posterior, tails=tails)
     x, z = np.ones((4, 3)), np.array([[1.0, 0.0], [1.0, 2.0], [1.0, 2.0], [1.0, 0.0]])
     rows = PredictedRows(Design(x, [z]), [np.array([5, 5, 0, 1])], None)

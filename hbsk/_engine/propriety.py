@@ -32,7 +32,7 @@ from itertools import combinations
 
 import numpy as np
 
-from hbsk._engine.group_algebra import between_groups, rotate_groups
+from hbsk._engine.group_algebra import ROUNDING, between_groups, rotate_groups
 
 # Degrees of freedom of the power tails of priors on sds, or the argument that holds them.
 TAIL_DEGREES = {"HalfFlat": -1.0, "HalfCauchy": 1.0, "HalfStudentT": "nu", "InverseGamma": "alpha"}
@@ -215,7 +215,9 @@ def rows_degrees(tails: Tails, sums, x, z, codes) -> np.ndarray:
     if not tails.sets:
         return degrees
     if tails.to_prior is not None:
+        size = np.abs(z) @ np.abs(tails.to_prior)
         sums, z = sums.mixed(tails.to_prior), z @ tails.to_prior
+        z = np.where(np.abs(z) <= ROUNDING * size, 0.0, z)
     flat = tails.flat
     whitened = _whitening(sums.xx[:-1, :-1][np.ix_(flat, flat)])
     of_flat = x[:, flat] @ whitened

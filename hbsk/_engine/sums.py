@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from hbsk._engine.group_algebra import ROUNDING
+
 # Rows taken at a time: small enough for a block of columns to stay in the cache, large enough for
 # the cost of a call to vanish (measured: 50,000 to 200,000 rows are within 10 % of each other).
 ROWS_PER_BLOCK = 65_536
@@ -98,9 +100,14 @@ class GroupSums:
         return self.zx.shape[0]
 
     def mixed(self, varying: np.ndarray) -> GroupSums:
-        """Return the sums of the varying columns ``Z @ varying``, (q, q)."""
+        """Return the sums of the varying columns ``Z @ varying``, (q, q), with zeros where they cancel in a group."""
         zz = np.einsum("ka,klj,lb->abj", varying, self.zz, varying, optimize=True)
         zx = np.einsum("ka,kbj->abj", varying, self.zx, optimize=True)
+        roots = np.sqrt(np.einsum("kkj->kj", self.zz))
+        size = np.abs(varying).T @ roots
+        cancelled = np.einsum("aaj->aj", zz) <= ROUNDING * size**2
+        zz = np.where(cancelled[:, None] | cancelled[None, :], 0.0, zz)
+        zx = np.where(cancelled[:, None], 0.0, zx)
         return replace(self, zz=np.ascontiguousarray(zz), zx=np.ascontiguousarray(zx))
 
     def transformed(self, common: np.ndarray, varying: np.ndarray) -> GroupSums:

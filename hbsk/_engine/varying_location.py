@@ -24,6 +24,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Distance of two points, in sds of the columns, from which on the data know sds and correlations apart at the means
+# only. Nearer in, effects are parametrised where their prior is stated: elsewhere the density has a spike of hardly any
+# mass, ``prod_k (tau_wk / tau_vk)^q``, where the sd of the intercept vanishes, and the search for a mode ends there.
+# (Posteriors of 3 to 20 groups that need NUTS: at 0.1 to 4 sds none of 14 where the prior is, 1 or 2 at the means; at
+# 30, 1 and 4; sleepstudy at 35: 3,072 nodes where the prior is, 1,024 at the means, and a false mode far beyond.)
+FAR = 10.0
+
 
 def offset_matrix(centre: np.ndarray, intercept: int | None) -> np.ndarray:
     """Return ``R(c)``, shape (q, q): columns less the point are ``Z R(c)``; the identity without an intercept."""
@@ -140,8 +147,8 @@ def locate(
 ) -> Location | None:
     """Choose where effects are parametrised.
 
-    A block of correlated effects whose sds are all free may be parametrised anywhere: the means of the columns are
-    where the data know sds and correlations apart. Others are parametrised where their prior is stated. (Orthogonal
+    A block of correlated effects whose sds are all free may be parametrised anywhere: where the prior is stated, unless
+    that is `FAR` from the means of the columns. Others are parametrised where their prior is stated. (Orthogonal
     combinations of columns that are much alike were tried: splines got narrower ridges, not wider ones.)
 
     Parameters
@@ -165,7 +172,7 @@ def locate(
     moved, power = np.zeros(q), np.zeros(q)
     for block, eta in zip(blocks, lkj_eta, strict=True):
         at = list(block)
-        if intercept in block and shift[at].any() and all(is_free[k] for k in block):
+        if intercept in block and np.linalg.norm(shift[at]) > FAR and all(is_free[k] for k in block):
             moved[at], power[at] = shift[at], len(block) + 2 * (eta - 1)
     to_prior = offset_matrix(moved, intercept)
     return Location(to_prior, offset_matrix(moved - shift, intercept), power)
