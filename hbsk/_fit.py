@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from hbsk._data.checks import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
 from hbsk._data.rows import Rows
@@ -27,12 +26,12 @@ from hbsk._model.design import DesignWithMeans
 from hbsk._model.frame import ModelFrame
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
-from hbsk._posterior.diagnostics import marginal_diagnostics, nuts_diagnostics
+from hbsk._posterior.base import Posterior
+from hbsk._posterior.diagnostics import nuts_diagnostics
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.group_tables import column_labels, common_counterparts
 from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
-from hbsk._posterior.nodes import MarginalPosterior
 
 # Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
 SMALLEST_RELATIVE_ERROR = 1e-7
@@ -44,7 +43,7 @@ class Fitted:
 
     Attributes
     ----------
-    posterior : MarginalPosterior or DrawsPosterior
+    posterior : Posterior
     priors : dict
         Plain data, the estimator's ``priors_``.
     inference : str
@@ -58,18 +57,15 @@ class Fitted:
         What NUTS tells of each draw.
     effect_mean : ndarray of shape (q,) or None
         Fixed means of the effects of groups that were taken off y in ``model``; None for zeros.
-    diagnostics : DataFrame or None
-        ArviZ's diagnostics of the draws; those of the marginal engine are computed when asked for.
     """
 
-    posterior: MarginalPosterior | DrawsPosterior
+    posterior: Posterior
     priors: dict[str, Any]
     inference: str
     model: MarginalModel | None = None
     scaling: ColumnScaling | None = None
     trusted: bool = True
     sample_stats: dict[str, np.ndarray] | None = None
-    diagnostics: pd.DataFrame | None = None
     effect_mean: np.ndarray | None = None
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
@@ -287,15 +283,15 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
     more = [collect_sums(frame, rows, f) for f in range(1, len(specification.factors))]
     parts = (collected, *more) if specification.factors else ()
     stats = draws.datatree["sample_stats"]
+    diagnosed = nuts_diagnostics(diagnose(draws), int(draws.divergent.sum()))
     return Fitted(
-        _draws_posterior(draws, parts),
+        replace(_draws_posterior(draws, parts), diagnosed=diagnosed),
         priors,
         why,
         engine_model,
         scaling,
         trusted=False,
         sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
-        diagnostics=nuts_diagnostics(diagnose(draws), int(draws.divergent.sum())),
     )
 
 
@@ -337,9 +333,7 @@ def _sums_for_comparison(specification, collected, exact):
 
 def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool):
     """Return the diagnostics table of whichever engine ran."""
-    if fitted.diagnostics is not None:
-        return fitted.diagnostics
-    return marginal_diagnostics(frame.specification, fitted.posterior, sigma_is_parameter=sigma_is_parameter)
+    return fitted.posterior.diagnostics(frame.specification, sigma_is_parameter=sigma_is_parameter)
 
 
 def _draws_posterior(draws, parts) -> DrawsPosterior:

@@ -125,7 +125,7 @@ def test_moments_of_groups_of_one_design_sum_over_nodes_once(rng, monkeypatch, q
 def test_moments_without_pooling_need_no_nodes_beside_groups(rng, monkeypatch, n_varying):
     problem = make_problem(rng, n_rows=60, q=n_varying)
     fit = fit_marginal(problem.collect(), make_priors(rng, problem))
-    posterior = fit_no_pooling(fit.model, fit.posterior.scaling, fit.posterior.has_intercept)
+    posterior = fit_no_pooling(fit.model, fit.posterior.scaling, fit.posterior.has_intercept).known
     alone = _group_moments._moments_by_group(posterior, True)
     monkeypatch.setattr(
         type(posterior), "_inverse", lambda *args: pytest.fail("an array of nodes times groups was made")

@@ -184,7 +184,7 @@ def test_an_unseen_direction_has_the_value_of_complete_pooling(unidentified):
     to_engine = posterior.scaling.varying(np.eye(2))
     z = np.linalg.solve(to_engine.T, [-seen[1], seen[0]])[None]  # orthogonal to (1, 1.9) in the columns of the engine
     mean, _ = posterior.row_moments(z, [z], [np.array([3])])
-    assert mean[0] == pytest.approx(float(z[0] @ posterior.complete.common_moments()[0]), rel=1e-6)
+    assert mean[0] == pytest.approx(float(z[0] @ posterior.new.common_moments()[0]), rel=1e-6)
 
 
 def test_new_groups_get_the_complete_pooling_answer(unidentified):
@@ -202,7 +202,7 @@ def test_new_groups_get_the_complete_pooling_answer(unidentified):
         mixed = posterior.row_mixture(*rows)
         np.testing.assert_allclose(mixed.moments()[0], mean, rtol=1e-9)
         np.testing.assert_allclose(mixed.moments()[1], variance, rtol=1e-9)
-    np.testing.assert_allclose(posterior.complete.sigma, complete.sigma, rtol=1e-12)
+    np.testing.assert_allclose(posterior.new.sigma, complete.sigma, rtol=1e-12)
 
 
 def test_group_moments_and_shrinkage_tell_what_is_identified(unidentified):

@@ -3,8 +3,6 @@
 import ast
 from pathlib import Path
 
-import pytest
-
 import hbsk
 
 ROOT = Path(hbsk.__file__).parent
@@ -133,7 +131,6 @@ def test_a_private_attribute_of_another_room_is_named():
     assert not list(reached_into(tree, {"_frame"}, {"_frame"}))
 
 
-@pytest.mark.xfail(strict=True, reason="next: the protocol of posteriors")
 def test_kinds_of_posteriors_are_told_apart_in_their_room_only():
     kinds = {"MarginalPosterior", "DrawsPosterior", "NoPoolingPosterior", "Posterior"}
     wrong = []

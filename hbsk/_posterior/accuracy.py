@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from hbsk._engine.integrate import N_REPLICATES, monte_carlo_error
-from hbsk._posterior.nodes import MarginalPosterior, RowMixture
+from hbsk._posterior.parts import RowMixture
 from hbsk._posterior.prediction import mixture_quantiles
 
 # As in ArviZ 1.x: equal-tailed intervals of 89 %.
@@ -40,7 +40,7 @@ class Accuracy:
     ess_tail: np.ndarray
 
 
-def variance_accuracy(posterior: MarginalPosterior, values_of) -> Accuracy:
+def variance_accuracy(posterior, values_of) -> Accuracy:
     """Return the errors of the law of the variance parameters.
 
     Parameters

@@ -9,8 +9,6 @@ import numpy as np
 
 from hbsk._data.labels import group_names
 from hbsk._model.design import PredictedRows, columns_by_term
-from hbsk._posterior.draws import DrawsPosterior
-from hbsk._posterior.no_pooling import unidentified_rows, without_unidentified_effects
 
 # Bytes of group effects or of pointwise values that a tree may hold.
 SIZE_LIMIT = 4 * 2**30
@@ -37,15 +35,8 @@ def posterior_datatree(frame, fitted, n_chains: int, n_draws: int, rng, rows: Pr
     specification, posterior = frame.specification, fitted.posterior
     n_rows = 0 if rows is None else rows.design.n_rows
     _check_size(specification, posterior, n_chains * n_draws, n_rows)
-    codes = [np.arange(n) for n in posterior.n_groups]
-    if isinstance(posterior, DrawsPosterior):
-        posterior = posterior.thinned(n_draws)
-        n_chains, n_draws = posterior.n_chains, posterior.n_nodes // posterior.n_chains
-        draws = posterior.all_draws()
-    else:
-        draws = posterior.joint_draws(n_chains * n_draws, rng, codes)
-    shape = (n_chains, n_draws)
-    effects = without_unidentified_effects(posterior, draws.effects)
+    draws, shape = posterior.chain_draws(n_chains, n_draws, rng)
+    effects = posterior.without_unidentified(draws.effects)
     variables, dims, coords = _variables(frame, replace(draws, effects=effects), shape, known_errors)
     groups: dict[str, Any] = {"posterior": variables}
     stats = fitted.sample_stats
@@ -112,7 +103,7 @@ def _row_groups(response, posterior, draws, rows, y, shape, rng):
     for columns, code, effects in zip(z, rows.codes, draws.effects, strict=True):
         for k in range(columns.shape[1]):
             predictor += effects[:, code, k] * columns[:, k]
-    predictor[:, unidentified_rows(posterior, x, z, rows.codes)] = np.nan
+    predictor[:, posterior.unidentified_rows(x, z, rows.codes)] = np.nan
     if offset is not None:
         predictor += offset
     scale = draws.variance.sigma[:, None] if rows.standard_error is None else rows.standard_error

@@ -1,4 +1,4 @@
-"""A posterior given by draws of all parameters; the same interface as `MarginalPosterior`."""
+"""A posterior given by draws of all parameters; from NUTS."""
 
 from __future__ import annotations
 
@@ -6,19 +6,14 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import pandas as pd
 
 from hbsk._engine.effect_laws import EffectLaw
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.propriety import Tails
 from hbsk._engine.varying_location import at_zero, less_centre, moved_sds, offset_matrix
-from hbsk._posterior.group_moments import GroupMoments
-from hbsk._posterior.nodes import (
-    BLOCK_ELEMENTS,
-    JointDraws,
-    RowMixture,
-    VarianceNodes,
-    draw_rows,
-)
+from hbsk._posterior.base import Posterior
+from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes
 
 
 @dataclass(frozen=True)
@@ -43,7 +38,7 @@ NEW_EFFECT_NODES = 8192
 
 
 @dataclass(frozen=True)
-class DrawsPosterior:
+class DrawsPosterior(Posterior):
     """Draws of every parameter, in the units of y and of the raw columns.
 
     Attributes
@@ -62,6 +57,8 @@ class DrawsPosterior:
     laws : tuple of tuple of EffectLaw, one per factor
         Laws of the effects of the terms whose prior is not normal with mean 0.
     locations : tuple of DrawsLocation, one per factor
+    diagnosed : DataFrame or None
+        ArviZ's diagnostics of the chains.
     """
 
     common: np.ndarray
@@ -73,14 +70,11 @@ class DrawsPosterior:
     information: tuple[np.ndarray, ...] = ()
     laws: tuple[tuple[EffectLaw, ...], ...] = ()
     locations: tuple[DrawsLocation, ...] = ()
+    diagnosed: pd.DataFrame | None = None
 
-    tails = Tails()
+    tails = Tails()  # draws do not tell: all moments are taken to exist
     by_quadrature = False
-    has_infinite_moments = False
-
-    def row_degrees(self, x, z, codes, *, with_noise=False):  # noqa: ARG002 - draws do not tell
-        """Return infinite orders: all moments are taken to exist."""
-        return np.full(len(x), np.inf)
+    are_draws = True
 
     @property
     def n_groups(self) -> tuple[int, ...]:
@@ -132,7 +126,7 @@ class DrawsPosterior:
         return tuple(tuple(law.mapped(lambda values: values[at]) for law in laws) for laws in self.laws)
 
     def variance_law(self):
-        """Return the draws of the variance parameters, and their weights; see `MarginalPosterior.variance_law`."""
+        """Return the draws of the variance parameters, and their weights; see `Posterior.variance_law`."""
         return self.variance_nodes(), self.weight, None
 
     def _located(self) -> tuple[DrawsLocation, ...]:
@@ -145,12 +139,8 @@ class DrawsPosterior:
         location = self._located()[factor]
         return less_centre(columns, location.of_priors, location.intercept)
 
-    def about_zero(self) -> tuple[DrawsPosterior, float]:
-        """Return the posterior itself; see `MarginalPosterior.about_zero`."""
-        return self, 0.0
-
     def row_mixture(self, x, z, codes) -> RowMixture:
-        """Return the mixture of the linear predictor of rows; see `MarginalPosterior.row_mixture`.
+        """Return the mixture of the linear predictor of rows; see `Posterior.row_mixture`.
 
         Effects of new groups that are normal are integrated out. Others stand at levels of their law, several to each
         draw, so that there may be more nodes than draws.
@@ -263,7 +253,7 @@ class DrawsPosterior:
         )
 
     def joint_draws(self, n_draws: int, rng: np.random.Generator, groups) -> JointDraws:
-        """Draw parameters jointly; see `MarginalPosterior.joint_draws`."""
+        """Draw parameters jointly; see `Posterior.joint_draws`."""
         at = self._spread(n_draws, rng)
         variance = self._variance_nodes(at)
         effects = []
@@ -290,9 +280,20 @@ class DrawsPosterior:
         location = self._located()[factor]
         return at_zero(effects, location.of_priors, location.intercept)
 
-    def all_draws(self) -> JointDraws:
+    def diagnostics(self, specification, *, sigma_is_parameter):  # noqa: ARG002 - computed once, by ArviZ
+        """Return ArviZ's diagnostics of the chains."""
+        if self.diagnosed is None:
+            raise ValueError("These draws were not diagnosed.")
+        return self.diagnosed
+
+    def group_draws(self, n_draws, rng):  # noqa: ARG002 - no more than there are
         """Return every draw in its order, with the effects of all groups."""
         return JointDraws(self.common, self.variance_nodes(), self.effects)
+
+    def chain_draws(self, n_chains, n_draws, rng):  # noqa: ARG002 - there are so many
+        """Return draws of the chains that there are, evenly spaced."""
+        few = self.thinned(n_draws)
+        return few.group_draws(few.n_nodes, rng), (few.n_chains, few.n_nodes // few.n_chains)
 
     def thinned(self, n_draws: int) -> DrawsPosterior:
         """Return at most ``n_draws`` draws of each chain, evenly spaced."""
@@ -341,14 +342,6 @@ class DrawsPosterior:
         # nothing is kept of effects that are fixed
         left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
         return np.clip(left.mean(axis=0).T, 0.0, 1.0)
-
-    def row_sigma(self, codes):  # noqa: ARG002 - the same for all rows here
-        """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
-        return self.variance_nodes().sigma[:, None]
-
-    def row_draws(self, x, z, codes, n_draws, rng):
-        """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
-        return draw_rows(self, x, z, codes, n_draws, rng)
 
     def _spread(self, n_draws, rng):
         """Return indices of draws: each at most once where there are enough of them."""

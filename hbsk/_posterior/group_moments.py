@@ -7,33 +7,14 @@ a group is taken off before anything is squared.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from hbsk._engine.group_algebra import unpack_symmetric
 from hbsk._engine.group_passes import MOST_CELLS, find_cells
-from hbsk._posterior.parts import BLOCK_ELEMENTS
+from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments
 
 # Numbers of a group from which its moments would be looked up by cell, beyond which nodes are cheaper.
 MOST_FEATURES = 12
-
-
-@dataclass(frozen=True)
-class GroupMoments:
-    """Posterior moments of group effects, in the units of y over those of the columns.
-
-    Attributes
-    ----------
-    mean : ndarray of shape (n_groups, q)
-    covariance : ndarray of shape (n_groups, q, q) or None
-    with_common : ndarray of shape (n_groups, p, q) or None
-        Covariance with the coefficients of the raw common columns.
-    """
-
-    mean: np.ndarray
-    covariance: np.ndarray | None
-    with_common: np.ndarray | None
 
 
 def effect_moments(posterior, *, need_covariance: bool) -> GroupMoments:

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from hbsk._engine.propriety import ImproperPosteriorError
-from hbsk._posterior.no_pooling import NoPoolingPosterior, fit_no_pooling
-from hbsk._posterior.nodes import BLOCK_ELEMENTS
+from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders
+from hbsk._posterior.parts import BLOCK_ELEMENTS
 from hbsk._posterior.prediction import mixture_quantiles
 
 INTERCEPT_COLUMNS = {"1": "Intercept"}
@@ -127,7 +127,7 @@ def _no_pooling_estimates(fitted, specification, f, with_common):
     if fitted.model is None:
         return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     posterior = fitted.posterior
-    if not isinstance(posterior, NoPoolingPosterior):
+    if not posterior.pools_nothing:
         try:
             posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
         except ImproperPosteriorError:  # without pooling, which leaves fewer rows to tell sigma
@@ -147,7 +147,6 @@ def _intervals(frame, posterior, f, with_common, n_groups, coverage):
     p, q = len(frame.specification.common_columns), len(with_common)
     ends = []
     posterior, location = posterior.about_zero()
-    mixture_of = getattr(posterior, "coefficient_mixture", posterior.row_mixture)
     for k, column in enumerate(with_common):
         x = np.zeros((n_groups, p))
         if column is not None:
@@ -161,7 +160,7 @@ def _intervals(frame, posterior, f, with_common, n_groups, coverage):
         width = max(1, BLOCK_ELEMENTS // (4 * posterior.n_nodes))
         for start in range(0, n_groups, width):
             rows = slice(start, start + width)
-            mixture = mixture_of(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
+            mixture = posterior.coefficient_mixture(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
             ends.append(mixture_quantiles(mixture, levels) + (location if column == 0 else 0.0))
     ends = np.concatenate(ends)
     return ends[:, 0], ends[:, 1]

@@ -14,12 +14,16 @@ import numpy as np
 
 from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_parameters import VarianceParameters
-from hbsk._posterior.group_moments import GroupMoments, residual_products
+from hbsk._posterior.base import Posterior
+from hbsk._posterior.diagnostics import marginal_diagnostics
+from hbsk._posterior.group_moments import residual_products
 from hbsk._posterior.integrated import integrate_posterior
-from hbsk._posterior.nodes import MarginalPosterior, RowMixture, VarianceNodes, draw_rows
+from hbsk._posterior.nodes import MarginalPosterior
+from hbsk._posterior.parts import GroupMoments, RowMixture, VarianceNodes
 
 # A column or direction is unidentified where this share of its square or less is left.
 IDENTIFIED = 1e-10
@@ -28,31 +32,25 @@ IDENTIFIED = 1e-10
 RANK = 1e-12
 
 
-@dataclass(frozen=True)
-class NoPoolingPosterior(MarginalPosterior):
-    """Posterior without pooling; groups that fit has not seen get the complete-pooling answer.
+@dataclass(frozen=True, kw_only=True)
+class SeparateGroups(MarginalPosterior):
+    """Groups that fit has seen, in the limit: the laws at a node differ, what is made of them does not.
 
     Attributes
     ----------
-    absorbed : ndarray of shape (p, n_absorbed)
-        Directions of the common coefficients, in engine units, that the varying columns absorb.
     inverse : ndarray of shape (q (q + 1) / 2, n_groups)
         Pseudo-inverses of ``A_j``, packed.
-    identified : ndarray of shape (n_groups, q, q)
-        Projections on the directions that the rows of a group identify.
-    complete : MarginalPosterior
-        Of the same model without groups.
     part : MarginalPosterior
         Of the common coefficients that groups share, numbers ``shared``.
     shared : ndarray of shape (n_shared,), dtype int
     """
 
-    absorbed: np.ndarray = None
-    inverse: np.ndarray = None
-    identified: np.ndarray = None
-    complete: MarginalPosterior = None
-    part: MarginalPosterior = None
-    shared: np.ndarray = None
+    inverse: np.ndarray
+    part: MarginalPosterior
+    shared: np.ndarray
+
+    # the same H_j at all nodes
+    has_short_moments = True
 
     def _compute_roots(self, nodes):
         of_shared = self.part.roots(nodes)
@@ -61,10 +59,9 @@ class NoPoolingPosterior(MarginalPosterior):
         roots[:, self.shared[:, None], self.shared] = of_shared
         return roots
 
-    def about_zero(self):
-        posterior, location = super().about_zero()
-        complete, _ = self.complete.about_zero()
-        return replace(posterior, complete=complete), location
+    def _compute_covariances(self, nodes):
+        root = self._compute_roots(nodes)
+        return root @ root.swapaxes(1, 2)
 
     def _inverse(self, groups, nodes=slice(None)):
         inverse = self.inverse[:, groups]
@@ -73,95 +70,9 @@ class NoPoolingPosterior(MarginalPosterior):
     def _between(self, between, weight):
         return replace(super()._between(between, weight), part=self.part._between(between, weight))
 
-    def _compute_covariances(self, nodes):
-        root = self._compute_roots(nodes)
-        return root @ root.swapaxes(1, 2)
-
-    def common_mixture(self):
-        mean, sd = super().common_mixture()
-        # Every node has the same number along absorbed directions: no spread, but no knowledge.
-        slope, size = self.absorbed.T @ self._jacobian(), np.abs(self.absorbed.T) @ np.abs(self._jacobian())
-        sd[:, np.any(np.abs(slope) > np.sqrt(IDENTIFIED) * size, axis=0)] = np.nan
-        return mean, sd
-
     def _in_users_units(self, sigma, factor):
         sigma, q = sigma * self.scaling.y_scale, factor.shape[1]
         return VarianceNodes(sigma, [np.full((len(sigma), q), np.inf)], [np.full((len(sigma), q, q), np.nan)])
-
-    def row_mixture(self, x, z, codes) -> RowMixture:
-        return self._mixture(x, z, codes, self.unidentified_rows)
-
-    def coefficient_mixture(self, x, z, codes) -> RowMixture:
-        """Return the mixture of coefficients of groups: what groups absorb has its complete-pooling value in them."""
-        return self._mixture(x, z, codes, lambda _, z, codes: self._is_free(z[0], codes[0]))
-
-    def _is_free(self, z, codes) -> np.ndarray:
-        """Tell which rows ask for a direction of the varying columns that their group does not identify."""
-        at = np.where(codes < self.sums.n_groups, codes, 0)
-        z = self.scaling.varying(z)
-        inside = np.einsum("rk,rkl,rl->r", z, self.identified[at], z)
-        size = np.sum(z**2, axis=1)
-        return size - inside > np.sqrt(IDENTIFIED) * size
-
-    def _mixture(self, x, z, codes, unidentified) -> RowMixture:
-        known = codes[0] < self.sums.n_groups
-        at = np.where(known, codes[0], 0)
-        mixture = super().row_mixture(x, z, [at])
-        variance = np.where(known & unidentified(x, z, codes), np.inf, mixture.variance)
-        mean = mixture.mean
-        if not known.all():
-            fresh = self.complete.row_mixture(x[~known], [], [])
-            mean[:, ~known], variance[:, ~known] = fresh.mean, fresh.variance
-        return RowMixture(mixture.weight, mean, variance)
-
-    def row_sigma(self, codes):
-        known = codes[0] < self.sums.n_groups
-        of_known, of_new = super().row_sigma(codes), self.complete.row_sigma([])
-        return of_known if known.all() else np.where(known, of_known, of_new)
-
-    @property
-    def has_infinite_moments(self):
-        return super().has_infinite_moments or self.complete.has_infinite_moments
-
-    def row_degrees(self, x, z, codes, *, with_noise=False):  # noqa: ARG002 - what z frees is infinite anyway
-        """Return the order below which moments of rows exist: sigma alone has a tail."""
-        known = codes[0] < self.sums.n_groups
-        of_new = self.complete.row_degrees(x, [], [], with_noise=with_noise)
-        return np.where(known, self.tails.of_sigma(), of_new)
-
-    def unidentified_rows(self, x, z, codes) -> np.ndarray:
-        """Tell which rows of known groups ask for what the rows of their group do not identify.
-
-        That is a direction of the varying columns, or a common column, absorbed by the varying ones, away from where
-        the group has it: along a direction d of the absorbed ones, ``u_j`` makes up for ``A_j^+ B_j d``.
-        """
-        known = codes[0] < self.sums.n_groups
-        groups, position = np.unique(np.where(known, codes[0], 0), return_inverse=True)
-        free = self._is_free(z[0], codes[0])
-        z = self.scaling.varying(z[0])
-        x = self.scaling.common(x, self.has_intercept)
-        inverse = unpack_symmetric(self.inverse[:, groups][None], z.shape[1])[0]
-        products = np.einsum("lpj,pa->laj", self.sums.zx[:, :-1, groups], self.absorbed)
-        made_up = np.einsum("klj,laj->jka", inverse, products)
-        own, of_group = x @ self.absorbed, np.einsum("rk,rka->ra", z, made_up[position])
-        size = np.abs(x) @ np.abs(self.absorbed) + np.einsum("rk,rka->ra", np.abs(z), np.abs(made_up[position]))
-        return known & (free | np.any(np.abs(own - of_group) > np.sqrt(IDENTIFIED) * size, axis=1))
-
-    def row_moments(self, x, z, codes, need_variance=True):
-        known = codes[0] < self.sums.n_groups
-        at = np.where(known, codes[0], 0)
-        mean, variance = super().row_moments(x, z, [at], need_variance)
-        if need_variance:
-            variance = np.where(self.unidentified_rows(x, z, codes), np.inf, variance)
-        if not known.all():
-            fresh_mean, fresh_variance = self.complete.row_moments(x[~known], [], [], need_variance)
-            mean[~known] = fresh_mean
-            if need_variance:
-                variance[~known] = fresh_variance
-        return mean, variance
-
-    # the same H_j at all nodes
-    has_short_moments = True
 
     def _engine_moments(self, *, need_covariance):
         q = self.factor.shape[1]
@@ -177,50 +88,224 @@ class NoPoolingPosterior(MarginalPosterior):
         covariance = covariance - np.einsum("jak,jal->jkl", reach, with_common, optimize=True)
         return GroupMoments(mean, covariance, with_common)
 
-    def group_moments(self, factor=0, *, need_covariance=True) -> GroupMoments:
-        moments = super().group_moments(factor, need_covariance=need_covariance)
-        if need_covariance:
-            q = self.factor.shape[1]
-            free = self.unidentified_effects()
-            covariance = moments.covariance.copy()
-            covariance[:, range(q), range(q)] = np.where(free, np.inf, covariance[:, range(q), range(q)])
-            moments = replace(moments, covariance=covariance)
-        return moments
+
+@dataclass(frozen=True)
+class NoPoolingPosterior(Posterior):
+    """Posterior without pooling: known groups have estimates of their own, new ones the complete-pooling answer.
+
+    Rows of both stand side by side in one mixture: node i has the same weight in both.
+
+    Attributes
+    ----------
+    known : SeparateGroups
+    new : MarginalPosterior
+        Of the same model without groups.
+    absorbed : ndarray of shape (p, n_absorbed)
+        Directions of the common coefficients, in engine units, that the varying columns absorb.
+    identified : ndarray of shape (n_groups, q, q)
+        Projections on the directions that the rows of a group identify.
+    """
+
+    known: SeparateGroups
+    new: MarginalPosterior
+    absorbed: np.ndarray
+    identified: np.ndarray
+
+    n_chains = 0
+    by_quadrature = True
+    pools_nothing = True
+
+    @property
+    def weight(self) -> np.ndarray:
+        """Weights of the nodes, shape (n_nodes,)."""
+        return self.known.weight
+
+    @property
+    def replicate(self) -> np.ndarray:
+        """Replicates of the nodes, shape (n_nodes,)."""
+        return self.known.replicate
+
+    @property
+    def pareto_k(self) -> float:
+        """Pareto k of the nodes."""
+        return self.known.pareto_k
+
+    @property
+    def n_groups(self) -> tuple[int, ...]:
+        """Number of groups of each factor."""
+        return self.known.n_groups
+
+    @property
+    def tails(self) -> Tails:
+        """Which moments of known groups do not exist."""
+        return self.known.tails
+
+    @property
+    def scaling(self) -> ColumnScaling:
+        """The way to the units of the engine."""
+        return self.known.scaling
+
+    def about_zero(self):
+        """Return both parts of y less a number, and that number."""
+        known, location = self.known.about_zero()
+        return replace(self, known=known, new=self.new.about_zero()[0]), location
+
+    # parameters
+
+    def common_estimates(self):
+        """Return the mean (p,) of the coefficients of the raw columns."""
+        return self.known.common_estimates()
+
+    def common_moments(self):
+        """Return mean (p,) and covariance (p, p) of the coefficients of the raw columns."""
+        return self.known.common_moments()
+
+    def common_mixture(self):
+        """Return means and sds, each (n_nodes, p), of the coefficients; NaN is the sd of what groups absorb."""
+        mean, sd = self.known.common_mixture()
+        # Every node has the same number along absorbed directions: no spread, but no knowledge.
+        jacobian = self.known._jacobian()
+        slope, size = self.absorbed.T @ jacobian, np.abs(self.absorbed.T) @ np.abs(jacobian)
+        sd[:, np.any(np.abs(slope) > np.sqrt(IDENTIFIED) * size, axis=0)] = np.nan
+        return mean, sd
+
+    def variance_nodes(self):
+        """Return sigma at the nodes, infinite sds and no correlations."""
+        return self.known.variance_nodes()
+
+    def variance_law(self):
+        """Return the nodes, their weights and replicates."""
+        return self.known.variance_law()
+
+    def diagnostics(self, specification, *, sigma_is_parameter):
+        """Return a table in which nothing has an error, and what groups absorb is missing."""
+        return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter)
+
+    # rows
+
+    def _rows(self, codes):
+        """Tell which rows are of known groups, and codes that are those of known groups everywhere."""
+        known = codes[0] < self.n_groups[0]
+        return known, np.where(known, codes[0], 0)
+
+    def row_mixture(self, x, z, codes) -> RowMixture:
+        """Return the mixture of the linear predictor of rows; infinite is the variance that groups do not identify."""
+        return self._mixture(x, z, codes, self.unidentified_rows)
+
+    def coefficient_mixture(self, x, z, codes) -> RowMixture:
+        """Return the mixture of coefficients of groups: what groups absorb has its complete-pooling value in them."""
+        return self._mixture(x, z, codes, lambda _, z, codes: self._is_free(z[0], codes))
+
+    def _mixture(self, x, z, codes, unidentified) -> RowMixture:
+        known, at = self._rows(codes)
+        mixture = self.known.row_mixture(x, z, [at])
+        variance = np.where(known & unidentified(x, z, codes), np.inf, mixture.variance)
+        mean = mixture.mean
+        if not known.all():
+            fresh = self.new.row_mixture(x[~known], [], [])
+            mean[:, ~known], variance[:, ~known] = fresh.mean, fresh.variance
+        return RowMixture(mixture.weight, mean, variance)
+
+    def row_moments(self, x, z, codes, need_variance=True):
+        """Return mean and variance (or None) of the linear predictor of rows."""
+        known, at = self._rows(codes)
+        mean, variance = self.known.row_moments(x, z, [at], need_variance)
+        if need_variance:
+            variance = np.where(self.unidentified_rows(x, z, codes), np.inf, variance)
+        if not known.all():
+            fresh_mean, fresh_variance = self.new.row_moments(x[~known], [], [], need_variance)
+            mean[~known] = fresh_mean
+            if need_variance:
+                variance[~known] = fresh_variance
+        return mean, variance
+
+    def row_sigma(self, codes):
+        """Return sigma at the nodes for rows, that of complete pooling for new groups."""
+        known, _ = self._rows(codes)
+        of_known, of_new = self.known.row_sigma(codes), self.new.row_sigma([])
+        return of_known if known.all() else np.where(known, of_known, of_new)
+
+    @property
+    def has_infinite_moments(self):
+        """Whether any mean or variance does not exist, of known or new groups."""
+        return self.known.has_infinite_moments or self.new.has_infinite_moments
+
+    def row_degrees(self, x, z, codes, *, with_noise=False):  # noqa: ARG002 - what z frees is infinite anyway
+        """Return the order below which moments of rows exist: sigma alone has a tail."""
+        known, _ = self._rows(codes)
+        of_new = self.new.row_degrees(x, [], [], with_noise=with_noise)
+        return np.where(known, self.tails.of_sigma(), of_new)
+
+    def unidentified_rows(self, x, z, codes) -> np.ndarray:
+        """Tell which rows of known groups ask for what the rows of their group do not identify.
+
+        That is a direction of the varying columns, or a common column, absorbed by the varying ones, away from where
+        the group has it: along a direction d of the absorbed ones, ``u_j`` makes up for ``A_j^+ B_j d``.
+        """
+        known, at = self._rows(codes)
+        groups, position = np.unique(at, return_inverse=True)
+        free = self._is_free(z[0], codes)
+        z = self.scaling.varying(z[0])
+        x = self.scaling.common(x, self.known.has_intercept)
+        inverse = unpack_symmetric(self.known.inverse[:, groups][None], z.shape[1])[0]
+        products = np.einsum("lpj,pa->laj", self.known.sums.zx[:, :-1, groups], self.absorbed)
+        made_up = np.einsum("klj,laj->jka", inverse, products)
+        own, of_group = x @ self.absorbed, np.einsum("rk,rka->ra", z, made_up[position])
+        size = np.abs(x) @ np.abs(self.absorbed) + np.einsum("rk,rka->ra", np.abs(z), np.abs(made_up[position]))
+        return known & (free | np.any(np.abs(own - of_group) > np.sqrt(IDENTIFIED) * size, axis=1))
+
+    def _is_free(self, z, codes) -> np.ndarray:
+        """Tell which rows ask for a direction of the varying columns that their group does not identify."""
+        _, at = self._rows(codes)
+        z = self.scaling.varying(z)
+        inside = np.einsum("rk,rkl,rl->r", z, self.identified[at], z)
+        size = np.sum(z**2, axis=1)
+        return size - inside > np.sqrt(IDENTIFIED) * size
+
+    # groups
 
     def unidentified_effects(self) -> np.ndarray:
         """Tell which columns a group does not identify, shape (n_groups, q)."""
-        z = self.scaling.varying(np.eye(self.factor.shape[1]))
+        z = self.scaling.varying(np.eye(self.identified.shape[1]))
         inside = np.einsum("rk,jkl,rl->jr", z, self.identified, z, optimize=True)
         size = np.sum(z**2, axis=1)
         return size - inside > np.sqrt(IDENTIFIED) * size
+
+    def group_moments(self, factor=0, *, need_covariance=True) -> GroupMoments:
+        """Return moments of the effects of all groups; infinite is the variance that a group does not identify."""
+        moments = self.known.group_moments(factor, need_covariance=need_covariance)
+        if need_covariance:
+            each = range(self.identified.shape[1])
+            covariance = moments.covariance.copy()
+            covariance[:, each, each] = np.where(self.unidentified_effects(), np.inf, covariance[:, each, each])
+            moments = replace(moments, covariance=covariance)
+        return moments
 
     def shrinkage(self, factor=0):  # noqa: ARG002 - there is one factor
         """Return 1 where a group identifies the column, otherwise 0."""
         return np.where(self.unidentified_effects(), 0.0, 1.0)
 
+    # draws
+
+    def joint_draws(self, n_draws, rng, groups):
+        """Draw parameters jointly, with the effects of known groups."""
+        return self.known.joint_draws(n_draws, rng, groups)
+
+    def without_unidentified(self, effects):
+        """Return draws of the effects, NaN where a group does not identify them."""
+        return [np.where(self.unidentified_effects(), np.nan, effects[0])]
+
     def row_draws(self, x, z, codes, n_draws, rng):
-        known = codes[0] < self.sums.n_groups
+        """Return joint draws of the linear predictor of rows, NaN where a group does not identify it, and of sigma."""
+        known, _ = self._rows(codes)
         predictor = np.empty((n_draws, len(x)))
         sigma = np.empty_like(predictor)
-        predictor[:, known], sigma[:, known] = draw_rows(self, x[known], [z[0][known]], [codes[0][known]], n_draws, rng)
+        of_known = (x[known], [z[0][known]], [codes[0][known]])
+        predictor[:, known], sigma[:, known] = self.known.row_draws(*of_known, n_draws, rng)
         if not known.all():
-            predictor[:, ~known], sigma[:, ~known] = draw_rows(self.complete, x[~known], [], [], n_draws, rng)
+            predictor[:, ~known], sigma[:, ~known] = self.new.row_draws(x[~known], [], [], n_draws, rng)
         predictor[:, self.unidentified_rows(x, z, codes)] = np.nan
         return predictor, sigma
-
-
-def unidentified_rows(posterior, x, z, codes) -> np.ndarray:
-    """Tell which rows have an infinite sd since nothing is pooled and their group does not identify them."""
-    if isinstance(posterior, NoPoolingPosterior):
-        return posterior.unidentified_rows(x, z, codes)
-    return np.zeros(len(x), dtype=bool)
-
-
-def without_unidentified_effects(posterior, effects: list[np.ndarray]) -> list[np.ndarray]:
-    """Return draws (n_draws, n_groups, q) of the effects of each factor, NaN where a group does not identify them."""
-    if isinstance(posterior, NoPoolingPosterior):
-        return [np.where(posterior.unidentified_effects(), np.nan, effects[0])]
-    return effects
 
 
 def complete_pooling_model(model: MarginalModel) -> MarginalModel:
@@ -259,12 +344,11 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         within, complete_model.parameters, model.prior_mean[shared] - moved, model.prior_precision[shared]
     )
     part = integrate_posterior(shared_model, scaling, has_intercept).posterior
-    # Rows of known and of new groups stand side by side in one mixture: node i has the same weight in both.
     n_nodes = part.n_nodes
     mean = np.tile(of_complete, (n_nodes, 1))
     mean[:, shared] = part.common_mean + moved
     row, column = lower_indices(q)
-    return NoPoolingPosterior(
+    known = SeparateGroups(
         weight=part.weight,
         replicate=part.replicate,
         pareto_k=0.0,
@@ -275,15 +359,13 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         sums=sums,
         scaling=scaling,
         has_intercept=has_intercept,
-        absorbed=absorbed,
-        inverse=np.ascontiguousarray(inverse[row, column]),
-        identified=identified,
-        complete=complete,
-        part=part,
-        shared=shared,
         tails=part.tails,
         by_quadrature=True,
+        inverse=np.ascontiguousarray(inverse[row, column]),
+        part=part,
+        shared=shared,
     )
+    return NoPoolingPosterior(known, complete, absorbed, identified)
 
 
 def absorbed_directions(reduced: np.ndarray, total: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

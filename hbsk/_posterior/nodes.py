@@ -29,9 +29,18 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
-from hbsk._posterior.group_moments import BLOCK_ELEMENTS, GroupMoments, effect_moments
+from hbsk._posterior.base import Posterior
+from hbsk._posterior.diagnostics import marginal_diagnostics
+from hbsk._posterior.group_moments import effect_moments
 from hbsk._posterior.node_draws import at_draws, coloured, draw_effects
-from hbsk._posterior.parts import JointDraws, RowMixture, VarianceNodes, draw_rows, moments_by_block
+from hbsk._posterior.parts import (
+    BLOCK_ELEMENTS,
+    GroupMoments,
+    JointDraws,
+    RowMixture,
+    VarianceNodes,
+    moments_by_block,
+)
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
 FAR = 1e-8
@@ -43,7 +52,7 @@ COMPUTED = ("_effects", "_effects_with_spread", "_expected_covariance", "_passes
 
 
 @dataclass(frozen=True)
-class MarginalPosterior:
+class MarginalPosterior(Posterior):
     """Posterior of a Gaussian model with at most one grouping factor.
 
     All arrays are in engine units (`ColumnScaling`).
@@ -95,11 +104,6 @@ class MarginalPosterior:
         """Number of groups of each factor."""
         return (self.sums.n_groups,) if self.factor.shape[1] else ()
 
-    @property
-    def n_nodes(self) -> int:
-        """Number of nodes."""
-        return len(self.weight)
-
     # parameters
 
     def common_estimates(self) -> np.ndarray:
@@ -117,11 +121,6 @@ class MarginalPosterior:
         scaling = replace(self.scaling, y_centre=0.0)
         jacobian = scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
         return jacobian
-
-    @property
-    def has_infinite_moments(self) -> bool:
-        """Whether any mean or variance does not exist."""
-        return bool(self.tails.sets)
 
     def row_degrees(self, x: np.ndarray, z: Sequence, codes: Sequence, *, with_noise: bool = False) -> np.ndarray:
         """Return the order below which moments of rows exist, of the linear predictor or of y; see `row_mixture`."""
@@ -187,19 +186,16 @@ class MarginalPosterior:
         return self._in_users_units(self.sigma, self.factor)
 
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
-        """Return weighted points of the variance parameters, as many as their ends of intervals need.
-
-        Returns
-        -------
-        nodes : VarianceNodes
-        weight : ndarray of shape (n_points,)
-        replicate : ndarray of shape (n_points,), dtype int
-        """
+        """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
         sample = None if self.law is None else self.law.sample
         if sample is None:
             return self.variance_nodes(), self.weight, self.replicate
         factor = self.law.model.parameters.points(sample.theta).relative_factor
         return self._in_users_units(np.exp(sample.log_sigma), factor), sample.weight, sample.replicate
+
+    def diagnostics(self, specification, *, sigma_is_parameter: bool):
+        """Return Monte Carlo errors of every parameter, or ArviZ's diagnostics of chains where there are any."""
+        return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter)
 
     def _in_users_units(self, sigma, factor) -> VarianceNodes:
         sigma_y = sigma * self.scaling.y_scale
@@ -216,17 +212,7 @@ class MarginalPosterior:
     # rows
 
     def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
-        """Return the mixture of the linear predictor of rows.
-
-        Parameters
-        ----------
-        x : ndarray of shape (n_rows, p)
-            Raw common columns.
-        z : sequence of ndarray of shape (n_rows, q)
-            Raw varying columns of each factor.
-        codes : sequence of ndarray of shape (n_rows,)
-            Group of each row; a code that is not below the number of groups is a new group.
-        """
+        """Return the mixture of the linear predictor of rows; a component is normal given its node."""
         offset = self._offset(x, z)
         x = self.scaling.common(x, self.has_intercept)
         if not self.n_groups:
@@ -398,16 +384,7 @@ class MarginalPosterior:
     # draws
 
     def joint_draws(self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]) -> JointDraws:
-        """Draw parameters jointly.
-
-        Parameters
-        ----------
-        n_draws : int
-        rng : numpy.random.Generator
-        groups : sequence of ndarray of shape (n_codes,)
-            Codes of the groups whose effects are wanted, one array per factor; a code that is not
-            below the number of groups is a new group, drawn from its law given the rest.
-        """
+        """Draw parameters jointly; see `Posterior.joint_draws`."""
         drawn, source, at = at_draws(self, n_draws, rng)
         noise = rng.standard_normal((n_draws, self.common_mean.shape[1]))
         common = drawn.common_mean + coloured(source, at, noise)
@@ -422,14 +399,6 @@ class MarginalPosterior:
         parts = {name: between(getattr(self, name)) for name in ("factor", "common_mean")}
         sigma, replicate = np.exp(between(np.log(self.sigma))), np.zeros(len(weight), dtype=int)
         return replace(self, weight=weight, replicate=replicate, sigma=sigma, by_quadrature=False, **parts)
-
-    def row_sigma(self, codes):  # noqa: ARG002 - the same for all rows here
-        """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
-        return self.variance_nodes().sigma[:, None]
-
-    def row_draws(self, x, z, codes, n_draws, rng):
-        """Return joint draws of the linear predictor of rows, and of sigma; see `draw_rows`."""
-        return draw_rows(self, x, z, codes, n_draws, rng)
 
 
 def marginal_posterior(

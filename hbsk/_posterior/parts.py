@@ -66,6 +66,23 @@ class VarianceNodes:
 
 
 @dataclass(frozen=True)
+class GroupMoments:
+    """Posterior moments of group effects, in the units of y over those of the columns.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_groups, q)
+    covariance : ndarray of shape (n_groups, q, q) or None
+    with_common : ndarray of shape (n_groups, p, q) or None
+        Covariance with the coefficients of the raw common columns.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray | None
+    with_common: np.ndarray | None
+
+
+@dataclass(frozen=True)
 class JointDraws:
     """Joint draws of all parameters; effects of groups are drawn when asked for.
 

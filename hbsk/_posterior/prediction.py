@@ -13,7 +13,7 @@ from scipy.special import ndtr, ndtri
 from hbsk._engine.propriety import HIGHEST_MOMENT
 from hbsk._engine.threads import n_threads, one_thread_each
 from hbsk._model.design import PredictedRows
-from hbsk._posterior.nodes import RowMixture
+from hbsk._posterior.parts import RowMixture
 
 # Nodes times rows of mixtures worked on at a time, a block that stays in the cache.
 CACHED_NUMBERS = 65_536

@@ -11,10 +11,9 @@ from hbsk._engine.quadrature import score_quantiles
 from hbsk._messages import shown
 from hbsk._posterior.accuracy import END_LEVELS
 from hbsk._posterior.diagnostics import named_variance_values
-from hbsk._posterior.draws import DrawsPosterior
 from hbsk._posterior.group_tables import column_labels, common_counterparts, label_index
-from hbsk._posterior.nodes import RowMixture
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
+from hbsk._posterior.parts import RowMixture
 from hbsk._posterior.prediction import mixture_quantiles
 
 RANK_DRAWS = 4000
@@ -121,10 +120,7 @@ def _find_term(specification, term) -> tuple[int, int]:
 
 def _coefficient_draws(posterior, specification, f, k, n_groups, rng):
     n_draws = int(np.clip(RANK_NUMBERS // max(n_groups, 1), 100, RANK_DRAWS))
-    if isinstance(posterior, DrawsPosterior):
-        draws = posterior.all_draws()
-    else:
-        draws = posterior.joint_draws(n_draws, rng, [np.arange(n) for n in posterior.n_groups])
+    draws = posterior.group_draws(n_draws, rng)
     coefficient = draws.effects[f][:, :, k]
     column = common_counterparts(specification, specification.factors[f])[k]
     return coefficient if column is None else coefficient + draws.common[:, column, None]

@@ -125,7 +125,7 @@ def _problem(training: TrainingRows) -> _Problem:
     labels = estimator.groups_[factor.name]
     y, scaling_of_y = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
     common, with_means = None, False
-    if isinstance(fitted.posterior, DrawsPosterior):
+    if fitted.posterior.are_draws:
         grid = _grid_of_draws(fitted.posterior, scaling)
         reason = engine_priors(specification, fitted.priors, learnt_by(estimator).known_errors)
         if isinstance(reason, str):

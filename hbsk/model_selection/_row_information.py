@@ -10,8 +10,6 @@ import numpy as np
 from hbsk._fit import exact_response
 from hbsk._messages import warn
 from hbsk._posterior.datatree import SIZE_LIMIT
-from hbsk._posterior.no_pooling import NoPoolingPosterior
-from hbsk._posterior.nodes import MarginalPosterior
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import listed, loo_data, waic_data
 from hbsk.model_selection._leave_row_out import ROWS_PER_UNIT, RowData, score_row_again, score_rows, unidentified_row
@@ -67,7 +65,7 @@ def waic_of_rows(training: TrainingRows) -> Any:
 def _is_integrated(training: TrainingRows) -> bool:
     posterior = training.fitted.posterior
     # without pooling a group of one row is predicted by itself alone: no Gaussian is left to divide by
-    return isinstance(posterior, MarginalPosterior) and not isinstance(posterior, NoPoolingPosterior)
+    return not posterior.are_draws and not posterior.pools_nothing
 
 
 def _rows_and_grid(training: TrainingRows) -> tuple[RowData, VarianceGrid]:
@@ -130,7 +128,7 @@ def _loo_of_draws(training: TrainingRows) -> Any:
 
     tree = _log_likelihood_tree(training)
     # draws that do not come from a chain are independent
-    efficiency = 1.0 if isinstance(training.fitted.posterior, MarginalPosterior) else None
+    efficiency = None if training.fitted.posterior.are_draws else 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # said below, in a class of ours
         result = arviz_stats.loo(tree, pointwise=True, reff=efficiency)

@@ -20,7 +20,6 @@ from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
 from hbsk._messages import shown
 from hbsk._model.frame import read_new_rows
-from hbsk._posterior.no_pooling import unidentified_rows
 from hbsk._posterior.prediction import sample_observations
 from hbsk.model_selection._responses import answering_step, parameters
 from hbsk.predictive_checks._statistics import bind_statistics, evaluate, per_group
@@ -270,7 +269,7 @@ def _refuse_unidentified(estimator: Any, X: Any, groups: Any, standard_error: An
     learnt = learnt_by(estimator)
     rows, read = read_new_rows(estimator, learnt.frame, X, groups, standard_error)
     x, z, _ = rows.design.block(0, rows.design.n_rows)
-    unidentified = unidentified_rows(learnt.fitted.posterior, x, z, list(rows.codes))
+    unidentified = learnt.fitted.posterior.unidentified_rows(x, z, list(rows.codes))
     if unidentified.any():
         (factor,) = read.factors.values()
         labels = quoted(factor.labels[np.unique(rows.codes[0][unidentified])].tolist())

@@ -38,7 +38,7 @@ from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame
 from hbsk._model.specification import FactorTerms, Specification
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
-from hbsk._posterior.no_pooling import NoPoolingPosterior
+from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._shrinkage.linear_predictor import Directions, Surface
 from hbsk._shrinkage.predictions import FittedMeans
@@ -65,7 +65,7 @@ _CLASSES: dict[str, type] = {
         Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, FactorSource,
         FactorTerms, Fitted, FittedMeans, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, Location,
         LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe,
-        SdPrior, Specification, Surface, Tails, Value, VarianceLaw, VarianceParameters,
+        SdPrior, SeparateGroups, Specification, Surface, Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.
