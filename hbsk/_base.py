@@ -9,15 +9,18 @@ from functools import wraps
 from numbers import Integral
 from typing import Any
 
-from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._data.checks import check_coverage
 from hbsk._data.labels import GroupFactor
+from hbsk._data.rows import LEAST_ROWS, Rows
 from hbsk._data.sources import GROUPS, FactorSource
+from hbsk._data.table import Table, read_table
 from hbsk._fit import Learnt, bambi_model, diagnose_fit, model_priors
 from hbsk._messages import shown
+from hbsk._model.design import PredictedRows
 from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
+from hbsk._model.options import options_of
 from hbsk._posterior.datatree import posterior_datatree
 from hbsk._posterior.group_tables import correlation_frames, group_effect_table, sd_series, shrinkage_frames
 from hbsk._posterior.summary import rank_table, summary_table
@@ -61,6 +64,22 @@ def learnt_by(estimator: Any) -> Any:
     """
     check_is_fitted(estimator)
     return estimator._learnt
+
+
+def read_training_table(estimator: Any, X: Any) -> Table:
+    """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here."""
+    for attribute in [name for name in vars(estimator) if name.endswith("_") and not name.startswith("_")]:
+        delattr(estimator, attribute)
+    return read_table(estimator, X, reset=True, min_samples=LEAST_ROWS)
+
+
+def read_predicted(
+    estimator: Any, X: Any, groups: Any, standard_error: Any = None, y: Any = None
+) -> tuple[PredictedRows, Rows]:
+    """Read rows for a method after fit: as the model sees them, and as they came."""
+    frame = learnt_by(estimator).frame
+    table = read_table(estimator, X, reset=False)
+    return read_new_rows(options_of(estimator), frame, table, groups, standard_error, y)
 
 
 def require_standard_error(estimator: Any, standard_error: Any, what: str) -> None:
@@ -275,7 +294,7 @@ class PosteriorAnswersMixin:
             raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
         rows = None
         if X is not None:
-            rows, read = read_new_rows(self, self._learnt.frame, X, groups, standard_error, y=y)
+            rows, read = read_predicted(self, X, groups, standard_error, y)
             n_unknown = int(unknown_rows(read).sum())
             if n_unknown:
                 raise ValueError(
@@ -320,5 +339,6 @@ class PosteriorAnswersMixin:
                 "to_bambi cannot state pooling='none', the limit of infinite between-group sds. Use pooling='partial', "
                 "or a formula with the groups as common terms ('y ~ 0 + group + group:x' is close to it)."
             )
-        frame, rows = read_training_frame(clone(self), X, y, groups, standard_error, None)
-        return bambi_model(frame, rows, model_priors(self, frame, rows))
+        table = read_training_table(copy(self), X)  # what is read here is not learnt
+        frame, rows = read_training_frame(options_of(self), table, y, groups, standard_error, None)
+        return bambi_model(frame, rows, model_priors(self.priors, frame, rows))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
 from hbsk._model.design import DesignWithMeans
 from hbsk._model.frame import ModelFrame
+from hbsk._model.options import Options
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._posterior.base import Posterior
@@ -111,38 +112,38 @@ def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted) -> Learnt:
     return Learnt(frame, fitted, copies, rows.standard_error is not None)
 
 
-def infer(estimator: Any, frame: ModelFrame, rows: Rows) -> Fitted:
-    """Run the engine that the estimator asks for, or the one that is exact and fast."""
+def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
+    """Run the engine that is asked for, or the one that is exact and fast."""
     specification = frame.specification
-    if estimator.pooling == "partial":
+    if options.pooling == "partial":
         _refuse_errors_lost_in_rounding(rows)
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
     _refuse_sums_beyond_floats(specification, collected)
-    warn_redundant_columns(specification, collected, rows.n_rows, pooled=estimator.pooling == "partial")
+    warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
     known = rows.standard_error is not None
-    priors = _priors(estimator, frame, collected, known)
+    priors = _priors(options.priors, frame, collected, known)
     exact = engine_priors(specification, priors, known)
     reason = exact if isinstance(exact, str) else None
     effect_mean = None
-    if reason is None and estimator.pooling == "partial" and np.any(exact.group_mean):
+    if reason is None and options.pooling == "partial" and np.any(exact.group_mean):
         # known means are an offset, for known and new groups alike
         # priors are of effects at their point; rows are answered with those at zero
         effect_mean = at_zero(exact.group_mean, exact.centre, varying_intercept(specification.factors[0]))
         collected = collect_sums(frame, rows, effect_mean=effect_mean)
-    if estimator.pooling == "none":
-        return _no_pooling(estimator, frame, collected, priors, exact)
-    if estimator.inference == "marginal" and reason is not None:
+    if options.pooling == "none":
+        return _no_pooling(options, frame, collected, priors, exact)
+    if options.inference == "marginal" and reason is not None:
         raise ValueError(
             f"inference='marginal' cannot fit this model: {reason}. Use inference='auto' or 'nuts', or a model with "
             "one grouping factor, Normal or Flat priors on common terms and one of the listed priors on sds."
         )
-    if estimator.inference == "nuts" or reason is not None:
-        why = "inference='nuts' was asked for" if estimator.inference == "nuts" else reason
-        fitted = _nuts(estimator, frame, rows, collected, priors, exact, f"nuts ({why})")
+    if options.inference == "nuts" or reason is not None:
+        why = "inference='nuts' was asked for" if options.inference == "nuts" else reason
+        fitted = _nuts(options, frame, rows, collected, priors, exact, f"nuts ({why})")
         return replace(fitted, effect_mean=effect_mean)
     names = [label for factor in specification.factors for label in column_labels(factor)]
-    fit = fit_marginal(collected, exact, _sampler(estimator), names)
+    fit = fit_marginal(collected, exact, options.sampling, names)
     posterior = replace(fit.posterior, effect_mean=effect_mean)
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
     if fit.posterior.n_chains:
@@ -235,22 +236,22 @@ def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_m
     )
 
 
-def model_priors(estimator: Any, frame: ModelFrame, rows: Rows) -> dict[str, Any]:
-    """Return every prior of the model as plain data."""
-    return _priors(estimator, frame, collect_sums(frame, rows), rows.standard_error is not None)
+def model_priors(given: Mapping[str, Any] | None, frame: ModelFrame, rows: Rows) -> dict[str, Any]:
+    """Return every prior of the model, the user's and the defaults, as plain data."""
+    return _priors(given, frame, collect_sums(frame, rows), rows.standard_error is not None)
 
 
-def _priors(estimator, frame, collected, known) -> dict[str, Any]:
-    centres = resolve_centres(frame.specification, collected.moments.z_mean, estimator.priors)
+def _priors(given, frame, collected, known) -> dict[str, Any]:
+    centres = resolve_centres(frame.specification, collected.moments.z_mean, given)
     defaults = default_priors(frame.specification, collected.moments, centres)
     if known:
         defaults.pop("sigma", None)
     unused = frame.grouped if frame.ignores_groups else None
-    return resolve_priors(frame.specification, defaults, estimator.priors, known_standard_error=known, unused=unused)
+    return resolve_priors(frame.specification, defaults, given, known_standard_error=known, unused=unused)
 
 
-def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
-    if estimator.inference == "nuts":
+def _no_pooling(options, frame, collected, priors, exact) -> Fitted:
+    if options.inference == "nuts":
         raise ValueError(
             "inference='nuts' cannot be combined with pooling='none': it is the limit of infinite between-group sds, "
             "which has no sampler. Use inference='auto'."
@@ -268,7 +269,7 @@ def _no_pooling(estimator, frame, collected, priors, exact) -> Fitted:
     return Fitted(posterior, priors, "marginal (exact: the limit of infinite between-group sds)", model, scaling)
 
 
-def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
+def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
     from hbsk._bambi.sampling import diagnose, sample_posterior
 
     step, spread = np.spacing(np.abs(rows.y).max()), np.std(rows.y_deviation)
@@ -278,7 +279,7 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
             f"{step:.3g} apart, and NUTS takes y as it is. Subtract a number from y first, or use inference='marginal'."
         )
     specification = frame.specification
-    draws = sample_posterior(bambi_model(frame, rows, priors), **_sampler(estimator))
+    draws = sample_posterior(bambi_model(frame, rows, priors), **options.sampling)
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
     more = [collect_sums(frame, rows, f) for f in range(1, len(specification.factors))]
     parts = (collected, *more) if specification.factors else ()
@@ -293,12 +294,6 @@ def _nuts(estimator, frame, rows, collected, priors, exact, why) -> Fitted:
         trusted=False,
         sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
     )
-
-
-def _sampler(estimator) -> dict[str, Any]:
-    """Return the estimator's options of sampling."""
-    names = ("draws", "tune", "chains", "random_state", "n_jobs", "verbose", "sampler_options")
-    return {name: getattr(estimator, name) for name in names}
 
 
 def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):

@@ -11,10 +11,19 @@ from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import GroupRoutingMixin, LearntMeans, keeps_former_fit
+from hbsk._base import GroupRoutingMixin, LearntMeans, keeps_former_fit, read_training_table
 from hbsk._data.checks import LARGEST_VALUE, Number, check_interval
-from hbsk._data.rows import UNKNOWN_GROUPS, Rows, numeric_columns, one_grouping, read_rows, read_training_rows
+from hbsk._data.rows import (
+    LEAST_ROWS,
+    UNKNOWN_GROUPS,
+    Rows,
+    numeric_columns,
+    one_grouping,
+    read_rows,
+    read_training_rows,
+)
 from hbsk._data.suspicions import warn_of_order
+from hbsk._data.table import read_table
 from hbsk._messages import warn, warn_of_redundant_columns
 from hbsk._shrinkage.linear_predictor import shrink_regression
 from hbsk._shrinkage.predictions import fitted_means, fitted_slopes
@@ -252,14 +261,14 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             Fitted estimator.
         """
         rows = read_training_rows(
-            self,
-            X,
+            read_training_table(self, X),
             y,
             groups,
+            name=type(self).__name__,
             group_features=self.group_features,
             standard_error=standard_error,
             sample_weight=sample_weight,
-            min_samples=2,
+            min_samples=LEAST_ROWS,
         )
         one_grouping(rows, type(self).__name__)
         return self._shrink_means(rows) if rows.sources else self._shrink_slopes(rows)
@@ -431,9 +440,9 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         """Read new rows: what they are, the columns of the target, and the codes of their groups."""
         check_is_fitted(self)
         rows = read_rows(
-            self,
-            X,
+            read_table(self, X, reset=False),
             groups,
+            name=type(self).__name__,
             sources=self._learnt.sources,
             factors=self._learnt.factors,
             unknown_groups=self.unknown_groups,

@@ -10,15 +10,22 @@ from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import GroupRoutingMixin, PosteriorAnswersMixin, keeps_former_fit, require_standard_error
+from hbsk._base import (
+    GroupRoutingMixin,
+    PosteriorAnswersMixin,
+    keeps_former_fit,
+    read_predicted,
+    read_training_table,
+    require_standard_error,
+)
 from hbsk._data.checks import check_coverage
 from hbsk._data.rows import UNKNOWN_GROUPS
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
 from hbsk._fit import infer, learnt_of
 from hbsk._messages import shown, warn
-from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
+from hbsk._model.frame import read_training_frame, unknown_rows
+from hbsk._model.options import options_of
 from hbsk._posterior.diagnostics import warn_if_unreliable
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
@@ -266,11 +273,13 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             For input that the model cannot take; the message names the argument and what is accepted.
         """
         self._check_options()
-        frame, rows = read_training_frame(self, X, y, groups, standard_error, sample_weight)
+        options = options_of(self)
+        table = read_training_table(self, X)
+        frame, rows = read_training_frame(options, table, y, groups, standard_error, sample_weight)
         if not frame.grouped.factors and self.pooling != "complete":
             self._warn_no_groups()
         self._warn_of_single_rows(frame, rows)
-        fitted = infer(self, frame, rows)
+        fitted = infer(options, frame, rows)
         self._learn(frame, rows, fitted)
         return self
 
@@ -296,7 +305,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             few groups, a heavy-tailed prior) or the prior of the effects has none, and with ``pooling="none"`` where
             the group's own rows do not identify the mean of the row.
         """
-        rows, read = self._read(X, groups, standard_error)
+        rows, read = read_predicted(self, X, groups, standard_error)
         if return_std or standard_error is not None:
             require_standard_error(self, standard_error, "return_std=True")
         mean, std = predict_mean(self._learnt.fitted.posterior, rows, return_std=return_std)
@@ -327,7 +336,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         if kind not in ("prediction", "mean"):
             raise ValueError(f"kind must be 'prediction' or 'mean', got {shown(kind)}.")
         check_coverage(coverage)
-        rows, read = self._read(X, groups, standard_error)
+        rows, read = read_predicted(self, X, groups, standard_error)
         if kind == "prediction":
             require_standard_error(self, standard_error, "kind='prediction'")
         interval = predict_interval(self._learnt.fitted.posterior, rows, coverage=coverage, kind=kind)
@@ -358,7 +367,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         """
         if not isinstance(n_samples, Integral) or n_samples < 1:
             raise ValueError(f"n_samples must be a positive integer, got {shown(n_samples)}.")
-        rows, read = self._read(X, groups, standard_error)
+        rows, read = read_predicted(self, X, groups, standard_error)
         require_standard_error(self, standard_error, "sample_y")
         draws = sample_observations(self._learnt.fitted.posterior, rows, int(n_samples), self._generator(random_state))
         return self._mark_unknown(draws, read)
@@ -441,10 +450,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.trusted:
             warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])
-
-    def _read(self, X, groups, standard_error=None):
-        check_is_fitted(self)
-        return read_new_rows(self, self._learnt.frame, X, groups, standard_error)
 
     def _mark_unknown(self, answer, read):
         if self.unknown_groups == "nan" and answer is not None:

@@ -14,8 +14,9 @@ from sklearn.model_selection import GroupKFold, cross_validate
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from hbsk._base import GroupRoutingMixin
+from hbsk._base import GroupRoutingMixin, read_training_table
 from hbsk._data.rows import FactorSource, read_rows, read_training_rows
+from hbsk._data.table import read_table
 from hbsk.exceptions import SuspiciousGroupsWarning
 
 TEXT = np.array(["b", "a", "c", "a", "b"], dtype=object)
@@ -32,10 +33,10 @@ class Reader(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
         self._rows = read_training_rows(
-            self,
-            X,
+            read_training_table(self, X),
             y,
             groups,
+            name="Reader",
             group_features=self.group_features,
             standard_error=standard_error,
             sample_weight=sample_weight,
@@ -45,7 +46,12 @@ class Reader(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     def read(self, X, groups=None):
         return read_rows(
-            self, X, groups, sources=self.sources_, factors=self.factors_, unknown_groups=self.unknown_groups
+            read_table(self, X, reset=False),
+            groups,
+            name="Reader",
+            sources=self.sources_,
+            factors=self.factors_,
+            unknown_groups=self.unknown_groups,
         )
 
     def predict(self, X, groups=None, *, standard_error=None):
@@ -53,6 +59,10 @@ class Reader(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     def score(self, X, y, sample_weight=None, *, groups=None):
         return float(len(self.predict(X, groups)))
+
+
+def table_of(X):
+    return read_table(Reader(), X, reset=True)
 
 
 # Columns of X
@@ -164,10 +174,10 @@ def test_missing_features_beside_groups():
 
 def test_only_used_columns_are_checked():
     X = frame(when=pd.to_datetime(["2020-01-01"] * 5), hole=[1.0, None, 3.0, 4.0, 5.0])
-    rows = read_training_rows(Reader(), X, RESPONSE, group_features="school", used_columns=["x"])
+    rows = read_training_rows(table_of(X), RESPONSE, group_features="school", used_columns=["x"], name="Reader")
     assert rows.feature_names == ("x", "when", "hole")
     with pytest.raises(TypeError, match="'when' of X has dtype datetime64"):
-        read_training_rows(Reader(), X, RESPONSE, group_features="school", used_columns=["x", "when"])
+        read_training_rows(table_of(X), RESPONSE, group_features="school", used_columns=["x", "when"], name="Reader")
 
 
 def test_measurements_taken_for_groups_are_suspicious():
@@ -282,7 +292,7 @@ def test_labels_lost_between_fit_and_predict():
 
 
 def read_sources(X, groups, *sources):
-    return read_training_rows(Reader(), X, RESPONSE, groups, sources=sources)
+    return read_training_rows(table_of(X), RESPONSE, groups, sources=sources, name="Reader")
 
 
 def test_sources_of_a_formula():
@@ -353,9 +363,9 @@ def test_error_policy_shows_five_labels():
 def test_rows_of_weight_zero_are_gone():
     X = frame()
     rows = read_training_rows(
-        Reader("school"),
-        X,
+        table_of(X),
         RESPONSE,
+        name="Reader",
         group_features="school",
         sample_weight=[1, 2, 0, 0, 0.5],
         standard_error=[1.0, 2.0, 3.0, 4.0, 5.0],
@@ -367,11 +377,13 @@ def test_rows_of_weight_zero_are_gone():
     assert rows.standard_error.tolist() == [1.0, 2.0, 5.0]
     assert rows.features.column("x").tolist() == [1.5, 2.5, 3.5]
     rows = read_training_rows(
-        Reader(), FEATURES, RESPONSE, pd.Series(TEXT, index=list("edcba")), sample_weight=[0, 1, 1, 1, 0]
+        table_of(FEATURES), RESPONSE, pd.Series(TEXT, index=list("edcba")), sample_weight=[0, 1, 1, 1, 0], name="Reader"
     )
     assert rows.factors["groups"].labels.tolist() == ["a", "c"]
     with pytest.raises(ValueError, match="n_samples=1 rows have a positive sample_weight"):
-        read_training_rows(Reader(), FEATURES, RESPONSE, TEXT, sample_weight=[0, 1, 0, 0, 0], min_samples=2)
+        read_training_rows(
+            table_of(FEATURES), RESPONSE, TEXT, sample_weight=[0, 1, 0, 0, 0], min_samples=2, name="Reader"
+        )
 
 
 def test_a_failing_fit_forgets_the_former_one():
@@ -384,7 +396,7 @@ def test_a_failing_fit_forgets_the_former_one():
 def test_arrays_are_not_copied_nor_changed():
     X = np.c_[FEATURES, [1.0, 2.0, 1.0, 2.0, 3.0]]
     before = X.copy()
-    rows = read_training_rows(Reader(-1), X, RESPONSE, group_features=-1)
+    rows = read_training_rows(table_of(X), RESPONSE, group_features=-1, name="Reader")
     assert np.shares_memory(rows.features.column("x0"), X)
     assert np.shares_memory(rows.y, RESPONSE)
     np.testing.assert_array_equal(X, before)

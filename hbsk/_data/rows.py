@@ -27,13 +27,15 @@ from hbsk._data.sources import (
     where_labels_stand,
 )
 from hbsk._data.suspicions import are_measurements, warn_of_order
-from hbsk._data.table import Table, read_table
+from hbsk._data.table import Table
 from hbsk._messages import shown, warn
 from hbsk.exceptions import LabelMismatchWarning, SuspiciousGroupsWarning
 
 __all__ = ["FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
 
 UNKNOWN_GROUPS = ("population", "error", "nan")
+# Fewest rows that any of our estimators learns from.
+LEAST_ROWS = 2
 _SHOWN_LABELS = 5
 
 
@@ -87,11 +89,11 @@ class Rows:
 
 
 def read_training_rows(
-    estimator: Any,
-    X: Any,
+    table: Table,
     y: Any,
     groups: Any = None,
     *,
+    name: str,
     group_features: Any = None,
     sources: Iterable[FactorSource] | None = None,
     standard_error: Any = None,
@@ -99,14 +101,16 @@ def read_training_rows(
     used_columns: Iterable[str] | None = None,
     min_samples: int = 1,
 ) -> Rows:
-    """Check everything `fit` was given and bring it into arrays; a former fit of the estimator is forgotten first.
+    """Check everything `fit` was given beside X and bring it into arrays.
 
     Parameters
     ----------
-    estimator : estimator
-        Gets `n_features_in_` and, for named columns, `feature_names_in_`.
-    X, y, groups, standard_error, sample_weight
+    table : Table
+        X, from `read_table`.
+    y, groups, standard_error, sample_weight
         As given to `fit`.
+    name : str
+        Name of the estimator, for messages.
     group_features : str, int or array-like of these, default=None
         Columns of X that hold group labels, each a factor of its own.
     sources : iterable of FactorSource, default=None
@@ -117,12 +121,9 @@ def read_training_rows(
     min_samples : int, default=1
         Least number of rows, after rows of weight 0 were dropped.
     """
-    name = type(estimator).__name__
-    _forget_fit(estimator)
-    table = read_table(estimator, X, reset=True, min_samples=min_samples)
     given, y = y, check_target(y, table.n_rows, name)
     beside = {"y": given, "groups": groups, "sample_weight": sample_weight, "standard_error": standard_error}
-    warn_of_order(X, beside.items())
+    warn_of_order(table, beside.items())
     sample_weight = check_weights(sample_weight, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
@@ -150,12 +151,6 @@ def read_training_rows(
         rows.codes[source.name] = codes
         rows.factors[source.name] = factor
     return rows
-
-
-def _forget_fit(estimator: Any) -> None:
-    """Remove what an earlier fit learnt, so that nothing of it is taken for the new one's."""
-    for attribute in [a for a in vars(estimator) if a.endswith("_") and not a.startswith("_")]:
-        delattr(estimator, attribute)
 
 
 def _drop_rows(rows: Rows, keyword: dict[str, Values], keep: np.ndarray) -> dict[str, Values]:
@@ -225,10 +220,10 @@ def numeric_columns(rows: Rows, name: str) -> list[str]:
 
 
 def read_rows(
-    estimator: Any,
-    X: Any,
+    table: Table,
     groups: Any = None,
     *,
+    name: str,
     sources: Sequence[FactorSource],
     factors: dict[str, GroupFactor],
     unknown_groups: str = "population",
@@ -240,10 +235,12 @@ def read_rows(
 
     Parameters
     ----------
-    estimator : fitted estimator
-        X is compared with its `n_features_in_` and `feature_names_in_`.
-    X, groups, standard_error
+    table : Table
+        X, from `read_table`.
+    groups, standard_error
         As given to the method.
+    name : str
+        Name of the estimator, for messages.
     sources : sequence of FactorSource
         `Rows.sources` of the fit.
     factors : dict of str to GroupFactor
@@ -255,15 +252,13 @@ def read_rows(
     y : array-like of shape (n_rows,), default=None
         Responses, where the method has them.
     """
-    name = type(estimator).__name__
     if unknown_groups not in UNKNOWN_GROUPS:
         # fit has checked it, and set_params may have changed it since
         raise ValueError(
             f"unknown_groups of {name} must be one of {', '.join(map(repr, UNKNOWN_GROUPS))}; got "
             f"{shown(unknown_groups)}."
         )
-    table = read_table(estimator, X, reset=False)
-    warn_of_order(X, {"y": y, "groups": groups, "standard_error": standard_error}.items())
+    warn_of_order(table, {"y": y, "groups": groups, "standard_error": standard_error}.items())
     given, y = y, None if y is None else check_target(y, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
@@ -294,25 +289,25 @@ def read_rows(
     return rows
 
 
-def _check_route(estimator_name: str, sources: Sequence[FactorSource], keyword: dict[str, Values]) -> None:
+def _check_route(name: str, sources: Sequence[FactorSource], keyword: dict[str, Values]) -> None:
     """Raise unless the labels come by the route they came by in fit."""
     by_keyword = [source for source in sources if source.from_keyword]
     if by_keyword and not keyword:
         raise ValueError(
-            f"This {estimator_name} was fitted with groups=, and here groups= is missing. Pass the labels of these "
+            f"This {name} was fitted with groups=, and here groups= is missing. Pass the labels of these "
             "rows as groups=. Where scikit-learn cannot pass them (most scorers, cross_val_predict, stacking, "
             "permutation_importance), put the labels into a column of X and name it in group_features= instead. For a "
             "prediction without known groups pass labels that were not seen in fit."
         )
     if keyword and not sources:
         raise ValueError(
-            f"This {estimator_name} was fitted without groups and cannot use groups= here. If groups= was given in "
+            f"This {name} was fitted without groups and cannot use groups= here. If groups= was given in "
             "fit, it was lost on the way (a search or cross-validation with metadata routing off drops it): name the "
             "group column of X in group_features= instead."
         )
     if keyword and not by_keyword:
         raise ValueError(
-            f"groups= was given, but this {estimator_name} takes its groups from columns of X "
+            f"groups= was given, but this {name} takes its groups from columns of X "
             f"({quoted(c for s in sources for c in s.columns or ())}). Leave groups= out."
         )
     needed = {column for source in by_keyword for column in source.columns or (GROUPS,)}

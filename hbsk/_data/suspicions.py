@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbsk._data.table import Table
 from hbsk._messages import warn
 from hbsk.exceptions import RowOrderWarning, ShrinkageWarning, SuspiciousWeightsWarning
 
@@ -52,11 +53,11 @@ def warn_of_order(X: Any, beside: Iterable[tuple[str, Any]]) -> None:
 
     Parameters
     ----------
-    X : array-like or dataframe
+    X : array-like, dataframe or Table
     beside : iterable of (str, array-like or None)
         Names of arguments and their values.
     """
-    index = _index_of(X)
+    index = X.index if isinstance(X, Table) else _index_of(X)
     if index is None:
         return
     for name, values in beside:

@@ -28,13 +28,16 @@ class Table:
         Columns as they arrived: ndarray, pandas Series or narwhals Series.
     n_rows : int
         Length of every column.
+    index : pandas.Index, default=None
+        Index of the rows, where they came in a pandas frame.
     """
 
-    __slots__ = ("_cache", "_columns", "_index", "_parent", "n_rows", "names")
+    __slots__ = ("_cache", "_columns", "_index", "_parent", "index", "n_rows", "names")
 
-    def __init__(self, columns: Mapping[str, Any], n_rows: int):
+    def __init__(self, columns: Mapping[str, Any], n_rows: int, index: pd.Index | None = None):
         self.names: tuple[str, ...] = tuple(columns)
         self.n_rows = n_rows
+        self.index = index
         self._columns = columns
         self._cache: dict[str, np.ndarray | pd.Series] = {}
         self._parent: Table | None = None
@@ -335,7 +338,8 @@ def _read_frame(estimator: Any, X: Any, *, reset: bool, min_samples: int) -> Tab
     if n_columns < 1:
         raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1{context}")
     _check_n_rows(estimator, n_rows, min_samples)
-    return Table(_FrameColumns(X, _column_names(estimator, n_columns)), n_rows)
+    index = X.index if isinstance(X, pd.DataFrame) else None
+    return Table(_FrameColumns(X, _column_names(estimator, n_columns)), n_rows, index)
 
 
 class _FrameColumns(Mapping):

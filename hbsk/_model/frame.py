@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from hbsk._data.labels import GroupFactor
-from hbsk._data.rows import FactorSource, Rows, read_rows, read_training_rows
+from hbsk._data.rows import LEAST_ROWS, FactorSource, Rows, read_rows, read_training_rows
 from hbsk._data.sources import GROUPS, read_keyword
-from hbsk._data.table import read_table
+from hbsk._data.table import Table
 from hbsk._model.design import PredictedRows
 from hbsk._model.formula import ParsedFormula, bind_columns, write_formula
+from hbsk._model.options import Options
 from hbsk._model.specification import Specification, specify
 
 
@@ -42,61 +42,56 @@ class ModelFrame:
         return bool(self.grouped.factors) and not self.specification.factors
 
 
-def read_training_frame(estimator: Any, X, y, groups, standard_error, sample_weight) -> tuple[ModelFrame, Rows]:
+def read_training_frame(
+    options: Options, table: Table, y, groups, standard_error, sample_weight
+) -> tuple[ModelFrame, Rows]:
     """Read what `fit` was given, find the groups, and settle the columns of the model."""
     parsed, sources, used = None, None, None
-    if estimator.formula is not None:
-        parsed = _bound_formula(estimator, X, groups)
+    if options.formula is not None:
+        from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
+
+        parsed = parse_formula(options.formula)
+        parsed = bind_columns(parsed, table.names, read_keyword(groups, table))
         sources = [_source_of(factor) for factor in parsed.factors]
         used = tuple(dict.fromkeys(parsed.column_of(name) for name in parsed.feature_names))
     rows = read_training_rows(
-        estimator,
-        X,
+        table,
         y,
         groups,
-        group_features=estimator.group_features,
+        name=options.name,
+        group_features=options.group_features,
         sources=sources,
         standard_error=standard_error,
         sample_weight=sample_weight,
         used_columns=used,
-        min_samples=2,
+        min_samples=LEAST_ROWS,
     )
     if parsed is None:
-        parsed = _written_formula(estimator, rows)
-    if not estimator.correlated:
+        parsed = _written_formula(options, rows)
+    if not options.correlated:
         parsed = parsed.without_correlation()
     grouped = specify(parsed, rows.features, sample_weight=rows.sample_weight)
     specification = grouped
-    if estimator.pooling == "complete" and parsed.blocks:
+    if options.pooling == "complete" and parsed.blocks:
         specification = specify(parsed.without_groups(), rows.features, sample_weight=rows.sample_weight)
     return ModelFrame(specification, grouped, rows.sources, rows.factors), rows
-
-
-def _bound_formula(estimator, X, groups) -> ParsedFormula:
-    from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
-
-    parsed = parse_formula(estimator.formula)
-    table = read_table(estimator, X, reset=True)
-    return bind_columns(parsed, table.names, read_keyword(groups, table))
 
 
 def _source_of(factor: tuple[str, ...]) -> FactorSource:
     return FactorSource(":".join(factor), factor)
 
 
-def _written_formula(estimator, rows: Rows) -> ParsedFormula:
+def _written_formula(options: Options, rows: Rows) -> ParsedFormula:
     factors, bindings = [], {}
     for source in rows.sources:
         factors.append((source.name,))
         if not source.from_keyword:
             bindings[source.name] = source.columns[0]
-    return write_formula(
-        rows.features.names, factors, estimator.slope_features, estimator.correlated, bindings=bindings
-    )
+    return write_formula(rows.features.names, factors, options.slope_features, options.correlated, bindings=bindings)
 
 
 def read_new_rows(
-    estimator: Any, frame: ModelFrame, X, groups, standard_error=None, y=None
+    options: Options, frame: ModelFrame, table: Table, groups, standard_error=None, y=None
 ) -> tuple[PredictedRows, Rows]:
     """Read rows for a method after fit."""
     sources = frame.sources
@@ -104,12 +99,12 @@ def read_new_rows(
         # The labels change nothing; they may be there or not, as in fit or not.
         sources, groups = (), None
     rows = read_rows(
-        estimator,
-        X,
+        table,
         groups,
+        name=options.name,
         sources=sources,
         factors=frame.factors,
-        unknown_groups=estimator.unknown_groups,
+        unknown_groups=options.unknown_groups,
         standard_error=standard_error,
         used_columns=frame.specification.feature_columns,
         y=y,

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import learnt_by, require_standard_error
+from hbsk._base import learnt_by, read_predicted, require_standard_error
 from hbsk._data.rows import Rows, read_rows
+from hbsk._data.table import read_table
 from hbsk._engine.scaling import ColumnScaling, standardise
 from hbsk._fit import Fitted, collect_sums
 from hbsk._model.design import DesignWithMeans
-from hbsk._model.frame import ModelFrame, read_new_rows, unknown_rows
+from hbsk._model.frame import ModelFrame, unknown_rows
 from hbsk.model_selection._responses import answering_step
 from hbsk.partial_pooling import PartialPoolingRegressor
 
@@ -88,9 +89,9 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(
-            estimator,
-            X,
+            read_table(estimator, X, reset=False),
             groups,
+            name=type(estimator).__name__,
             sources=frame.sources,
             factors=frame.factors,
             standard_error=standard_error,
@@ -98,7 +99,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
             y=y,
         )
     else:
-        _, rows = read_new_rows(estimator, frame, X, groups, standard_error, y=y)
+        _, rows = read_predicted(estimator, X, groups, standard_error, y)
     if rows.y is None:
         raise ValueError(f"{caller} needs y, the responses that the model was fitted to; got None.")
     _check_same_rows(estimator, rows, caller)

@@ -12,14 +12,13 @@ import pandas as pd
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from hbsk._base import PosteriorAnswersMixin, learnt_by, require_standard_error
+from hbsk._base import PosteriorAnswersMixin, learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import label_columns, quoted, read_keyword
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
 from hbsk._messages import shown
-from hbsk._model.frame import read_new_rows
 from hbsk._posterior.prediction import sample_observations
 from hbsk.model_selection._responses import answering_step, parameters
 from hbsk.predictive_checks._statistics import bind_statistics, evaluate, per_group
@@ -266,10 +265,9 @@ def _refuse_unidentified(estimator: Any, X: Any, groups: Any, standard_error: An
     """Raise for rows whose sd is infinite without pooling: no replicates can be drawn of them."""
     if estimator.pooling != "none":
         return
-    learnt = learnt_by(estimator)
-    rows, read = read_new_rows(estimator, learnt.frame, X, groups, standard_error)
+    rows, read = read_predicted(estimator, X, groups, standard_error)
     x, z, _ = rows.design.block(0, rows.design.n_rows)
-    unidentified = learnt.fitted.posterior.unidentified_rows(x, z, list(rows.codes))
+    unidentified = learnt_by(estimator).fitted.posterior.unidentified_rows(x, z, list(rows.codes))
     if unidentified.any():
         (factor,) = read.factors.values()
         labels = quoted(factor.labels[np.unique(rows.codes[0][unidentified])].tolist())
@@ -298,7 +296,7 @@ def _fresh_sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, ran
             f"(pooling={estimator.pooling!r}, factors {list(learnt.frame.factors)}). Use new_groups=False."
         )
     require_standard_error(estimator, standard_error, "posterior_predictive_check")
-    rows, _ = read_new_rows(estimator, learnt.frame, X, groups, standard_error)
+    rows, _ = read_predicted(estimator, X, groups, standard_error)
     posterior = learnt.fitted.posterior
     fresh = replace(rows, codes=[code + known for code, known in zip(rows.codes, posterior.n_groups, strict=True)])
     rng = np.random.default_rng(random_state.randint(2**31 - 1))
