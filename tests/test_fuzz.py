@@ -95,7 +95,9 @@ def unsaid(found, pooling):
     return names
 
 
-@pytest.mark.parametrize("first", range(0, N_PROBLEMS, 40))
+@pytest.mark.parametrize(
+    "first", [pytest.param(first, marks=[pytest.mark.slow] * (first > 0)) for first in range(0, N_PROBLEMS, 40)]
+)
 def test_no_answer_is_silently_nan(first, monkeypatch):
     # what importance sampling cannot reach is left as it is, with its warning, instead of sampled for minutes
     monkeypatch.setattr(integrated, "sample_model", lambda model, found, *_: found)

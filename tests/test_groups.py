@@ -1,7 +1,5 @@
 """Group labels by both routes, and the errors for labels that got lost."""
 
-import subprocess
-import sys
 import warnings
 
 import numpy as np
@@ -433,10 +431,3 @@ def test_other_requests_are_kept():
     assert Reader().set_fit_request(groups=True).get_metadata_routing().fit.requests["groups"] is True
     # Asking must not change what was said: without the column the keyword is wanted again.
     assert reader.set_params(group_features=None).get_metadata_routing().fit.requests["groups"] is True
-
-
-def test_reading_does_not_import_the_engines():
-    heavy = ("bambi", "pymc", "pytensor", "arviz", "matplotlib", "formulae")
-    code = f"import hbsk._data.rows, sys; print([m for m in {heavy} if m in sys.modules])"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert out.stdout.strip() == "[]"

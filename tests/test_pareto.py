@@ -1,16 +1,10 @@
 """Pareto smoothed weights: those of ArviZ, without importing it."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from arviz_stats.base import array_stats
 from scipy import stats
 
-import hbsk
 from hbsk._engine.pareto import smoothed_weights
 
 
@@ -47,19 +41,3 @@ def test_a_flat_top_is_left_alone():
     weight, k = smoothed_weights(log_weight)
     np.testing.assert_allclose(weight, np.exp(log_weight) / np.exp(log_weight).sum(), rtol=1e-14)
     assert k == 0.0
-
-
-def test_a_fit_that_is_integrated_imports_no_engine_and_no_arviz():
-    code = """
-import sys
-import numpy as np, pandas as pd
-from hbsk import PartialPoolingRegressor
-rng = np.random.default_rng(0)
-X = pd.DataFrame({"x": rng.normal(size=200), "g": np.repeat(np.arange(10), 20)})
-model = PartialPoolingRegressor(group_features=["g"], slope_features=["x"]).fit(X, X["x"] + rng.normal(size=200))
-model.predict(X, return_std=True), model.predict_interval(X[:5]), model.summary()
-heavy = {"bambi", "pymc", "pytensor", "numba", "matplotlib", "arviz", "arviz_base", "arviz_stats", "xarray", "formulae"}
-assert not heavy & set(sys.modules), heavy & set(sys.modules)
-"""
-    env = os.environ | {"PYTHONPATH": str(Path(hbsk.__file__).parents[1])}
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, env=env)
