@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from hbsk.plotting import _style
+from hbsk.plotting._group_display import GroupDisplay
 from hbsk.plotting._group_estimates import read_group_estimates
 
 
-class GroupEffectsDisplay:
+class GroupEffectsDisplay(GroupDisplay):
     """Partially pooled estimates of all groups with their intervals, the largest at the top.
 
     A filled marker is a group whose interval leaves the population mean out. Make it with `from_estimator`. All
@@ -130,17 +131,7 @@ class GroupEffectsDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         found = read_group_estimates(estimator, term, coverage)
-        display = cls(
-            labels=found.labels,
-            estimate=found.estimate,
-            lower=found.lower,
-            upper=found.upper,
-            centre=found.centre,
-            coverage=coverage,
-            factor=found.factor,
-            term=found.term,
-            centre_name=found.centre_name,
-        )
+        display = cls._of(found, coverage=coverage)
         return display.plot(ax, marker_kwargs=marker_kwargs, interval_kwargs=interval_kwargs, line_kwargs=line_kwargs)
 
     def plot(
@@ -169,12 +160,10 @@ class GroupEffectsDisplay:
         GroupEffectsDisplay
             The object itself.
         """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
         from matplotlib.collections import LineCollection
         from matplotlib.lines import Line2D
 
-        n_groups = len(self.labels)
-        ax = _style.axes_for_groups(ax, n_groups)
+        ax, n_groups = self._begin(ax), len(self.labels)
         self.order_ = order = np.argsort(-self.estimate, kind="stable")
         place = np.arange(n_groups)
         estimate, lower, upper, centre = (v[order] for v in (self.estimate, self.lower, self.upper, self.centre))
@@ -197,7 +186,5 @@ class GroupEffectsDisplay:
         hollow = {"markerfacecolor": "white", "label": f"{percent} includes it" if not apart.all() else None}
         (self.near_,) = ax.plot(estimate[~apart], place[~apart], **{**hollow, **style})
         _style.write(ax.set_xlabel, f"{self.term} by {self.factor}")
-        _style.label_groups(ax, _style.shorten(self.labels[order].tolist()), self.factor)
-        _style.legend_above(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+        self._label_groups(ax)
+        return self._end(ax)

@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from hbsk.plotting import _style
+from hbsk.plotting._group_display import GroupDisplay
 from hbsk.plotting._group_estimates import align, read_group_estimates
 
 
-class GroupSizeDisplay:
+class GroupSizeDisplay(GroupDisplay):
     """Estimates of groups before and after partial pooling against the number of rows of each group.
 
     The extremes of the estimates without pooling are small groups; partial pooling pulls those in and leaves large
@@ -132,17 +133,7 @@ class GroupSizeDisplay:
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
         found = read_group_estimates(estimator, term, 0.95)
-        display = cls(
-            labels=found.labels,
-            size=found.size,
-            no_pooling=found.no_pooling,
-            estimate=found.estimate,
-            centre=found.centre,
-            truth=None if truth is None else align(truth, found.labels, "truth"),
-            factor=found.factor,
-            term=found.term,
-            centre_name=found.centre_name,
-        )
+        display = cls._of(found, truth=None if truth is None else align(truth, found.labels, "truth"))
         return display.plot(
             ax,
             no_pooling_kwargs=no_pooling_kwargs,
@@ -214,6 +205,4 @@ class GroupSizeDisplay:
             (self.truth_,) = ax.plot(x, self.truth, **_style.styled(style, truth_kwargs, Line2D))
         _style.size_axis(ax, self.size, f"rows in each {self.factor}")
         _style.write(ax.set_ylabel, f"{self.term} by {self.factor}")
-        _style.legend_above(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+        return self._end(ax)

@@ -8,10 +8,11 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from hbsk.plotting import _style
+from hbsk.plotting._group_display import GroupDisplay
 from hbsk.plotting._group_estimates import align, fitted_step, read_group_estimates
 
 
-class RankDisplay:
+class RankDisplay(GroupDisplay):
     """Expected rank of every group with its uncertainty, beside the rank of its own estimate.
 
     Ranking the estimates of small groups crowns chance. The expected rank stays near the middle where little is known,
@@ -138,15 +139,13 @@ class RankDisplay:
             name: align(dict(zip(table.index.tolist(), column, strict=True)), found.labels, name)
             for name, column in table.items()
         }
-        display = cls(
-            labels=found.labels,
+        display = cls._of(
+            found,
             expected_rank=by_label["expected_rank"],
             rank_sd=by_label["rank_sd"],
             no_pooling_rank=_ranks(found.no_pooling if ascending else -found.no_pooling),
             probability=by_label["p_best" if top is None else f"p_top_{top}"],
             top=1 if top is None else top,
-            factor=found.factor,
-            term=found.term,
         )
         return display.plot(ax, rank_kwargs=rank_kwargs, no_pooling_kwargs=no_pooling_kwargs)
 
@@ -169,11 +168,9 @@ class RankDisplay:
         RankDisplay
             The object itself.
         """
-        check_matplotlib_support(f"{type(self).__name__}.plot")
         from matplotlib.lines import Line2D
 
-        n_groups = len(self.labels)
-        ax = _style.axes_for_groups(ax, n_groups)
+        ax, n_groups = self._begin(ax), len(self.labels)
         self.order_ = order = np.argsort(self.expected_rank, kind="stable")
         place = np.arange(n_groups)
         rank, sd = self.expected_rank[order], self.rank_sd[order]
@@ -190,11 +187,9 @@ class RankDisplay:
         ax.set_xlim(1 - 0.03 * n_groups, n_groups + 0.03 * n_groups)
         ax.set_xticks(_rank_ticks(ax.get_xticks(), n_groups))
         _style.write(ax.set_xlabel, f"rank of the {self.factor}'s {self.term}")
-        _style.label_groups(ax, _style.shorten(self.labels[order].tolist()), self.factor)
+        self._label_groups(ax)
         self.probabilities_ = self._write_probabilities(ax)
-        _style.legend_above(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+        return self._end(ax)
 
     def _write_probabilities(self, ax: Any) -> list[Any]:
         """Write the probabilities at the right margin, beside the groups that are named at the left."""

@@ -8,12 +8,13 @@ import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
 from hbsk.plotting import _style
+from hbsk.plotting._group_display import GroupDisplay
 from hbsk.plotting._group_estimates import align, read_group_estimates
 
 _SORTS = ("size", "estimate", "shrinkage", "label")
 
 
-class ShrinkageDisplay:
+class ShrinkageDisplay(GroupDisplay):
     """Estimates of groups before and after partial pooling, and the shrinkage of each group.
 
     Make it with `from_estimator`. All parameters are stored as attributes.
@@ -162,21 +163,7 @@ class ShrinkageDisplay:
             for name in ("lower", "upper"):
                 by_label = dict(zip(free.labels.tolist(), getattr(free, name), strict=True))
                 ends[f"no_pooling_{name}"] = align(by_label, found.labels, "no_pooling")
-        display = cls(
-            labels=found.labels,
-            size=found.size,
-            no_pooling=found.no_pooling,
-            estimate=found.estimate,
-            lower=found.lower,
-            upper=found.upper,
-            shrinkage=found.shrinkage,
-            centre=found.centre,
-            coverage=coverage,
-            factor=found.factor,
-            term=found.term,
-            centre_name=found.centre_name,
-            **ends,
-        )
+        display = cls._of(found, coverage=coverage, **ends)
         return display.plot(
             ax,
             kind=kind,
@@ -237,9 +224,7 @@ class ShrinkageDisplay:
             labels = [f"{label} ({size:g})" for label, size in zip(labels, self.size[self.order_], strict=True)]
             name = f"{name} (rows)"
         _style.label_groups(ax, labels, name)
-        _style.legend_above(ax)
-        self.ax_, self.figure_ = ax, ax.figure
-        return self
+        return self._end(ax)
 
     def _order(self, sort: str) -> np.ndarray:
         if sort not in _SORTS:
