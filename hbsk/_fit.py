@@ -10,7 +10,6 @@ import numpy as np
 
 from hbsk._data.checks import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
 from hbsk._data.rows import Rows
-from hbsk._data.sources import quoted
 from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
@@ -19,7 +18,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import CentredSums, collect
 from hbsk._engine.threads import n_threads
 from hbsk._engine.varying_location import at_zero
-from hbsk._messages import shown
+from hbsk._messages import quoted, shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
 from hbsk._model.design import DesignWithMeans
@@ -220,7 +219,7 @@ def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_m
         intercept = varying_intercept(specification.factors[factor])
         name = specification.factors[factor].name
         codes, n_groups = rows.codes[name], rows.factors[name].n_groups
-    design = specification.design(rows.features, rows.codes)
+    design = specification.design(rows.features)
     return collect(
         design if effect_mean is None else DesignWithMeans(design, effect_mean),
         codes,
@@ -304,7 +303,7 @@ def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
     return build_model(
         specification,
         priors,
-        specification.design(rows.features, rows.codes),
+        specification.design(rows.features),
         rows.y,
         rows.codes,
         {factor.name: rows.factors[factor.name].labels for factor in specification.factors},

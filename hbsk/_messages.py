@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,18 @@ def _plain(value: Any) -> Any:
     return value
 
 
-_SHOWN_COLUMNS = 5
+def listed(texts: Iterable[Any], limit: int = 5) -> str:
+    """Write the first few texts, and how many more there are."""
+    texts = list(map(str, texts))
+    more = f" and {len(texts) - limit} more" if len(texts) > limit else ""
+    return ", ".join(texts[:limit]) + more if texts else "none"
+
+
+def quoted(names: Iterable[Any], limit: int = 30) -> str:
+    """Write the first few names as Python does, and how many more there are."""
+    return listed(map(shown, names), limit)
+
+
 _OURS = (str(Path(__file__).parent), str(Path(sklearn.__file__).parent))
 
 
@@ -58,9 +70,8 @@ def warn_of_redundant_columns(names: list[str], redundant: np.ndarray) -> None:
     """
     involved = [name for name, is_redundant in zip(names, redundant, strict=True) if is_redundant]
     if involved:
-        more = f" and {len(involved) - _SHOWN_COLUMNS} more" if len(involved) > _SHOWN_COLUMNS else ""
         warn(
-            f"Columns {', '.join(repr(name) for name in involved[:_SHOWN_COLUMNS])}{more} of X are linear combinations "
+            f"Columns {quoted(involved, 5)} of X are linear combinations "
             "of one another, or add up to the intercept: what one of them does and what another does cannot be told "
             "apart, so their slopes share it. Leave one of them out (OneHotEncoder: drop='first').",
             RedundantColumnsWarning,

@@ -19,7 +19,7 @@ from hbsk._base import (
     read_training_table,
     require_standard_error,
 )
-from hbsk._data.checks import check_coverage
+from hbsk._data.checks import check_interval
 from hbsk._data.rows import UNKNOWN_GROUPS
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
 from hbsk._fit import infer, learnt_of
@@ -333,9 +333,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         interval : ndarray of shape (n_samples, 2)
             Quantiles of the posterior predictive mixture, without Monte Carlo noise of their own.
         """
-        if kind not in ("prediction", "mean"):
-            raise ValueError(f"kind must be 'prediction' or 'mean', got {shown(kind)}.")
-        check_coverage(coverage)
+        check_interval(coverage, kind)
         rows, read = read_predicted(self, X, groups, standard_error)
         if kind == "prediction":
             require_standard_error(self, standard_error, "kind='prediction'")

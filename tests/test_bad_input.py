@@ -210,7 +210,7 @@ def test_slope_features_without_an_order(X, y):
 
 
 def test_values_are_shown_in_plain_python(X, y, fitted):
-    fails(ValueError, [r"slope_features='q'"], X, y, slope_features=[np.str_("q")])
+    fails(ValueError, [r"slope_features: X has no column 'q'"], X, y, slope_features=[np.str_("q")])
     fails(ValueError, [r"got -1\.0"], X, y, priors={"sigma": ("HalfNormal", {"sigma": np.float64(-1.0)})})
     with pytest.raises(ValueError, match="got 'row'"):
         fitted.predict_interval(X, kind=np.str_("row"))

@@ -23,7 +23,7 @@ def sleepstudy():
 def standardised(model, X, y):
     """Return common and varying columns and y in the units of the engine."""
     frame, scaling = model._learnt.frame, model._learnt.fitted.scaling
-    x, z, _ = frame.specification.design(frame_table(X), None).block(0, len(X))
+    x, z, _ = frame.specification.design(frame_table(X)).block(0, len(X))
     return scaling.common(x, True), scaling.varying(z[0]), (y.to_numpy() - scaling.y_centre) / scaling.y_scale
 
 

@@ -146,7 +146,7 @@ def test_a_james_stein_estimator_without_groups_is_refused(rng):
 @pytest.mark.parametrize("display", [ShrinkageDisplay, GroupEffectsDisplay])
 @pytest.mark.parametrize("coverage", [0.0, 1.0, 95, None])
 def test_coverage_is_checked(display, coverage, few):
-    with pytest.raises(ValueError, match="coverage must be a number between 0 and 1"):
+    with pytest.raises(ValueError, match="coverage must be a fraction between 0 and 1"):
         display.from_estimator(few[0], coverage=coverage)
 
 

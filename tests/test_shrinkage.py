@@ -15,7 +15,6 @@ from hbsk._shrinkage.between_group_variance import (
     sure,
     sure_risk,
     sure_slope,
-    target_coefficients,
     variance_of_new_groups,
 )
 from hbsk._shrinkage.group_means import GroupMeans, group_averages, summarise_groups
@@ -300,13 +299,6 @@ def test_a_good_guess_is_polished_to_the_root_beside_it(guess):
     assert found == pytest.approx(5.0 if guess > 1 else 0.0, rel=1e-12)
     assert _shrinkage._polish(lambda tau2: 3e-7 - tau2, 0.0, 1e-3) == pytest.approx(3e-7, rel=1e-9)
     assert _shrinkage._polish(lambda tau2: -tau2, 0.0, 1e-3) == 0.0
-
-
-def test_target_coefficients_are_generalised_least_squares():
-    y, v, z = problem(9, 3)
-    w = np.diag(1.0 / (v + 0.6))
-    expected = np.linalg.inv(z.T @ w @ z) @ z.T @ w @ y
-    np.testing.assert_allclose(target_coefficients(collect_cells(y, v, z), 0.6), expected, rtol=1e-10)
 
 
 # Stein's unbiased risk estimate

@@ -119,7 +119,7 @@ def test_same_columns_and_labels_as_formulae(formula, frame):
         assert offset is None
 
     if "|" in formula:
-        one_level = {name: "all" for factor in specification.factor_sources for name in factor
+        one_level = {name: "all" for factor in specification.factors for name in factor.name.split(":")
                      if name not in specification.feature_names}  # fmt: skip
         theirs = design_matrices(formula.replace("||", "|"), data.assign(**one_level), extra_namespace=namespace)
         found = {}

@@ -214,15 +214,14 @@ def _per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
     return values.astype(np.float64, copy=False)
 
 
+def check_coverage(coverage: Any) -> None:
+    """Refuse what is no probability."""
+    if not (isinstance(coverage, numbers.Real) and 0 < float(coverage) < 1):
+        raise ValueError(f"coverage must be a fraction between 0 and 1 (0.9 for 90 %), got {shown(coverage)}.")
+
+
 def check_interval(coverage: Any, kind: Any) -> None:
     """Refuse options that no interval has."""
-    if not (isinstance(coverage, numbers.Real) and 0 < float(coverage) < 1):
-        raise ValueError(f"coverage must be a number between 0 and 1, both excluded; got {shown(coverage)}.")
+    check_coverage(coverage)
     if kind not in ("prediction", "mean"):
-        raise ValueError(f'kind must be "prediction" or "mean"; got {shown(kind)}.')
-
-
-def check_coverage(coverage: float) -> None:
-    """Raise unless coverage is a probability."""
-    if not isinstance(coverage, numbers.Real) or not 0 < coverage < 1:
-        raise ValueError(f"coverage must be a fraction between 0 and 1 (0.9 for 90 %), got {shown(coverage)}.")
+        raise ValueError(f"kind must be 'prediction' or 'mean', got {shown(kind)}.")

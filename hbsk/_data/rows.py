@@ -21,14 +21,13 @@ from hbsk._data.sources import (
     FactorSource,
     default_sources,
     label_columns,
-    quoted,
     read_keyword,
     resolve_source,
     where_labels_stand,
 )
 from hbsk._data.suspicions import are_measurements, warn_of_order
 from hbsk._data.table import Table
-from hbsk._messages import shown, warn
+from hbsk._messages import quoted, shown, warn
 from hbsk.exceptions import LabelMismatchWarning, SuspiciousGroupsWarning
 
 __all__ = ["FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ import pandas as pd
 
 from hbsk._data.labels import Values
 from hbsk._data.table import Table, label_column, refuse_lazy
-from hbsk._messages import shown
+from hbsk._messages import quoted, shown
 
 GROUPS = "groups"
 
@@ -59,42 +60,52 @@ def group_feature_sources(table: Table, group_features: Any) -> list[FactorSourc
     is a name ("x0", "x1", ... where the columns have none). A column that was renamed on the way, as ColumnTransformer
     does ("remainder__school"), is found by its ending where only one column ends so; the factor keeps the short name.
     """
-    single = isinstance(group_features, str) or not isinstance(group_features, Iterable)
-    if isinstance(group_features, Set | Mapping):
+    columns = selected_columns(group_features, table.names, "group_features")
+    if not columns:
+        raise ValueError("group_features is empty. Name at least one column of X, or leave it out (None).")
+    return [FactorSource(asked, (column,)) for asked, column in columns.items()]
+
+
+def selected_columns(selector: Any, columns: Sequence[str], argument: str) -> dict[str, str]:
+    """Return the columns that a name, a position, a list of these or a boolean mask selects, by the name asked for.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a name or position that X does not have, a repeated column, or another type.
+    """
+    single = isinstance(selector, str) or not isinstance(selector, Iterable)
+    if isinstance(selector, Set | Mapping):
         raise TypeError(
-            f"group_features={shown(group_features)} is a {type(group_features).__name__}, which has no order of "
-            "columns to rely on. Give a name (str) or a position (int), or a list of these."
+            f"{argument}={shown(selector)} is a {type(selector).__name__}, which has no order of columns to rely on. "
+            "Give a name (str) or a position (int), or a list of these."
         )
-    sources = []
-    items = [group_features] if single else list(group_features)
-    for item in items if single else names_in_mask(items, table.names, "group_features"):
-        if isinstance(item, (bool, np.bool_)) or not isinstance(item, (str, int, np.integer)):
+    items = [selector] if single else _names_in_mask(list(selector), columns, argument)
+    asked, found = [], []
+    for item in items:
+        if isinstance(item, bool | np.bool_) or not isinstance(item, str | numbers.Integral):
             raise TypeError(
-                f"group_features takes names (str) or positions (int) of columns of X, a list of these, or one boolean "
+                f"{argument} takes names (str) or positions (int) of columns of X, a list of these, or one boolean "
                 f"for every column; got {shown(item)}."
             )
         if isinstance(item, str):
-            column = find_column(table, item, "group_features")
-            sources.append(FactorSource(str(item), (column,)))
-        else:
-            n_columns = len(table.names)
-            if not -n_columns <= item < n_columns:
-                raise ValueError(
-                    f"group_features={shown(group_features)}: X has no column at position {int(item)}; it has "
-                    f"{n_columns} columns, so positions go from {-n_columns} to {n_columns - 1}. A transformer "
-                    "before this step may have dropped or moved columns."
-                )
-            column = table.names[item]
-            sources.append(FactorSource(column, (column,)))
-    if not sources:
-        raise ValueError("group_features is empty. Name at least one column of X, or leave it out (None).")
-    columns = [source.columns for source in sources]
-    if len(set(columns)) < len(columns):
-        raise ValueError(f"group_features={shown(group_features)} names a column of X twice.")
-    return sources
+            found.append(find_column(columns, item, argument))
+            asked.append(str(item))
+            continue
+        if not -len(columns) <= item < len(columns):
+            raise ValueError(
+                f"{argument}={shown(selector)}: X has no column at position {int(item)}; it has {len(columns)} "
+                f"columns, so positions go from {-len(columns)} to {len(columns) - 1}. A transformer before this step "
+                "may have dropped or moved columns."
+            )
+        found.append(columns[int(item)])
+        asked.append(found[-1])
+    if len(set(found)) < len(found):
+        raise ValueError(f"{argument}={shown(selector)} names a column of X twice.")
+    return dict(zip(asked, found, strict=True))
 
 
-def names_in_mask(items: list, columns: Sequence[str], argument: str) -> list:
+def _names_in_mask(items: list, columns: Sequence[str], argument: str) -> list:
     """Return the columns that a list of booleans, one for every column, marks; any other list as it is."""
     if not items or not all(isinstance(item, bool | np.bool_) for item in items):
         return items
@@ -106,14 +117,14 @@ def names_in_mask(items: list, columns: Sequence[str], argument: str) -> list:
     return [name for name, wanted in zip(columns, items, strict=True) if wanted]
 
 
-def find_column(table: Table, name: str, argument: str) -> str:
+def find_column(columns: Sequence[str], name: str, argument: str) -> str:
     """Find the column of X called `name`, or the only one that ends in `__name`; else list the columns that arrived."""
-    if name in table.names:
+    if name in columns:
         return name
-    renamed = [column for column in table.names if column.endswith(f"__{name}")]
+    renamed = [column for column in columns if column.endswith(f"__{name}")]
     if len(renamed) == 1:
         return renamed[0]
-    arrived = quoted(table.names)
+    arrived = quoted(columns)
     if renamed:
         raise ValueError(
             f"{argument}: {shown(name)} could be any of {quoted(renamed)}. Columns that arrived: {arrived}."
@@ -147,7 +158,7 @@ def resolve_source(source: FactorSource, table: Table, keyword: dict[str, Values
             "one of the two."
         )
     argument = f"grouping factor {source.name!r}"
-    return FactorSource(source.name, tuple(find_column(table, column, argument) for column in source.columns))
+    return FactorSource(source.name, tuple(find_column(table.names, column, argument) for column in source.columns))
 
 
 def label_columns(source: FactorSource, table: Table, keyword: dict[str, Values]) -> list[Values]:
@@ -235,8 +246,3 @@ def where_labels_stand(source: FactorSource) -> str:
     if source.keyword:
         return f"groups= (column {quoted(source.columns)})"
     return f"Group column {quoted(source.columns)} of X"
-
-
-def quoted(names: Iterable[Any]) -> str:
-    names = [shown(name) for name in names]
-    return ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")

@@ -41,14 +41,7 @@ class Table:
         self._columns = columns
         self._cache: dict[str, np.ndarray | pd.Series] = {}
         self._parent: Table | None = None
-        self._index: slice | np.ndarray | None = None
-
-    @classmethod
-    def _view(cls, parent: Table, names: Iterable[str], index: slice | np.ndarray | None, n_rows: int) -> Table:
-        view = cls(dict.fromkeys(names), n_rows)
-        view._parent = parent
-        view._index = index
-        return view
+        self._index: np.ndarray | None = None
 
     def __repr__(self) -> str:
         return f"Table({self.n_rows} rows, columns {list(self.names)})"
@@ -83,30 +76,11 @@ class Table:
             raise TypeError(f"Column {name!r} of X holds text or categories where numbers are needed.")
         return column
 
-    def select(self, names: Iterable[str]) -> Table:
-        """Keep some columns."""
-        return Table._view(self, tuple(names), None, self.n_rows)
-
-    def rows(self, start: int, stop: int) -> Table:
-        """Slice rows, start to stop (exclusive), as views."""
-        start, stop, _ = slice(start, stop).indices(self.n_rows)
-        return Table._view(self, self.names, slice(start, stop), max(stop - start, 0))
-
     def where(self, keep: np.ndarray) -> Table:
         """Keep the rows where the boolean mask `keep` is True."""
-        return Table._view(self, self.names, np.flatnonzero(keep), int(np.count_nonzero(keep)))
-
-    def to_frame(self, names: Iterable[str] | None = None, rename: Mapping[str, str] | None = None) -> pd.DataFrame:
-        """Make a pandas frame of some columns, renamed where `rename` says so, with a fresh index."""
-        names = self.names if names is None else tuple(names)
-        rename = {} if rename is None else rename
-        data = {}
-        for name in names:
-            column = self.column(name)
-            if isinstance(column, pd.Series):
-                column = column.reset_index(drop=True)
-            data[rename.get(name, name)] = column
-        return pd.DataFrame(data, index=pd.RangeIndex(self.n_rows), copy=False)
+        view = Table(dict.fromkeys(self.names), int(np.count_nonzero(keep)))
+        view._parent, view._index = self, np.flatnonzero(keep)
+        return view
 
     def check_features(self, names: Iterable[str], estimator_name: str) -> None:
         """Raise for a missing or infinite value, or a dtype that is no feature, in any of the columns."""
@@ -121,7 +95,7 @@ class Table:
                 )
 
 
-def _take(column: Any, index: slice | np.ndarray | None) -> Any:
+def _take(column: Any, index: np.ndarray | None) -> Any:
     """Rows of a column; Series of any library keep their type."""
     if index is None:
         return column

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
@@ -49,6 +50,15 @@ class VariancePoints:
     sigma: np.ndarray | None
     prior_sd: np.ndarray
     relative_factor: np.ndarray
+
+
+class _Pair(NamedTuple):
+    """A partial correlation: where it stands in theta, its row and column, and the shape of its Beta."""
+
+    at: int
+    row: int
+    column: int
+    alpha: float
 
 
 class VarianceParameters:
@@ -89,7 +99,7 @@ class VarianceParameters:
         self._n_sigma = int(self.sigma_is_free and not self.integrated)
         self._sd_at = {k: self._n_sigma + i for i, k in enumerate(self.free)}
         at = self._n_sigma + len(self.free)
-        self._pairs = []  # (position in theta, row, columns before it in the block, column, alpha)
+        self._pairs: list[_Pair] = []
         for block, eta in zip(self.blocks, self.lkj_eta, strict=True):
             size = len(block)
             for i in range(1, size):
@@ -97,7 +107,7 @@ class VarianceParameters:
                     # LKJ 2009, section 2.4: partial correlations given j variables are
                     # independent, each a symmetric Beta(alpha, alpha) on (-1, 1).
                     alpha = eta + (size - 2 - j) / 2
-                    self._pairs.append((at, block[i], block[:j], block[j], alpha))
+                    self._pairs.append(_Pair(at, block[i], block[j], alpha))
                     at += 1
         self.n_dim = at
 
@@ -135,7 +145,7 @@ class VarianceParameters:
         n_points, q = len(theta), self.n_varying
         factor = np.zeros((n_points, q, q))
         factor[:, range(q), range(q)] = 1.0
-        for at, row, _, column, _ in self._pairs:
+        for at, row, column, _ in self._pairs:
             partial, left = _partial_correlation(theta[:, at])
             factor[:, row, column] = partial * factor[:, row, row]
             factor[:, row, row] *= np.sqrt(left)
@@ -258,7 +268,7 @@ class VarianceParameters:
             gradient[:, at] = _chain(self._lines[k], theta[:, at], sd, by_log_relative[:, k])
         by_correlation = by_factor * points.relative_sd[:, :, None]
         factor = points.correlation_factor
-        for at, row, _, column, alpha in self._pairs:
+        for at, row, column, alpha in self._pairs:
             partial, left = _partial_correlation(theta[:, at])
             slope = np.exp(LOG_TWICE_NORMAL - 0.5 * theta[:, at] ** 2)
             # L[row, column] = partial * rest, and every later entry of the row, the diagonal

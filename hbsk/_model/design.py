@@ -209,13 +209,10 @@ class Design:
     Attributes
     ----------
     n_rows : int
-    codes : dict of str to ndarray, or None
-        Group codes by factor, as given.
     """
 
-    def __init__(self, recipe: Recipe, features: Table, codes: dict[str, np.ndarray] | None = None):
+    def __init__(self, recipe: Recipe, features: Table):
         self.n_rows = features.n_rows
-        self.codes = codes
         self._recipe = recipe
         self._features = features
         self._columns: dict[str, np.ndarray] = {}

@@ -5,14 +5,12 @@ written from column names (`write_formula`, which does not import formulae). Bot
 """
 
 import numbers
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from hbsk._data.sources import names_in_mask
-from hbsk._messages import shown
+from hbsk._data.sources import find_column, selected_columns
+from hbsk._messages import quoted, shown
 from hbsk._model.expressions import INTERCEPT, Call, Name, Term, columns_in, show_name, term_label
 
 Factor = tuple[str, ...]
@@ -112,64 +110,6 @@ def _block_texts(blocks: Sequence[Block]) -> list[str]:
 # From columns
 
 
-def column_names(selector: Any, columns: Sequence[str], argument: str) -> tuple[str, ...]:
-    """Return column names from a name, an index (negative allowed), a list of them, or a boolean mask.
-
-    Raises
-    ------
-    ValueError, TypeError
-        For a name or index X does not have, a repeated column, or another type.
-    """
-    single = isinstance(selector, str | numbers.Integral | np.bool_) or selector is None
-    if single:
-        selector = [selector]
-    if isinstance(selector, Set):
-        raise TypeError(
-            f"{argument}={shown(selector)} is a {type(selector).__name__}, which has no order to rely on. Give a list."
-        )
-    try:
-        items = list(selector)
-    except TypeError:
-        items = [selector]
-    if not single:
-        items = names_in_mask(items, columns, argument)
-    names = tuple(_column_name(item, columns, argument) for item in items)
-    if len(set(names)) < len(names):
-        raise ValueError(f"{argument}={selector!r} names a column twice; name each column once.")
-    return names
-
-
-def _column_name(item: Any, columns: Sequence[str], argument: str) -> str:
-    if isinstance(item, str):
-        return find_column(item, columns, f"{argument}={shown(item)}")
-    if isinstance(item, numbers.Integral) and not isinstance(item, bool | np.bool_):
-        if not -len(columns) <= item < len(columns):
-            raise ValueError(
-                f"{argument}={shown(item)} is out of range: X has {len(columns)} columns, "
-                f"so an index lies between {-len(columns)} and {len(columns) - 1}."
-            )
-        return columns[item]
-    raise TypeError(
-        f"{argument} takes column names or integer indices of X (or one boolean for every column), got {shown(item)}."
-    )
-
-
-def find_column(name: str, columns: Sequence[str], asked: str) -> str:
-    """Return the column of that name, or the only one that ends in `__name`, as a ColumnTransformer writes names."""
-    if name in columns:
-        return name
-    endings = [column for column in columns if column.endswith(f"__{name}")]
-    if len(endings) == 1:
-        return endings[0]
-    reason = f"several columns end in {'__' + name!r}: {endings}" if endings else "there is no such column in X"
-    raise ValueError(f"{asked}: {reason}. Columns of X: {_listed(columns)}.")
-
-
-def _listed(columns: Sequence[str], limit: int = 50) -> str:
-    shown = ", ".join(repr(column) for column in columns[:limit])
-    return f"{shown} and {len(columns) - limit} more" if len(columns) > limit else shown or "none"
-
-
 def write_formula(
     columns: Sequence[str],
     factors: Iterable[Factor | str] = (),
@@ -241,7 +181,7 @@ def _slopes_by_factor(
 def _factor_named(key: Any, columns: tuple[str, ...], factors: tuple[Factor, ...]) -> Factor:
     by_name = {":".join(factor): factor for factor in factors}
     if isinstance(key, numbers.Integral):
-        key = column_names(key, columns, "slope_features")[0]
+        key = next(iter(selected_columns(key, columns, "slope_features").values()))
     if isinstance(key, str) and key not in by_name:
         endings = [name for name in by_name if name.endswith(f"__{key}")]
         key = endings[0] if len(endings) == 1 else key
@@ -259,7 +199,7 @@ def _slope_names(selector: Any, columns: tuple[str, ...], features: tuple[str, .
         return features
     if selector is None:
         return ()
-    names = column_names(selector, columns, "slope_features")
+    names = tuple(selected_columns(selector, columns, "slope_features").values())
     for name in names:
         if name not in features:
             raise ValueError(f"slope_features names the grouping column {shown(name)}; slopes belong to features only.")
@@ -307,7 +247,7 @@ def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Ite
         if name == "groups" and name not in columns:
             raise ValueError(
                 f"formula={parsed.text!r} uses 'groups', the labels passed to fit as groups=, but none were passed. "
-                f"{_NO_GROUPS_CAME} Columns of X: {_listed(columns)}."
+                f"{_NO_GROUPS_CAME} Columns that arrived: {quoted(columns)}."
             )
         known = ""
         if group_names:
@@ -315,7 +255,7 @@ def bind_columns(parsed: ParsedFormula, columns: Sequence[str], group_names: Ite
         elif name in parsed.factor_names and name not in parsed.feature_names:
             known = f" No groups= were passed either. {_NO_GROUPS_CAME}"
         try:
-            column = find_column(name, columns, f"formula={parsed.text!r} uses {shown(name)}")
+            column = find_column(columns, name, f"formula={parsed.text!r} uses {shown(name)}")
         except ValueError as error:
             raise ValueError(f"{error}{known}") from None
         if column != name:

@@ -110,7 +110,7 @@ def read_new_rows(
         y=y,
     )
     names = [factor.name for factor in frame.specification.factors]
-    design = frame.specification.design(rows.features, rows.codes)
+    design = frame.specification.design(rows.features)
     design.warn_beyond_knots()
     return PredictedRows(design, [rows.codes[name] for name in names], rows.standard_error), rows
 

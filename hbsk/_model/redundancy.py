@@ -11,7 +11,7 @@ from scipy.linalg import lapack, solve_triangular
 from hbsk._engine.fit import COLUMNS_FOR_THREADS
 from hbsk._engine.sums import CentredSums, GroupSums, Moments
 from hbsk._engine.threads import one_thread_each
-from hbsk._messages import shown, warn
+from hbsk._messages import quoted, warn
 from hbsk._model.specification import Specification
 from hbsk.exceptions import RedundantColumnsWarning
 
@@ -171,10 +171,7 @@ def _describe(specification: Specification, moments: Moments, relation: Relation
     parts = coefficients * moments.x_mean[columns]
     size = np.abs(coefficients) * np.hypot(moments.x_mean[columns], moments.x_sd[columns])
     is_zero = abs(np.sum(parts)) <= ZERO * np.sum(size)
-    listed = [shown(specification.common_columns[k]) for k in columns]
-    if len(listed) > _SHOWN_COLUMNS:
-        listed = [*listed[: _SHOWN_COLUMNS - 1], f"... ({len(listed)} in all)"]
-    text = ", ".join(listed)
+    text = quoted((specification.common_columns[k] for k in columns), _SHOWN_COLUMNS)
     if np.ptp(coefficients) <= ZERO * np.max(np.abs(coefficients)):
         return f"{text} add up to {'zero' if is_zero else _INTERCEPT}"
     if len(columns) == 2:

@@ -63,7 +63,6 @@ class Specification:
     common_terms: tuple[str, ...]
     factors: tuple[FactorTerms, ...]
     feature_names: tuple[str, ...]
-    factor_sources: tuple[tuple[str, ...], ...]
     # Other spellings of a term, for keys of `priors`.
     aliases: dict[str, str]
     # Terms that have no column here, such as a categorical with a single level beside an intercept.
@@ -80,7 +79,7 @@ class Specification:
         """Return the columns of X that are read as features."""
         return tuple(self.bindings.get(name, name) for name in self.feature_names)
 
-    def design(self, features: Table, codes: dict[str, np.ndarray] | None = None) -> Design:
+    def design(self, features: Table) -> Design:
         """Return the design of some rows.
 
         Raises
@@ -88,7 +87,7 @@ class Specification:
         ValueError
             For a level of a categorical column that fit has not seen.
         """
-        return Design(self.recipe, features, codes)
+        return Design(self.recipe, features)
 
 
 def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray | None = None) -> Specification:
@@ -368,7 +367,6 @@ def _named(
         ),
         factors=keys.factors,
         feature_names=parsed.feature_names,
-        factor_sources=parsed.factors,
         aliases=keys.other_spellings(show_name) | keys.other_spellings(quote),
         empty_terms=keys.empty,
         recipe=recipe,

@@ -142,11 +142,7 @@ def _quantiles(name: str, x: np.ndarray, weight: np.ndarray | None, fractions: n
 
 
 def _spline(x: np.ndarray, state: dict[str, Any]) -> np.ndarray:
-    from scipy.interpolate import splev
+    from scipy.interpolate import BSpline
 
-    knots, degree = np.asarray(state["knots"]), state["degree"]
-    n_bases = len(knots) - (degree + 1)
-    basis = np.empty((len(x), n_bases))
-    for i, coefficients in enumerate(np.eye(n_bases)):
-        basis[:, i] = splev(x, (knots, coefficients, degree))
+    basis = BSpline.design_matrix(x, np.asarray(state["knots"]), state["degree"], extrapolate=True).toarray()
     return basis if state["intercept"] else basis[:, 1:]

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._engine.integrate import PARETO_K_LIMIT, monte_carlo_error
-from hbsk._messages import warn
+from hbsk._messages import listed, warn
 from hbsk._posterior.accuracy import END_LEVELS, TAIL_LEVELS, mixture_accuracy, variance_accuracy
 from hbsk._posterior.orders import OF_VARIANCE, common_orders, variance_orders
 from hbsk.exceptions import ConvergenceWarning
@@ -176,19 +176,19 @@ def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
     problems = []
     bad = table.index[table["r_hat"] > R_HAT_THRESHOLD]
     if len(bad):
-        problems.append(f"r_hat above {R_HAT_THRESHOLD} for {_listed(bad)}")
+        problems.append(f"r_hat above {R_HAT_THRESHOLD} for {listed(bad)}")
     of_nodes = table["r_hat"].isna().all()  # and not of chains, which the marginal engine may have run too
     least = ESS_OF_NODES_THRESHOLD if of_nodes else ESS_THRESHOLD
     size = table["ess_bulk"] if of_nodes else table[["ess_bulk", "ess_tail"]].min(axis=1)
     bad = table.index[size < least]
     if len(bad):
-        problems.append(f"effective sample size below {least:.0f} for {_listed(bad)}")
+        problems.append(f"effective sample size below {least:.0f} for {listed(bad)}")
     if of_nodes:
         sd = table["mcse_mean"] * np.sqrt(table["ess_bulk"])
         bad = table.index[table[ERRORS].max(axis=1) > MCSE_THRESHOLD * sd]
         if len(bad):
             problems.append(
-                f"sd or ends of the interval known to no more than {MCSE_THRESHOLD} posterior sds for {_listed(bad)}"
+                f"sd or ends of the interval known to no more than {MCSE_THRESHOLD} posterior sds for {listed(bad)}"
             )
     if (table["divergences"] > 0).any():
         problems.append(f"{int(table['divergences'].max())} divergent transitions")
@@ -204,8 +204,3 @@ def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
         "priors=, make the posterior easier; inference='nuts' samples the full model."
     )
     warn(f"The posterior is not reliable: {'; '.join(problems)}. {advice}", ConvergenceWarning)
-
-
-def _listed(names) -> str:
-    names = [str(name) for name in names]
-    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -191,11 +191,6 @@ def _totals(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
     return cells.variances + np.asarray(tau2)[..., None]
 
 
-def target_coefficients(cells: Cells, tau2: float) -> np.ndarray:
-    """Generalised least squares estimate of beta, weights 1 / (v_j + tau^2), shape (r,)."""
-    return _least_squares(cells, 1.0 / _totals(cells, tau2)).coef
-
-
 # ---------------------------------------------------------------------------------------------------------------------
 # The variance between groups
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hbsk._messages import warn
+from hbsk._messages import listed, warn
 from hbsk.exceptions import ConvergenceWarning
 
 # Vehtari, Gelman, Gabry 2017 (Stat. Comput. 27): with a larger posterior variance of the log likelihood of a unit WAIC
 # is not reliable.
 WAIC_VARIANCE = 0.4
-SHOWN = 5
 
 
 def loo_data(
@@ -83,9 +81,3 @@ def _elpd_data(kind: str, elpd_i, p_i, template, **fields) -> Any:
     result = arviz_stats.ELPDData(**fields)
     result._kind = kind  # WAIC has lost its class
     return result
-
-
-def listed(names: Sequence) -> str:
-    """Return the first few names as text."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(str(name) for name in names[:SHOWN]) + more

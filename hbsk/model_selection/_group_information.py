@@ -12,11 +12,11 @@ from hbsk._data.labels import group_names
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.varying_location import at_zero
 from hbsk._fit import exact_response
-from hbsk._messages import warn
+from hbsk._messages import listed, warn
 from hbsk._model.priors import engine_priors
 from hbsk._posterior.draws import DrawsPosterior
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.model_selection._elpd import listed, loo_data, waic_data
+from hbsk.model_selection._elpd import loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (
     GroupProducts,
     collect_products,

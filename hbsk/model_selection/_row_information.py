@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from hbsk._fit import exact_response
-from hbsk._messages import warn
+from hbsk._messages import listed, warn
 from hbsk._posterior.datatree import SIZE_LIMIT
 from hbsk.exceptions import ConvergenceWarning
-from hbsk.model_selection._elpd import listed, loo_data, waic_data
+from hbsk.model_selection._elpd import loo_data, waic_data
 from hbsk.model_selection._leave_row_out import ROWS_PER_UNIT, RowData, score_row_again, score_rows, unidentified_row
 from hbsk.model_selection._training_rows import TrainingRows
 from hbsk.model_selection._variance_grid import (

@@ -55,7 +55,7 @@ class TrainingRows:
 
     def design(self):
         """Return the design of the rows; known means of effects are in its offset."""
-        design = self.frame.specification.design(self.rows.features, self.rows.codes)
+        design = self.frame.specification.design(self.rows.features)
         effect_mean = self.fitted.effect_mean
         return design if effect_mean is None else DesignWithMeans(design, effect_mean)
 

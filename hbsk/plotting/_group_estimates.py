@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._base import learnt_by
+from hbsk._data.checks import check_coverage
 from hbsk._posterior.group_tables import column_labels, common_counterparts
 from hbsk._shrinkage.shrunken_means import t_quantile
 
@@ -75,8 +75,7 @@ def read_group_estimates(estimator: Any, term: str | None, coverage: float) -> G
     coverage : float
         Probability of the intervals, between 0 and 1.
     """
-    if not (isinstance(coverage, Real) and 0 < coverage < 1):
-        raise ValueError(f"coverage must be a number between 0 and 1 (0.95 for 95 %), got {coverage!r}.")
+    check_coverage(coverage)
     estimator = fitted_step(estimator)
     if hasattr(estimator, "theta_"):
         return _from_means(estimator, term, coverage)

@@ -15,10 +15,10 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from hbsk._base import PosteriorAnswersMixin, learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
-from hbsk._data.sources import label_columns, quoted, read_keyword
+from hbsk._data.sources import label_columns, read_keyword
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
-from hbsk._messages import shown
+from hbsk._messages import quoted, shown
 from hbsk._posterior.prediction import sample_observations
 from hbsk.model_selection._responses import answering_step, parameters
 from hbsk.predictive_checks._statistics import bind_statistics, evaluate, per_group
