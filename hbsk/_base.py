@@ -327,7 +327,8 @@ class PosteriorAnswersMixin:
         Returns
         -------
         model : bambi.Model
-            Not built yet; ``model.fit()`` samples it.
+            Not built yet; ``model.fit()`` samples it, and ``model.predict(idata, data=X_new)`` takes new rows of X
+            where all terms are numeric, without ``bs`` and ``poly``; see "The Bambi model" in the guide to engines.
 
         Raises
         ------

@@ -298,6 +298,7 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
 def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
     """Return the model as a `bambi.Model` with explicit priors."""
     from hbsk._bambi.model import build_model
+    from hbsk._bambi.raw_terms import raw_terms
 
     specification = frame.specification
     return build_model(
@@ -309,6 +310,7 @@ def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
         {factor.name: rows.factors[factor.name].labels for factor in specification.factors},
         sample_weight=rows.sample_weight,
         standard_error=rows.standard_error,
+        raw=raw_terms(specification, rows.features),
     )
 
 

@@ -1,4 +1,4 @@
-"""The seam to Bambi: our model as a `bambi.Model` (`_bambi_priors` has its priors).
+"""The seam to Bambi: our model as a `bambi.Model` (`hbsk._bambi.priors` has its priors).
 
 Bambi takes seconds to import, so every function imports it when it is first called.
 """
@@ -6,10 +6,12 @@ Bambi takes seconds to import, so every function imports it when it is first cal
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from numbers import Real
 
 import numpy as np
 
 from hbsk._bambi.priors import as_bambi_prior, has_fixed_zero, is_number, plain_prior, varying_priors
+from hbsk._bambi.raw_terms import RawTerms
 from hbsk._data.labels import group_names
 from hbsk._engine.varying_location import less_centre
 from hbsk._model.centres import centre_array, varying_intercept
@@ -26,6 +28,9 @@ F_FOR_CENTRED = 10.0
 
 # Bytes of dense indicator columns that Bambi may be asked to allocate.
 DUMMY_BLOCK_LIMIT = 2 * 2**30
+
+# Share of a column's sd that may lie between its mean and the point of priors for the two to be the same.
+SAME_POINT = 1e-9
 
 # Names of variables that Bambi makes itself, and the terms "1" and "0" of a formula.
 RESERVED_NAMES = frozenset({"Intercept", "mu", "sigma", "1", "0"})
@@ -77,12 +82,14 @@ def build_model(
     sample_weight=None,
     standard_error=None,
     noncentered=None,
+    raw=None,
 ):
     """Return the model of the marginal engine as a `bambi.Model`, all priors explicit.
 
     The data of the Bambi model are the columns of our own design, so that both engines see the
-    same numbers, and names of the user occur in the formula only as quoted column names.
-    Variables have the names Bambi would give them ("Intercept", "floor", "1|county",
+    same numbers, and names of the user occur in the formula only as quoted column names. Where
+    `raw` has a column, the formula computes it from those of X instead, so that `model.predict`
+    takes new rows. Variables have the names Bambi would give them ("Intercept", "floor", "1|county",
     "1|county_sigma", "sigma"); "corr_<factor>" is the correlation matrix of a factor's effects.
     Characters that Bambi or PyMC cannot take in a name become underscores; `model.hbsk_layout`
     says which variable holds which columns. Common columns that are constant are left out.
@@ -93,7 +100,7 @@ def build_model(
     the one at the column means (`hbsk._bambi.sampling.sample_posterior` always takes it back).
 
     Varying columns are less the point that `priors` have for them, so that effects, their sds and
-    correlations are those at that point.
+    correlations are those at that point: `center(x)` where it is the mean of the column.
 
     Parameters
     ----------
@@ -113,6 +120,8 @@ def build_model(
     noncentered : bool, optional
         Whether effects are sampled as offsets in units of their standard deviation. Decided for
         each factor by default: offsets unless the data tell its groups well apart (`F_FOR_CENTRED`).
+    raw : RawTerms, optional
+        Columns that Bambi can compute.
 
     Returns
     -------
@@ -124,6 +133,8 @@ def build_model(
     X, Z, offset = design.block(0, design.n_rows)
     copies = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
     weighted = sample_weight is not None
+    raw = RawTerms() if raw is None else raw
+    of_factors = raw.varying or tuple({} for _ in specification.factors)
 
     columns = _Columns()
     response = columns.variable(columns.add(specification.response, y))
@@ -132,13 +143,13 @@ def build_model(
     # Varying terms claim their column names first: theirs are never centred, and the name of the
     # column is part of the name of the variable.
     parts, factors = [], []
-    for factor, values in zip(specification.factors, Z, strict=True):
+    for factor, values, own in zip(specification.factors, Z, of_factors, strict=True):
         code, labels = codes[factor.name], groups[factor.name]
         if noncentered is None:
             offsets = _f_statistic(X, y, code, copies, standard_error) < F_FOR_CENTRED
         else:
             offsets = noncentered
-        layout, terms = _varying_terms(columns, factor, values, code, labels, bool(offsets), priors)
+        layout, terms = _varying_terms(columns, factor, values, code, labels, bool(offsets), priors, own)
         factors.append(layout)
         parts += terms
 
@@ -146,12 +157,14 @@ def build_model(
     if specification.has_intercept:
         centre[0] = 0.0
     centre_here = centre if weighted and specification.has_intercept else None
-    common = _common_terms(columns, specification, X, copies, centre_here, priors)
+    common = _common_terms(columns, specification, X, copies, centre_here, priors, raw.common)
     parts = common + parts
 
     texts = [part.text for part in parts]
     texts.insert(0, "1" if specification.has_intercept else "0")
-    if offset is not None:
+    if offset is not None and raw.offsets and all(columns.can_take(each) for each in raw.offsets):
+        texts += [each.text for each in raw.offsets]
+    elif offset is not None:
         texts.append(f"offset(`{columns.add('offset', offset)}`)")
     left_side = f"`{response}`"
     if weighted:
@@ -263,6 +276,15 @@ class _Columns:
         self.values[name] = values
         return name
 
+    def can_take(self, raw):
+        """Store the columns of X that a term reads; tells whether all of them keep their names."""
+        if raw is None or any(_spelled(name) != name or name in RESERVED_NAMES for name in raw.columns):
+            return False
+        if not all(np.array_equal(self.values.get(name, values), values) for name, values in raw.columns.items()):
+            return False
+        self.values |= raw.columns
+        return True
+
     def variable(self, name):
         """Return a name for a variable of the model that no other has."""
         name = _spelled(name)
@@ -291,10 +313,10 @@ def _term(names):
     return f"c({', '.join(f'`{name}`' for name in names)})", f"c({', '.join(names)})"
 
 
-def _common_terms(columns, specification, X, copies, centre, priors):
+def _common_terms(columns, specification, X, copies, centre, priors, raw):
     """Return the terms of the common columns; constant columns are left out.
 
-    `centre`: what to take off the columns, None where Bambi does that.
+    `centre`: what to take off the columns, None where Bambi does that. `raw`: columns that Bambi can compute.
     """
     parts = []
     present = copies > 0
@@ -312,10 +334,14 @@ def _common_terms(columns, specification, X, copies, centre, priors):
             continue
         names = [term] if len(members) == 1 else [specification.common_columns[k] for k in kept]
         values = X[:, kept]
-        if centre is not None:
-            names, values = [f"{name} centred" for name in names], values - centre[kept]
-        stored = [columns.add(*pair) for pair in zip(names, values.T, strict=True)]
-        text, bambi_name = _term(stored)
+        own = raw.get(kept[0]) if len(members) == 1 and centre is None else None
+        if columns.can_take(own):
+            text, bambi_name = own.text, own.name
+        else:
+            if centre is not None:
+                names, values = [f"{name} centred" for name in names], values - centre[kept]
+            stored = [columns.add(*pair) for pair in zip(names, values.T, strict=True)]
+            text, bambi_name = _term(stored)
         variable = columns.variable(term)
         prior = as_bambi_prior(priors[term], [members.index(k) for k in kept])
         scale = np.squeeze(X[present][:, kept].std(axis=0))
@@ -323,18 +349,29 @@ def _common_terms(columns, specification, X, copies, centre, priors):
     return parts
 
 
-def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
-    """Return the layout and the terms of one grouping factor."""
+def _less_point(raw, values, point):
+    """Return a column of X less the point of its prior; None where Bambi cannot compute that."""
+    if point == 0:
+        return raw
+    is_mean = abs(values.mean() - point) <= SAME_POINT * values.std()
+    return raw.centred() if is_mean and not raw.is_product else None
+
+
+def _varying_terms(columns, factor, Z, code, labels, noncentered, priors, raw):
+    """Return the layout and the terms of one grouping factor; `raw`: columns that Bambi can compute."""
     import pandas as pd
 
     terms = columns_by_term(factor.terms)
     centre, intercept = centre_array(factor, priors), varying_intercept(factor)
+    raw = {k: own for k, each in raw.items() if (own := _less_point(each, Z[:, k], centre[k])) is not None}
     Z = less_centre(Z, centre, intercept)
     several = any(len(members) > 1 for members in terms.values()) or centre.any()
     # Bambi splits the dimension names of aliased varying terms at "__".
     plain = (lambda name: _spelled(name).replace("__", "_")) if several else _spelled
     names = group_names(labels)
-    group_column = columns.add(plain(factor.name), pd.Categorical.from_codes(code, names, ordered=True))
+    are_numbers = all(isinstance(label, Real) and not isinstance(label, bool | np.bool_) for label in labels)
+    levels = labels if are_numbers else names
+    group_column = columns.add(plain(factor.name), pd.Categorical.from_codes(code, levels, ordered=True))
     parts = []
     for term, members in terms.items():
         expression = term.removesuffix(f"|{factor.name}")
@@ -342,10 +379,14 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors):
             text = bambi_name = variable = "1"
             scale = 1.0
         else:
-            wanted = [expression] if len(members) == 1 else [factor.columns[k] for k in members]
-            named = [f"{n} centred" if centre[k] else n for n, k in zip(wanted, members, strict=True)]
-            stored = [columns.add(plain(n), Z[:, k]) for n, k in zip(named, members, strict=True)]
-            text, bambi_name = _term(stored)
+            own = raw.get(members[0]) if len(members) == 1 else None
+            if columns.can_take(own):
+                text, bambi_name = own.text, own.name
+            else:
+                wanted = [expression] if len(members) == 1 else [factor.columns[k] for k in members]
+                named = [f"{n} centred" if centre[k] else n for n, k in zip(wanted, members, strict=True)]
+                stored = [columns.add(plain(n), Z[:, k]) for n, k in zip(named, members, strict=True)]
+                text, bambi_name = _term(stored)
             has_own_name = len(members) > 1 or centre[members].any()
             variable = plain(expression) if has_own_name else bambi_name
             scale = np.squeeze(usable_scale(0.0, np.sqrt(np.mean(Z[:, members] ** 2, axis=0))))
