@@ -105,7 +105,10 @@ class GroupLaws(NamedTuple):
 
 
 def rows_given_groups(laws: GroupLaws, x, z, position):
-    """Return mean and variance, each (n_nodes, n_rows), of ``x' b + z' u_j`` for rows of groups at ``position``."""
+    """Return mean and variance, each (n_nodes, n_rows), of ``x' b + z' u_j`` for rows of groups at ``position``.
+
+    At zero of columns that are centred a variance is what quadratic forms leave of each other: rounding, where it is 0.
+    """
     row, column = lower_indices(z.shape[1])
     squares = z[:, row] * z[:, column] * np.where(row == column, 1.0, 2.0)
     n_nodes, p = laws.common_mean.shape
@@ -119,6 +122,7 @@ def rows_given_groups(laws: GroupLaws, x, z, position):
             reach -= laws.taken[:, :, k, position] * of_rows
         for pair, of_rows in enumerate(squares.T):
             variance += laws.covariance[:, pair, position] * of_rows
+        variance = np.maximum(variance, 0.0)
         variance += np.einsum("mar,mar->mr", reach, reach)
         return mean, variance
     # products of matrices for the rows of each group
@@ -132,7 +136,7 @@ def rows_given_groups(laws: GroupLaws, x, z, position):
         turned = np.concatenate([laws.root, -laws.taken[:, :, :, group]], axis=2).reshape(n_nodes * p, -1)
         reach = (turned @ np.concatenate([x[rows], z[rows]], axis=1).T).reshape(n_nodes, p, -1)
         of_group = laws.covariance[:, :, group] @ squares[rows].T
-        variance[:, rows] = of_group + np.einsum("mar,mar->mr", reach, reach)
+        variance[:, rows] = np.maximum(of_group, 0.0) + np.einsum("mar,mar->mr", reach, reach)
     return mean, variance
 
 
