@@ -12,6 +12,9 @@ import numpy as np
 
 # Relative size of what is left of a sum of squares after another is taken off, when nothing is.
 ROUNDING = 1e-13
+# Squared sds of effects over those of their estimates from which rounding may rule, and from which it does where groups
+# do not tell all directions.
+DOUBTFUL, HOPELESS = 1e12, 1e26
 
 
 @lru_cache(maxsize=64)
@@ -197,6 +200,36 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> np.ndarray:
         for k in range(1, q):
             inverse[:, at] += solved[k, i] * scaled[k, j]
     return inverse
+
+
+def made_up_by_rounding(zz: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """Return 0 for nodes whose effects can be computed, and infinity where rounding makes them up, (n_nodes,).
+
+    Where the sd of effects is beyond 1e8 sds of their estimates, digits are lost of the directions that a group does
+    not tell. Variances that exceed what they were before the data give that away, or sds beyond all digits.
+
+    Parameters
+    ----------
+    zz : ndarray of shape (q, q, n_groups)
+        ``A_j``.
+    factor : ndarray of shape (n_points, q, q)
+        ``Lambda``.
+    """
+    verdict = np.zeros(len(factor))
+    if factor.shape[1] < 2 or not zz.shape[2]:
+        return verdict
+    variance = np.sum(factor**2, axis=2)
+    most = np.max(variance, axis=1) * np.max(np.einsum("kkj->kj", zz))
+    doubtful = np.flatnonzero(most > DOUBTFUL)
+    if not len(doubtful):
+        return verdict
+    row, column = lower_indices(factor.shape[1])
+    left = relative_inverse(zz, factor[doubtful])[:, row == column]
+    holds = np.all(left <= 2.0 * variance[doubtful, :, None], axis=(1, 2))
+    if np.any(np.einsum("kkj->kj", rotate_groups(zz, zz)[0]) == 0.0):
+        holds &= most[doubtful] <= HOPELESS
+    verdict[doubtful] = np.where(holds, 0.0, np.inf)
+    return verdict
 
 
 def unpack_symmetric(packed, q):

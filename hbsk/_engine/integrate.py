@@ -290,6 +290,7 @@ def first_proposals(
     near, far = (_lines(along, len(mode)) for along in distances)
     everything = log_density(mode + np.concatenate([np.zeros((1, len(mode))), near @ scale.T, far]))
     drop = everything[0] - everything[1:]
+    drop = np.where(np.isnan(drop), np.inf, drop)  # beyond floating point there is no density
     split = _split_t(mode, scale, drop[: len(near)], distances[0])
     return split, _broad_t(mode, scale, drop[len(near) :], distances[1])
 

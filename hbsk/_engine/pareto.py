@@ -28,8 +28,15 @@ def smoothed_weights(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
     ----------
     log_weight : ndarray of shape (n,)
         Up to a constant; minus infinity is a weight of zero.
+
+    Raises
+    ------
+    FloatingPointError
+        Where all weights are zero.
     """
     n = len(log_weight)
+    if not np.any(np.isfinite(log_weight)):
+        raise FloatingPointError("no node has a density")
     log_weight = log_weight - np.max(log_weight)
     weight = np.exp(log_weight)
     if n < FEWEST_WEIGHTS or np.ptp(log_weight[np.isfinite(log_weight)]) < NO_SPREAD:

@@ -119,7 +119,7 @@ def score_quantiles(values: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """Return quantiles of a number, given its values at `SCORES`, at levels (n_levels,)."""
     with np.errstate(divide="ignore"):
         at = np.arcsinh(STRETCH * np.clip(ndtri(levels), SCORES[0], SCORES[-1])) / STRETCH
-    if values[0] > 0:  # sds have power tails
+    if np.all(values > 0):  # sds have power tails
         return np.exp(make_interp_spline(_steps(), np.log(values), k=5)(at))
     return make_interp_spline(_steps(), values, k=5)(at)
 

@@ -15,7 +15,7 @@ from functools import cached_property
 import numpy as np
 
 from hbsk._engine.common_roots import node_blocks, node_covariances, node_means, node_roots
-from hbsk._engine.group_algebra import lower_indices, relative_inverse, unpack_symmetric
+from hbsk._engine.group_algebra import lower_indices, made_up_by_rounding, relative_inverse, unpack_symmetric
 from hbsk._engine.group_passes import GroupPasses, find_cells
 from hbsk._engine.marginal import MarginalModel, MarginalPoints
 from hbsk._engine.node_algebra import (
@@ -422,7 +422,9 @@ def marginal_posterior(
         _, eigenvalue, coordinate = points.common.at(log_sigma[:, None])
         mean = np.einsum("mij,mj->mi", points.common.basis, coordinate[:, 0])
         root = points.common.basis / np.sqrt(eigenvalue)
-    usable = usable_nodes(weight, sigma, sigma[:, None, None] * factor, mean, root)
+    usable = usable_nodes(
+        weight, sigma, sigma[:, None, None] * factor, mean, root, made_up_by_rounding(model.sums.zz, factor)
+    )
     weight = weight[usable] / weight[usable].sum()
     return MarginalPosterior(
         weight=weight,
