@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
-from hbsk.exceptions import RowOrderWarning, ShrinkageWarning, SuspiciousWeightsWarning
+from hbsk.exceptions import RowOrderWarning, ShrinkageWarning, SuspiciousGroupsWarning, SuspiciousWeightsWarning
 from hbsk.predictive_checks import posterior_predictive_check
 
 N = 60
@@ -249,3 +249,35 @@ def test_formulas_say_that_they_hold_no_lists(frame, y):
     ):
         with pytest.raises(ValueError, match=r"cannot hold a list.*df=.*SplineTransformer"):
             PartialPoolingRegressor(formula).fit(frame, y)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sides of the bar
+
+
+@pytest.mark.parametrize("as_numbers", [False, True])
+@pytest.mark.parametrize("bar", ["(g | x)", "(g || x)", "(0 + g | x)", "(z + g | x)", "(C(g) | x)"])
+def test_swapped_sides_of_the_bar_are_refused_with_what_was_meant(frame, y, bar, as_numbers):
+    frame = frame.assign(z=np.random.default_rng(1).normal(size=N))
+    if as_numbers:
+        frame["g"] = frame["g"].map(ord).astype(float)
+    with pytest.raises(
+        ValueError, match=r"'x' is a different number in each .* Did you mean \(x \| g\) for \(g \| x\)"
+    ):
+        PartialPoolingRegressor(f"y ~ x + {bar}").fit(frame, y)
+
+
+def test_sides_of_the_bar_that_may_be_meant_are_not_refused(frame, y):
+    frame = frame.assign(
+        z=np.repeat(np.random.default_rng(1).normal(size=20), 3), when=pd.date_range("2020", periods=N)
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        PartialPoolingRegressor("y ~ x + (x | g)").fit(frame, y)
+        PartialPoolingRegressor("y ~ x + (x | z)").fit(frame, y)  # labels that are numbers, and recur
+        warnings.simplefilter("ignore", ShrinkageWarning)
+        PartialPoolingRegressor("y ~ g + (1 | when)").fit(frame, y)
+        warnings.simplefilter("ignore", SuspiciousGroupsWarning)
+        PartialPoolingRegressor("y ~ g + (1 | x)").fit(frame, y)  # a warning says what it is
+        labels = frame.assign(x=frame["x"].astype(str))
+        PartialPoolingRegressor("y ~ 1 + (1 | x)").fit(labels, y)

@@ -14,6 +14,7 @@ from hbsk._model.design import PredictedRows
 from hbsk._model.formula import ParsedFormula, bind_columns, write_formula
 from hbsk._model.options import Options
 from hbsk._model.specification import Specification, specify
+from hbsk._model.swapped_sides import refuse_swapped_sides
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def read_training_frame(
 
         parsed = parse_formula(options.formula)
         parsed = bind_columns(parsed, table.names, read_keyword(groups, table))
+        refuse_swapped_sides(parsed, table)
         sources = [_source_of(factor) for factor in parsed.factors]
         used = tuple(dict.fromkeys(parsed.column_of(name) for name in parsed.feature_names))
     rows = read_training_rows(
