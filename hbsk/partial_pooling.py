@@ -149,10 +149,11 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     -----
     The marginal engine takes Normal and Flat priors on common terms; Normal effects of groups with fixed means;
     HalfNormal, HalfStudentT, HalfCauchy, Exponential, Gamma, InverseGamma and Uniform priors on sds; LKJ priors on
-    correlations; numbers for fixed sds. The default priors are Bambi's, except that columns without a varying slope
-    count as mean-centred in the scale of the priors on the intercept and on ``1|group``, so that shifting such a column
-    changes nothing, and that an offset is taken off y first. sigma is at least 1e-6 of the sd of y: a perfect fit has
-    no proper posterior otherwise.
+    correlations; numbers for fixed sds. The default priors are Bambi's, except that columns count as mean-centred in
+    the scale of the priors on the intercept and on ``1|group``, those with a varying slope as less the point at
+    ``centre|group``, so that shifting a column changes nothing; that an offset is taken off y first; and that known
+    standard errors are part of the sd of y. sigma is at least 1e-6 of the sd of y: a perfect fit has no proper
+    posterior otherwise.
 
     `group_sd_`, `group_correlation_`, `shrinkage_`, `group_effects_` and `diagnostics_` are computed when they are
     first asked for, kept until the next fit, and left out of pickles. What is returned is a copy: changing it changes
@@ -160,8 +161,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
 
     ``sample_weight`` counts copies of rows; ``standard_error`` is the known sd of each y. They may be given together.
 
-    The first fit of a process imports Bambi (seconds); predicting and unpickling need neither Bambi nor PyMC. Loading a
-    pickle runs code: load only files that you trust.
+    Fits that are sampled import Bambi and PyMC (seconds); those that are integrated, predicting and unpickling need
+    neither. Loading a pickle runs code: load only files that you trust.
 
     References
     ----------
