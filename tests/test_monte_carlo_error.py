@@ -1,5 +1,7 @@
 """The Monte Carlo error that the engine reports is not smaller than the true one; 500 problems in tests/slow."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,22 @@ def test_errors_meet_their_target(found):
         assert np.all(relative_error < 2 * ERROR_TARGET)
     met = np.concatenate([relative_error for *_, relative_error in found]) < ERROR_TARGET
     assert met.mean() > 0.95
+
+
+@pytest.mark.parametrize("distance", [0.3, 4.0, 40.0])
+def test_columns_far_from_where_priors_refer_to_spoil_neither(distance, monkeypatch):
+    """Correlated blocks whose columns lie some sds from zero, where their priors are stated."""
+    n_problems = 0
+    for i in range(12):
+        rng = np.random.default_rng([99, i])
+        problem, priors = random_problem(rng, small=True)
+        q = problem.Z.shape[1]
+        if len(priors.blocks) > 1 or q == 1:
+            continue
+        Z = problem.Z.copy()
+        Z[:, 1:] += distance * rng.choice([-1, 1], q - 1) / np.sqrt(q - 1)
+        fit, ratio, _ = deviations(replace(problem, Z=Z), priors, monkeypatch, 16_000)
+        assert fit.reliable, i
+        assert np.max(ratio) < 4, i
+        n_problems += 1
+    assert n_problems >= 3

@@ -205,7 +205,7 @@ def relative_inverse(zz: np.ndarray, factor: np.ndarray) -> np.ndarray:
 def made_up_by_rounding(zz: np.ndarray, factor: np.ndarray) -> np.ndarray:
     """Return 0 for nodes whose effects can be computed, and infinity where rounding makes them up, (n_nodes,).
 
-    Where the sd of effects is beyond 1e8 sds of their estimates, digits are lost of the directions that a group does
+    Where the sd of effects is beyond 1e6 sds of their estimates, digits are lost of the directions that a group does
     not tell. Variances that exceed what they were before the data give that away, or sds beyond all digits.
 
     Parameters
