@@ -12,9 +12,9 @@ from typing import Any
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._data.checks import check_coverage
-from hbsk._data.labels import GroupFactor
+from hbsk._data.factor import Factor
 from hbsk._data.rows import LEAST_ROWS, Rows
-from hbsk._data.sources import GROUPS, FactorSource
+from hbsk._data.sources import GROUPS
 from hbsk._data.table import Table, read_table
 from hbsk._fit import Learnt, bambi_model, diagnose_fit, model_priors
 from hbsk._messages import shown
@@ -35,10 +35,8 @@ class LearntMeans:
 
     Attributes
     ----------
-    sources : tuple of FactorSource
-        Where labels come from; none without groups.
-    factors : dict of str to GroupFactor
-        Labels, by factor.
+    factors : tuple of Factor
+        The grouping factor; none without groups.
     columns : tuple of str
         Columns of X that the target, or the regression without groups, is a surface in.
     known_errors : bool
@@ -47,8 +45,7 @@ class LearntMeans:
         What predictions need.
     """
 
-    sources: tuple[FactorSource, ...]
-    factors: dict[str, GroupFactor]
+    factors: tuple[Factor, ...]
     columns: tuple[str, ...]
     known_errors: bool
     means: FittedMeans

@@ -90,24 +90,24 @@ class Learnt:
         Layout of the data.
     fitted : Fitted
         Posterior and model.
-    copies : dict of str to ndarray of shape (n_groups,)
-        Number of copies of rows in each group, by factor.
+    copies : tuple of ndarray of shape (n_groups,)
+        Number of copies of rows in each group of each factor.
     known_errors : bool
         Whether the standard errors of y were given.
     """
 
     frame: ModelFrame
     fitted: Fitted
-    copies: dict[str, np.ndarray]
+    copies: tuple[np.ndarray, ...]
     known_errors: bool
 
 
 def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted) -> Learnt:
     """Keep of a fit what later questions need."""
-    copies = {
-        name: np.bincount(codes, weights=rows.sample_weight, minlength=rows.factors[name].n_groups)
-        for name, codes in rows.codes.items()
-    }
+    copies = tuple(
+        np.bincount(codes, weights=rows.sample_weight, minlength=factor.n_groups)
+        for factor, codes in zip(rows.factors, rows.codes, strict=True)
+    )
     return Learnt(frame, fitted, copies, rows.standard_error is not None)
 
 
@@ -217,8 +217,7 @@ def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_m
     codes, n_groups, intercept = None, 0, None
     if specification.factors:
         intercept = varying_intercept(specification.factors[factor])
-        name = specification.factors[factor].name
-        codes, n_groups = rows.codes[name], rows.factors[name].n_groups
+        codes, n_groups = rows.codes[factor], rows.factors[factor].n_groups
     design = specification.design(rows.features)
     return collect(
         design if effect_mean is None else DesignWithMeans(design, effect_mean),
@@ -301,13 +300,14 @@ def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
     from hbsk._bambi.raw_terms import raw_terms
 
     specification = frame.specification
+    factors = specification.factors
     return build_model(
         specification,
         priors,
         specification.design(rows.features),
         rows.y,
-        rows.codes,
-        {factor.name: rows.factors[factor.name].labels for factor in specification.factors},
+        {factor.name: codes for factor, codes in zip(factors, rows.codes, strict=bool(factors))},
+        {factor.name: factor.labels for factor in factors},
         sample_weight=rows.sample_weight,
         standard_error=rows.standard_error,
         raw=raw_terms(specification, rows.features),

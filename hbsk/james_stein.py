@@ -271,7 +271,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             min_samples=LEAST_ROWS,
         )
         one_grouping(rows, type(self).__name__)
-        return self._shrink_means(rows) if rows.sources else self._shrink_slopes(rows)
+        return self._shrink_means(rows) if rows.factors else self._shrink_slopes(rows)
 
     def predict(self, X, groups=None, *, return_std=False, standard_error=None):
         """Predict the shrunken mean of each row's group.
@@ -363,8 +363,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     def _shrink_means(self, rows: Rows) -> JamesSteinEstimator:
         assert rows.y is not None  # reading training rows has made sure of it
-        (factor,) = rows.factors.values()
-        (codes,) = rows.codes.values()
+        (factor,), (codes,) = rows.factors, rows.codes
         regression = self.target == "regression"
         names = numeric_columns(rows, type(self).__name__) if regression else []
         learnt = shrink_groups(
@@ -385,7 +384,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         else:
             warn_of_redundant_columns(names, learnt.redundant)
         fitted = fitted_means(learnt)
-        self._learnt = LearntMeans(rows.sources, rows.factors, tuple(names), rows.standard_error is not None, fitted)
+        self._learnt = LearntMeans((factor,), tuple(names), rows.standard_error is not None, fitted)
         self.groups_ = factor.labels
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
@@ -421,7 +420,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             reason = "fewer than 3 slopes" if learnt.rank < 3 else "no degrees of freedom for the residual variance"
             warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
         fitted = fitted_slopes(learnt)
-        self._learnt = LearntMeans((), {}, tuple(names), rows.standard_error is not None, fitted)
+        self._learnt = LearntMeans((), tuple(names), rows.standard_error is not None, fitted)
         for name in ("groups_", "group_sizes_", "group_means_", "theta_", "theta_sd_"):
             setattr(self, name, np.empty(0))
         self.shrinkage_ = learnt.factor
@@ -443,7 +442,6 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             read_table(self, X, reset=False),
             groups,
             name=type(self).__name__,
-            sources=self._learnt.sources,
             factors=self._learnt.factors,
             unknown_groups=self.unknown_groups,
             standard_error=standard_error,
@@ -454,7 +452,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
                 "groups was estimated (sigma2_). Leave it out."
             )
         columns = [rows.features.numbers(name) for name in self._learnt.columns]
-        return rows, columns, next(iter(rows.codes.values()), None)
+        return rows, columns, rows.codes[0] if rows.codes else None
 
     def _mark_unknown(self, answer: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
         if codes is not None and self.unknown_groups == "nan":

@@ -277,7 +277,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         options = options_of(self)
         table = read_training_table(self, X)
         frame, rows = read_training_frame(options, table, y, groups, standard_error, sample_weight)
-        if not frame.grouped.factors and self.pooling != "complete":
+        if not frame.factors and self.pooling != "complete":
             self._warn_no_groups()
         self._warn_of_single_rows(frame, rows)
         fitted = infer(options, frame, rows)
@@ -427,8 +427,9 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             return
         fixed = {name for name, prior in (self.priors or {}).items() if isinstance(prior, Real)}
         if "sigma" not in fixed:
-            names = [factor.name for factor in frame.specification.factors]
-            factors = [(name, frame.factors[name].labels, rows.codes[name]) for name in names]
+            factors = [
+                (factor.name, factor.labels, codes) for factor, codes in zip(frame.factors, rows.codes, strict=True)
+            ]
             warn_of_single_rows(factors, rows.sample_weight)
 
     def _learn(self, frame, rows, fitted):
@@ -445,7 +446,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         nodes = posterior.variance_nodes()
         mean = np.inf if posterior.tails.of_sigma() <= OF_MEAN else posterior.weight @ nodes.sigma
         self.sigma_ = float("nan") if self._learnt.known_errors else float(mean)
-        self.groups_ = {factor.name: frame.factors[factor.name].labels for factor in frame.grouped.factors}
+        self.groups_ = {factor.name: factor.labels for factor in frame.factors}
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.trusted:
             warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])

@@ -39,7 +39,7 @@ class Reader(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             standard_error=standard_error,
             sample_weight=sample_weight,
         )
-        self.sources_, self.factors_ = self._rows.sources, self._rows.factors
+        self.factors_ = self._rows.factors
         return self
 
     def read(self, X, groups=None):
@@ -47,13 +47,12 @@ class Reader(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             read_table(self, X, reset=False),
             groups,
             name="Reader",
-            sources=self.sources_,
             factors=self.factors_,
             unknown_groups=self.unknown_groups,
         )
 
     def predict(self, X, groups=None, *, standard_error=None):
-        return next(iter(self.read(X, groups).codes.values())).astype(float)
+        return self.read(X, groups).codes[0].astype(float)
 
     def score(self, X, y, sample_weight=None, *, groups=None):
         return float(len(self.predict(X, groups)))
@@ -61,6 +60,10 @@ class Reader(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
 def table_of(X):
     return read_table(Reader(), X, reset=True)
+
+
+def names_of(reader):
+    return [factor.name for factor in reader.factors_]
 
 
 # Columns of X
@@ -92,9 +95,9 @@ def frame(**columns):
 )
 def test_group_columns_by_name_and_position(group_features, X):
     reader = Reader(group_features).fit(X, RESPONSE)
-    (name,) = reader.factors_
-    assert reader.factors_[name].labels.tolist() == ["a", "b", "c"]
-    assert reader._rows.codes[name].tolist() == [1, 0, 2, 0, 1]
+    (factor,) = reader.factors_
+    assert factor.labels.tolist() == ["a", "b", "c"]
+    assert reader._rows.codes[0].tolist() == [1, 0, 2, 0, 1]
     assert reader.n_features_in_ == 2
     assert len(reader._rows.feature_names) == 1
     assert reader.predict(X).tolist() == [1, 0, 2, 0, 1]
@@ -102,16 +105,16 @@ def test_group_columns_by_name_and_position(group_features, X):
 
 def test_names_of_factors():
     renamed = frame().rename(columns={"school": "remainder__school"})
-    assert list(Reader("school").fit(renamed, RESPONSE).factors_) == ["school"]
-    assert list(Reader(-1).fit(renamed, RESPONSE).factors_) == ["remainder__school"]
-    assert list(Reader(-1).fit(FEATURES, RESPONSE).factors_) == ["x1"]
+    assert names_of(Reader("school").fit(renamed, RESPONSE)) == ["school"]
+    assert names_of(Reader(-1).fit(renamed, RESPONSE)) == ["remainder__school"]
+    assert names_of(Reader(-1).fit(FEATURES, RESPONSE)) == ["x1"]
 
 
 def test_several_columns_are_several_factors():
     X = frame(teacher=[2, 2, 1, 1, 3])
     reader = Reader(["teacher", "school"]).fit(X, RESPONSE)
-    assert list(reader.factors_) == ["teacher", "school"]
-    assert reader._rows.codes["teacher"].tolist() == [1, 1, 0, 0, 2]
+    assert names_of(reader) == ["teacher", "school"]
+    assert reader._rows.codes[0].tolist() == [1, 1, 0, 0, 2]
     assert reader._rows.feature_names == ("x",)
 
 
@@ -210,8 +213,8 @@ def test_measurements_taken_for_groups_are_suspicious():
 )
 def test_one_label_per_row_by_keyword(groups):
     reader = Reader().fit(FEATURES, RESPONSE, groups=groups)
-    assert list(reader.factors_) == ["groups"]
-    assert reader.factors_["groups"].labels.tolist() == ["a", "b", "c"]
+    assert names_of(reader) == ["groups"]
+    assert reader.factors_[0].labels.tolist() == ["a", "b", "c"]
     assert reader.predict(FEATURES, groups=groups).tolist() == [1, 0, 2, 0, 1]
     assert reader._rows.feature_names == ("x0", "x1")
 
@@ -219,23 +222,23 @@ def test_one_label_per_row_by_keyword(groups):
 def test_several_factors_by_keyword():
     two = np.array([[1, 5], [2, 5], [1, 6], [2, 6], [3, 6]])
     reader = Reader().fit(FEATURES, RESPONSE, groups=two)
-    assert {name: codes.tolist() for name, codes in reader._rows.codes.items()} == {
+    assert dict(zip(names_of(reader), [codes.tolist() for codes in reader._rows.codes], strict=True)) == {
         "groups_0": [0, 1, 0, 1, 2],
         "groups_1": [0, 0, 1, 1, 1],
     }
     for named in (pd.DataFrame(two, columns=["class", "town"]), pl.DataFrame({"class": two[:, 0], "town": two[:, 1]})):
         reader = Reader().fit(FEATURES, RESPONSE, groups=named)
-        assert list(reader.factors_) == ["class", "town"]
-        assert reader.read(FEATURES, named).codes["town"].tolist() == [0, 0, 1, 1, 1]
+        assert names_of(reader) == ["class", "town"]
+        assert reader.read(FEATURES, named).codes[1].tolist() == [0, 0, 1, 1, 1]
         with pytest.raises(ValueError, match=r"the same factors as in fit \('class', 'town'\); got 'groups'"):
             reader.predict(FEATURES, groups=two[:, 0])
 
 
 def test_lists_of_tuples_and_of_mixed_labels():
     reader = Reader().fit(FEATURES, RESPONSE, groups=[("b", 1), ("a", 1), ("b", 1), ("a", 2), ("a", 1)])
-    assert reader.factors_["groups"].labels.tolist() == [("a", 1), ("a", 2), ("b", 1)]
+    assert reader.factors_[0].labels.tolist() == [("a", 1), ("a", 2), ("b", 1)]
     reader = Reader().fit(FEATURES, RESPONSE, groups=[1, "1", 1.0, True, 2])
-    assert reader.factors_["groups"].labels.tolist() == [1, "1", 2]
+    assert reader.factors_[0].labels.tolist() == [1, "1", 2]
 
 
 @pytest.mark.parametrize(
@@ -271,7 +274,7 @@ def test_both_routes_at_once():
         Reader().fit(frame(groups=TEXT), RESPONSE, groups=TEXT)
     with pytest.raises(ValueError, match="Groups were given twice: X has a column 'school'"):
         Reader().fit(frame(), RESPONSE, groups=pd.DataFrame({"school": TEXT}))
-    assert list(Reader("groups").fit(frame(groups=TEXT), RESPONSE).factors_) == ["groups"]
+    assert names_of(Reader("groups").fit(frame(groups=TEXT), RESPONSE)) == ["groups"]
 
 
 def test_labels_lost_between_fit_and_predict():
@@ -298,16 +301,16 @@ def test_sources_of_a_formula():
     rows = read_sources(
         X, None, FactorSource("school", ("school",)), FactorSource("school:teacher", ("school", "teacher"))
     )
-    assert rows.factors["school:teacher"].labels.tolist() == [("a", 1), ("a", 2), ("b", 2), ("b", 3), ("c", 1)]
+    assert rows.factors[1].labels.tolist() == [("a", 1), ("a", 2), ("b", 2), ("b", 3), ("c", 1)]
     assert rows.feature_names == ("x",)
     rows = read_sources(FEATURES, TEXT, FactorSource("groups", None))
-    assert rows.sources == (FactorSource("groups", None, keyword=True),)
+    assert rows.factors[0].source == FactorSource("groups", None, keyword=True)
     rows = read_sources(frame(groups=TEXT), None, FactorSource("groups", None))
-    assert rows.sources == (FactorSource("groups", ("groups",)),)
+    assert rows.factors[0].source == FactorSource("groups", ("groups",))
     named = pd.DataFrame({"a": TEXT, "b": [1, 1, 1, 2, 2]})
     rows = read_sources(FEATURES, named, FactorSource("a:b", ("a", "b")))
-    assert rows.factors["a:b"].labels.tolist() == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("c", 1)]
-    assert rows.sources == (FactorSource("a:b", ("a", "b"), keyword=True),)
+    assert rows.factors[0].labels.tolist() == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("c", 1)]
+    assert rows.factors[0].source == FactorSource("a:b", ("a", "b"), keyword=True)
     assert rows.feature_names == ("x0", "x1")
 
 
@@ -339,13 +342,13 @@ def test_policies_for_unknown_groups(route):
 
     for policy in ("population", "nan"):
         rows = read(policy)
-        (name,) = rows.codes
-        assert rows.unknown[name].tolist() == [False, True, True, True, True]
-        assert rows.codes[name].tolist() == [0, 3, 4, 3, 5]
+        assert len(rows.codes) == 1
+        assert rows.unknown[0].tolist() == [False, True, True, True, True]
+        assert rows.codes[0].tolist() == [0, 3, 4, 3, 5]
     where = "groups=" if route == "keyword" else "Group column 'school' of X"
     with pytest.raises(ValueError, match=rf"{where} has 3 groups not seen in fit: 'u', 'v', NaN \(missing\)\."):
         read("error")
-    assert not read("error", TEXT[:2]).unknown[name].any()
+    assert not read("error", TEXT[:2]).unknown[0].any()
 
 
 def test_error_policy_shows_five_labels():
@@ -368,8 +371,8 @@ def test_rows_of_weight_zero_are_gone():
         sample_weight=[1, 2, 0, 0, 0.5],
         standard_error=[1.0, 2.0, 3.0, 4.0, 5.0],
     )
-    assert rows.factors["school"].labels.tolist() == ["a", "b"]
-    assert rows.codes["school"].tolist() == [1, 0, 1]
+    assert rows.factors[0].labels.tolist() == ["a", "b"]
+    assert rows.codes[0].tolist() == [1, 0, 1]
     assert rows.y.tolist() == [1.0, 2.0, 5.0]
     assert rows.sample_weight.tolist() == [1.0, 2.0, 0.5]
     assert rows.standard_error.tolist() == [1.0, 2.0, 5.0]
@@ -377,7 +380,7 @@ def test_rows_of_weight_zero_are_gone():
     rows = read_training_rows(
         table_of(FEATURES), RESPONSE, pd.Series(TEXT, index=list("edcba")), sample_weight=[0, 1, 1, 1, 0], name="Reader"
     )
-    assert rows.factors["groups"].labels.tolist() == ["a", "c"]
+    assert rows.factors[0].labels.tolist() == ["a", "c"]
     with pytest.raises(ValueError, match="n_samples=1 rows have a positive sample_weight"):
         read_training_rows(
             table_of(FEATURES), RESPONSE, TEXT, sample_weight=[0, 1, 0, 0, 0], min_samples=2, name="Reader"

@@ -29,7 +29,7 @@ def standardised(model, X, y):
 
 def posterior_without(model, X, y, group):
     """Refit on all other groups, priors and centring held."""
-    fitted, (factor,) = model._learnt.fitted, model._learnt.frame.factors.values()
+    fitted, (factor,) = model._learnt.fitted, model._learnt.frame.factors
     sums = fitted.model.sums
     rows = (X[factor.name] == group).to_numpy()
     xs, _, ys = standardised(model, X, y)
@@ -52,7 +52,7 @@ def refit_without(model, X, y, group):
     """Refit on all other groups, priors and centring held, and return log p(y_j | y_-j) of the group left out."""
     refit = posterior_without(model, X, y, group)
     xs, zs, ys = standardised(model, X, y)
-    (factor,) = model._learnt.frame.factors.values()
+    (factor,) = model._learnt.frame.factors
     rows = (X[factor.name] == group).to_numpy()
     log_density = []
     for i in range(refit.n_nodes):

@@ -422,8 +422,8 @@ def test_a_fit_has_what_a_fit_has(name, wrong, partial_document):
 @pytest.mark.parametrize(
     ("name", "wrong"),
     [
-        ("fitted", 1), ("fitted", None), ("frame", True), ("copies", {}), ("copies", {"school": 1}),
-        ("known_errors", 1),
+        ("fitted", 1), ("fitted", None), ("frame", True), ("copies", {}), ("copies", []), ("known_errors", 1),
+        ("copies", {"$": "tuple", "value": []}),
     ],
 )  # fmt: skip
 def test_what_is_learnt_is_of_its_kind(name, wrong, partial_document):

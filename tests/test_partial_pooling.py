@@ -403,13 +403,12 @@ def test_two_groups_under_a_cauchy_prior_have_no_finite_variance_for_a_third(rng
 
 
 def test_a_posterior_that_was_not_found_warns(data, monkeypatch):
-    from hbsk import _fit as _inference
     from hbsk._engine import fit as _marginal_fit
 
     X, y = data
     monkeypatch.setattr(_marginal_fit, "PARETO_K_LIMIT", -5.0)
     monkeypatch.setattr("hbsk._posterior.diagnostics.PARETO_K_THRESHOLD", -5.0)
-    monkeypatch.setattr(_inference, "_sampler", lambda estimator: None)
+    monkeypatch.setattr("hbsk._model.options.Options.sampling", None)
     with pytest.warns(ConvergenceWarning, match=r"not reliable: Pareto k"):
         PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
 

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hbsk._data.factor import Factor
 from hbsk._data.table import Table
 from hbsk._model.formula import bind_columns, write_formula
 from hbsk._model.parser import parse_formula
-from hbsk._model.specification import FactorTerms, specify
+from hbsk._model.specification import specify
 
 
 @pytest.fixture
@@ -204,8 +205,8 @@ def test_plain_columns_never_reach_formulae(frame, monkeypatch):
 def test_factors_and_blocks(frame):
     factors = specified("y ~ x + (a + x | g) + (0 + z | g) + (k || yes)", frame).factors
     assert factors == (
-        FactorTerms("g", ("1", "a[q]", "a[r]", "x", "z"), ("1|g", "a|g", "a|g", "x|g", "z|g"), ((0, 1, 2, 3), (4,))),
-        FactorTerms("yes", ("1", "k"), ("1|yes", "k|yes"), ((0,), (1,))),
+        Factor("g", ("1", "a[q]", "a[r]", "x", "z"), ("1|g", "a|g", "a|g", "x|g", "z|g"), ((0, 1, 2, 3), (4,))),
+        Factor("yes", ("1", "k"), ("1|yes", "k|yes"), ((0,), (1,))),
     )
     factors = specified("y ~ (0 + a || g/k)", frame).factors
     assert [f.name for f in factors] == ["g", "g:k"]
@@ -256,7 +257,7 @@ def test_factors_keep_their_plain_names(frame):
     """Group codes are looked up by the name of the factor, also where it is a reserved word."""
     table = table_of(frame.assign(sigma=1.0))
     (factor,) = specify(parse_formula("y ~ sigma + (sigma | sigma)"), table).factors
-    assert factor == FactorTerms("sigma", ("1", "`sigma`"), ("1|sigma", "`sigma`|sigma"), ((0, 1),))
+    assert factor == Factor("sigma", ("1", "`sigma`"), ("1|sigma", "`sigma`|sigma"), ((0, 1),))
     with pytest.raises(ValueError, match="several terms or columns called"):
         specify(parse_formula("y ~ (1 | `g:k`) + (1 | g:k)"), table)
 

@@ -7,13 +7,14 @@ the keyword `groups=`. This module finds the labels, or says why it cannot; it n
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from hbsk._data.checks import about_origin, check_size, check_standard_error, check_target, check_weights
+from hbsk._data.factor import Factor
 from hbsk._data.label_kinds import written_otherwise
 from hbsk._data.labels import GroupFactor, Values
 from hbsk._data.sources import (
@@ -30,7 +31,7 @@ from hbsk._data.table import Table
 from hbsk._messages import quoted, shown, warn
 from hbsk.exceptions import LabelMismatchWarning, SuspiciousGroupsWarning
 
-__all__ = ["FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
+__all__ = ["Factor", "FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
 
 UNKNOWN_GROUPS = ("population", "error", "nan")
 # Fewest rows that any of our estimators learns from.
@@ -46,14 +47,14 @@ class Rows:
     ----------
     features : Table
         All columns of X, group columns included.
-    codes : dict of str to ndarray of shape (n_rows,)
-        Factor name to group codes, int64; codes from `factors[name].n_groups` up are groups not seen in fit.
-    factors : dict of str to GroupFactor
-        Factor name to its labels.
-    sources : tuple of FactorSource
-        Where the labels were found, to be kept for predict.
+    factors : list of Factor
+        Grouping factors: where their labels were found, and which they are; to be kept for predict.
+    codes : list of ndarray of shape (n_rows,)
+        Group codes of each factor, int64; codes from `n_groups` up are groups not seen in fit.
     y, sample_weight, standard_error : ndarray of shape (n_rows,) or None
         float64.
+    unknown : list of ndarray of shape (n_rows,)
+        Of each factor, which rows are of groups not seen in fit.
     y_deviation : ndarray of shape (n_rows,) or None
         y less `y_origin`, exact to its last digit where y, as float64, would lose its spread beside its location;
         otherwise y itself, and the origin 0.
@@ -61,13 +62,12 @@ class Rows:
     """
 
     features: Table
-    codes: dict[str, np.ndarray]
-    factors: dict[str, GroupFactor]
-    sources: tuple[FactorSource, ...] = ()
+    factors: list[Factor]
+    codes: list[np.ndarray] = field(default_factory=list)
     y: np.ndarray | None = None
     sample_weight: np.ndarray | None = None
     standard_error: np.ndarray | None = None
-    unknown: dict[str, np.ndarray] = field(default_factory=dict)
+    unknown: list[np.ndarray] = field(default_factory=list)
     y_deviation: np.ndarray | None = None
     y_origin: float = 0.0
 
@@ -79,7 +79,8 @@ class Rows:
     @property
     def feature_names(self) -> tuple[str, ...]:
         """Columns of X that hold no group labels."""
-        group_columns = {c for source in self.sources if not source.from_keyword for c in source.columns or ()}
+        sources = [factor.source for factor in self.factors if factor.source is not None]
+        group_columns = {c for source in sources if not source.from_keyword for c in source.columns or ()}
         return tuple(name for name in self.features.names if name not in group_columns)
 
 
@@ -134,7 +135,8 @@ def read_training_rows(
             f"groups= was given, but no grouping factor of this {name} takes its labels from there "
             f"(factors: {[source.name for source in sources]}). Leave groups= out, or name it in the model."
         )
-    rows = Rows(table, {}, {}, sources, y, sample_weight, standard_error)
+    rows = Rows(table, [Factor(source.name, source=source) for source in sources])
+    rows.y, rows.sample_weight, rows.standard_error = y, sample_weight, standard_error
     rows.y_deviation, rows.y_origin = about_origin(given, y)
     rows.features.check_features(rows.feature_names if used_columns is None else used_columns, name)
     if sample_weight is not None and not sample_weight.all():
@@ -144,11 +146,11 @@ def read_training_rows(
                 f"n_samples={rows.n_rows} rows have a positive sample_weight, while a minimum of {min_samples} is "
                 f"required by {name}."
             )
-    for source in sources:
-        factor, codes = GroupFactor.learn(source.name, label_columns(source, rows.features, keyword))
-        _check_training_labels(source, factor, codes)
-        rows.codes[source.name] = codes
-        rows.factors[source.name] = factor
+    for f, source in enumerate(sources):
+        groups, codes = GroupFactor.learn(source.name, label_columns(source, rows.features, keyword))
+        _check_training_labels(source, groups, codes)
+        rows.codes.append(codes)
+        rows.factors[f] = replace(rows.factors[f], groups=groups)
     return rows
 
 
@@ -194,10 +196,10 @@ def _refuse_fractions(labels: np.ndarray, name: str) -> None:
 
 def one_grouping(rows: Rows, name: str) -> None:
     """Raise where there is more than one factor."""
-    if len(rows.sources) > 1:
+    if len(rows.factors) > 1:
         raise ValueError(
-            f"{name} shrinks the means of one grouping; got {len(rows.sources)} "
-            f"({', '.join(repr(source.name) for source in rows.sources)}). Join the columns into one, or use "
+            f"{name} shrinks the means of one grouping; got {len(rows.factors)} "
+            f"({', '.join(repr(factor.name) for factor in rows.factors)}). Join the columns into one, or use "
             "PartialPoolingRegressor."
         )
 
@@ -223,8 +225,7 @@ def read_rows(
     groups: Any = None,
     *,
     name: str,
-    sources: Sequence[FactorSource],
-    factors: dict[str, GroupFactor],
+    factors: Sequence[Factor],
     unknown_groups: str = "population",
     standard_error: Any = None,
     used_columns: Iterable[str] | None = None,
@@ -240,10 +241,8 @@ def read_rows(
         As given to the method.
     name : str
         Name of the estimator, for messages.
-    sources : sequence of FactorSource
-        `Rows.sources` of the fit.
-    factors : dict of str to GroupFactor
-        `Rows.factors` of the fit.
+    factors : sequence of Factor
+        Of the fit; none where labels are not looked at.
     unknown_groups : {"population", "error", "nan"}, default="population"
         Policy of the estimator; only "error" makes a difference here.
     used_columns : iterable of str, default=None
@@ -261,24 +260,22 @@ def read_rows(
     given, y = y, None if y is None else check_target(y, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
-    _check_route(name, sources, keyword)
-    rows = Rows(table, {}, dict(factors), tuple(sources), y, None, standard_error)
+    _check_route(name, [factor.source for factor in factors], keyword)
+    rows = Rows(table, list(factors), y=y, standard_error=standard_error)
     if y is not None:
         rows.y_deviation, rows.y_origin = about_origin(given, y)
     rows.features.check_features(rows.feature_names if used_columns is None else used_columns, name)
-    for source in sources:
+    for factor in factors:
+        source, groups = factor.source, factor.groups
         columns = label_columns(source, table, keyword)
-        factor = factors[source.name]
         if source.from_keyword:
             for column in columns:
                 if getattr(column.dtype, "kind", "O") == "f":
                     _refuse_fractions(np.asarray(column)[np.isfinite(column)], source.name)
-        codes = factor.encode(columns)
-        otherwise = written_otherwise(factor, columns) if (codes >= factor.n_groups).all() else ""
-        rows.codes[source.name] = codes
-        rows.unknown[source.name] = apply_unknown_policy(
-            codes, factor.n_groups, columns, unknown_groups, source, otherwise
-        )
+        codes = groups.encode(columns)
+        otherwise = written_otherwise(groups, columns) if (codes >= groups.n_groups).all() else ""
+        rows.codes.append(codes)
+        rows.unknown.append(apply_unknown_policy(codes, groups.n_groups, columns, unknown_groups, source, otherwise))
         if otherwise:
             warn(
                 f"{where_labels_stand(source)}: not one of the labels of these rows was seen in fit; {otherwise}. All "

@@ -86,7 +86,7 @@ def default_centre(factor: Any, z_mean: np.ndarray, given: Sequence[str]) -> dic
 
     Parameters
     ----------
-    factor : FactorTerms
+    factor : Factor
     z_mean : ndarray of shape (q,)
     given : sequence of str
         Keys of the user's priors.

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._data.labels import GroupFactor
+from hbsk._data.factor import Factor
 from hbsk._data.rows import LEAST_ROWS, FactorSource, Rows, read_rows, read_training_rows
 from hbsk._data.sources import GROUPS, read_keyword
 from hbsk._data.table import Table
@@ -27,15 +27,15 @@ class ModelFrame:
         Of the model that is fitted (without groups where they are ignored).
     grouped : Specification
         With the groups, whether they are ignored or not.
-    sources : tuple of FactorSource
-        Where labels come from.
-    factors : dict of str to GroupFactor
     """
 
     specification: Specification
     grouped: Specification
-    sources: tuple[FactorSource, ...]
-    factors: dict[str, GroupFactor]
+
+    @property
+    def factors(self) -> tuple[Factor, ...]:
+        """The grouping factors, whether they are ignored or not."""
+        return self.grouped.factors
 
     @property
     def ignores_groups(self) -> bool:
@@ -72,11 +72,20 @@ def read_training_frame(
         parsed = _written_formula(options, rows)
     if not options.correlated:
         parsed = parsed.without_correlation()
-    grouped = specify(parsed, rows.features, sample_weight=rows.sample_weight)
+    grouped = _with_groups(specify(parsed, rows.features, sample_weight=rows.sample_weight), rows)
     specification = grouped
     if options.pooling == "complete" and parsed.blocks:
         specification = specify(parsed.without_groups(), rows.features, sample_weight=rows.sample_weight)
-    return ModelFrame(specification, grouped, rows.sources, rows.factors), rows
+    return ModelFrame(specification, grouped), rows
+
+
+def _with_groups(specification: Specification, rows: Rows) -> Specification:
+    """Give the factors, which a formula knows by their terms, the labels that were read."""
+    factors = tuple(
+        replace(factor, source=read.source, groups=read.groups)
+        for factor, read in zip(specification.factors, rows.factors, strict=True)
+    )
+    return replace(specification, factors=factors)
 
 
 def _source_of(factor: tuple[str, ...]) -> FactorSource:
@@ -85,10 +94,10 @@ def _source_of(factor: tuple[str, ...]) -> FactorSource:
 
 def _written_formula(options: Options, rows: Rows) -> ParsedFormula:
     factors, bindings = [], {}
-    for source in rows.sources:
-        factors.append((source.name,))
-        if not source.from_keyword:
-            bindings[source.name] = source.columns[0]
+    for factor in rows.factors:
+        factors.append((factor.name,))
+        if not factor.source.from_keyword:
+            bindings[factor.name] = factor.source.columns[0]
     return write_formula(rows.features.names, factors, options.slope_features, options.correlated, bindings=bindings)
 
 
@@ -96,31 +105,28 @@ def read_new_rows(
     options: Options, frame: ModelFrame, table: Table, groups, standard_error=None, y=None
 ) -> tuple[PredictedRows, Rows]:
     """Read rows for a method after fit."""
-    sources = frame.sources
     if frame.ignores_groups:
         # The labels change nothing; they may be there or not, as in fit or not.
-        sources, groups = (), None
+        groups = None
     rows = read_rows(
         table,
         groups,
         name=options.name,
-        sources=sources,
-        factors=frame.factors,
+        factors=frame.specification.factors,
         unknown_groups=options.unknown_groups,
         standard_error=standard_error,
         used_columns=frame.specification.feature_columns,
         y=y,
     )
-    names = [factor.name for factor in frame.specification.factors]
     design = frame.specification.design(rows.features)
     design.warn_beyond_knots()
-    return PredictedRows(design, [rows.codes[name] for name in names], rows.standard_error), rows
+    return PredictedRows(design, rows.codes, rows.standard_error), rows
 
 
 def unknown_rows(rows: Rows) -> np.ndarray:
     """Return which rows belong to a group, of any factor, that fit has not seen."""
     unknown = np.zeros(rows.n_rows, dtype=bool)
-    for mask in rows.unknown.values():
+    for mask in rows.unknown:
         unknown |= mask
     return unknown
 

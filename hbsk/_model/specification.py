@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._data.checks import check_digits
+from hbsk._data.factor import Factor
 from hbsk._data.table import Table
 from hbsk._model.design import Component, Design, Recipe, TermRecipe, compute, native, term_width, values_of
 from hbsk._model.expressions import (
@@ -42,16 +43,6 @@ RESERVED = frozenset({"Intercept", "1", "sigma", "common", "group_specific"})
 _HEAD = 8
 
 
-@dataclass(frozen=True)
-class FactorTerms:
-    """The varying columns of one grouping factor, by the user's names."""
-
-    name: str
-    columns: tuple[str, ...]
-    terms: tuple[str, ...]
-    blocks: tuple[tuple[int, ...], ...]
-
-
 @dataclass(frozen=True, eq=False)
 class Specification:
     """The columns of a fitted model as plain data; pickles, and evaluates new rows without formulae or Bambi."""
@@ -61,7 +52,7 @@ class Specification:
     has_intercept: bool
     common_columns: tuple[str, ...]
     common_terms: tuple[str, ...]
-    factors: tuple[FactorTerms, ...]
+    factors: tuple[Factor, ...]
     feature_names: tuple[str, ...]
     # Other spellings of a term, for keys of `priors`.
     aliases: dict[str, str]
@@ -409,7 +400,7 @@ class _Keys:
 
     def _factor_terms(
         self, parsed: ParsedFormula, i: int, recipes: tuple[TermRecipe, ...], show: Callable[[str], str]
-    ) -> FactorTerms:
+    ) -> Factor:
         columns, terms, positions = [], [], {}
         for term, parts, name in zip(self.varying[i], recipes, self.varying_terms[i], strict=True):
             labels = _column_labels(term, parts, show) if term else ("1",)
@@ -422,7 +413,7 @@ class _Keys:
                 members = tuple(k for term in block.terms for k in positions[term])
                 blocks += [members] if block.correlated and members else [(k,) for k in members]
         # Never quoted: group codes are looked up by this name.
-        return FactorTerms(":".join(self.factor_parts[i]), tuple(columns), tuple(terms), tuple(blocks))
+        return Factor(":".join(self.factor_parts[i]), tuple(columns), tuple(terms), tuple(blocks))
 
     def ambiguous(self) -> list[str]:
         """Return the names that stand for two things."""

@@ -65,7 +65,7 @@ def _variables(frame, draws, shape, known_errors):
             coords[f"{term}_dim"] = [specification.common_columns[k] for k in columns]
     for f, factor in enumerate(specification.factors):
         factor_dim = f"{factor.name}__factor_dim"
-        coords[factor_dim] = group_names(frame.factors[factor.name].labels)
+        coords[factor_dim] = group_names(factor.labels)
         sd, correlation = draws.variance.group_sd[f], draws.variance.correlation[f]
         laws = {law.columns: law for law in (draws.variance.laws[f] if draws.variance.laws else ())}
         for term, columns in columns_by_term(factor.terms).items():

@@ -47,7 +47,7 @@ def shrinkage_frames(frame, posterior) -> dict[str, pd.DataFrame]:
     """Return shrinkage by factor, a frame of groups times terms."""
     return {
         factor.name: pd.DataFrame(
-            posterior.shrinkage(f), label_index(frame.factors[factor.name].labels, factor.name), column_labels(factor)
+            posterior.shrinkage(f), label_index(factor.labels, factor.name), column_labels(factor)
         )
         for f, factor in enumerate(frame.specification.factors)
     }
@@ -63,7 +63,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
     """Return a tidy table of the coefficients of every group."""
     tables = []
     for f, factor in enumerate(frame.specification.factors):
-        labels = frame.factors[factor.name].labels
+        labels = factor.labels
         moments = fitted.posterior.group_moments(f)
         with_common = common_counterparts(frame.specification, factor)
         mean, sd = _coefficients(fitted.posterior, moments, with_common)
@@ -76,7 +76,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
                 "factor": factor.name,
                 "group": pd.Series(np.tile(labels, q)).infer_objects(),
                 "term": np.repeat(column_labels(factor), n_groups),
-                "n": np.tile(copies[factor.name], q),
+                "n": np.tile(copies[f], q),
                 "no_pooling": separate.T.ravel(),
                 "mean": mean.T.ravel(),
                 "sd": sd.T.ravel(),

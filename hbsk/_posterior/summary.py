@@ -76,7 +76,7 @@ def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) ->
     """
     f, k = _find_term(frame.specification, term)
     factor = frame.specification.factors[f]
-    labels = frame.factors[factor.name].labels
+    labels = factor.labels
     n_groups = len(labels)
     if top is not None and (not isinstance(top, Integral) or isinstance(top, bool) or not 1 <= top <= n_groups):
         raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")

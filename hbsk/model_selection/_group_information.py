@@ -121,8 +121,8 @@ def _problem(training: TrainingRows) -> _Problem:
 
     estimator, fitted, rows = training.estimator, training.fitted, training.rows
     specification, scaling, model = training.frame.specification, fitted.scaling, fitted.model
-    (factor,) = training.frame.grouped.factors
-    labels = estimator.groups_[factor.name]
+    (factor,), (codes,) = training.frame.factors, rows.codes
+    labels = factor.labels
     y, scaling_of_y = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
     common, with_means = None, False
     if fitted.posterior.are_draws:
@@ -140,7 +140,7 @@ def _problem(training: TrainingRows) -> _Problem:
         grid = grid_of_posterior(fitted.posterior, model, len(labels))
     products = collect_products(
         training.design(),
-        rows.codes[factor.name],
+        codes,
         len(labels),
         y,
         scaling_of_y,

@@ -248,7 +248,7 @@ def compare(
         try:
             last, X_last = fitted_regressor(estimator, X, "compare")
             given = {}
-            if groups is not None and any(source.from_keyword for source in learnt_by(last).frame.sources):
+            if groups is not None and any(factor.source.from_keyword for factor in learnt_by(last).frame.factors):
                 given["groups"] = groups
             if standard_error is not None and learnt_by(last).known_errors:
                 given["standard_error"] = standard_error

@@ -70,7 +70,7 @@ def _is_integrated(training: TrainingRows) -> bool:
 
 def _rows_and_grid(training: TrainingRows) -> tuple[RowData, VarianceGrid]:
     fitted, specification, rows = training.fitted, training.frame.specification, training.rows
-    codes = rows.codes[specification.factors[0].name] if specification.factors else None
+    codes = rows.codes[0] if specification.factors else None
     y, scaling = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
     data = RowData(training.design(), codes, y, rows.standard_error, scaling, specification.has_intercept)
     n_units = max(fitted.model.sums.n_groups, rows.n_rows / ROWS_PER_UNIT)

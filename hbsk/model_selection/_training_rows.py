@@ -92,7 +92,6 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
             read_table(estimator, X, reset=False),
             groups,
             name=type(estimator).__name__,
-            sources=frame.sources,
             factors=frame.factors,
             standard_error=standard_error,
             used_columns=frame.specification.feature_columns,
@@ -107,7 +106,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
 
 
 def _check_has_groups(estimator: PartialPoolingRegressor, caller: str) -> None:
-    factors = learnt_by(estimator).frame.grouped.factors
+    factors = learnt_by(estimator).frame.factors
     if not factors:
         raise ValueError(
             f"{caller} with unit='group' needs groups, but the model was fitted without. Name them in group_features= "
@@ -125,8 +124,9 @@ def _check_has_groups(estimator: PartialPoolingRegressor, caller: str) -> None:
             f"{caller} with unit='group' asks for the density of a new group, and pooling='none' has none: its groups "
             "have nothing in common. Use unit='row', or pooling='partial' or 'complete'."
         )
-    if len(estimator.groups_[factors[0].name]) < 2:
-        raise ValueError(f"{caller} with unit='group' needs at least 2 groups; {factors[0].name!r} has 1.")
+    (factor,) = factors
+    if factor.n_groups < 2:
+        raise ValueError(f"{caller} with unit='group' needs at least 2 groups; {factor.name!r} has 1.")
 
 
 def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str) -> None:
@@ -150,7 +150,7 @@ def _rows_of_fit(estimator) -> float | None:
     learnt = learnt_by(estimator)
     if learnt.fitted.model is not None:
         return float(learnt.fitted.model.sums.n)
-    return next((float(copies.sum()) for copies in learnt.copies.values()), None)
+    return next((float(copies.sum()) for copies in learnt.copies), None)
 
 
 def _same_sums(estimator, rows) -> bool:

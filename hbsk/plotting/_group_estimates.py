@@ -104,7 +104,7 @@ def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstim
         upper=estimator.theta_ + reach,
         shrinkage=estimator.shrinkage_,
         centre=np.broadcast_to(estimator.target_, estimator.theta_.shape),
-        factor=factor,
+        factor=factor.name,
         term="mean",
         centre_name="target",
     )

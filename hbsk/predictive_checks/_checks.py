@@ -248,14 +248,15 @@ def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
     table = read_table(estimator, X, reset=False)
     keyword = read_keyword(groups, table)
     labels = {}
-    for source in learnt_by(estimator).frame.sources:
+    for factor in learnt_by(estimator).frame.factors:
+        source = factor.source
         if source.from_keyword and not keyword:
             # Whoever needs them says so: sample_y, or a statistic.
             return None
-        factor, codes = GroupFactor.learn(source.name, label_columns(source, table, keyword))
+        found, codes = GroupFactor.learn(source.name, label_columns(source, table, keyword))
         # A missing label, code -1, stays missing.
-        found = factor.labels.astype(object) if (codes < 0).any() else factor.labels  # integers stay integers
-        labels[source.name] = pd.Series(found).reindex(codes).reset_index(drop=True)
+        values = found.labels.astype(object) if (codes < 0).any() else found.labels  # integers stay integers
+        labels[factor.name] = pd.Series(values).reindex(codes).reset_index(drop=True)
     if len(labels) > 1:
         return pd.DataFrame(labels)
     return next((column.to_numpy() for column in labels.values()), None)
@@ -269,7 +270,7 @@ def _refuse_unidentified(estimator: Any, X: Any, groups: Any, standard_error: An
     x, z, _ = rows.design.block(0, rows.design.n_rows)
     unidentified = learnt_by(estimator).fitted.posterior.unidentified_rows(x, z, list(rows.codes))
     if unidentified.any():
-        (factor,) = read.factors.values()
+        (factor,) = read.factors
         labels = quoted(factor.labels[np.unique(rows.codes[0][unidentified])].tolist())
         raise ValueError(
             f"{int(unidentified.sum())} rows of X ask for what the rows of their group in fit do not identify (groups "
@@ -290,10 +291,11 @@ def _fresh_sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, ran
     if not _is_ours(estimator):
         raise TypeError(f"new_groups=True needs a PartialPoolingRegressor, got {type(estimator).__name__}.")
     learnt = learnt_by(estimator)
+    factors = [factor.name for factor in learnt.frame.factors]
     if not learnt.frame.specification.factors or estimator.pooling != "partial":
         raise ValueError(
             "new_groups=True draws groups from the distribution between groups, and this model has none "
-            f"(pooling={estimator.pooling!r}, factors {list(learnt.frame.factors)}). Use new_groups=False."
+            f"(pooling={estimator.pooling!r}, factors {factors}). Use new_groups=False."
         )
     require_standard_error(estimator, standard_error, "posterior_predictive_check")
     rows, _ = read_predicted(estimator, X, groups, standard_error)

@@ -20,6 +20,7 @@ from sklearn import config_context
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._base import LearntMeans
+from hbsk._data.factor import Factor
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import FactorSource
 from hbsk._engine.effect_laws import EffectLaw
@@ -36,7 +37,7 @@ from hbsk._fit import Fitted, Learnt
 from hbsk._model.design import Component, Recipe
 from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame
-from hbsk._model.specification import FactorTerms, Specification
+from hbsk._model.specification import Specification
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
@@ -62,8 +63,8 @@ _ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesStein
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, FactorSource,
-        FactorTerms, Fitted, FittedMeans, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, Location,
+        Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, Factor,
+        FactorSource, Fitted, FittedMeans, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, Location,
         LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe,
         SdPrior, SeparateGroups, Specification, Surface, Tails, Value, VarianceLaw, VarianceParameters,
     )

@@ -136,20 +136,20 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
             names += [name for name in ("shrinkage_", "target_") if np.ndim(getattr(estimator, name))]
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
         found += [(name, getattr(learnt.means, name).size, due) for name in ("theta", "theta_sd", "deviations")]
-        found.append(("factors", len(learnt.factors), len(learnt.sources)))
+        found.append(("factors", len(learnt.factors), int(due > 0)))
         found.append(("columns", len(learnt.columns), len(learnt.means.surface.directions.centre)))
         if learnt.means.departures is not None:
             slopes = due * len(learnt.means.departures.covariance)
             found += [(name, getattr(learnt.means.departures, name).size, slopes) for name in ("points", "lean")]
-        return found + [(f"the labels of {name!r}", len(f.labels), due) for name, f in learnt.factors.items()]
+        return found + [(f"the labels of {factor.name!r}", factor.n_groups, due) for factor in learnt.factors]
     found = [("coef_", estimator.coef_.size, len(estimator.coef_names_))]
     learnt = learnt_by(estimator)
     frame, copies = learnt.frame, learnt.copies
-    found.append(("factors of the frame", len(frame.factors), len(frame.sources)))
-    found.append(("groups_", len(estimator.groups_), len(frame.grouped.factors)))
-    for name, labels in estimator.groups_.items():
-        due = len(frame.factors[name].labels)
-        found += [(f"groups_[{name!r}]", labels.size, due), (f"copies[{name!r}]", copies[name].size, due)]
+    found.append(("groups_", len(estimator.groups_), len(frame.factors)))
+    found.append(("copies", len(copies), len(frame.factors)))
+    for factor, counts in zip(frame.factors, copies, strict=True):
+        sizes = {f"groups_[{factor.name!r}]": estimator.groups_[factor.name].size, "copies": counts.size}
+        found += [(what, size, factor.n_groups) for what, size in sizes.items()]
     return found
 
 
