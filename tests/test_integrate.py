@@ -8,16 +8,17 @@ from scipy import integrate, stats
 from scipy.stats import qmc
 
 from hbsk._engine import integrate as engine
+from hbsk._engine import mode_search
 from hbsk._engine.integrate import (
     N_REPLICATES,
     KernelT,
     SplitT,
-    find_mode,
     first_proposals,
     importance_sample,
     monte_carlo_error,
     unit_cube_points,
 )
+from hbsk._engine.mode_search import find_mode
 from hbsk._engine.pareto import smoothed_weights
 
 
@@ -140,9 +141,9 @@ def test_flat_direction_is_left_where_it_is():
 
 
 def test_no_step_is_the_last_where_the_density_curves_upwards():
-    upwards = engine._Look(np.zeros(1), 0.0, np.array([0.5]), np.array([[-4.0]]))
-    assert not upwards.is_near
-    assert engine._Look(np.zeros(1), 0.0, np.array([0.1]), np.array([[4.0]])).is_near
+    upwards = mode_search.Look(np.zeros(1), 0.0, np.array([0.5]), np.array([[-4.0]]))
+    assert not upwards.is_within(0.1)
+    assert mode_search.Look(np.zeros(1), 0.0, np.array([0.1]), np.array([[4.0]])).is_within(0.1)
 
 
 @pytest.mark.parametrize(
@@ -151,8 +152,10 @@ def test_no_step_is_the_last_where_the_density_curves_upwards():
     ids=["as expected", "as if nothing had moved", "overshot", "at the end of the trust region"],
 )
 def test_steps_that_find_what_they_expect_are_told_from_rounding(theta, gradient, expected):
-    start = engine._Look(np.zeros(1), 0.0, np.array([1.0]), np.array([[4.0]]))
-    assert start.foretells(engine._Look(np.array([theta]), 0.0, np.array([gradient]), np.array([[4.0]]))) is expected
+    start = mode_search.Look(np.zeros(1), 0.0, np.array([1.0]), np.array([[4.0]]))
+    assert (
+        start.foretells(mode_search.Look(np.array([theta]), 0.0, np.array([gradient]), np.array([[4.0]]))) is expected
+    )
 
 
 def test_mode_beyond_a_saddle_is_found():
@@ -177,6 +180,34 @@ def test_a_saddle_is_left_behind(start):
     mode, precision = find_mode(value_and_gradient, np.array([1e-6, start]))
     np.testing.assert_allclose(np.abs(mode), [1.0, 0.0], atol=0.02)
     np.testing.assert_allclose(precision, np.diag([2.0, 2.0]), rtol=0.2, atol=1e-6)
+
+
+@pytest.mark.parametrize("radius", [0.1, 1.0, 30.0])
+@pytest.mark.parametrize("lowest", [3.0, 0.0, -2.0])
+@pytest.mark.parametrize("along_lowest", [1.0, 1e-3, 0.0])
+def test_step_within_a_radius_gains_most(rng, radius, lowest, along_lowest):
+    axes = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    precision = axes @ np.diag([lowest, 4.0, 9.0]) @ axes.T
+    gradient = axes @ [along_lowest, -2.0, 0.5]
+    step, is_bounded = mode_search.trust_step(gradient, precision, radius)
+    look = mode_search.Look(np.zeros(3), 0.0, gradient, precision)
+    directions = rng.normal(size=(4000, 3))
+    directions *= (radius * rng.random(4000) ** (1 / 3) / np.linalg.norm(directions, axis=1))[:, None]
+    assert np.linalg.norm(step) <= radius * (1 + 1e-5)
+    assert is_bounded == (np.linalg.norm(step) >= radius * (1 - 1e-5))
+    assert look.gain(step) >= max(map(look.gain, directions)) - 1e-9
+
+
+def test_search_begins_at_the_best_of_several_points_and_looks_at_them_in_one_call():
+    calls = []
+
+    def value_and_gradient(theta):
+        calls.append(len(theta))
+        return -np.cosh(theta).sum(axis=1), -np.sinh(theta)
+
+    mode, _ = find_mode(value_and_gradient, np.array([[9.0], [0.2], [np.nan]]))
+    assert calls == [6, 2]
+    assert abs(mode[0]) < 0.01
 
 
 # The split-t

@@ -14,11 +14,11 @@ from hbsk._engine.integrate import (
     N_REPLICATES,
     PARETO_K_LIMIT,
     Nodes,
-    find_mode,
     first_proposals,
     importance_sample,
 )
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.mode_search import find_mode
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails, posterior_tails
 from hbsk._engine.quadrature import WEIGHTS, score_nodes
@@ -29,6 +29,7 @@ from hbsk._engine.variance_law import (
     COLUMNS_FOR_THREADS,
     CUBED_COLUMNS_PER_GROUP,
     VarianceLaw,
+    cost_of_node,
     monitored_values,
     variance_law,
 )
@@ -49,8 +50,12 @@ FEW_GROUPS = 50
 # Of many more groups that differ in design, this many find where the search for the mode begins.
 MANY_CELLS = 10_000
 MAX_NODES = 16_000
+# Points times groups of different design that the search may begin at in one call.
+CHEAP_STARTS = 10_000
 # Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
-START_SHARES = (1.0, 0.5, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
+START_SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
+# The coordinate of a correlation on either side of zero: half of its law lies beyond.
+START_CORRELATION = 0.7
 
 
 @dataclass(frozen=True)
@@ -177,7 +182,7 @@ def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
     if quadrature is not None:
         points, weight = quadrature
         return IntegratedNodes(points, weight, np.zeros(len(weight), dtype=int), 0.0, weight, tails, by_quadrature=True)
-    mode, precision = find_mode(model.value_and_gradient, _start(model))
+    mode, precision = find_mode(model.value_and_gradient, _starts(model))
     low, high = NODES_PER_REPLICATE
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
     affordable = FIRST_ROUND_ELEMENTS / N_REPLICATES
@@ -250,20 +255,29 @@ class LogDensity:
         return float(value[0]), gradient[0]
 
 
-def _start(model: MarginalModel) -> np.ndarray:
-    """Return where the search for the mode begins: where many groups are, at the mode of every hundredth or so."""
+def _starts(model: MarginalModel) -> np.ndarray:
+    """Return where the search for the mode may begin, points (n, d): several where looking at them costs nothing.
+
+    Where many groups are it begins at the mode of every hundredth or so.
+    """
     step = model.passes.n_cells // MANY_CELLS
-    if step < 2:
-        return _best_of_sds(model)
-    few = model.thinned(step)
-    return find_mode(few.value_and_gradient, _best_of_sds(few))[0]
+    if step >= 2:
+        few = model.thinned(step)
+        return find_mode(few.value_and_gradient, _best(few, _candidates(few)))[0]
+    candidates = _candidates(model)
+    points = len(candidates) * (model.parameters.n_dim + 1)
+    return candidates if points * cost_of_node(model) <= CHEAP_STARTS else _best(model, candidates)
 
 
-def _best_of_sds(model: MarginalModel) -> np.ndarray:
-    """Return the best of group sds from what all variance between groups would be down to a trifle of it.
+def _best(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
+    return candidates[np.argmax(model.evaluate(candidates).log_density)]
+
+
+def _candidates(model: MarginalModel) -> np.ndarray:
+    """Return points, (n, d), with group sds from what all variance between groups would be down to a trifle of it.
 
     Where common columns explain what differs between groups the search would have a long way from the largest, along
-    which correlations near one catch it.
+    which correlations near one catch it. The largest half have the correlation of two columns on either side too.
     """
     sums, parameters = model.sums, model.parameters
     q = parameters.n_varying
@@ -281,7 +295,11 @@ def _best_of_sds(model: MarginalModel) -> np.ndarray:
     at = list(parameters.sd_coordinates)
     # logarithms of sds, but where they are so small that the data cannot tell
     candidates[:, at] = np.maximum(start[at] + np.log(START_SHARES)[:, None], np.minimum(start[at], -1.0))
-    return candidates[np.argmax(model.evaluate(candidates).log_density)]
+    if parameters.n_correlations != 1:
+        return candidates
+    largest = candidates[: len(START_SHARES) // 2]
+    on_either_side = [largest + sign * START_CORRELATION * np.eye(parameters.n_dim)[-1] for sign in (-1, 1)]
+    return np.concatenate([candidates, *on_either_side])
 
 
 def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | None:

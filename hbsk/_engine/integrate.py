@@ -1,6 +1,6 @@
-"""Integration over a few unconstrained parameters: mode, importance sampling, honest error.
+"""Integration over a few unconstrained parameters by importance sampling, with an honest error.
 
-Knows nothing of models: a log density, its gradient, and points in R^d. The proposal is a split-t
+Knows nothing of models: a log density, its mode, and points in R^d. The proposal is a split-t
 about the mode (Geweke 1989, Econometrica 57, section 4), nodes are scrambled Sobol points in
 antithetic pairs, weights are Pareto smoothed (Vehtari, Simpson, Gelman, Yao, Gabry 2024, JMLR 25),
 and the Monte Carlo error comes from sixteen replicates of the points. Where the
@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
-from scipy import optimize, special
+from scipy import special
 from scipy.stats import qmc
 
 from hbsk._engine.pareto import smoothed_weights
@@ -32,15 +32,6 @@ PROPOSAL_DF = 4.0
 # (radon, intercepts and slopes: Pareto k 0.8 -> 0.2).
 INFLATION = 1.15
 MAX_ROUNDS = 6
-# Next to a perfect fit gradients have two digits, and smaller steps make a Hessian of their rounding.
-DIFFERENCE_STEP = 1e-2
-# Length, in posterior sds, of the step to the mode that is taken unseen: the next one would be of a hundredth, which no
-# proposal can tell from the mode.
-LAST_STEP = 0.1
-# Longest first step.
-TRUST_RADIUS = 1.0
-# Gradient, in units of the sharpest direction, of a mode that is polished all the same.
-POLISHED = 1e-4
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
 SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
@@ -184,95 +175,6 @@ class Nodes:
     pareto_k: float
     error: float
     spare: np.ndarray
-
-
-def find_mode(
-    value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mode of a log density and minus its Hessian there.
-
-    Every step evaluates the point and its neighbours in one call, so that the Hessian comes from
-    differences of exact gradients at no further call: forward differences, for a step and the shape of
-    a proposal need no more than their two digits.
-
-    Parameters
-    ----------
-    value_and_gradient : callable
-        Maps points (n, d) to log densities (n,) and gradients (n, d).
-    start : ndarray of shape (d,)
-    """
-    offsets = np.concatenate([np.zeros((1, len(start))), np.eye(len(start))]) * DIFFERENCE_STEP
-    memory: list[_Look] = []
-
-    def look(theta):
-        if not memory or not np.array_equal(memory[-1].theta, theta):
-            value, gradient = value_and_gradient(theta + offsets)
-            hessian = (gradient[1:] - gradient[0]) / DIFFERENCE_STEP
-            memory[:] = [_Look(theta.copy(), value[0], gradient[0], -0.5 * (hessian + hessian.T))]
-        return memory[-1]
-
-    before, is_smooth = look(start), True
-
-    def stop_before_last(intermediate_result):
-        nonlocal before, is_smooth
-        if np.array_equal(intermediate_result.x, before.theta):  # the step was rejected
-            is_smooth = False
-            return
-        now = look(intermediate_result.x)
-        is_smooth = is_smooth and before.foretells(now)
-        before = now
-        if is_smooth and now.is_near:
-            raise StopIteration
-
-    # The trust region keeps steps to a few units of log sd; at a saddle they go to its boundary.
-    result = optimize.minimize(
-        lambda theta: (-look(theta).value, -look(theta).gradient),
-        start,
-        jac=True,
-        hess=lambda theta: look(theta).precision,
-        method="trust-exact",
-        callback=stop_before_last,
-        options={
-            "gtol": POLISHED * np.sqrt(max(1.0, np.abs(before.precision).max())),
-            "maxiter": 100,
-            "initial_trust_radius": TRUST_RADIUS,
-            "max_trust_radius": 3 * TRUST_RADIUS,
-        },
-    )
-    last = look(result.x)
-    return result.x + (last.step if last.is_near else 0.0), last.precision
-
-
-@dataclass(frozen=True)
-class _Look:
-    """A log density at a point of the search for its mode, with its gradient and minus its Hessian."""
-
-    theta: np.ndarray
-    value: float
-    gradient: np.ndarray
-    precision: np.ndarray
-
-    @cached_property
-    def step(self) -> np.ndarray:
-        """Newton's step."""
-        return np.linalg.lstsq(self.precision, self.gradient, rcond=1e-9)[0]
-
-    @property
-    def is_near(self) -> bool:
-        """Whether the mode is so near that what lies beyond Newton's step can be left alone."""
-        return 0.0 <= self.step @ self.precision @ self.step <= LAST_STEP**2 and np.max(np.abs(self.step)) <= 1.0
-
-    def foretells(self, other: _Look) -> bool:
-        """Whether Newton's step led there and found the gradient that it expected, to half of its size at least.
-
-        Where it did not, rounding may rule, as next to a perfect fit: the path hangs on it, and so would a mode that is
-        not polished. (Data sets of hbsk.datasets: off by 0.24 at most; fewer rows than columns: 0.9 and more, or steps
-        that only the trust region holds.)
-        """
-        step = other.theta - self.theta
-        expected = self.gradient - self.precision @ step
-        is_expected = np.linalg.norm(other.gradient - expected) <= 0.5 * np.linalg.norm(self.gradient)
-        return bool(is_expected and np.linalg.norm(step) < 0.99 * TRUST_RADIUS)
 
 
 def first_proposals(

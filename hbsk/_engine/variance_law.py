@@ -15,9 +15,10 @@ from functools import cached_property
 
 import numpy as np
 
-from hbsk._engine.integrate import N_REPLICATES, Nodes, find_mode, first_proposals, importance_sample
+from hbsk._engine.integrate import N_REPLICATES, Nodes, first_proposals, importance_sample
 from hbsk._engine.log_density_surface import LogDensitySurface, fit_surface
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import conditional_quantile, systematic_resample
 from hbsk._engine.propriety import HIGHEST_MOMENT, Tails
 from hbsk._engine.threads import one_thread_each

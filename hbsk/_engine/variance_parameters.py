@@ -117,6 +117,11 @@ class VarianceParameters:
         return len(self.group_sd)
 
     @property
+    def n_correlations(self) -> int:
+        """Number of correlations, the last coordinates of theta."""
+        return len(self._pairs)
+
+    @property
     def small_sd(self) -> list[float]:
         """Return the sd below which each group sd is small, as it was given; 1 where it has no part."""
         return [line.small if isinstance(line, SoftLine) else 1.0 for line in self._lines]

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from hbsk._engine.integrate import N_REPLICATES, find_mode, first_proposals, importance_sample
+from hbsk._engine.integrate import N_REPLICATES, first_proposals, importance_sample
 from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.mode_search import find_mode
 from hbsk._engine.pareto import smoothed_weights
 from hbsk._posterior.diagnostics import PARETO_K_THRESHOLD
 from hbsk._posterior.nodes import MarginalPosterior
