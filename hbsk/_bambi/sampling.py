@@ -45,7 +45,7 @@ class FactorDraws:
 
 
 @dataclass(frozen=True)
-class PosteriorDraws:
+class SampledChains:
     """Draws of all parameters of a model; the axes (chain, draw) come first."""
 
     columns: tuple[str, ...]
@@ -66,7 +66,7 @@ def sample_posterior(
     n_jobs: int | None = None,
     verbose: int = 0,
     sampler_options: Mapping[str, Any] | None = None,
-) -> PosteriorDraws:
+) -> SampledChains:
     """Sample the posterior of a model from `hbsk._bambi.model.build_model` with NUTS.
 
     Chains start spread out by the scales of the data (PyMC's own jitter of +-1 is in the units of each variable).
@@ -86,7 +86,7 @@ def sample_posterior(
 
     Returns
     -------
-    PosteriorDraws
+    SampledChains
     """
     layout = model.hbsk_layout
     options = checked_options(sampler_options)
@@ -106,7 +106,7 @@ def sample_posterior(
     return _as_arrays(tree, layout)
 
 
-def diagnose(posterior: PosteriorDraws):
+def diagnose(posterior: SampledChains):
     """Return convergence diagnostics by ArviZ of all parameters, one row for each number.
 
     Of every factor the effects of at most `DIAGNOSED_GROUPS` groups are looked at.
@@ -267,7 +267,7 @@ def _as_arrays(tree, layout):
         )
     divergent = tree["sample_stats"]["diverging"].to_numpy().astype(bool)
     tree["posterior"] = type(tree)(_named_posterior(tree["posterior"].to_dataset(), layout, b))
-    return PosteriorDraws(layout.columns, b, sigma, factors, divergent, tree)
+    return SampledChains(layout.columns, b, sigma, factors, divergent, tree)
 
 
 def _law(factor, variable, columns, prior, raw, shape):

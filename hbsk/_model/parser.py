@@ -63,7 +63,7 @@ def parse_formula(formula: str) -> ParsedFormula:
 @lru_cache(maxsize=256)
 def _read(formula: str) -> ParsedFormula:
     """Read a formula; cached, since a grid search reads the same text in every fit."""
-    return _Reader(formula).read()
+    return _FormulaReader(formula).read()
 
 
 class _Scanner(Scanner):
@@ -78,7 +78,7 @@ class _Scanner(Scanner):
         self.add_token("BQNAME")
 
 
-class _Reader:
+class _FormulaReader:
     """One formula on its way from text to terms."""
 
     def __init__(self, formula: str):

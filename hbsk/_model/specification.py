@@ -112,7 +112,7 @@ def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray
         varying = tuple(tuple(_plain_recipe(term, made) for term in terms) for terms in varying_terms)
         states = {}
     else:
-        reader = _Reader(features, bindings, sample_weight)
+        reader = _RecipeReader(features, bindings, sample_weight)
         for part in sorted(expressions, key=label):
             reader.learn(part)
         common, recipes = _common_recipes(common, parsed.has_intercept, reader)
@@ -139,7 +139,7 @@ def _terms_by_factor(parsed: ParsedFormula) -> tuple[tuple[Term, ...], ...]:
 # What the training rows say about components
 
 
-class _Reader:
+class _RecipeReader:
     """Kinds, levels, widths and states of components, learnt from the training rows."""
 
     def __init__(self, features: Table, bindings: dict[str, str], weight: np.ndarray | None):
@@ -275,7 +275,7 @@ def _contrast_asked(expression: Expression) -> tuple[str, object]:
 
 
 def _common_recipes(
-    terms: tuple[Term, ...], has_intercept: bool, reader: _Reader
+    terms: tuple[Term, ...], has_intercept: bool, reader: _RecipeReader
 ) -> tuple[tuple[Term, ...], tuple[TermRecipe, ...]]:
     """Return the common terms, with those formulae adds for full rank, and their recipes."""
     terms = list(terms)
@@ -293,7 +293,7 @@ def _common_recipes(
     return tuple(terms), tuple(recipes)
 
 
-def _codings(terms: list[Term], has_intercept: bool, reader: _Reader) -> dict[Term, list[dict[Expression, bool]]]:
+def _codings(terms: list[Term], has_intercept: bool, reader: _RecipeReader) -> dict[Term, list[dict[Expression, bool]]]:
     """Ask formulae which categories span the intercept, for every term that has any.
 
     Terms are grouped by their numeric part, as formulae groups them; within a group its algorithm decides.
@@ -323,7 +323,7 @@ def _codings(terms: list[Term], has_intercept: bool, reader: _Reader) -> dict[Te
     return {term: coding for term, coding in codings.items() if any(reader.levels[part] is not None for part in term)}
 
 
-def _varying_recipes(terms: tuple[Term, ...], reader: _Reader) -> tuple[TermRecipe, ...]:
+def _varying_recipes(terms: tuple[Term, ...], reader: _RecipeReader) -> tuple[TermRecipe, ...]:
     # formulae's rule: reduced coding beside a varying intercept of the same factor, in whatever parentheses.
     full = INTERCEPT not in terms
     return tuple(tuple(reader.component(part, full=full) for part in term) for term in terms)

@@ -18,7 +18,7 @@ from hbsk._posterior.nodes import MarginalPosterior, marginal_posterior
 
 
 @dataclass(frozen=True)
-class MarginalFit:
+class FoundPosterior:
     """A posterior by the marginal engine, and how it was found.
 
     Attributes
@@ -46,7 +46,7 @@ def fit_marginal(
     priors: EnginePriors,
     sampler: dict[str, Any] | None = None,
     names: Sequence[str] | None = None,
-) -> MarginalFit:
+) -> FoundPosterior:
     """Integrate a Gaussian model with at most one grouping factor.
 
     Parameters
@@ -75,14 +75,14 @@ def fit_marginal(
 
 def integrate_posterior(
     model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, names: Sequence[str] | None = None
-) -> MarginalFit:
+) -> FoundPosterior:
     """Return the posterior of a model in engine units."""
     return _answering(integrate_model(model, names), model, scaling, has_intercept)
 
 
 def _answering(
     found: IntegratedNodes, model: MarginalModel, scaling: ColumnScaling, has_intercept: bool
-) -> MarginalFit:
+) -> FoundPosterior:
     with own_errors():
         posterior = marginal_posterior(
             found.points,
@@ -97,4 +97,4 @@ def _answering(
     posterior = replace(
         posterior, tails=found.tails, law=found.law, by_quadrature=found.by_quadrature, n_chains=found.n_chains
     )
-    return MarginalFit(posterior, found.reliable, model, found.nodes)
+    return FoundPosterior(posterior, found.reliable, model, found.nodes)

@@ -161,7 +161,7 @@ def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
             f"The document holds an estimator {document['estimator']!r}; from_json reads {' and '.join(_ESTIMATORS)}."
         )
     try:
-        reader = _Reader(document["arrays"], len(text))
+        reader = _DocumentReader(document["arrays"], len(text))
         params = {name: reader.read(value) for name, value in document["params"].items()}
         state = {name: reader.read(value) for name, value in document["state"].items()}
         estimator = cls(**params)
@@ -371,7 +371,7 @@ def _cannot_write(value: Any, where: str) -> TypeError:
 # Reading
 
 
-class _Reader:
+class _DocumentReader:
     """The way back; every tag that is not listed is refused, and so is every size that the document does not fill.
 
     Parameters
