@@ -1,6 +1,7 @@
 """What several test files share. Keep it small: a fixture used by one file belongs in that file."""
 
 import os
+import warnings
 
 # Without it scikit-learn skips its checks of array API input; SciPy reads it once, when it is first imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
@@ -13,6 +14,33 @@ import pytest
 def rng() -> np.random.Generator:
     """Return a generator of its own for each test, with the same seed at every run."""
     return np.random.default_rng(20261122)
+
+
+@pytest.fixture(scope="session")
+def crossed():
+    """Return a model of two factors, one with slopes, sampled by NUTS, and its rows: compiling it takes long."""
+    import pandas as pd
+
+    from hbsk import PartialPoolingRegressor
+    from hbsk.exceptions import ConvergenceWarning
+
+    rng = np.random.default_rng(5)
+    X = pd.DataFrame(
+        {"pupil": np.repeat(list("abcdefg"), 9), "x": rng.normal(size=63), "topic": np.tile([1, 2, 3], 21)}
+    )
+    pupils = dict(zip("abcdefg", rng.normal(size=7), strict=True))
+    y = X["pupil"].map(pupils) + 0.5 * X["topic"] + 0.3 * X["x"] + 0.5 * rng.normal(size=63)
+    model = PartialPoolingRegressor(
+        "x + (x | pupil) + (1 | topic)",
+        chains=2,
+        draws=150,
+        tune=200,
+        random_state=0,
+        sampler_options={"target_accept": 0.9},
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # chains this short
+        return model.fit(X, y), X, y
 
 
 @pytest.fixture

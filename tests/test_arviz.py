@@ -23,8 +23,8 @@ MODELS = {
     "no pooling": SLEEP | {"slope_features": ["Days"], "pooling": "none"},
     "complete pooling": SLEEP | {"pooling": "complete"},
     "schools": {"group_features": "school", "random_state": 0, "draws": 300},
-    "slopes by NUTS": SLEEP | SAMPLED | {"slope_features": ["Days"]},
     "schools by NUTS": {"group_features": "school", "random_state": 0} | SAMPLED,
+    "crossed by NUTS": None,
 }
 VARIANCES = {
     "intercepts": {"sigma", "1|Subject_sigma"},
@@ -34,14 +34,17 @@ VARIANCES = {
     "no pooling": {"sigma"},
     "complete pooling": {"sigma"},
     "schools": {"1|school_sigma"},
-    "slopes by NUTS": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
     "schools by NUTS": {"1|school_sigma"},
+    "crossed by NUTS": {"sigma", "1|pupil_sigma", "x|pupil_sigma", "corr_pupil", "1|topic_sigma"},
 }
 
 
 @pytest.fixture(scope="module", params=MODELS)
 def fitted(request):
     """Return name, model and tree; never changed by a test."""
+    if request.param == "crossed by NUTS":
+        model, X, y = request.getfixturevalue("crossed")
+        return request.param, model, model.to_datatree(X, y)
     if "school" in request.param:
         schools = load_eight_schools(as_frame=True)
         X, y, known = schools.data, schools.target, {"standard_error": schools.standard_error}
@@ -78,7 +81,7 @@ def test_plots_are_drawn(fitted, plot):
     name, _, tree = fitted
     # Without pooling the mean of groups is no parameter: a constant, which has no density.
     common = ["1|Subject"] if name == "no pooling" else ["Intercept"]
-    variables = [*common, *sorted(VARIANCES[name] - {"corr_Subject"})]
+    variables = [*common, *sorted(VARIANCES[name] - {"corr_Subject", "corr_pupil"})]
     getattr(az, plot)(tree, var_names=variables, backend="matplotlib")
     figure = plt.gcf()
     figure.canvas.draw()

@@ -1,39 +1,13 @@
 """Tables and displays of a model with two grouping factors of unequal sizes, sampled by NUTS."""
 
-import warnings
-
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 
-from hbsk import PartialPoolingRegressor
-from hbsk.exceptions import ConvergenceWarning
 from hbsk.plotting import GroupEffectsDisplay, GroupSizeDisplay, RankDisplay, ShrinkageDisplay
 from hbsk.predictive_checks import per_group, posterior_predictive_check
 
 matplotlib.use("agg")
-
-
-@pytest.fixture(scope="module")
-def crossed():
-    rng = np.random.default_rng(5)
-    X = pd.DataFrame(
-        {"pupil": np.repeat(list("abcdefg"), 9), "x": rng.normal(size=63), "topic": np.tile([1, 2, 3], 21)}
-    )
-    pupils = dict(zip("abcdefg", rng.normal(size=7), strict=True))
-    y = X["pupil"].map(pupils) + 0.5 * X["topic"] + 0.3 * X["x"] + 0.5 * rng.normal(size=63)
-    model = PartialPoolingRegressor(
-        "x + (x | pupil) + (1 | topic)",
-        chains=2,
-        draws=100,
-        tune=200,
-        random_state=0,
-        sampler_options={"target_accept": 0.9},
-    )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # chains this short
-        return model.fit(X, y), X, y
 
 
 def test_group_effects_list_every_factor(crossed):

@@ -368,19 +368,3 @@ def test_heavy_tails_are_caught_and_normal_ones_acquitted():
     assert wrong["kurtosis"] < 0.01
     assert wrong["max"] < 0.01 or wrong["min"] > 0.99
     assert right.between(0.05, 0.95).all()
-
-
-def test_a_right_model_is_rarely_accused():
-    """The small sister of tests/slow/test_predictive_check_calibration.py: 30 data sets, four statistics."""
-    p_values = []
-    for seed in range(30):
-        X, y = make_grouped_regression(10, 6, 0, random_state=seed)
-        model = PartialPoolingRegressor(group_features=0).fit(X, y)
-        check = posterior_predictive_check(model, X, y, n_samples=200, random_state=seed)
-        p_values.append(check.p_value)
-    p_values = pd.DataFrame(p_values)
-    # A probability of 2 % each time makes 3 or more of 30 a matter of 2 in 100; p-values of a right model keep closer
-    # to 1/2 than that.
-    assert ((p_values < 0.01) | (p_values > 0.99)).sum().max() <= 2
-    # The mean of 30 numbers with the sd of uniform ones, 0.29, or less.
-    assert p_values.mean().between(0.5 - 4 * 0.053, 0.5 + 4 * 0.053).all()
