@@ -19,7 +19,7 @@ from hbsk._messages import shown
 # Labels of the rows that are looked at, and shown on each side.
 _LOOKED_AT, _SHOWN = 1000, 3
 _INTEGER, _FRACTION = re.compile(r"[+-]?\d{1,99}(\.0*)?"), re.compile(r"[+-]?\d{0,99}\.\d{1,99}")
-_REMEDIES = {
+_REMEDIES: dict[Any, str] = {
     "text": "`.astype(str)` makes text",
     "numbers": "`pandas.to_numeric` makes numbers",
     "dates and times": "`pandas.to_datetime` makes dates with times",
@@ -122,7 +122,8 @@ def _plain(label: Any) -> Hashable:
     if isinstance(label, datetime.date):
         return datetime.datetime.combine(label, datetime.time()).isoformat()
     if isinstance(label, Real | Decimal):
-        return int(label) if label == int(label) else float(np.float32(label))
+        number: Any = label
+        return int(number) if number == int(number) else float(np.float32(number))
     return label
 
 

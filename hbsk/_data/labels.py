@@ -102,7 +102,7 @@ class GroupFactor:
 
     def _encode_known(self, values: Values) -> np.ndarray:
         """Codes of known labels that are no numbers, -1 for others; no list of the distinct ones is made."""
-        index = self.__dict__.get("_index_of_labels")
+        index: Any = self.__dict__.get("_index_of_labels")
         if index is None:
             index = pd.Index(self.labels, dtype=object, tupleize_cols=False)
             object.__setattr__(self, "_index_of_labels", index)

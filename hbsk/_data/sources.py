@@ -92,13 +92,14 @@ def selected_columns(selector: Any, columns: Sequence[str], argument: str) -> di
             found.append(find_column(columns, item, argument))
             asked.append(str(item))
             continue
-        if not -len(columns) <= item < len(columns):
+        position = int(item)
+        if not -len(columns) <= position < len(columns):
             raise ValueError(
-                f"{argument}={shown(selector)}: X has no column at position {int(item)}; it has {len(columns)} "
+                f"{argument}={shown(selector)}: X has no column at position {position}; it has {len(columns)} "
                 f"columns, so positions go from {-len(columns)} to {len(columns) - 1}. A transformer before this step "
                 "may have dropped or moved columns."
             )
-        found.append(columns[int(item)])
+        found.append(columns[position])
         asked.append(found[-1])
     if len(set(found)) < len(found):
         raise ValueError(f"{argument}={shown(selector)} names a column of X twice.")

@@ -122,7 +122,7 @@ def _factors(entries, q):
     unit: dict[tuple[int, int], np.ndarray] = {}
     pivots: list[np.ndarray] = []
     for i in range(q):
-        row = []  # U[i, j] d[j]
+        row: list[np.ndarray] = []  # U[i, j] d[j]
         for j in range(i):
             entry = entries[:, i * (i + 1) // 2 + j]
             for k in range(j):

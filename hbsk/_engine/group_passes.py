@@ -52,7 +52,7 @@ class _Block(NamedTuple):
     ----------
     lower : ndarray of shape (q, q, n_cells)
         ``L_j``.
-    count : ndarray of shape (n_cells,)
+    n_equal : ndarray of shape (n_cells,)
         Groups in each.
     maps : ndarray of shape (pairs_q, pairs_q, n_cells)
         From `congruences`.
@@ -61,7 +61,7 @@ class _Block(NamedTuple):
     """
 
     lower: np.ndarray
-    count: np.ndarray
+    n_equal: np.ndarray
     maps: np.ndarray
     products: np.ndarray
 
@@ -95,7 +95,8 @@ class GroupPasses:
         self._blocks = [slice(start, min(start + width, self.n_cells)) for start in range(0, self.n_cells, width)]
         self._lower = np.take(lower, first, axis=2) if merges else lower
         self._count = np.bincount(cell).astype(float) if merges else np.ones(self.n_cells)
-        self._rotated, self._kept = rotated, None
+        self._rotated: np.ndarray | None = rotated
+        self._kept: list[_Block] | None = None
         if merges:
             products = self._products(rotated, cell, self.n_cells)
             self._kept = [self._of(at, np.ascontiguousarray(products[:, :, at])) for at in self._blocks]
@@ -129,7 +130,7 @@ class GroupPasses:
             for start in range(0, len(factor), width):
                 at = slice(start, start + width)
                 inverse, determinant = marginal_inverse(block.maps, covariance[at])
-                log_det[at] = np.log(determinant) @ block.count
+                log_det[at] = np.log(determinant) @ block.n_equal
                 packed[at] = inverse.reshape(len(inverse), -1) @ products.T
             return log_det, packed
 
@@ -163,7 +164,9 @@ class GroupPasses:
         def work(block: _Block):
             inverse, _ = marginal_inverse(block.maps, covariance)
             crossed = np.tensordot(packed, block.products, axes=1) * half  # D N D'
-            return _block_gradient(block.lower, block.count, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q))
+            return _block_gradient(
+                block.lower, block.n_equal, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q)
+            )
 
         total = np.zeros_like(factor)
         for block_total in self._over_blocks(work):

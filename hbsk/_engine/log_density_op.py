@@ -19,7 +19,7 @@ class LogDensityOp(Op):
     def __init__(self, log_density_and_gradient):
         self.log_density_and_gradient = log_density_and_gradient
 
-    def make_node(self, theta):
+    def make_node(self, theta):  # type: ignore[override]  # as PyTensor's own operations do
         """Declare the types of input and outputs."""
         return Apply(self, [as_tensor_variable(theta)], [dscalar(), dvector()])
 

@@ -170,7 +170,7 @@ def monomials(z: np.ndarray, degree: int) -> np.ndarray:
     """Return all monomials of at most that degree, (n, n_terms), by degree."""
     columns = np.empty((len(z), comb(z.shape[1] + degree, degree)))
     columns[:, 0] = 1.0
-    number = {(): 0}
+    number: dict[tuple[int, ...], int] = {(): 0}
     for at, term in enumerate(_exponents(z.shape[1], degree)[1:], start=1):
         number[term] = at
         columns[:, at] = columns[:, number[term[:-1]]] * z[:, term[-1]]

@@ -129,9 +129,9 @@ def rows_given_groups(laws: GroupLaws, x, z, position):
     variance = np.empty_like(mean)
     order = np.argsort(position, kind="stable")
     ends = np.cumsum(np.bincount(position, minlength=n_groups))
-    for group, rows in enumerate(np.split(order, ends[:-1])):
-        if rows[-1] - rows[0] == len(rows) - 1:  # side by side: no copies
-            rows = slice(rows[0], rows[-1] + 1)
+    for group, members in enumerate(np.split(order, ends[:-1])):
+        side_by_side = members[-1] - members[0] == len(members) - 1  # a slice makes no copies
+        rows = slice(members[0], members[-1] + 1) if side_by_side else members
         mean[:, rows] += laws.effect[:, :, group] @ z[rows].T
         turned = np.concatenate([laws.root, -laws.taken[:, :, :, group]], axis=2).reshape(n_nodes * p, -1)
         reach = (turned @ np.concatenate([x[rows], z[rows]], axis=1).T).reshape(n_nodes, p, -1)

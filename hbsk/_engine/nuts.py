@@ -72,8 +72,8 @@ def sample_log_density(
         options.setdefault("compile_kwargs", {"mode": Mode(linker="py", optimizer="fast_compile")})
         with pm.Model() as pymc_model:
             z = pm.Flat("z", shape=start.shape)
-            value, _ = LogDensityOp(log_density_and_gradient)(start + scale @ z)
-            pm.Potential("log_density", value)
+            outputs: Any = LogDensityOp(log_density_and_gradient)(start + scale @ z)
+            pm.Potential("log_density", outputs[0])
         announce(draws, tune, chains, len(start))
         tree = sample(pymc_model, ["z"], draws, tune, chains, random_state, n_jobs, verbose, options)
     return start + tree["posterior"]["z"].to_numpy() @ scale.T

@@ -29,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
@@ -103,8 +104,8 @@ class Tails:
 
 def tail_degrees(prior) -> float:
     """Return nu of the tail ``x^-(nu + 1)`` of a prior density; infinite where it falls faster or the sd is fixed."""
-    degrees = TAIL_DEGREES.get(getattr(prior, "family", ""), np.inf)
-    return float(prior.params[degrees]) if isinstance(degrees, str) else degrees
+    degrees: Any = TAIL_DEGREES.get(getattr(prior, "family", ""), np.inf)
+    return float(prior.params[degrees] if isinstance(degrees, str) else degrees)
 
 
 def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:

@@ -263,15 +263,14 @@ def _sample_means(design, y: np.ndarray) -> tuple[np.ndarray, list[np.ndarray], 
     stretches = [(0, min(half, n_rows))]
     if n_rows > half:
         stretches.append((max(half, n_rows - half), n_rows))
-    x_sum, z_sums, y_sum, n = 0.0, None, 0.0, 0
+    sums, y_sum = [], 0.0
     for start, stop in stretches:
         x, z, offset = design.block(start, stop)
-        x_sum = x_sum + x.sum(axis=0)
-        block_sums = [block.sum(axis=0) for block in z]
-        z_sums = block_sums if z_sums is None else [a + b for a, b in zip(z_sums, block_sums, strict=True)]
+        sums.append([block.sum(axis=0) for block in (x, *z)])
         y_sum += float(y[start:stop].sum()) - (0.0 if offset is None else float(offset.sum()))
-        n += stop - start
-    return x_sum / n, [z_sum / n for z_sum in z_sums], y_sum / n
+    n = sum(stop - start for start, stop in stretches)
+    x_mean, *z_means = (sum(parts) / n for parts in zip(*sums, strict=True))
+    return x_mean, z_means, y_sum / n
 
 
 @dataclass(frozen=True)
@@ -327,7 +326,7 @@ class _Totals:
         self.n += other.n
         self.columns += other.columns
         for mine, theirs in zip(self.z, other.z, strict=True):
-            if mine is not None:
+            if mine is not None and theirs is not None:
                 mine += theirs
 
     def sums(self, task: _Task, n: float, copies: np.ndarray) -> GroupSums:
@@ -400,7 +399,7 @@ def _collect_rows(task: _Task, blocks: list[slice]) -> _Totals:
             totals.log_weight += float(np.sum(log_precision if copies is None else copies * log_precision))
         _add_moments(totals, task, columns, centre, z, copies)
         totals.xx += columns.T @ (columns if weight is None else columns * weight[:, None])
-        if task.n_groups:
+        if task.codes is not None and task.n_groups:
             of_factor = z[task.factor] if task.z_centre is None else z[task.factor] - task.z_centre
             _add_group_sums(totals, task, columns, of_factor, task.codes[rows], weight)
     return totals

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from threading import Lock
+from typing import Any
 
 from threadpoolctl import ThreadpoolController
 
@@ -31,7 +32,8 @@ class _SharedLimit:
     """
 
     def __init__(self):
-        self._lock, self._inside, self._limit = Lock(), 0, None
+        self._lock, self._inside = Lock(), 0
+        self._limit: Any = None
 
     def __enter__(self):
         with self._lock:

@@ -101,7 +101,8 @@ class VarianceLaw:
                 return None
             return sample if np.isfinite(sample.log_sigma @ sample.weight) else None
         points, weight, replicate = self.surface.quasi_random_points()
-        return VariancePointsSample(*self._split(points), weight, replicate)
+        theta, log_sigma = self._split(points)
+        return VariancePointsSample(theta, log_sigma, weight, replicate)
 
     @property
     def is_at_hand(self) -> bool:
@@ -127,7 +128,7 @@ class VarianceLaw:
         with _calmly(self.model):
             return join_points([self.model.evaluate(part) for part in np.array_split(theta, 1 + len(theta) // 500)])
 
-    def _split(self, points):
+    def _split(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.model.parameters.integrated:
             return points[:, :-1], points[:, -1]
         return points, np.log(self.model.parameters.points(points).sigma)

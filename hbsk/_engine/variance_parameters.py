@@ -392,11 +392,6 @@ class SoftLine:
     small: float
 
     @property
-    def small_sd(self) -> list[float]:
-        """Return the sd below which each group sd is small, as it was given; 1 where it has no part."""
-        return [line.small if isinstance(line, SoftLine) else 1.0 for line in self._lines]
-
-    @property
     def ends(self):
         """Return ends of x."""
         return -40.0, 170.0 - np.log(self.small)

@@ -45,7 +45,7 @@ def movable_columns(factor: Any) -> dict[str, int]:
     if intercept is None:
         return {}
     keys = column_keys(factor)
-    movable = {}
+    movable: dict[str, int] = {}
     for block in factor.blocks:
         if intercept in block or len({factor.terms[k] for k in block}) == 1:
             movable |= {keys[k]: k for k in sorted(block) if k != intercept}
@@ -73,7 +73,7 @@ def centre_of(factor: Any, value: Any) -> dict[str, float]:
                 f"priors[{key!r}] names {shown(name)}, which is no varying column of {factor.name!r} that can have a "
                 f"point. Columns: {', '.join(map(repr, movable)) or 'none'}."
             )
-        if isinstance(number, bool) or not isinstance(number, numbers.Real) or not np.isfinite(number):
+        if isinstance(number, bool) or not isinstance(number, numbers.Real) or not np.isfinite(float(number)):
             raise ValueError(f"priors[{key!r}][{name!r}] must be a finite number, got {shown(number)}.")
     return {name: float(value.get(name, 0.0)) for name in movable}
 

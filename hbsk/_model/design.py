@@ -48,7 +48,7 @@ class Component:
     expression: Expression
     labels: tuple[str, ...]
     levels: tuple | None = None
-    contrast: np.ndarray | None = None
+    contrast: Any = None
 
     @property
     def width(self) -> int:
@@ -56,9 +56,9 @@ class Component:
         return len(self.labels)
 
     @property
-    def is_plain(self) -> bool:
-        """Return whether it is a numeric column as it stands."""
-        return self.levels is None and isinstance(self.expression, Name)
+    def plain_column(self) -> str | None:
+        """Return the numeric column that it is as it stands."""
+        return self.expression.column if self.levels is None and isinstance(self.expression, Name) else None
 
 
 TermRecipe = tuple[Component, ...]
@@ -194,7 +194,7 @@ def encode_levels(values: np.ndarray | pd.Series, levels: tuple, name: str) -> n
     return codes.astype(np.int8 if len(levels) <= 127 else np.int32)
 
 
-def _index(levels: tuple) -> pd.Index:
+def _index(levels: tuple) -> Any:
     numeric = all(isinstance(level, int | float) for level in levels)
     return pd.Index(levels) if numeric else pd.Index(levels, dtype=object)
 
@@ -279,8 +279,8 @@ class Design:
             if not term:
                 matrix[:, position] = 1.0
                 position += 1
-            elif len(term) == 1 and term[0].is_plain:
-                matrix[:, position] = self._column(term[0].expression.column)[rows]
+            elif len(term) == 1 and (column := term[0].plain_column) is not None:
+                matrix[:, position] = self._column(column)[rows]
                 position += 1
             else:
                 columns = reduce(_products, [self._component(part, rows, values) for part in term])
@@ -329,7 +329,7 @@ class PredictedRows:
     standard_error : ndarray of shape (n_rows,) or None
     """
 
-    design: object
+    design: Design
     codes: Sequence[np.ndarray]
     standard_error: np.ndarray | None
 

@@ -140,15 +140,15 @@ def write_formula(
     ParsedFormula
     """
     columns = tuple(columns)
-    factors = tuple((factor,) if isinstance(factor, str) else tuple(factor) for factor in factors)
+    grouped_by = tuple((factor,) if isinstance(factor, str) else tuple(factor) for factor in factors)
     bindings = {} if bindings is None else dict(bindings)
-    grouping = {name for factor in factors for name in factor}
+    grouping = {name for factor in grouped_by for name in factor}
     grouping |= {bindings.get(name, name) for name in grouping}
     features = tuple(column for column in columns if column not in grouping)
-    slopes = _slopes_by_factor(slope_features, columns, features, factors)
+    slopes = _slopes_by_factor(slope_features, columns, features, grouped_by)
     blocks = tuple(
         Block(factor, (INTERCEPT, *((Name(name),) for name in slopes.get(factor, ()))), correlated)
-        for factor in factors
+        for factor in grouped_by
     )
     while response in columns or response in grouping:
         response = f"{response}_" if response.startswith("response") else "response"

@@ -96,7 +96,7 @@ def _written_formula(options: Options, rows: Rows) -> ParsedFormula:
     factors, bindings = [], {}
     for factor in rows.factors:
         factors.append((factor.name,))
-        if not factor.source.from_keyword:
+        if factor.source.columns and not factor.source.keyword:
             bindings[factor.name] = factor.source.columns[0]
     return write_formula(rows.features.names, factors, options.slope_features, options.correlated, bindings=bindings)
 

@@ -92,7 +92,8 @@ class _FormulaReader:
     def read(self) -> ParsedFormula:
         response, tokens = self.split_response(self.scan())
         tree = self.parse([Token("NUMBER", "1", 1), Token("PLUS", "+"), *_join_pipes(tokens), Token("EOF", "")])
-        common, pipes = [], []
+        common: list[Any] = []
+        pipes: list[Any] = []
         self.split_blocks(tree, common, pipes)
         has_intercept, terms = self.resolve(common)
         blocks = tuple(block for pipe in pipes for block in self.read_blocks(pipe))
@@ -203,9 +204,10 @@ class _FormulaReader:
         factors = []
         for term in resolved:
             parts = [self.components[part.name] for part in term.components] if _is_term(term) else [None]
-            if not all(isinstance(part, Name) for part in parts):
+            names = tuple(part.column for part in parts if isinstance(part, Name))
+            if len(names) < len(parts):
                 raise self.error("right of `|` stand names of columns, such as (1 | g), (1 | g + h) or (1 | g / h).")
-            factors.append(tuple(part.column for part in parts))
+            factors.append(names)
         return factors
 
     def check_blocks(self, blocks: tuple[Block, ...]) -> None:
@@ -242,7 +244,8 @@ class _FormulaReader:
         return has_intercept, self.own_terms(term for term in terms if _is_term(term))
 
     def own_terms(self, terms: Any) -> tuple[Term, ...]:
-        own, members = [], {}
+        own: list[Term] = []
+        members: dict[Any, Any] = {}
         for term in terms:
             parts = tuple(self.components[part.name] for part in term.components)
             if len(parts) > 1 and any(is_offset((part,)) for part in parts):

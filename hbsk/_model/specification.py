@@ -102,12 +102,11 @@ def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray
     expressions = {part for terms in (parsed.common, *varying_terms) for term in terms for part in term}
     common = tuple(term for term in parsed.common if not is_offset(term))
     offsets = tuple(term[0] for term in parsed.common if is_offset(term))
-    if all(isinstance(part, Name) for part in expressions) and all(
-        features.is_numeric(bindings.get(part.column, part.column)) for part in expressions
-    ):
-        for part in expressions:
-            check_digits(features.numbers(bindings.get(part.column, part.column)), f"Column {part.column!r} of X")
-        made = {part: Component(part, (part.column,)) for part in expressions}
+    plain = {part: bindings.get(part.column, part.column) for part in expressions if isinstance(part, Name)}
+    if len(plain) == len(expressions) and all(map(features.is_numeric, plain.values())):
+        for name, column in plain.items():
+            check_digits(features.numbers(column), f"Column {name.column!r} of X")
+        made: dict[Expression, Component] = {name: Component(name, (name.column,)) for name in plain}
         recipes = tuple(_plain_recipe(term, made) for term in common)
         varying = tuple(tuple(_plain_recipe(term, made) for term in terms) for terms in varying_terms)
         states = {}
@@ -171,18 +170,19 @@ class _RecipeReader:
         if is_offset((expression,)):
             self.check_offset(expression)
             return
-        self.levels[expression] = self.widths[expression] = None
+        self.levels[expression] = None
         if isinstance(expression, Name):
             column = self.raw(expression.column)
-            self.levels[expression] = self.find_levels(column, label(expression)) if _is_text(column) else None
             self.widths[expression] = 1
-            if self.levels[expression] is None:
+            if isinstance(column, pd.Series):
+                self.levels[expression] = self.find_levels(column, label(expression))
+            else:
+                self.levels[expression] = None
                 check_digits(column, f"Column {expression.column!r} of X")
         elif isinstance(expression, Call) and expression.function in CATEGORICAL:
-            argument = expression.arguments[0]
-            column = self.raw(argument.column) if isinstance(argument, Name) else None
-            column = compute(argument, self.read, self.states) if column is None else column
-            self.levels[expression] = self.find_levels(column, label(expression))
+            coded = expression.arguments[0]
+            values = self.raw(coded.column) if isinstance(coded, Name) else compute(coded, self.read, self.states)
+            self.levels[expression] = self.find_levels(values, label(expression))
         else:
             head = values_of(expression, self.head, self.states)
             if head.dtype.kind in "biuf":
@@ -191,7 +191,7 @@ class _RecipeReader:
                 values = compute(expression, self.read, self.states)
                 self.levels[expression] = self.find_levels(values, label(expression))
 
-    def check_offset(self, expression: Call) -> None:
+    def check_offset(self, expression: Expression) -> None:
         head = values_of(expression, self.head, self.states)
         if head.dtype.kind not in "biuf" or head.ndim > 1:
             raise ValueError(f"{label(expression)!r} in the formula must be numeric.")
@@ -202,7 +202,7 @@ class _RecipeReader:
             values = values[self.weight > 0]
         ordered = False
         if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype):
-            ordered = values.cat.ordered
+            ordered = bool(values.cat.ordered)
             codes = np.unique(values.cat.codes)
             found = [None] * bool(codes[0] < 0) + values.cat.categories[codes[codes >= 0]].tolist()
         else:
@@ -224,10 +224,6 @@ class _RecipeReader:
             return Component(expression, labels)
         contrast, names = _contrast(expression, levels, full=full)
         return Component(expression, tuple(f"{text}[{name}]" for name in names), levels, contrast)
-
-
-def _is_text(column: np.ndarray | pd.Series) -> bool:
-    return isinstance(column, pd.Series)
 
 
 def _contrast(expression: Expression, levels: tuple, *, full: bool) -> tuple[np.ndarray, list[str]]:
@@ -278,19 +274,19 @@ def _common_recipes(
     terms: tuple[Term, ...], has_intercept: bool, reader: _RecipeReader
 ) -> tuple[tuple[Term, ...], tuple[TermRecipe, ...]]:
     """Return the common terms, with those formulae adds for full rank, and their recipes."""
-    terms = list(terms)
-    for term, codings in _codings(terms, has_intercept, reader).items():
-        for coding in codings[:-1]:
+    full = list(terms)
+    for term, of_term in _codings(full, has_intercept, reader).items():
+        for coding in of_term[:-1]:
             numeric = [part for part in term if reader.levels[part] is None]
-            terms.insert(terms.index(term), (*[part for part in term if part in coding], *numeric))
-    codings = _codings(terms, has_intercept, reader)
+            full.insert(full.index(term), (*[part for part in term if part in coding], *numeric))
+    codings = _codings(full, has_intercept, reader)
     recipes = []
-    for term in terms:
-        coding = codings.get(term, [{}])
-        if not coding:
+    for term in full:
+        ways = codings.get(term, [{}])
+        if not ways:
             raise ValueError(f"The term {term_label(term)!r} of the formula is contained in the terms before it.")
-        recipes.append(tuple(reader.component(part, full=coding[0].get(part, False)) for part in term))
-    return tuple(terms), tuple(recipes)
+        recipes.append(tuple(reader.component(part, full=ways[0].get(part, False)) for part in term))
+    return tuple(full), tuple(recipes)
 
 
 def _codings(terms: list[Term], has_intercept: bool, reader: _RecipeReader) -> dict[Term, list[dict[Expression, bool]]]:
@@ -401,13 +397,15 @@ class _Keys:
     def _factor_terms(
         self, parsed: ParsedFormula, i: int, recipes: tuple[TermRecipe, ...], show: Callable[[str], str]
     ) -> Factor:
-        columns, terms, positions = [], [], {}
+        columns: list[str] = []
+        terms: list[str] = []
+        positions: dict[Term, range] = {}
         for term, parts, name in zip(self.varying[i], recipes, self.varying_terms[i], strict=True):
             labels = _column_labels(term, parts, show) if term else ("1",)
             positions[term] = range(len(columns), len(columns) + len(labels))
             columns += labels
             terms += [name] * len(labels)
-        blocks = []
+        blocks: list[tuple[int, ...]] = []
         for block in parsed.blocks:
             if block.factor == self.factor_parts[i]:
                 members = tuple(k for term in block.terms for k in positions[term])
@@ -429,9 +427,9 @@ class _Keys:
         for names, (terms, factor) in zip(self.varying_terms, self._by_factor(), strict=True):
             right = tuple(map(show, factor))
             found.update(zip(self._varying_labels(terms, right, show), names, strict=True))
-        for factor, parts in zip(self.factors, self.factor_parts, strict=True):
+        for of_factor, parts in zip(self.factors, self.factor_parts, strict=True):
             for kind in ("corr", "centre"):
-                found[f"{kind}|{':'.join(map(show, parts))}"] = f"{kind}|{factor.name}"
+                found[f"{kind}|{':'.join(map(show, parts))}"] = f"{kind}|{of_factor.name}"
         return found
 
 

@@ -17,6 +17,7 @@ no pass over rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -281,7 +282,8 @@ def score_group_again(
     for at, part in grid.blocks(_width(products, grid)):
         reduced = reduction.at(part.factor)
         ones = np.ones(len(part.weight))
-        for i, groups in enumerate((rest, slice(None))):
+        both: tuple[Any, ...] = (rest, slice(None))
+        for i, groups in enumerate(both):
             log_likelihoods[i, at] = _log_likelihood(
                 reduced.sums[:, groups].sum(axis=1),
                 reduced.log_det[:, groups].sum(axis=1),

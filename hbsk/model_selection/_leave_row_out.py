@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
@@ -59,7 +60,7 @@ class RowData:
     has_intercept : bool
     """
 
-    design: object
+    design: Any
     codes: np.ndarray | None
     y: np.ndarray
     standard_error: np.ndarray | None

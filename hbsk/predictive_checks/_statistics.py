@@ -223,7 +223,7 @@ class _Called:
                 f"statistic {self.name!r} returned a Series for one data set and none for another; only Series can be "
                 "matched by label."
             )
-        if index is None or index.equals(self.index):
+        if index is None or self.index is None or index.equals(self.index):
             return numbers
         order = index.get_indexer(self.index) if index.is_unique else np.array([-1])
         if (order < 0).any():

@@ -65,7 +65,7 @@ _LEARNT: dict[type, dict[str, Any]] = {
 
 def check_fields(value: Any) -> None:
     """Raise unless the fields of an object are what its class declares."""
-    for name, kind in _declared(type(value)).items():
+    for name, kind in _declared(type(value)).items():  # type: ignore[arg-type]  # the stubs find type[Any] unhashable
         if not is_of_kind(getattr(value, name), kind):
             raise DamagedError(
                 f"The document is damaged: {name} of a {type(value).__name__} is {_short(getattr(value, name))}."
