@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hbsk._data.suspicions import are_measurements
@@ -54,7 +56,7 @@ def _has_few_levels(table: Table, column: str) -> bool:
     """Tell whether a column of text or whole numbers has at least two rows for each level on average."""
     if column not in table.names:
         return False
-    values = table.column(column)
+    values: Any = table.column(column)
     if table.is_numeric(column) and values.dtype.kind == "f" and not np.array_equal(values, np.floor(values)):
         return False
     n_levels = len(np.unique(values)) if table.is_numeric(column) else values.nunique()
