@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,13 @@ from hbsk._engine.integrate import (
     N_REPLICATES,
     PARETO_K_LIMIT,
     Nodes,
-    first_proposals,
     importance_sample,
 )
-from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points, map_arrays
 from hbsk._engine.mode_search import find_mode
+from hbsk._engine.node_algebra import thinned
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails, posterior_tails
 from hbsk._engine.quadrature import WEIGHTS, score_nodes
 from hbsk._engine.scaling import ColumnScaling, standardise
@@ -49,7 +50,12 @@ NODES_PER_REPLICATE = (4, 32)
 FEW_GROUPS = 50
 # Of many more groups that differ in design, this many find where the search for the mode begins.
 MANY_CELLS = 10_000
-MAX_NODES = 16_000
+# Nodes of a replicate in the first round, and of all rounds; and both in many dimensions, where rounds are equal.
+MOST_FIRST, MAX_NODES = 64, 16_000
+MANY_FIRST, MANY_NODES = 256, 24_576
+# Of those so many stand for all of them: what is asked of a posterior costs as much for every node, and most have
+# next to no weight.
+MANY_KEPT = 2_048
 # Points times groups of different design that the search may begin at in one call.
 CHEAP_STARTS = 10_000
 # Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
@@ -189,19 +195,22 @@ def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
     by_columns = affordable * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
     high = min(high, max(int(by_columns), LEAST_FOR_COLUMNS))
     per_replicate = int(np.clip(affordable // max(model.sums.n_groups, 1), low, high))
-    proposal, broad = first_proposals(
-        lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=per_replicate > low
-    )
+    drawn_from = proposals(model, mode, precision, thorough=per_replicate > low)
+    many = parameters.n_dim >= MANY_DIMENSIONS
+    most_first, max_nodes = (MANY_FIRST, MANY_NODES) if many else (MOST_FIRST, MAX_NODES)
     # Sobol points are balanced in powers of two, each of them with its mirror image
-    per_replicate = 2 ** int(np.log2(min(64, per_replicate * max(1, parameters.n_dim // 4))))
+    per_replicate = 2 ** int(np.log2(min(most_first, per_replicate * max(1, parameters.n_dim // 4))))
     nodes = importance_sample(
         model.evaluate,
-        proposal,
+        drawn_from.first,
         monitored_values(tails),
-        broad=broad,
+        broad=drawn_from.broad,
         first_per_replicate=per_replicate,
-        max_nodes=MAX_NODES,
+        max_nodes=max_nodes,
+        refit=drawn_from.refit,
     )
+    if many and len(nodes.weight) > MANY_KEPT:
+        nodes = _thinned(nodes)
     points = join_points(nodes.evaluated)
     return IntegratedNodes(
         points=points,
@@ -214,6 +223,14 @@ def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
         nodes=nodes,
         law=variance_law(model, nodes, points, tails),
     )
+
+
+def _thinned(nodes: Nodes) -> Nodes:
+    """Return fewer nodes that stand for the same law."""
+    at, weight = thinned(nodes.weight, MANY_KEPT)
+    kept = map_arrays(lambda values: values[at], join_points(nodes.evaluated))
+    parts = {name: getattr(nodes, name)[at] for name in ("theta", "replicate", "spare")}
+    return replace(nodes, evaluated=[kept], weight=weight, **parts)
 
 
 def sample_model(model: MarginalModel, found: IntegratedNodes, sampler: dict[str, Any]) -> IntegratedNodes:

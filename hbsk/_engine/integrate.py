@@ -278,6 +278,7 @@ def importance_sample(
     first_per_replicate: int,
     max_nodes: int,
     error_target: float | None = None,
+    refit: Callable[[Nodes], Any] | None = None,
 ) -> Nodes:
     """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
 
@@ -295,6 +296,9 @@ def importance_sample(
     max_nodes : int
     error_target : float, optional
         Largest Monte Carlo error of what is monitored, in posterior sds; `ERROR_TARGET` by default.
+    refit : callable, optional
+        Maps weighted nodes to the next proposal, of which there are as many nodes as of the first; by default kernels
+        on some of them, and twice as many at each round.
     """
     rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt=0)]
     per_replicate = first_per_replicate
@@ -303,14 +307,15 @@ def importance_sample(
         nodes = _weigh(rounds, monitored)
         if nodes.error <= error_target and nodes.pareto_k <= PARETO_K_ADAPT:
             break
-        if 3 * len(nodes.weight) > max_nodes:
+        many = 3 * len(nodes.weight) if refit is None else len(nodes.weight) + len(rounds[0].theta)
+        if many > max_nodes or salt == MAX_ROUNDS:
             break
         if broad is not None:
             rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt=100))
             broad = None
             continue
-        per_replicate *= 2
-        rounds.append(_Round.drawn(_refit(nodes), evaluate, per_replicate, salt))
+        per_replicate *= 2 if refit is None else 1
+        rounds.append(_Round.drawn((refit or _refit)(nodes), evaluate, per_replicate, salt))
     return nodes
 
 

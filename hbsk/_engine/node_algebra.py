@@ -155,6 +155,34 @@ def semidefinite_cholesky(matrices):
     return lower
 
 
+def thinned(weight: np.ndarray, n_kept: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return which of many weighted nodes to keep, and their weights, which sum to 1.
+
+    Heavy nodes keep their weights; of the light ones some, evenly spaced by weight, stand for all, with equal weights:
+    what adds the least variance (Fearnhead, Clifford 2003, J. R. Stat. Soc. B 65(4), section 3.2).
+
+    Parameters
+    ----------
+    weight : ndarray of shape (n,), summing to 1
+    n_kept : int
+        Less than n.
+    """
+    order = np.argsort(-weight, kind="stable")
+    falling = weight[order]
+    from_here_on = np.cumsum(falling[::-1])[::-1]
+    of_light = from_here_on[:n_kept] / (n_kept - np.arange(n_kept))
+    n_heavy = int(np.argmax(falling[:n_kept] <= of_light))
+    light = np.sort(order[n_heavy:])
+    n_light = n_kept - n_heavy
+    reached = np.cumsum(weight[light])
+    level = (np.arange(n_light) + 0.5) / n_light * reached[-1]
+    chosen = light[np.minimum(np.searchsorted(reached, level), len(light) - 1)]
+    kept = np.concatenate([order[:n_heavy], chosen])
+    new = np.concatenate([falling[:n_heavy], np.full(n_light, reached[-1] / n_light)])
+    sorted_again = np.argsort(kept, kind="stable")
+    return kept[sorted_again], new[sorted_again] / new.sum()
+
+
 def systematic_resample(weight, n_draws, rng):
     """Return node indices in random order, each node as often as its weight says, within one."""
     levels = (np.arange(n_draws) + rng.random()) / n_draws

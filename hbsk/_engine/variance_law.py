@@ -15,11 +15,12 @@ from functools import cached_property
 
 import numpy as np
 
-from hbsk._engine.integrate import N_REPLICATES, Nodes, first_proposals, importance_sample
+from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
 from hbsk._engine.log_density_surface import LogDensitySurface, fit_surface
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import conditional_quantile, systematic_resample
+from hbsk._engine.proposals import proposals
 from hbsk._engine.propriety import HIGHEST_MOMENT, Tails
 from hbsk._engine.threads import one_thread_each
 
@@ -174,16 +175,17 @@ def fine_nodes(model: MarginalModel, start: np.ndarray, tails: Tails) -> Nodes:
     """Integrate the variance parameters with as many nodes as cost next to nothing."""
     cost = cost_of_node(model)
     mode, precision = find_mode(model.value_and_gradient, start)
-    proposal, broad = first_proposals(lambda theta: model.evaluate(theta).log_density, mode, precision)
+    drawn_from = proposals(model, mode, precision)
     first = np.clip(FIRST_ROUND / cost, *FIRST_NODES)
     return importance_sample(
         model.evaluate,
-        proposal,
+        drawn_from.first,
         monitored_values(tails),
-        broad=broad,
+        broad=drawn_from.broad,
         first_per_replicate=2 ** int(np.log2(first / N_REPLICATES)),
         max_nodes=int(min(ALL_ROUNDS / cost, MOST_NODES)),
         error_target=ERROR_TARGET,
+        refit=drawn_from.refit,
     )
 
 
