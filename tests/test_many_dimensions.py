@@ -25,16 +25,20 @@ def splines(n_rows=1000, n_groups=30):
     return "bs(x, df=5) + (bs(x, df=5) | g)", pd.DataFrame({"x": x, "g": [f"g{i}" for i in g]}), y
 
 
-def ten_levels(n_rows=1000, n_groups=30):
+def levels(n_levels, n_rows=1000, n_groups=30):
     rng = np.random.default_rng(1)
-    k, g = rng.integers(0, 10, n_rows), rng.integers(0, n_groups, n_rows)
-    of_groups, of_cells = rng.normal(size=n_groups), rng.normal(0, 0.5, (n_groups, 10))
-    y = rng.normal(size=10)[k] + of_groups[g] + of_cells[g, k] + rng.normal(0, 0.5, n_rows)
+    k, g = rng.integers(0, n_levels, n_rows), rng.integers(0, n_groups, n_rows)
+    of_groups, of_cells = rng.normal(size=n_groups), rng.normal(0, 0.5, (n_groups, n_levels))
+    y = rng.normal(size=n_levels)[k] + of_groups[g] + of_cells[g, k] + rng.normal(0, 0.5, n_rows)
     return "k + (k | g)", pd.DataFrame({"k": [f"k{i}" for i in k], "g": [f"g{i}" for i in g]}), y
 
 
-@pytest.mark.parametrize("data", [splines, ten_levels])
-def test_splines_and_many_levels_of_thirty_groups_are_integrated(data, monkeypatch):
+@pytest.mark.parametrize(
+    ("data", "options"),
+    [(splines, ()), (levels, (7,)), pytest.param(levels, (10,), marks=pytest.mark.slow)],
+    ids=["splines", "7 levels", "10 levels"],
+)
+def test_splines_and_many_levels_of_thirty_groups_are_integrated(data, options, monkeypatch):
     def no_nuts(*_):
         raise AssertionError("left for NUTS")
 
@@ -42,7 +46,7 @@ def test_splines_and_many_levels_of_thirty_groups_are_integrated(data, monkeypat
     found = []
     integrate_model = integrated.integrate_model
     monkeypatch.setattr(integrated, "integrate_model", lambda *a: found.append(integrate_model(*a)) or found[0])
-    formula, X, y = data()
+    formula, X, y = data(*options)
     model = PartialPoolingRegressor(formula).fit(X, y)
     assert model.inference_ == "marginal (exact for one grouping factor)"
     (fit,) = found

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import special
@@ -40,6 +40,20 @@ KERNELS = 64
 # Share of kernel nodes that are spread more widely than the posterior: keeps weights bounded. (Seven rows in three
 # groups: with a fifth of them as wide as the posterior 4 of 300 posteriors ended in NUTS, with these none.)
 WIDE_SHARE = 0.3
+
+
+class Proposal(Protocol):
+    """A law that nodes are drawn from."""
+
+    @property
+    def n_uniforms(self) -> int:
+        """Number of uniform coordinates that a point takes."""
+
+    def points(self, uniforms: np.ndarray) -> np.ndarray:
+        """Map points of the unit cube to theta."""
+
+    def log_density(self, theta: np.ndarray) -> np.ndarray:
+        """Return the log density at points (n, d)."""
 
 
 @dataclass(frozen=True)
@@ -271,14 +285,14 @@ def monte_carlo_error(
 
 def importance_sample(
     evaluate: Callable[[np.ndarray], object],
-    proposal: SplitT,
+    proposal: Proposal,
     monitored: Callable[[list], np.ndarray],
     *,
-    broad: SplitT | None = None,
+    broad: Proposal | None = None,
     first_per_replicate: int,
     max_nodes: int,
     error_target: float | None = None,
-    refit: Callable[[Nodes], Any] | None = None,
+    refit: Callable[[Nodes], Proposal] | None = None,
 ) -> Nodes:
     """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
 
@@ -286,10 +300,10 @@ def importance_sample(
     ----------
     evaluate : callable
         Maps points (n, d) to an object with ``log_density`` of shape (n,).
-    proposal : SplitT
+    proposal : Proposal
     monitored : callable
         Maps the list of evaluated rounds to values (n_nodes, k) whose error counts.
-    broad : SplitT, optional
+    broad : Proposal, optional
         The second proposal, where the nodes of the first are not enough.
     first_per_replicate : int
         Nodes of each replicate in the first round.
@@ -323,7 +337,7 @@ def importance_sample(
 class _Round:
     """Nodes drawn from one proposal."""
 
-    proposal: SplitT | KernelT
+    proposal: Proposal
     theta: np.ndarray
     evaluated: Any
     replicate: np.ndarray
