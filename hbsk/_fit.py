@@ -51,7 +51,7 @@ class Fitted:
     model : MarginalModel or None
         Sums and priors in engine units, where there is at most one grouping factor.
     scaling : ColumnScaling or None
-    trusted : bool
+    reliable : bool
         Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
     sample_stats : dict of str to ndarray of shape (n_chains, n_draws), or None
         What NUTS tells of each draw.
@@ -64,7 +64,7 @@ class Fitted:
     inference: str
     model: MarginalModel | None = None
     scaling: ColumnScaling | None = None
-    trusted: bool = True
+    reliable: bool = True
     sample_stats: dict[str, np.ndarray] | None = None
     effect_mean: np.ndarray | None = None
 
@@ -289,7 +289,7 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
         why,
         engine_model,
         scaling,
-        trusted=False,
+        reliable=False,
         sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
     )
 

@@ -390,7 +390,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         self.group_means_ = groups.means
         self.theta_, self.theta_sd_ = fitted.theta, fitted.theta_sd
         self.shrinkage_: np.ndarray | float = means.shrinkage
-        self.target_: np.ndarray | float = learnt.target if regression else float(fitted.surface.coef[0])
+        self.target_: np.ndarray | float = learnt.target if regression else float(fitted.predictor.coef[0])
         self.between_group_variance_ = means.tau2
         if self.method == "sure":
             self.sure_variance_ = means.sure_tau2
@@ -430,10 +430,10 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         return self
 
     def _name_slopes(self) -> None:
-        surface = self._learnt.means.surface
-        self.coef_ = surface.slopes
+        predictor = self._learnt.means.predictor
+        self.coef_ = predictor.slopes
         self.coef_names_ = np.array(self._learnt.columns, dtype=object)
-        self.intercept_ = surface.intercept
+        self.intercept_ = predictor.intercept
 
     def _read(self, X: Any, groups: Any, standard_error: Any) -> tuple[Rows, list[np.ndarray], np.ndarray | None]:
         """Read new rows: what they are, the columns of the target, and the codes of their groups."""

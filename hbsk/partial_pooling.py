@@ -448,7 +448,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         self.sigma_ = float("nan") if self._learnt.known_errors else float(mean)
         self.groups_ = {factor.name: factor.labels for factor in frame.factors}
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
-        if not fitted.trusted:
+        if not fitted.reliable:
             warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])
 
     def _mark_unknown(self, answer, read):

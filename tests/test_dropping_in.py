@@ -105,8 +105,11 @@ def test_every_message_of_the_page_is_used():
 NEED_COEFFICIENTS = {"`RFE`", "`SelectFromModel`"}
 
 
-@pytest.mark.parametrize("route", ["name", "index", "keyword"])
-@pytest.mark.parametrize("routing", [False, True], ids=["routing off", "routing on"])
+# The four cells of the page; columns of X are read before routing could matter, once with it and once without.
+CELLS = [("name", True), ("index", False), ("keyword", False), ("keyword", True)]
+
+
+@pytest.mark.parametrize(("route", "routing"), CELLS, ids=["name", "index", "keyword", "keyword, routing"])
 @pytest.mark.parametrize("estimator_class", ESTIMATORS)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_cell_of_the_page(tool, estimator_class, route, routing):

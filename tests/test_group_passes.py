@@ -61,12 +61,12 @@ def test_gradient_of_cells_is_that_of_their_groups(rng, monkeypatch, q):
     sums, _ = repeated_designs(rng, q)
     factor = np.array([np.linalg.cholesky(random_covariance(rng, q, scale)[2]) for scale in (0.1, 3.0)])
     half = rng.normal(size=(2, 3, 3))
-    influence = half @ half.swapaxes(1, 2)
-    found = GroupPasses(sums).covariance_gradient(factor, influence)
+    adjoint = half @ half.swapaxes(1, 2)
+    found = GroupPasses(sums).covariance_gradient(factor, adjoint)
     monkeypatch.setattr(group_passes, "MOST_CELLS", 0.0)
     groups = GroupPasses(sums)
     assert groups.n_cells == sums.n_groups
-    np.testing.assert_allclose(found, groups.covariance_gradient(factor, influence), rtol=1e-11, atol=1e-12)
+    np.testing.assert_allclose(found, groups.covariance_gradient(factor, adjoint), rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("kept", [0, 10**9])

@@ -202,7 +202,7 @@ def test_without_groups_slopes_are_shrunken(rng):
     assert estimator.sigma2_ == pytest.approx(expected.sigma2)
     assert len(estimator.groups_) == len(estimator.theta_) == 0
     _, std = estimator.predict(X, return_std=True)
-    variance = expected.surface.variance(list(X.T), 40)
+    variance = expected.predictor.variance(list(X.T), 40)
     np.testing.assert_allclose(std**2, variance + expected.sigma2, rtol=1e-10)
     width = np.diff(estimator.predict_interval(X, kind="mean"))[:, 0]
     np.testing.assert_allclose(width, 2 * stats.t.ppf(0.95, 35) * np.sqrt(variance), rtol=1e-9)

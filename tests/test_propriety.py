@@ -78,9 +78,8 @@ def engine_model(problem, flat, residual=HEAVY):
     return marginal_model(problem.collect(), priors)
 
 
-@pytest.mark.parametrize("first", range(0, 60, 20))
-def test_degrees_are_those_of_dense_determinants(first):
-    n_sets = 0
+def problems_of_full_rank(first):
+    """Yield seed, small problem and flags of flat coefficients, where the flat ones are identified."""
     for seed in range(first, first + 20):
         rng = np.random.default_rng(seed)
         problem = small_problem(rng)
@@ -89,6 +88,13 @@ def test_degrees_are_those_of_dense_determinants(first):
             np.ptp(problem.X[:, 1:], axis=0) == 0
         ):
             continue
+        yield seed, problem, flat
+
+
+@pytest.mark.parametrize("first", range(0, 60, 20))
+def test_degrees_are_those_of_dense_determinants(first):
+    n_sets = 0
+    for _, problem, flat in problems_of_full_rank(first):
         q = problem.Z.shape[1]
         model, _ = engine_model(problem, flat)
         found = {(s.columns, s.has_sigma): s.degrees for s in posterior_tails(model).sets}
@@ -109,14 +115,7 @@ def test_degrees_are_those_of_dense_determinants(first):
 @pytest.mark.parametrize("first", range(0, 60, 20))
 def test_rows_without_a_variance_are_those_whose_conditional_variance_grows(first):
     grown = []
-    for seed in range(first, first + 20):
-        rng = np.random.default_rng(seed)
-        problem = small_problem(rng)
-        flat = rng.random(problem.X.shape[1]) < 0.6
-        if np.linalg.matrix_rank(problem.centred()[:, flat]) < flat.sum() or np.any(
-            np.ptp(problem.X[:, 1:], axis=0) == 0
-        ):
-            continue
+    for seed, problem, flat in problems_of_full_rank(first):
         p, q = problem.X.shape[1], problem.Z.shape[1]
         model, scaling = engine_model(problem, flat)
         tails = posterior_tails(model)

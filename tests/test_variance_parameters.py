@@ -8,17 +8,19 @@ from scipy.special import gammaln
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.variance_parameters import (
     RESIDUAL_SD_FLOOR,
-    LogitLine,
-    LogLine,
-    SoftLine,
+    LogitTransform,
+    LogTransform,
+    SoftTransform,
     VarianceParameters,
 )
 
 HALF_NORMAL = SdPrior("HalfNormal", {"sigma": 1.3})
 HALF_T = SdPrior("HalfStudentT", {"nu": 4.0, "sigma": 0.7})
 UNIFORM = SdPrior("Uniform", {"lower": 0.2, "upper": 3.1})
-LINES = pytest.mark.parametrize(
-    "line", [LogLine(1e-6), LogitLine(0.2, 3.1), SoftLine(1.0), SoftLine(0.03)], ids=lambda line: type(line).__name__
+TRANSFORMS = pytest.mark.parametrize(
+    "transform",
+    [LogTransform(1e-6), LogitTransform(0.2, 3.1), SoftTransform(1.0), SoftTransform(0.03)],
+    ids=lambda transform: type(transform).__name__,
 )
 
 
@@ -29,34 +31,45 @@ def derivative(function, x, step=1e-5):
     )
 
 
-@LINES
-def test_lines_rise_over_their_support(line):
+@TRANSFORMS
+def test_transforms_rise_over_their_support(transform):
     # a thousandth of a unit apart, from an sd of some 1e-14 to one of 1e4
-    sd = line.sd(np.linspace(-7.0, 9.0, 16_001))
+    sd = transform.sd(np.linspace(-7.0, 9.0, 16_001))
     assert np.all(np.diff(sd) > 0)
-    low, high = (line.lower, line.upper) if isinstance(line, LogitLine) else (getattr(line, "floor", 0.0), np.inf)
+    low, high = (
+        (transform.lower, transform.upper)
+        if isinstance(transform, LogitTransform)
+        else (getattr(transform, "floor", 0.0), np.inf)
+    )
     assert low < sd[0] < low + 3e-3
     assert sd[-1] > (high - 1e-3 if np.isfinite(high) else 200.0)
 
 
-@LINES
-def test_lines_know_their_jacobian_and_its_slope(line):
+@TRANSFORMS
+def test_lines_know_their_jacobian_and_its_slope(transform):
     x = np.linspace(-6.0, 6.0, 25)
-    log_jacobian, slope = line.log_jacobian(x)
-    np.testing.assert_allclose(np.exp(log_jacobian), derivative(line.sd, x), rtol=1e-8, atol=1e-14)
-    np.testing.assert_allclose(slope, derivative(lambda t: line.log_jacobian(t)[0], x), rtol=1e-7, atol=1e-8)
+    log_jacobian, slope = transform.log_jacobian(x)
+    np.testing.assert_allclose(np.exp(log_jacobian), derivative(transform.sd, x), rtol=1e-8, atol=1e-14)
+    np.testing.assert_allclose(slope, derivative(lambda t: transform.log_jacobian(t)[0], x), rtol=1e-7, atol=1e-8)
 
 
-@LINES
+@TRANSFORMS
 @pytest.mark.parametrize("sd", [0.45, 1.7, 2.7])
-def test_positions_invert_lines(line, sd):
-    assert line.sd(np.array(line.position(sd))) == pytest.approx(sd, rel=1e-9)
+def test_positions_invert_transforms(transform, sd):
+    assert transform.sd(np.array(transform.position(sd))) == pytest.approx(sd, rel=1e-9)
 
 
 def test_positions_of_extreme_sds_are_finite():
-    for line in (LogLine(1e-6), LogitLine(0.2, 3.1), SoftLine(1.0), SoftLine(0.03), SoftLine(1e-6), SoftLine(1e6)):
-        for sd in (0.0 if isinstance(line, SoftLine) else 1e-6, 1e-3, 1e3, 1e9):
-            assert np.isfinite(line.position(sd)), (line, sd)
+    for transform in (
+        LogTransform(1e-6),
+        LogitTransform(0.2, 3.1),
+        SoftTransform(1.0),
+        SoftTransform(0.03),
+        SoftTransform(1e-6),
+        SoftTransform(1e6),
+    ):
+        for sd in (0.0 if isinstance(transform, SoftTransform) else 1e-6, 1e-3, 1e3, 1e9):
+            assert np.isfinite(transform.position(sd)), (transform, sd)
 
 
 def make(q=2, *, residual=HALF_T, group=None, blocks=None, eta=(1.0,)):
@@ -198,8 +211,8 @@ def test_joint_prior_is_the_density_of_the_sds_times_the_jacobian(rng, family):
     tau = points.relative_sd[:, 0] * points.sigma
     np.testing.assert_allclose(points.relative_sd[:, 1] * points.sigma, 0.8, rtol=1e-13)
     jacobians = [
-        np.log(derivative(lambda t, line=line, x=x: line.sd(x + t), 0.0))
-        for line, x in ((LogitLine(0.2, 3.1), theta[:, 0]), (SoftLine(0.4), theta[:, 1]))
+        np.log(derivative(lambda t, transform=transform, x=x: transform.sd(x + t), 0.0))
+        for transform, x in ((LogitTransform(0.2, 3.1), theta[:, 0]), (SoftTransform(0.4), theta[:, 1]))
     ]
     wanted = -np.log(2.9) + jacobians[0] + law(tau) + jacobians[1]
     found = parameters.sd_log_prior(theta, points.sigma[:, None], points.relative_sd)[:, 0]

@@ -142,22 +142,22 @@ class GroupPasses:
         reduced[:, a, b] = reduced[:, b, a] = self.within[a, b] + packed
         return log_det, reduced
 
-    def covariance_gradient(self, factor: np.ndarray, influence: np.ndarray) -> np.ndarray:
+    def covariance_gradient(self, factor: np.ndarray, adjoint: np.ndarray) -> np.ndarray:
         """Return d log p(y) / dS, shape (n_points, q, q).
 
-        ``-1/2 sum_j L_j (M_j^-1 - M_j^-1 D_j N D_j' M_j^-1) L_j'``, N the influence.
+        ``-1/2 sum_j L_j (M_j^-1 - M_j^-1 D_j N D_j' M_j^-1) L_j'``, N the adjoint of C.
 
         Parameters
         ----------
         factor : ndarray of shape (n_points, q, q)
             ``Lambda``.
-        influence : ndarray of shape (n_points, p + 1, p + 1)
+        adjoint : ndarray of shape (n_points, p + 1, p + 1)
             ``-2 d log p(y) / d C``.
         """
         q = factor.shape[1]
         (row, column), (a, b) = self._pairs_q, self._pairs_p
         covariance = factor @ factor.swapaxes(1, 2)
-        packed = influence[:, a, b] * np.where(a == b, 1.0, 2.0)
+        packed = adjoint[:, a, b] * np.where(a == b, 1.0, 2.0)
         # products hold twice the symmetric part for k != l
         half = np.where(row == column, 1.0, 0.5)[:, None]
 

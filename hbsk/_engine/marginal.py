@@ -192,14 +192,14 @@ class MarginalModel:
         """Return the posterior at nodes of sigma, each of weight `WEIGHTS`, where no effects vary by group."""
         log_det, reduced = self.reduce(np.zeros((1, 0, 0)))
         common = ConditionalCommon.of(reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0))
-        prior, line = self.parameters.residual_sd, self.parameters.sigma_line
+        prior, transform = self.parameters.residual_sd, self.parameters.sigma_transform
 
         def log_density(x):
-            sigma = line.sd(x)
+            sigma = transform.sd(x)
             log_likelihood = self._log_likelihood(common, log_det, np.log(sigma)[None])[0]
-            return log_likelihood + prior.log_density(sigma) + line.log_jacobian(x)[0]
+            return log_likelihood + prior.log_density(sigma) + transform.log_jacobian(x)[0]
 
-        sigma = line.sd(score_nodes(log_density, *line.ends))
+        sigma = transform.sd(score_nodes(log_density, *transform.ends))
         n = len(sigma)
         common = ConditionalCommon(**{name: np.repeat(part, n, axis=0) for name, part in vars(common).items()})
         no_sd = np.zeros((n, 0))
@@ -209,8 +209,8 @@ class MarginalModel:
     def gradient(self, points: MarginalPoints) -> np.ndarray:
         """Return the gradient of the log density at evaluated points, (n_points, n_dim)."""
         s, eigenvalue, coordinate = points.common.at(points.log_sigma)
-        influence = self._influence(points.common, points.weight, s, eigenvalue, coordinate)
-        by_covariance = self.passes.covariance_gradient(points.variance.relative_factor, influence)
+        adjoint = self._adjoint(points.common, points.weight, s, eigenvalue, coordinate)
+        by_covariance = self.passes.covariance_gradient(points.variance.relative_factor, adjoint)
         by_log_sigma = None
         if not self.parameters.integrated:
             slope = self._log_likelihood_slope(points.common, s, eigenvalue, coordinate)
@@ -297,18 +297,18 @@ class MarginalModel:
     def _sigma_rule(self):
         return _sigma_rule(self.sums.n - self.sums.n_common)
 
-    def _influence(self, common, weight, s, eigenvalue, coordinate):
+    def _adjoint(self, common, weight, s, eigenvalue, coordinate):
         """Return the expectation over sigma of ``-2 d log p(y) / d C``, (n_points, P, P)."""
         scale = weight * s / common.reference[:, None] ** 2
         inner = np.einsum("mg,mgi,mgj->mij", scale, coordinate, coordinate)
         p = inner.shape[1]
         inner[:, range(p), range(p)] += np.sum(scale[:, :, None] / eigenvalue, axis=1)
-        influence = np.empty((len(scale), p + 1, p + 1))
-        influence[:, :p, :p] = common.basis @ inner @ common.basis.swapaxes(1, 2)
+        adjoint = np.empty((len(scale), p + 1, p + 1))
+        adjoint[:, :p, :p] = common.basis @ inner @ common.basis.swapaxes(1, 2)
         mean = np.einsum("mg,mgi->mi", scale, coordinate)
-        influence[:, :p, p] = influence[:, p, :p] = -np.einsum("mij,mj->mi", common.basis, mean)
-        influence[:, p, p] = scale.sum(axis=1)
-        return influence
+        adjoint[:, :p, p] = adjoint[:, p, :p] = -np.einsum("mij,mj->mi", common.basis, mean)
+        adjoint[:, p, p] = scale.sum(axis=1)
+        return adjoint
 
     # sums over the groups
 

@@ -86,12 +86,12 @@ class VarianceParameters:
         self.blocks = tuple(tuple(block) for block in blocks)
         self.lkj_eta = tuple(lkj_eta)
         small_sd = np.ones(len(self.group_sd)) if small_sd is None else small_sd
-        self._lines = [
-            LogitLine(*prior.support) if _is_free(prior) and prior.is_bounded else SoftLine(float(small))
+        self._transforms = [
+            LogitTransform(*prior.support) if _is_free(prior) and prior.is_bounded else SoftTransform(float(small))
             for prior, small in zip(self.group_sd, small_sd, strict=True)
         ]
         bounded = _is_free(residual_sd) and residual_sd.is_bounded
-        self.sigma_line = _bounded_sigma(*residual_sd.support) if bounded else LogLine(RESIDUAL_SD_FLOOR)
+        self.sigma_transform = _bounded_sigma(*residual_sd.support) if bounded else LogTransform(RESIDUAL_SD_FLOOR)
         self.free = tuple(k for k, prior in enumerate(self.group_sd) if _is_free(prior))
         every = [residual_sd, *self.group_sd]
         self.integrated = all(_is_free(prior) and not prior.is_bounded for prior in every)
@@ -124,14 +124,14 @@ class VarianceParameters:
     @property
     def small_sd(self) -> list[float]:
         """Return the sd below which each group sd is small, as it was given; 1 where it has no part."""
-        return [line.small if isinstance(line, SoftLine) else 1.0 for line in self._lines]
+        return [transform.small if isinstance(transform, SoftTransform) else 1.0 for transform in self._transforms]
 
     @property
     def ends(self) -> tuple[float, float]:
         """Ends of the only coordinate, where theta is one number."""
         if self._pairs:
             return -38.0, 38.0
-        return self.sigma_line.ends if self._n_sigma else self._lines[self.free[0]].ends
+        return self.sigma_transform.ends if self._n_sigma else self._transforms[self.free[0]].ends
 
     @property
     def sd_coordinates(self) -> tuple[int, ...]:
@@ -168,21 +168,21 @@ class VarianceParameters:
         """Return theta at given sds and no correlation; the start of the search."""
         theta = np.zeros(self.n_dim)
         if self._n_sigma:
-            theta[0] = self.sigma_line.position(sigma)
+            theta[0] = self.sigma_transform.position(sigma)
         for k, at in self._sd_at.items():
-            theta[at] = self._lines[k].position(tau[k] / sigma if self.integrated else tau[k])
+            theta[at] = self._transforms[k].position(tau[k] / sigma if self.integrated else tau[k])
         return theta
 
     def _sigma(self, theta):
         if not self._n_sigma:
             return np.full(len(theta), float(self.residual_sd))
-        return self.sigma_line.sd(theta[:, 0])
+        return self.sigma_transform.sd(theta[:, 0])
 
     def _sds(self, theta):
         """Return rho in the integrated form, tau in the joint form."""
         sds = np.empty((len(theta), self.n_varying))
         for k, prior in enumerate(self.group_sd):
-            sds[:, k] = self._lines[k].sd(theta[:, self._sd_at[k]]) if k in self._sd_at else prior
+            sds[:, k] = self._transforms[k].sd(theta[:, self._sd_at[k]]) if k in self._sd_at else prior
         return sds
 
     # prior of theta, Jacobians included
@@ -212,11 +212,11 @@ class VarianceParameters:
         if self.integrated:
             log_prior += self.residual_sd.log_density(sigma) + np.log(_above_floor(sigma))
         elif self._n_sigma:
-            jacobian, _ = self.sigma_line.log_jacobian(theta[:, 0])
+            jacobian, _ = self.sigma_transform.log_jacobian(theta[:, 0])
             log_prior += self.residual_sd.log_density(sigma) + jacobian[:, None]
         for k, at in self._sd_at.items():
             tau = sigma * relative_sd[:, k, None]
-            jacobian, _ = self._lines[k].log_jacobian(theta[:, at])
+            jacobian, _ = self._transforms[k].log_jacobian(theta[:, at])
             log_prior += self.group_sd[k].log_density(tau)
             log_prior += jacobian[:, None]
         if self.integrated:  # d tau = sigma d rho
@@ -254,7 +254,7 @@ class VarianceParameters:
         if self._n_sigma:
             of_log = sigma[:, 0] * self.residual_sd.grad_log_density(sigma[:, 0])
             of_log += by_log_sigma - by_log_relative.sum(axis=1)
-            gradient[:, 0] = _chain(self.sigma_line, theta[:, 0], sigma[:, 0], of_log)
+            gradient[:, 0] = _chain(self.sigma_transform, theta[:, 0], sigma[:, 0], of_log)
         by_log_prior = np.zeros_like(points.relative_sd)
         for k in self._sd_at:
             tau = sigma * points.prior_sd[:, k, None]
@@ -270,7 +270,7 @@ class VarianceParameters:
             by_log_relative = np.sum(by_factor * relative, axis=2) + self.location.power
         for k, at in self._sd_at.items():
             sd = points.relative_sd[:, k] if self.integrated else points.relative_sd[:, k] * sigma[:, 0]
-            gradient[:, at] = _chain(self._lines[k], theta[:, at], sd, by_log_relative[:, k])
+            gradient[:, at] = _chain(self._transforms[k], theta[:, at], sd, by_log_relative[:, k])
         by_correlation = by_factor * points.relative_sd[:, :, None]
         factor = points.correlation_factor
         for at, row, column, alpha in self._pairs:
@@ -296,9 +296,9 @@ class VarianceParameters:
         return np.sqrt(np.sum(factor[:, row, at_and_later] ** 2, axis=1))
 
 
-def _bounded_sigma(lower, upper) -> LogitLine:
-    """Return the line of a sigma between bounds, of which the lower is the floor at least."""
-    return LogitLine(max(lower, RESIDUAL_SD_FLOOR) if upper > 2 * RESIDUAL_SD_FLOOR else lower, upper)
+def _bounded_sigma(lower, upper) -> LogitTransform:
+    """Return the transform of a sigma between bounds, of which the lower is the floor at least."""
+    return LogitTransform(max(lower, RESIDUAL_SD_FLOOR) if upper > 2 * RESIDUAL_SD_FLOOR else lower, upper)
 
 
 def _is_free(prior) -> bool:
@@ -326,9 +326,9 @@ def _log_cosh(x):
     return np.abs(x) + log1p(np.exp(-2 * np.abs(x))) - np.log(2)
 
 
-def _chain(line, x, sd, by_log_sd):
+def _chain(transform, x, sd, by_log_sd):
     """Return the derivative in x from that in log sd, the Jacobian's included."""
-    log_jacobian, slope = line.log_jacobian(x)
+    log_jacobian, slope = transform.log_jacobian(x)
     return by_log_sd * np.exp(log_jacobian) / sd + slope
 
 
@@ -338,7 +338,7 @@ def _chain(line, x, sd, by_log_sd):
 
 
 @dataclass(frozen=True)
-class LogLine:
+class LogTransform:
     """``sd = floor + exp(x)``."""
 
     floor: float
@@ -358,7 +358,7 @@ class LogLine:
 
 
 @dataclass(frozen=True)
-class LogitLine:
+class LogitTransform:
     """``sd = lower + (upper - lower) / (1 + exp(-x))``."""
 
     lower: float
@@ -381,7 +381,7 @@ class LogitLine:
 
 
 @dataclass(frozen=True)
-class SoftLine:
+class SoftTransform:
     """``sd = small exp(x) Phi(x)``: a logarithm above ``small``, and below it a normal tail.
 
     A group sd whose posterior reaches zero has an exponential tail in log sd, four to thirty times

@@ -1,4 +1,4 @@
-"""A linear surface with the uncertainty of its coefficients: the target of the shrinkage, or a shrunken regression.
+"""A linear predictor with the uncertainty of its coefficients: the target of the shrinkage, or a shrunken regression.
 
 Columns of features are first made comparable: centred, scaled and turned into orthogonal directions, so that columns
 that say the same thing, or nothing, do no harm, and features far from zero lose no digits.
@@ -45,8 +45,8 @@ class Directions(NamedTuple):
         return 16 * np.finfo(float).eps * bound
 
 
-class Surface(NamedTuple):
-    """The surface a_0 + sum_k a_k (coordinate k of x), and how well its coefficients are known.
+class LinearPredictor(NamedTuple):
+    """The predictor a_0 + sum_k a_k (coordinate k of x), and how well its coefficients are known.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ class Surface(NamedTuple):
         return float(self.coef[0] - self.directions.centre @ self.slopes)
 
     def value(self, columns: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
-        """Compute the height of the surface at each row, shape (n_rows,)."""
+        """Compute the height of the predictor at each row, shape (n_rows,)."""
         value = np.full(n_rows, self.coef[0])
         for column, centre, slope in zip(columns, self.directions.centre, self.slopes, strict=True):
             value += np.subtract(column, centre, dtype=np.float64) * slope
@@ -172,8 +172,8 @@ class ShrunkenRegression(NamedTuple):
 
     Parameters
     ----------
-    surface : Surface
-        The shrunken regression surface.
+    predictor : LinearPredictor
+        The shrunken regression predictor.
     factor : float
         1 - B, what is left of the slopes; 1 where no shrinkage is justified.
     rank : int
@@ -186,7 +186,7 @@ class ShrunkenRegression(NamedTuple):
         Columns whose slopes the rows cannot tell apart.
     """
 
-    surface: Surface
+    predictor: LinearPredictor
     factor: float
     rank: int
     sigma2: float
@@ -243,8 +243,8 @@ def shrink_regression(
     covariance = np.zeros((1 + rank, 1 + rank))
     covariance[0, 0] = unit / precision.sum()
     covariance[1:, 1:] = _slope_covariance(zeta, unit, factor)
-    surface = Surface(directions, np.append(mean, factor * zeta), covariance)
-    return ShrunkenRegression(surface, factor, rank, sigma2, nu, redundant)
+    predictor = LinearPredictor(directions, np.append(mean, factor * zeta), covariance)
+    return ShrunkenRegression(predictor, factor, rank, sigma2, nu, redundant)
 
 
 def _slope_covariance(zeta: np.ndarray, unit: float, factor: float) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hbsk._shrinkage.linear_predictor import ShrunkenRegression, Surface
+from hbsk._shrinkage.linear_predictor import LinearPredictor, ShrunkenRegression
 from hbsk._shrinkage.shrunken_groups import Departures, ShrunkenGroups, infinite_where_unknown
 
 
@@ -20,7 +20,7 @@ class FittedMeans(NamedTuple):
         Shrunken means and their sds; none without groups.
     deviations : ndarray of shape (J,)
         Shrunken means less the target at the average row of each group.
-    surface : Surface
+    predictor : LinearPredictor
         Height of the target for any row.
     departures : Departures or None
         For rows away from their group's own point.
@@ -37,7 +37,7 @@ class FittedMeans(NamedTuple):
     theta: np.ndarray
     theta_sd: np.ndarray
     deviations: np.ndarray
-    surface: Surface
+    predictor: LinearPredictor
     departures: Departures | None
     nu: float
     sigma2: float
@@ -46,7 +46,7 @@ class FittedMeans(NamedTuple):
 
     def mean(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
         """Compute the mean of each row, shape (n_rows,); codes not below J are new groups, None is no groups."""
-        mean = self.surface.value(columns, n_rows)
+        mean = self.predictor.value(columns, n_rows)
         if codes is not None:
             known = codes < len(self.theta)
             if columns:
@@ -57,7 +57,7 @@ class FittedMeans(NamedTuple):
 
     def variance(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
         """Compute the variance of the mean of each row, shape (n_rows,); NaN where nothing is known of it."""
-        variance = self.surface.variance(columns, n_rows)
+        variance = self.predictor.variance(columns, n_rows)
         if codes is not None:
             known = codes < len(self.theta)
             variance[~known] += self.new_variance
@@ -65,7 +65,7 @@ class FittedMeans(NamedTuple):
             variance[known] = np.square(self.theta_sd[codes])
             if self.departures is not None:
                 columns = [column[known] for column in columns]
-                variance[known] += self.departures.variance(codes, columns, self.surface.directions, len(codes))
+                variance[known] += self.departures.variance(codes, columns, self.predictor.directions, len(codes))
         # Rounding could take a variance of almost nothing below it.
         return np.maximum(variance, 0.0)
 
@@ -77,7 +77,7 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
         theta=means.theta,
         theta_sd=np.sqrt(infinite_where_unknown(means.variance)),
         deviations=means.theta - learnt.target,
-        surface=learnt.surface,
+        predictor=learnt.predictor,
         departures=learnt.departures,
         nu=groups.nu,
         sigma2=groups.sigma2,
@@ -89,4 +89,4 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
 def fitted_slopes(learnt: ShrunkenRegression) -> FittedMeans:
     """Keep of a shrunken regression, which has no groups, what predictions need."""
     none = np.empty(0)
-    return FittedMeans(none, none, none, learnt.surface, None, learnt.nu, learnt.sigma2, 0.0, np.nan)
+    return FittedMeans(none, none, none, learnt.predictor, None, learnt.nu, learnt.sigma2, 0.0, np.nan)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hbsk._shrinkage.group_means import GroupMeans, group_averages, row_precision, summarise_groups
-from hbsk._shrinkage.linear_predictor import Directions, Surface, find_directions, no_directions
+from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor, find_directions, no_directions
 from hbsk._shrinkage.shrunken_means import ShrunkenMeans, shrink_means
 from hbsk._shrinkage.within_groups import within_triangle
 
@@ -60,7 +60,7 @@ class ShrunkenGroups(NamedTuple):
         Means after it.
     target : ndarray of shape (J,)
         What each mean was moved towards.
-    surface : Surface
+    predictor : LinearPredictor
         Height of the target for any row.
     departures : Departures or None
         For rows away from their group's own point; None where the target is the same for all rows.
@@ -71,7 +71,7 @@ class ShrunkenGroups(NamedTuple):
     groups: GroupMeans
     means: ShrunkenMeans
     target: np.ndarray
-    surface: Surface
+    predictor: LinearPredictor
     departures: Departures | None
     redundant: np.ndarray
 
@@ -129,14 +129,14 @@ def shrink_groups(
         positive_part=positive_part,
         within=None if within is None else within.behind_height(),
     )
-    surface = Surface(directions, np.array([offset]), np.zeros((1, 1)))
+    predictor = LinearPredictor(directions, np.array([offset]), np.zeros((1, 1)))
     if basis.shape[1]:
         coef = means.target_coef + np.append(offset, np.zeros(points.shape[1]))
-        surface = Surface(directions, coef, means.target_covariance)
+        predictor = LinearPredictor(directions, coef, means.target_covariance)
     departures = None
     if points.shape[1]:
         departures = Departures(points, means.lean[:, 1:].copy(), means.slope_covariance[1:, 1:].copy())
-    return ShrunkenGroups(groups, means, surface.value(averages, n_groups), surface, departures, redundant)
+    return ShrunkenGroups(groups, means, predictor.value(averages, n_groups), predictor, departures, redundant)
 
 
 def infinite_where_unknown(variance: np.ndarray) -> np.ndarray:

@@ -41,7 +41,7 @@ from hbsk._model.specification import Specification
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
-from hbsk._shrinkage.linear_predictor import Directions, Surface
+from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk.james_stein import JamesSteinEstimator
@@ -66,7 +66,7 @@ _CLASSES: dict[str, type] = {
         Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, Factor,
         FactorSource, Fitted, FittedMeans, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, Location,
         LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe,
-        SdPrior, SeparateGroups, Specification, Surface, Tails, Value, VarianceLaw, VarianceParameters,
+        SdPrior, SeparateGroups, Specification, LinearPredictor, Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

@@ -137,7 +137,7 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
         found += [(name, getattr(learnt.means, name).size, due) for name in ("theta", "theta_sd", "deviations")]
         found.append(("factors", len(learnt.factors), int(due > 0)))
-        found.append(("columns", len(learnt.columns), len(learnt.means.surface.directions.centre)))
+        found.append(("columns", len(learnt.columns), len(learnt.means.predictor.directions.centre)))
         if learnt.means.departures is not None:
             slopes = due * len(learnt.means.departures.covariance)
             found += [(name, getattr(learnt.means.departures, name).size, slopes) for name in ("points", "lean")]

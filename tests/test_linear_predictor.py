@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hbsk._shrinkage.linear_predictor import Surface, find_directions, shrink_regression
+from hbsk._shrinkage.linear_predictor import LinearPredictor, find_directions, shrink_regression
 
 
 def test_directions_are_orthogonal_and_know_the_rank(rng):
@@ -27,12 +27,12 @@ def test_a_surface_has_the_variance_of_its_coefficients(rng):
     x = rng.normal(size=(12, 2)) + 50.0
     directions = find_directions(list(x.T), np.ones(12)).directions
     root = rng.normal(size=(3, 3))
-    surface = Surface(directions, np.array([1.0, -2.0, 0.5]), root @ root.T)
+    predictor = LinearPredictor(directions, np.array([1.0, -2.0, 0.5]), root @ root.T)
     new = rng.normal(size=(4, 2)) + 50.0
     h = np.column_stack([np.ones(4), (new - directions.centre) @ directions.transform])
-    np.testing.assert_allclose(surface.value(list(new.T), 4), h @ surface.coef, rtol=1e-10)
-    np.testing.assert_allclose(surface.value(list(new.T), 4), surface.intercept + new @ surface.slopes, rtol=1e-8)
-    np.testing.assert_allclose(surface.variance(list(new.T), 4), np.diag(h @ surface.covariance @ h.T), rtol=1e-10)
+    np.testing.assert_allclose(predictor.value(list(new.T), 4), h @ predictor.coef, rtol=1e-10)
+    np.testing.assert_allclose(predictor.value(list(new.T), 4), predictor.intercept + new @ predictor.slopes, rtol=1e-8)
+    np.testing.assert_allclose(predictor.variance(list(new.T), 4), np.diag(h @ predictor.covariance @ h.T), rtol=1e-10)
 
 
 def plain_regression(x, y, w):
@@ -55,9 +55,9 @@ def test_shrunken_regression_against_normal_equations(rng):
     assert (ours.rank, ours.nu) == (4, nu)
     assert ours.sigma2 == pytest.approx(s2, rel=1e-11)
     assert ours.factor == pytest.approx(factor, rel=1e-11)
-    np.testing.assert_allclose(ours.surface.slopes, factor * coef[1:], rtol=1e-9)
+    np.testing.assert_allclose(ours.predictor.slopes, factor * coef[1:], rtol=1e-9)
     centre = np.average(x, axis=0, weights=weight)
-    assert ours.surface.intercept + centre @ ours.surface.slopes == pytest.approx(mean)
+    assert ours.predictor.intercept + centre @ ours.predictor.slopes == pytest.approx(mean)
 
 
 def test_variance_of_a_regression_that_is_not_shrunken_is_that_of_least_squares(rng):
@@ -67,7 +67,7 @@ def test_variance_of_a_regression_that_is_not_shrunken_is_that_of_least_squares(
     assert ours.factor == 1.0
     _, design, gram = plain_regression(x, y, np.ones(15))
     expected = ours.sigma2 * np.diag(design @ np.linalg.inv(gram) @ design.T)
-    np.testing.assert_allclose(ours.surface.variance(list(x.T), 15), expected, rtol=1e-9)
+    np.testing.assert_allclose(ours.predictor.variance(list(x.T), 15), expected, rtol=1e-9)
 
 
 def test_regression_with_known_errors(rng):
@@ -78,7 +78,7 @@ def test_regression_with_known_errors(rng):
     mean = np.average(y, weights=1 / error**2)
     factor = 1 - 1 / np.sum((design @ coef - mean) ** 2 / error**2)
     assert ours.factor == pytest.approx(factor)
-    np.testing.assert_allclose(ours.surface.slopes, factor * coef[1:], rtol=1e-9)
+    np.testing.assert_allclose(ours.predictor.slopes, factor * coef[1:], rtol=1e-9)
     assert np.isnan(ours.sigma2)
     assert ours.nu == np.inf
 
@@ -92,7 +92,7 @@ def test_slopes_that_are_mostly_noise_have_the_variances_of_morris(rng):
     zeta = left.T @ (y - y.mean())
     b = (1 - ours.factor) * 3 / 5
     expected = ours.sigma2 / 40 + ours.sigma2 * (1 - b) * np.sum(left**2, axis=1) + 2 / 3 * (b * left @ zeta) ** 2
-    np.testing.assert_allclose(ours.surface.variance(list(x.T), 40), expected, rtol=1e-9)
+    np.testing.assert_allclose(ours.predictor.variance(list(x.T), 40), expected, rtol=1e-9)
 
 
 def test_perfect_and_saturated_regressions_are_left_alone(rng):
@@ -101,6 +101,6 @@ def test_perfect_and_saturated_regressions_are_left_alone(rng):
     ours = shrink_regression(list(x.T), y, None, None, positive_part=True)
     assert (ours.factor, ours.rank, ours.nu) == (1.0, 4, 0.0)
     assert np.isnan(ours.sigma2)
-    np.testing.assert_allclose(ours.surface.value(list(x.T), 5), y, atol=1e-10)
+    np.testing.assert_allclose(ours.predictor.value(list(x.T), 5), y, atol=1e-10)
     flat = shrink_regression(list(rng.normal(size=(3, 20))), np.full(20, 0.1), None, None, positive_part=True)
-    np.testing.assert_allclose(flat.surface.slopes, 0.0, atol=1e-12)
+    np.testing.assert_allclose(flat.predictor.slopes, 0.0, atol=1e-12)
