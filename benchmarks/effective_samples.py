@@ -21,8 +21,7 @@ from statistics import median
 from sklearn.base import clone
 
 from hbsk import PartialPoolingRegressor
-from hbsk._engine import fit as _marginal_fit
-from hbsk._engine import integrate
+from hbsk._engine.settings import IntegrationSettings
 from hbsk.datasets import load_eight_schools, load_radon, load_sleepstudy
 
 RUNS = 15
@@ -53,12 +52,9 @@ def timed(model, X, y, known):
 def worst_true_ess(model, X, y, known):
     """Return (sd / error)^2 of the worst posterior mean, against a run with many more nodes."""
     mine = model.summary()
-    usual = integrate.ERROR_TARGET, _marginal_fit.MAX_NODES
-    integrate.ERROR_TARGET, _marginal_fit.MAX_NODES = 0.0, 100_000
-    try:
-        exact = clone(model).fit(X, y, **known)
-    finally:
-        integrate.ERROR_TARGET, _marginal_fit.MAX_NODES = usual
+    exact = clone(model)
+    exact._integration = IntegrationSettings(error_target=0.0, max_nodes=100_000)
+    exact.fit(X, y, **known)
     exact = exact.summary()
     return ((exact["sd"] / (mine["mean"] - exact["mean"])) ** 2).min()
 

@@ -142,7 +142,7 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
         fitted = _nuts(options, frame, rows, collected, priors, exact, f"nuts ({why})")
         return replace(fitted, effect_mean=effect_mean)
     names = [label for factor in specification.factors for label in column_labels(factor)]
-    fit = fit_marginal(collected, exact, options.sampling, names)
+    fit = fit_marginal(collected, exact, options.sampling, names, options.integration)
     posterior = replace(fit.posterior, effect_mean=effect_mean)
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
     if fit.posterior.n_chains:

@@ -1,14 +1,13 @@
 """Is the Monte Carlo error that the marginal engine reports the true one? Random problems, and long runs of them."""
 
-from unittest import mock
+from dataclasses import replace
 
 import numpy as np
 
-from hbsk._engine import fit as _marginal_fit
-from hbsk._engine import integrate
 from hbsk._engine.integrate import monte_carlo_error
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.settings import IntegrationSettings
 from hbsk._engine.variance_law import monitored_values
 from hbsk._posterior.integrated import fit_marginal
 from tests.dense import Problem
@@ -43,30 +42,26 @@ def random_problem(rng, small=False):
     return problem, EnginePriors(np.zeros(p), sds, residual_sd, [group_sd] * q, blocks, (1.0,) * len(blocks))
 
 
-def estimate(problem, priors):
+# without quadrature, which has no such errors
+USUAL = IntegrationSettings(cells_for_quadrature=0)
+
+
+def estimate(problem, priors, settings=USUAL):
     """Return the fit; means, sds and reported errors of the values that the engine watches."""
-    with mock.patch.object(_marginal_fit, "CELLS_FOR_QUADRATURE", 0):  # which has no such errors
-        fit = fit_marginal(problem.collect(), priors)
+    fit = fit_marginal(problem.collect(), priors, settings=settings)
     watched = monitored_values(fit.posterior.tails)
     return fit, *monte_carlo_error(watched(fit.nodes.evaluated), fit.nodes.weight, fit.nodes.replicate)
 
 
-def long_run(problem, priors, monkeypatch, max_nodes=40_000):
+def long_run(problem, priors, max_nodes=40_000):
     """The same with other random points and very many more nodes."""
-    points = integrate.unit_cube_points
-    with monkeypatch.context() as patch:
-        for module in (integrate, _marginal_fit):
-            if hasattr(module, "unit_cube_points"):
-                patch.setattr(module, "unit_cube_points", lambda d, n, salt: points(d, n, salt + 1000))
-            patch.setattr(module, "ERROR_TARGET", 1e-9)
-        patch.setattr(_marginal_fit, "NODES_PER_REPLICATE", (64, 64))
-        patch.setattr(_marginal_fit, "MAX_NODES", max_nodes)
-        return estimate(problem, priors)
+    many = replace(USUAL, salt=1000, error_target=1e-9, nodes_per_replicate=(64, 64), max_nodes=max_nodes)
+    return estimate(problem, priors, many)
 
 
-def deviations(problem, priors, monkeypatch, max_nodes=40_000):
+def deviations(problem, priors, max_nodes=40_000):
     """Return the fit, |difference to a long run| in reported errors, and reported errors in posterior sds."""
     fit, mean, sd, error = estimate(problem, priors)
-    _, exact, _, left = long_run(problem, priors, monkeypatch, max_nodes)
+    _, exact, _, left = long_run(problem, priors, max_nodes)
     # the long run has an error of its own; what cannot be told from rounding is none
     return fit, np.abs(mean - exact) / np.maximum(np.hypot(error, left), 1e-9 * sd), error / sd

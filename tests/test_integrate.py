@@ -20,6 +20,7 @@ from hbsk._engine.integrate import (
 )
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.pareto import smoothed_weights
+from hbsk._engine.settings import DEFAULT
 
 
 @dataclass(frozen=True)
@@ -327,7 +328,7 @@ def test_moments_of_a_skew_density_within_the_reported_error():
     nodes = importance_sample(evaluator(skew), skew_proposal(), theta_of, first_per_replicate=32, max_nodes=6_000)
     mean, sd, error = monte_carlo_error(nodes.theta, nodes.weight, nodes.replicate)
     wanted_mean, wanted_variance = skew_moments()
-    assert np.all(error < engine.ERROR_TARGET * sd)
+    assert np.all(error < DEFAULT.error_target * sd)
     assert np.all(np.abs(mean - wanted_mean) < 4 * error)
     np.testing.assert_allclose(sd**2, wanted_variance, rtol=0.1)
     assert nodes.weight.sum() == pytest.approx(1.0)
@@ -357,7 +358,7 @@ def test_a_bad_proposal_is_refitted():
     mean, sd, error = monte_carlo_error(nodes.theta, nodes.weight, nodes.replicate)
     assert np.all(np.abs(mean - [0.4, 1.0]) < 4 * error + 0.02)
     np.testing.assert_allclose(sd, [1.0, np.sqrt(2.0)], rtol=0.1)
-    assert nodes.pareto_k < engine.PARETO_K_LIMIT
+    assert nodes.pareto_k < DEFAULT.pareto_k_limit
 
 
 def test_one_node_with_all_the_weight_still_makes_a_proposal(rng):
@@ -382,7 +383,7 @@ def test_a_proposal_that_cannot_be_mended_is_reported():
 
     proposal = SplitT(np.zeros(7), 0.5 * np.eye(7), np.ones(7), np.ones(7))
     nodes = importance_sample(evaluator(log_density), proposal, theta_of, first_per_replicate=64, max_nodes=2_000)
-    assert nodes.pareto_k > engine.PARETO_K_LIMIT
+    assert nodes.pareto_k > DEFAULT.pareto_k_limit
 
 
 def test_more_nodes_than_asked_for_are_never_used():

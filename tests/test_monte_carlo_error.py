@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hbsk._engine.integrate import ERROR_TARGET
+from hbsk._engine.settings import DEFAULT
 from tests.honesty import deviations, random_problem
 
 N_PROBLEMS = 16
@@ -13,11 +13,7 @@ N_PROBLEMS = 16
 
 @pytest.fixture(scope="module")
 def found():
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return [
-            deviations(*random_problem(np.random.default_rng([31, i]), small=True), monkeypatch)
-            for i in range(N_PROBLEMS)
-        ]
+    return [deviations(*random_problem(np.random.default_rng([31, i]), small=True)) for i in range(N_PROBLEMS)]
 
 
 def test_true_errors_are_within_three_reported_ones(found):
@@ -32,13 +28,13 @@ def test_true_errors_are_within_three_reported_ones(found):
 def test_errors_meet_their_target(found):
     for fit, _, relative_error in found:
         assert fit.reliable
-        assert np.all(relative_error < 2 * ERROR_TARGET)
-    met = np.concatenate([relative_error for *_, relative_error in found]) < ERROR_TARGET
+        assert np.all(relative_error < 2 * DEFAULT.error_target)
+    met = np.concatenate([relative_error for *_, relative_error in found]) < DEFAULT.error_target
     assert met.mean() > 0.95
 
 
 @pytest.mark.parametrize("distance", [0.3, 4.0, 40.0])
-def test_columns_far_from_where_priors_refer_to_spoil_neither(distance, monkeypatch):
+def test_columns_far_from_where_priors_refer_to_spoil_neither(distance):
     """Correlated blocks whose columns lie some sds from zero, where their priors are stated."""
     n_problems = 0
     for i in range(12):
@@ -49,7 +45,7 @@ def test_columns_far_from_where_priors_refer_to_spoil_neither(distance, monkeypa
             continue
         Z = problem.Z.copy()
         Z[:, 1:] += distance * rng.choice([-1, 1], q - 1) / np.sqrt(q - 1)
-        fit, ratio, _ = deviations(replace(problem, Z=Z), priors, monkeypatch, 16_000)
+        fit, ratio, _ = deviations(replace(problem, Z=Z), priors, 16_000)
         assert fit.reliable, i
         assert np.max(ratio) < 4, i
         n_problems += 1

@@ -9,7 +9,7 @@ from sklearn.base import clone
 from sklearn.metrics import r2_score
 
 from hbsk import PartialPoolingRegressor
-from hbsk._engine import fit as _marginal_fit
+from hbsk._engine.settings import IntegrationSettings
 from hbsk.datasets import load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, SuspiciousGroupsWarning
 from tests.dense import Problem, condition
@@ -403,10 +403,8 @@ def test_two_groups_under_a_cauchy_prior_have_no_finite_variance_for_a_third(rng
 
 
 def test_a_posterior_that_was_not_found_warns(data, monkeypatch):
-    from hbsk._engine import fit as _marginal_fit
-
     X, y = data
-    monkeypatch.setattr(_marginal_fit, "PARETO_K_LIMIT", -5.0)
+    monkeypatch.setattr(PartialPoolingRegressor, "_integration", IntegrationSettings(pareto_k_limit=-5.0))
     monkeypatch.setattr("hbsk._posterior.diagnostics.PARETO_K_THRESHOLD", -5.0)
     monkeypatch.setattr("hbsk._model.options.Options.sampling", None)
     with pytest.warns(ConvergenceWarning, match=r"not reliable: Pareto k"):
@@ -435,7 +433,7 @@ def test_many_columns_take_fewer_nodes_and_answer_all_the_same(rng, monkeypatch)
     fitted = PartialPoolingRegressor(group_features="g").fit(X, y)
     assert fitted._learnt.fitted.posterior.n_nodes == 512
     assert fitted.diagnostics_["ess_bulk"].min() > 400
-    monkeypatch.setattr(_marginal_fit, "LEAST_FOR_COLUMNS", 64)
+    monkeypatch.setattr(PartialPoolingRegressor, "_integration", IntegrationSettings(least_for_columns=64))
     more = PartialPoolingRegressor(group_features="g").fit(X, y)
     assert more._learnt.fitted.posterior.n_nodes == 1024
     columns = ["mean", "sd", "eti89_lb", "eti89_ub"]

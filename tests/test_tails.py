@@ -6,10 +6,9 @@ import pytest
 from scipy import stats
 
 from hbsk import PartialPoolingRegressor
-from hbsk._engine import fit as _marginal_fit
-from hbsk._engine import variance_law as _variance_law
 from hbsk._engine.integrate import unit_cube_points
 from hbsk._engine.log_density_surface import fit_surface, monomials
+from hbsk._engine.settings import IntegrationSettings
 from hbsk.exceptions import ConvergenceWarning
 from tests.tails import errors, fit, simulate
 
@@ -65,10 +64,8 @@ def test_draws_of_sigma_alone_are_as_many_as_were_asked_for(pooling):
 
 
 def test_where_nodes_are_all_there_is_a_wrong_end_is_told(monkeypatch):
-    monkeypatch.setattr(_variance_law, "CHEAP_NODES", 0)
-    monkeypatch.setattr(_variance_law, "DEAREST_NODES", 0)
-    monkeypatch.setattr(_variance_law, "ROUGH", (0.0, 0.0))
-    monkeypatch.setattr(_marginal_fit, "NODES_PER_REPLICATE", (4, 2))
+    settings = IntegrationSettings(cheap_nodes=0, dearest_nodes=0, rough_surface=(0.0, 0.0), nodes_per_replicate=(4, 2))
+    monkeypatch.setattr(PartialPoolingRegressor, "_integration", settings)
     X, y = simulate(150, 2)
     with pytest.warns(ConvergenceWarning, match=r"sd or ends of the interval known to no more than 0\.1 posterior sds"):
         model = PartialPoolingRegressor("y ~ x + (x | g)").fit(X, y)

@@ -10,9 +10,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._engine.integrate import (
-    ERROR_TARGET,
     N_REPLICATES,
-    PARETO_K_LIMIT,
     Nodes,
     importance_sample,
 )
@@ -24,6 +22,7 @@ from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails, posterior_tails
 from hbsk._engine.quadrature import WEIGHTS, score_nodes
 from hbsk._engine.scaling import ColumnScaling, standardise
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums, GroupSums
 from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import (
@@ -37,23 +36,16 @@ from hbsk._engine.variance_law import (
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
 
-# Groups that differ in design up to which one unknown sd is integrated by quadrature: some ten thousand evaluations.
-CELLS_FOR_QUADRATURE = 100
 # Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
 FIRST_ROUND_ELEMENTS = 200_000
-# Nodes that common columns, each node of which costs as much as p^3 / 8 groups, leave at least, for the tails of group
-# sds.
-LEAST_FOR_COLUMNS = 32
-NODES_PER_REPLICATE = (4, 32)
 # With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
 # smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
 FEW_GROUPS = 50
 # Of many more groups that differ in design, this many find where the search for the mode begins.
 MANY_CELLS = 10_000
-# Nodes of a replicate in the first round, and of all rounds; and both in many dimensions, where rounds are equal.
-MOST_FIRST, MAX_NODES = 64, 16_000
-MANY_FIRST, MANY_NODES = 256, 24_576
-# Of those so many stand for all of them: what is asked of a posterior costs as much for every node, and most have
+# Nodes of a replicate in the first round; and in many dimensions, where rounds are equal.
+MOST_FIRST, MANY_FIRST = 64, 256
+# Of all nodes there so many stand for all of them: what is asked of a posterior costs as much for every node, and most have
 # next to no weight.
 MANY_KEPT = 2_048
 # Points times groups of different design that the search may begin at in one call.
@@ -152,7 +144,9 @@ def engine_common_prior(priors: EnginePriors, scaling: ColumnScaling, has_interc
     return mean[scaling.kept] * unit, (sd[scaling.kept] * unit) ** -2.0
 
 
-def integrate_model(model: MarginalModel, names: Sequence[str] | None = None) -> IntegratedNodes:
+def integrate_model(
+    model: MarginalModel, names: Sequence[str] | None = None, settings: IntegrationSettings = DEFAULT
+) -> IntegratedNodes:
     """Find the mode, place nodes and weigh them.
 
     Raises
@@ -165,7 +159,7 @@ def integrate_model(model: MarginalModel, names: Sequence[str] | None = None) ->
     tails = posterior_tails(model, names)
     many_columns = model.sums.n_common >= COLUMNS_FOR_THREADS
     with one_thread_each() if many_columns else nullcontext(), own_errors():
-        return _integrate(model, tails)
+        return _integrate(model, tails, settings)
 
 
 @contextmanager
@@ -182,22 +176,22 @@ def own_errors():
         ) from error
 
 
-def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
+def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings) -> IntegratedNodes:
     parameters = model.parameters
-    quadrature = _by_quadrature(model)
+    quadrature = _by_quadrature(model, settings.cells_for_quadrature)
     if quadrature is not None:
         points, weight = quadrature
         return IntegratedNodes(points, weight, np.zeros(len(weight), dtype=int), 0.0, weight, tails, by_quadrature=True)
     mode, precision = find_mode(model.value_and_gradient, _starts(model))
-    low, high = NODES_PER_REPLICATE
+    low, high = settings.nodes_per_replicate
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
     affordable = FIRST_ROUND_ELEMENTS / N_REPLICATES
     by_columns = affordable * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
-    high = min(high, max(int(by_columns), LEAST_FOR_COLUMNS))
+    high = min(high, max(int(by_columns), settings.least_for_columns))
     per_replicate = int(np.clip(affordable // max(model.sums.n_groups, 1), low, high))
     drawn_from = proposals(model, mode, precision, thorough=per_replicate > low)
     many = parameters.n_dim >= MANY_DIMENSIONS
-    most_first, max_nodes = (MANY_FIRST, MANY_NODES) if many else (MOST_FIRST, MAX_NODES)
+    most_first = MANY_FIRST if many else MOST_FIRST
     # Sobol points are balanced in powers of two, each of them with its mirror image
     per_replicate = 2 ** int(np.log2(min(most_first, per_replicate * max(1, parameters.n_dim // 4))))
     nodes = importance_sample(
@@ -206,7 +200,9 @@ def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
         monitored_values(tails),
         broad=drawn_from.broad,
         first_per_replicate=per_replicate,
-        max_nodes=max_nodes,
+        max_nodes=settings.max_nodes_of_many if many else settings.max_nodes,
+        error_target=settings.error_target,
+        salt=settings.salt,
         refit=drawn_from.refit,
     )
     if many and len(nodes.weight) > MANY_KEPT:
@@ -219,9 +215,9 @@ def _integrate(model: MarginalModel, tails: Tails) -> IntegratedNodes:
         pareto_k=nodes.pareto_k,
         level=nodes.spare,
         tails=tails,
-        reliable=nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET,
+        reliable=nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target,
         nodes=nodes,
-        law=variance_law(model, nodes, points, tails),
+        law=variance_law(model, nodes, points, tails, settings),
     )
 
 
@@ -319,14 +315,14 @@ def _candidates(model: MarginalModel) -> np.ndarray:
     return np.concatenate([candidates, *on_either_side])
 
 
-def _by_quadrature(model: MarginalModel) -> tuple[MarginalPoints, np.ndarray] | None:
+def _by_quadrature(model: MarginalModel, most_cells: int) -> tuple[MarginalPoints, np.ndarray] | None:
     """Return points and weights where one sd is unknown at most and quadrature can be paid for, otherwise None."""
     parameters = model.parameters
     if parameters.n_varying == 0 and parameters.sigma_is_free:
         return model.without_effects(), WEIGHTS
     if parameters.n_dim == 0:
         return model.evaluate(np.zeros((1, 0))), np.ones(1)
-    if parameters.n_dim == 1 and not parameters.integrated and model.passes.n_cells <= CELLS_FOR_QUADRATURE:
+    if parameters.n_dim == 1 and not parameters.integrated and model.passes.n_cells <= most_cells:
         nodes = score_nodes(lambda x: model.evaluate(x[:, None]).log_density, *parameters.ends)
         return model.evaluate(nodes[:, None]), WEIGHTS
     return None

@@ -20,12 +20,10 @@ from scipy import special
 from scipy.stats import qmc
 
 from hbsk._engine.pareto import smoothed_weights
+from hbsk._engine.settings import DEFAULT
 
 N_REPLICATES = 16
-# Accuracy: Monte Carlo error of every variance parameter in posterior sds; an ESS of 400.
-ERROR_TARGET = 0.05
 PARETO_K_ADAPT = 0.5
-PARETO_K_LIMIT = 0.7
 # Degrees of freedom of proposals: of 4 the quantiles have a closed form, of 5 they took 5 % of a fit of few rows.
 PROPOSAL_DF = 4.0
 # The proposal is wider than the curvature says: a tenth of its efficiency buys weights that are bounded in practice
@@ -291,7 +289,8 @@ def importance_sample(
     broad: Proposal | None = None,
     first_per_replicate: int,
     max_nodes: int,
-    error_target: float | None = None,
+    error_target: float = DEFAULT.error_target,
+    salt: int = 0,
     refit: Callable[[Nodes], Proposal] | None = None,
 ) -> Nodes:
     """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
@@ -309,27 +308,28 @@ def importance_sample(
         Nodes of each replicate in the first round.
     max_nodes : int
     error_target : float, optional
-        Largest Monte Carlo error of what is monitored, in posterior sds; `ERROR_TARGET` by default.
+        Largest Monte Carlo error of what is monitored, in posterior sds.
+    salt : int, default=0
+        Chooses among the quasi-random points.
     refit : callable, optional
         Maps weighted nodes to the next proposal, of which there are as many nodes as of the first; by default kernels
         on some of them, and twice as many at each round.
     """
-    rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt=0)]
+    rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt)]
     per_replicate = first_per_replicate
-    error_target = ERROR_TARGET if error_target is None else error_target
-    for salt in range(1, MAX_ROUNDS + 1):
+    for number in range(1, MAX_ROUNDS + 1):
         nodes = _weigh(rounds, monitored)
         if nodes.error <= error_target and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         many = 3 * len(nodes.weight) if refit is None else len(nodes.weight) + len(rounds[0].theta)
-        if many > max_nodes or salt == MAX_ROUNDS:
+        if many > max_nodes or number == MAX_ROUNDS:
             break
         if broad is not None:
-            rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt=100))
+            rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt + 100))
             broad = None
             continue
         per_replicate *= 2 if refit is None else 1
-        rounds.append(_Round.drawn((refit or _refit)(nodes), evaluate, per_replicate, salt))
+        rounds.append(_Round.drawn((refit or _refit)(nodes), evaluate, per_replicate, salt + number))
     return nodes
 
 

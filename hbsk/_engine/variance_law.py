@@ -22,6 +22,7 @@ from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import conditional_quantile, systematic_resample
 from hbsk._engine.proposals import proposals
 from hbsk._engine.propriety import HIGHEST_MOMENT, Tails
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.threads import one_thread_each
 
 # A node costs as much for p common columns, their eigenvalues and factors, as for p^3 / 8 groups.
@@ -29,9 +30,6 @@ CUBED_COLUMNS_PER_GROUP = 8
 # Common columns from which linear algebra would start threads for every node: on two busy cores a fit with 60 columns
 # took thirty times as long with them.
 COLUMNS_FOR_THREADS = 32
-# What nodes cost, in groups of different design: below the first 4,096 nodes take a tenth of a second and no surface is
-# wanted; above the last they take ten and are not placed.
-CHEAP_NODES, DEAREST_NODES = 500, 200_000
 # Above it draws alone, of which few may be wanted, do not have fine nodes placed.
 DEAR_NODES = 10_000
 # Draws times the cost of a node up to which the model is evaluated at every draw: half a second.
@@ -39,7 +37,7 @@ EVALUATED_DRAWS = 1e7
 # Errors of a surface, root mean square, that its quantiles do not show (measured: 0.036 puts ends off by 0.017 sd, 0.12
 # by 0.08), and that are still better than the nodes alone; and the same of the share of weight that is misplaced, a
 # hundredth of which, all in one tail, puts its end off by 0.18 sd.
-CLOSE, ROUGH = (0.05, 0.002), (0.15, 0.02)
+CLOSE = (0.05, 0.002)
 # Nodes of the first round times what one costs, of all rounds, and bounds of the first.
 FIRST_ROUND, ALL_ROUNDS = 2e6, 2e8
 FIRST_NODES, MOST_NODES = (512, 8192), 32_000
@@ -143,7 +141,9 @@ def _calmly(model: MarginalModel) -> Iterator[None]:
         yield
 
 
-def variance_law(model: MarginalModel, nodes: Nodes, points: MarginalPoints, tails: Tails) -> VarianceLaw | None:
+def variance_law(
+    model: MarginalModel, nodes: Nodes, points: MarginalPoints, tails: Tails, settings: IntegrationSettings = DEFAULT
+) -> VarianceLaw | None:
     """Return the law of the variance parameters, or None where the nodes are the best there is.
 
     Parameters
@@ -153,15 +153,16 @@ def variance_law(model: MarginalModel, nodes: Nodes, points: MarginalPoints, tai
     points : MarginalPoints
         The nodes, evaluated.
     tails : Tails
+    settings : IntegrationSettings, optional
     """
     cost, surface = cost_of_node(model), None
-    if cost > CHEAP_NODES:
+    if cost > settings.cheap_nodes:
         grid = (points.log_sigma, points.weight) if model.parameters.integrated else ()
         surface = fit_surface(nodes.theta, points.log_density, nodes.weight, *grid)
-        largest_error, most_misplaced = CLOSE if cost <= DEAREST_NODES else ROUGH
+        largest_error, most_misplaced = CLOSE if cost <= settings.dearest_nodes else settings.rough_surface
         if surface is not None and not (surface.error < largest_error and surface.misplaced < most_misplaced):
             surface = None
-    if surface is None and cost > DEAREST_NODES:
+    if surface is None and cost > settings.dearest_nodes:
         return None
     return VarianceLaw(model, nodes.theta[np.argmax(nodes.weight)], surface, tails)
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
+
 
 @dataclass(frozen=True)
 class Options:
@@ -27,6 +29,7 @@ class Options:
     n_jobs: int | None = None
     random_state: Any = None
     verbose: Any = 0
+    integration: IntegrationSettings = DEFAULT
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -37,5 +40,5 @@ class Options:
 
 def options_of(estimator: Any) -> Options:
     """Take down what the parameters of an estimator are now."""
-    names = [field.name for field in fields(Options) if field.name != "name"]
+    names = [field.name for field in fields(Options) if field.name not in ("name", "integration")]
     return Options(type(estimator).__name__, **{name: getattr(estimator, name) for name in names})

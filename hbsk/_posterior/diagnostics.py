@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hbsk._engine.integrate import PARETO_K_LIMIT, monte_carlo_error
+from hbsk._engine.integrate import monte_carlo_error
+from hbsk._engine.settings import DEFAULT
 from hbsk._messages import listed, warn
 from hbsk._posterior.accuracy import END_LEVELS, TAIL_LEVELS, mixture_accuracy, variance_accuracy
 from hbsk._posterior.orders import OF_VARIANCE, common_orders, variance_orders
@@ -17,7 +18,7 @@ ESS_THRESHOLD = 400.0
 # The marginal engine adds nodes until the means of the variance parameters reach that size, by an estimate from sixteen
 # replicates that is itself off by a third. A fit that ends a little short is no failure; one with less than this is.
 ESS_OF_NODES_THRESHOLD = ESS_THRESHOLD / 4
-PARETO_K_THRESHOLD = PARETO_K_LIMIT
+PARETO_K_THRESHOLD = DEFAULT.pareto_k_limit
 
 # Monte Carlo error of an sd or of an end of an interval, in posterior sds, that is told.
 MCSE_THRESHOLD = 0.1

@@ -13,6 +13,7 @@ from hbsk._engine.integrate import Nodes
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
 from hbsk._posterior.nodes import MarginalPosterior, marginal_posterior
 
@@ -46,6 +47,7 @@ def fit_marginal(
     priors: EnginePriors,
     sampler: dict[str, Any] | None = None,
     names: Sequence[str] | None = None,
+    settings: IntegrationSettings = DEFAULT,
 ) -> FoundPosterior:
     """Integrate a Gaussian model with at most one grouping factor.
 
@@ -59,9 +61,10 @@ def fit_marginal(
         posterior is returned as not reliable.
     names : sequence of str, optional
         Of the varying columns, for messages.
+    settings : IntegrationSettings, optional
     """
     model, scaling = marginal_model(collected, priors)
-    found = integrate_model(model, names)
+    found = integrate_model(model, names, settings)
     if priors.centre is not None and found.tails.sets:
         through = tuple(np.flatnonzero(priors.centre).tolist())
         tails = replace(found.tails, intercept=collected.varying_intercept, through=through)
