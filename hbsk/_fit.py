@@ -322,7 +322,7 @@ def _sums_for_comparison(specification, collected, exact):
         p = len(specification.common_columns)
         q = len(specification.factors[0].columns) if specification.factors else 0
         exact = EnginePriors(
-            np.zeros(p), np.full(p, np.inf), None if collected.sums.log_weight else 1.0, [1.0] * q, ((),) * 0, ()
+            np.zeros(p), np.full(p, np.inf), None if collected.sums.log_weight else 1.0, [1.0] * q, (), ()
         )
     return marginal_model(collected, exact)
 

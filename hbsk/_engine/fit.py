@@ -45,8 +45,8 @@ FEW_GROUPS = 50
 MANY_CELLS = 10_000
 # Nodes of a replicate in the first round; and in many dimensions, where rounds are equal.
 MOST_FIRST, MANY_FIRST = 64, 256
-# Of all nodes there so many stand for all of them: what is asked of a posterior costs as much for every node, and most have
-# next to no weight.
+# Of all nodes there so many stand for all of them: what is asked of a posterior costs as much for every node, and most
+# have next to no weight.
 MANY_KEPT = 2_048
 # Points times groups of different design that the search may begin at in one call.
 CHEAP_STARTS = 10_000
