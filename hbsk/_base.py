@@ -9,6 +9,9 @@ from functools import wraps
 from numbers import Integral
 from typing import Any
 
+import numpy as np
+import pandas as pd
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._data.checks import check_coverage
@@ -22,9 +25,17 @@ from hbsk._model.design import PredictedRows
 from hbsk._model.frame import read_new_rows, read_training_frame, unknown_rows
 from hbsk._model.options import options_of
 from hbsk._posterior.datatree import posterior_datatree
-from hbsk._posterior.group_tables import correlation_frames, group_effect_table, sd_series, shrinkage_frames
-from hbsk._posterior.summary import rank_table, summary_table
+from hbsk._posterior.group_tables import (
+    correlation_frames,
+    group_effect_table,
+    label_index,
+    sd_series,
+    shrinkage_frames,
+)
+from hbsk._posterior.summary import n_rank_draws, rank_table, ranks_of_draws, summary_table
+from hbsk._shrinkage.draws import draw_means
 from hbsk._shrinkage.predictions import FittedMeans
+from hbsk._shrinkage.tables import EFFECT_COLUMNS, effect_table, parameter_table
 
 _METHODS = ("fit", "predict", "score")
 
@@ -77,6 +88,19 @@ def read_predicted(
     frame = learnt_by(estimator).frame
     table = read_table(estimator, X, reset=False)
     return read_new_rows(options_of(estimator), frame, table, groups, standard_error, y)
+
+
+def generator(random_state: Any) -> np.random.Generator:
+    """Make a Generator of whatever `random_state` may be."""
+    if isinstance(random_state, np.random.Generator):
+        return random_state
+    return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+
+
+def check_n_samples(n_samples: Any) -> None:
+    """Raise unless `n_samples` of `sample_y` counts draws."""
+    if not isinstance(n_samples, Integral) or n_samples < 1:
+        raise ValueError(f"n_samples must be a positive integer, got {shown(n_samples)}.")
 
 
 def require_standard_error(estimator: Any, standard_error: Any, what: str) -> None:
@@ -164,6 +188,110 @@ def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
         return self
 
     return learn
+
+
+class ShrunkenAnswersMixin:
+    """Tables of shrunken means; a mixin of `JamesSteinEstimator`, whose file tells fit and predict."""
+
+    _learnt: LearntMeans
+
+    @property
+    def shrinkage_(self):
+        """Weight of each group's own mean, by factor: frames of groups times the term "1|<factor>"."""
+        learnt = learnt_by(self)
+        return {
+            factor.name: pd.DataFrame(
+                {term: learnt.means.shrinkage}, index=label_index(factor.labels, factor.name), copy=True
+            )
+            for factor in learnt.factors
+            for term in factor.terms
+        }
+
+    @property
+    def group_sd_(self):
+        """Estimates of the sd between groups, by factor."""
+        sd = np.sqrt(self.between_group_variance_) if learnt_by(self).factors else np.nan
+        return {factor.name: pd.Series(sd, index=list(factor.terms), name="sd") for factor in self._learnt.factors}
+
+    @property
+    def group_effects_(self):
+        """Means of every group; see `group_effects`, here without intervals."""
+        return self.group_effects(coverage=None)
+
+    def group_effects(self, coverage=0.95):
+        """Return the mean of every group, shrunken and not.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals; None leaves them out.
+
+        Returns
+        -------
+        table : DataFrame
+            Columns ``factor``, ``group``, ``term``, ``n`` (copies of rows), ``no_pooling`` (`group_means_`), ``mean``
+            (`theta_`), ``sd`` (`theta_sd_`), ``shrinkage``, and ``lower``, ``upper``: quantiles of Student's t.
+        """
+        if coverage is not None:
+            check_coverage(coverage)
+        learnt = learnt_by(self)
+        for factor in learnt.factors:
+            (term,) = factor.terms
+            own = self.group_means_
+            return effect_table(factor.name, term, factor.labels, self.group_sizes_, own, learnt.means, coverage)
+        return pd.DataFrame(columns=EFFECT_COLUMNS)
+
+    def summary(self, coverage=0.95):
+        """Return the parameters that were estimated, with what is known of them.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals.
+
+        Returns
+        -------
+        table : DataFrame
+            Rows "Intercept" and slopes (of the target; sd 0 where it was given), "sigma" unless standard errors are
+            known, and "1|<factor>_sigma", the sd between groups, with no interval. Columns ``mean``, ``sd``,
+            ``lower`` and ``upper``: Student's t, and chi-square for sigma.
+        """
+        check_coverage(coverage)
+        learnt = learnt_by(self)
+        sds = {f"{term}_sigma": sd for series in self.group_sd_.values() for term, sd in series.items()}
+        return parameter_table(learnt.means, learnt.columns, sds, float(coverage))
+
+    def rank_groups(self, term=None, *, ascending=False, top=None):
+        """Return the law of every group's rank.
+
+        Parameters
+        ----------
+        term : str, default=None
+            Only "1|<factor>", the mean, can be ranked by.
+        ascending : bool, default=False
+            Whether the smallest mean has rank 1.
+        top : int, default=None
+            Also return the probability of being among the first ``top``.
+
+        Returns
+        -------
+        table : DataFrame
+            Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
+            ``p_top_<top>``. From 4,000 joint draws, always the same, of an approximate posterior: Student's t with a
+            common scale, and one error of the target that all groups share by the part they were moved.
+        """
+        learnt = learnt_by(self)
+        known = [known for factor in learnt.factors for known in factor.terms]
+        if not known:
+            raise ValueError("There are no groups to rank: the estimator was fitted without.")
+        if term not in (None, *known):
+            raise ValueError(f"term={shown(term)} is no varying term of this model; its term is {known[0]!r}.")
+        if not np.isfinite(learnt.means.theta_sd).all():
+            raise ValueError("The groups cannot be ranked: the variance within groups, and so their sd, is not known.")
+        (factor,) = learnt.factors
+        n_draws = n_rank_draws(factor.n_groups)
+        draws = draw_means(learnt.means, n_draws, np.random.default_rng(0)).theta
+        return ranks_of_draws(draws, label_index(factor.labels, factor.name), ascending, top)
 
 
 class PosteriorAnswersMixin:

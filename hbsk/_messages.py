@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import sklearn
 
-from hbsk.exceptions import RedundantColumnsWarning
+from hbsk.exceptions import NoGroupsWarning, RedundantColumnsWarning
 
 
 def shown(value: Any) -> str:
@@ -76,3 +76,13 @@ def warn_of_redundant_columns(names: list[str], redundant: np.ndarray) -> None:
             "apart, so their slopes share it. Leave one of them out (OneHotEncoder: drop='first').",
             RedundantColumnsWarning,
         )
+
+
+def warn_of_no_groups() -> None:
+    """Warn that slopes are shrunken, where means of groups may have been meant."""
+    warn(
+        "No groups: the slopes of a linear regression on the columns of X are shrunken instead. Name the group column "
+        "in group_features=, or pass groups= to fit; note that cross-validation and searches drop groups= unless "
+        "metadata routing is on.",
+        NoGroupsWarning,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -9,9 +10,18 @@ import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
-from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import GroupRoutingMixin, LearntMeans, keeps_former_fit, read_training_table
+from hbsk._base import (
+    GroupRoutingMixin,
+    LearntMeans,
+    ShrunkenAnswersMixin,
+    check_n_samples,
+    generator,
+    keeps_former_fit,
+    learnt_by,
+    read_training_table,
+    require_standard_error,
+)
 from hbsk._data.checks import LARGEST_VALUE, Number, check_interval
 from hbsk._data.rows import (
     LEAST_ROWS,
@@ -24,17 +34,18 @@ from hbsk._data.rows import (
 )
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
-from hbsk._messages import warn, warn_of_redundant_columns
+from hbsk._messages import warn, warn_of_no_groups, warn_of_redundant_columns
+from hbsk._shrinkage.draws import draw_rows
 from hbsk._shrinkage.linear_predictor import shrink_regression
 from hbsk._shrinkage.predictions import fitted_means, fitted_slopes
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown, shrink_groups
 from hbsk._shrinkage.shrunken_means import t_quantile
-from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
+from hbsk.exceptions import ShrinkageWarning
 
 __all__ = ["JamesSteinEstimator"]
 
 
-class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
+class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixin, BaseEstimator):
     r"""Group means shrunken towards a common target, without sampling.
 
     The mean of a small group is a poor guess of what the group is really like. This estimator moves every group mean
@@ -80,9 +91,9 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
 
     Attributes
     ----------
-    groups_ : ndarray of shape (n_groups,)
-        Labels of the groups, sorted where they sort, else in order of appearance. Empty without groups, as are all
-        further arrays over groups.
+    groups_ : dict of str to ndarray of shape (n_groups,)
+        Labels of the groups, by factor, which is one at most: sorted where they sort, else in order of appearance.
+        Arrays over groups are in this order, and empty without groups.
     group_sizes_ : ndarray of shape (n_groups,)
         Number of rows in each group; sum of their weights where there are weights.
     group_means_ : ndarray of shape (n_groups,)
@@ -92,9 +103,15 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     theta_sd_ : ndarray of shape (n_groups,)
         Empirical-Bayes posterior sd (not variance) of each true group mean, with the corrections of Morris (1983) for
         estimating the target and :math:`\tau^2`. Infinite where the variance within groups cannot be estimated.
-    shrinkage_ : ndarray of shape (n_groups,) or float
-        Weight :math:`\lambda_j` of the group's own mean: 1 leaves it where it is, 0 puts it on the target. In [0, 1],
-        but for "james-stein" with `positive_part=False`. Without groups one number, the factor of all slopes.
+    shrinkage_ : dict of str to DataFrame
+        Weight :math:`\lambda_j` of the group's own mean, by factor, groups times the term "1|<factor>": 1 leaves it
+        where it is, 0 puts it on the target. In [0, 1], but for "james-stein" with `positive_part=False`.
+    slope_shrinkage_ : float
+        Factor of all slopes. Only without groups.
+    group_effects_ : DataFrame
+        What `group_effects` returns, without intervals.
+    group_sd_ : dict of str to Series
+        Sd between groups, the root of `between_group_variance_`, by factor and term.
     target_ : float or ndarray of shape (n_groups,)
         What the means were moved towards; for `target="regression"` an array, the height of the surface at the average
         row of each group. NaN without groups.
@@ -108,12 +125,14 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         Variance (not sd) of one row within its group, pooled over groups, around the slopes of "regression" where
         columns vary within groups; without groups the residual variance. NaN with known standard errors, and where
         groups leave no degrees of freedom for it.
+    sigma_ : float
+        Its root, the sd of one row.
     coef_ : ndarray of shape (n_columns,)
-        Slopes of the target in the other columns of X. Only with `target="regression"` or without groups.
-    coef_names_ : ndarray of shape (n_columns,)
-        Names of these columns. Only with `target="regression"` or without groups.
+        Slopes of the target in the other columns of X; none but with `target="regression"` or without groups.
+    coef_names_ : list of str
+        Names of these columns.
     intercept_ : float
-        Height of that surface where all columns are 0. Only with `target="regression"` or without groups.
+        The target, where all these columns are 0.
     n_features_in_ : int
         Number of columns of X, group column included.
     feature_names_in_ : ndarray of shape (n_features,)
@@ -190,7 +209,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     >>> shrunken = JamesSteinEstimator(group_features="player")
     >>> X, early, later = players.data, players.target, players.remaining_average
     >>> shrunken = shrunken.fit(X, early, standard_error=players.standard_error)
-    >>> print(f"{shrunken.shrinkage_[0]:.3f}")
+    >>> print(f"{shrunken.shrinkage_['player'].iloc[0, 0]:.3f}")
     0.212
     >>> error = np.sum((early - later) ** 2) / np.sum((shrunken.predict(X) - later) ** 2)
     >>> print(f"{error:.1f} times the total squared error")
@@ -202,7 +221,7 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     >>> marks = np.array([5.1, 6.8, 4.4, 5.9, 7.7, 9.2, 5.2, 3.3, 9.0, 6.9, 5.1])
     >>> shrunken = JamesSteinEstimator(method="empirical-bayes")
     >>> shrunken = shrunken.fit(np.zeros((11, 1)), marks, groups=school)
-    >>> shrunken.shrinkage_.round(2)
+    >>> shrunken.shrinkage_["groups"]["1|groups"].to_numpy().round(2)
     array([0.91, 0.83, 0.83, 0.71, 0.83])
     >>> shrunken.predict(np.zeros((2, 1)), groups=["d", "new"]).round(1)
     array([8.3, 6.6])
@@ -258,7 +277,6 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         Returns
         -------
         self : JamesSteinEstimator
-            Fitted estimator.
         """
         rows = read_training_rows(
             read_training_table(self, X),
@@ -293,16 +311,15 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         mean : ndarray of shape (n_samples,)
             Predicted means.
         std : ndarray of shape (n_samples,)
-            Sd of a new observation in the row's group: of the group's mean and of the observation around it. Only with
-            `return_std=True`. The sd of the mean alone is `theta_sd_`, at the average row of the group.
+            Sd of a new observation, only with `return_std=True`. The sd of the mean alone is `theta_sd_`.
         """
-        rows, columns, codes = self._read(X, groups, standard_error)
-        means = self._learnt.means
-        mean = self._mark_unknown(means.mean(columns, rows.n_rows, codes), codes)
+        rows, noise = self._read(X, groups, standard_error, "return_std=True" if return_std else None)
+        means, codes = self._learnt.means, rows[-1]
+        mean = self._mark_unknown(means.mean(*rows), codes)
         if not return_std:
             return mean
-        variance = infinite_where_unknown(means.variance(columns, rows.n_rows, codes) + self._noise(rows))
-        return mean, self._mark_unknown(np.sqrt(variance), codes)
+        sd = np.sqrt(infinite_where_unknown(means.variance(*rows) + noise))
+        return mean, self._mark_unknown(sd, codes)
 
     def predict_interval(self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None):
         """Predict a central interval for a new observation, or for the mean, of each row's group.
@@ -326,15 +343,38 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
         interval : ndarray of shape (n_samples, 2)
             Lower and upper ends.
         """
-        check_is_fitted(self)
+        means = learnt_by(self).means
         check_interval(coverage, kind)
-        rows, columns, codes = self._read(X, groups, standard_error)
-        means = self._learnt.means
-        noise = self._noise(rows) if kind == "prediction" else 0.0
-        variance = infinite_where_unknown(means.variance(columns, rows.n_rows, codes) + noise)
+        is_mean = kind == "mean"
+        rows, noise = self._read(X, groups, standard_error, None if is_mean else "kind='prediction'")
+        variance = infinite_where_unknown(means.variance(*rows) + (0.0 if is_mean else noise))
         reach = t_quantile(0.5 + float(coverage) / 2, np.array([means.nu])) * np.sqrt(variance)
-        mean = means.mean(columns, rows.n_rows, codes)
-        return self._mark_unknown(mean[:, None] + np.column_stack([-reach, reach]), codes)
+        return self._mark_unknown(means.mean(*rows)[:, None] + np.column_stack([-reach, reach]), rows[-1])
+
+    def sample_y(self, X, groups=None, *, n_samples=1, standard_error=None, random_state=None):
+        """Draw new observations.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            Columns as in `fit`.
+        groups : array-like of shape (n_samples,), default=None
+            Group labels; needed if `fit` had them, else refused. Rows of one new label share its mean.
+        n_samples : int, default=1
+        standard_error : array-like of shape (n_samples,) or float, default=None
+            Known sd of the sampling error of the new observations; needed if `fit` had standard errors, else refused.
+        random_state : int, RandomState instance, Generator or None, default=None
+
+        Returns
+        -------
+        y : ndarray of shape (n_samples_X, n_samples)
+            Each column is one joint draw of all rows, with the margins of `predict_interval`: groups share the error of
+            the target, else their errors are taken as independent. NaN where the variance is not known.
+        """
+        check_n_samples(n_samples)
+        rows, noise = self._read(X, groups, standard_error, "sample_y")
+        y = draw_rows(self._learnt.means, rows, noise, int(n_samples), generator(random_state))
+        return self._mark_unknown(y, rows[-1])
 
     def score(self, X, y, sample_weight=None, *, groups=None):
         """Compute the coefficient of determination, R squared, of the predictions.
@@ -361,11 +401,17 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
     def __sklearn_is_fitted__(self):
         return hasattr(self, "theta_")
 
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = tags.input_tags.string = self.group_features is not None
+        tags.regressor_tags.poor_score = self.target != "regression" and self.group_features is not None
+        return tags
+
     def _shrink_means(self, rows: Rows) -> JamesSteinEstimator:
         assert rows.y is not None  # reading training rows has made sure of it
         (factor,), (codes,) = rows.factors, rows.codes
-        regression = self.target == "regression"
-        names = numeric_columns(rows, type(self).__name__) if regression else []
+        factor = replace(factor, columns=("1",), terms=(f"1|{factor.name}",), blocks=((0,),))
+        names = numeric_columns(rows, type(self).__name__) if self.target == "regression" else []
         learnt = shrink_groups(
             codes,
             factor.n_groups,
@@ -385,29 +431,23 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             warn_of_redundant_columns(names, learnt.redundant)
         fitted = fitted_means(learnt)
         self._learnt = LearntMeans((factor,), tuple(names), rows.standard_error is not None, fitted)
-        self.groups_ = factor.labels
+        self.groups_ = {factor.name: factor.labels}
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
         self.theta_, self.theta_sd_ = fitted.theta, fitted.theta_sd
-        self.shrinkage_: np.ndarray | float = means.shrinkage
-        self.target_: np.ndarray | float = learnt.target if regression else float(fitted.predictor.coef[0])
+        self.target_: np.ndarray | float = (
+            learnt.target if self.target == "regression" else float(fitted.predictor.coef[0])
+        )
         self.between_group_variance_ = means.tau2
         if self.method == "sure":
             self.sure_variance_ = means.sure_tau2
-        self.sigma2_ = groups.sigma2
-        if regression:
-            self._name_slopes()
+        self._name_parameters()
         return self
 
     def _shrink_slopes(self, rows: Rows) -> JamesSteinEstimator:
         """Fit without groups: least squares, its slopes shrunken towards zero."""
-        warn(
-            "No groups: the slopes of a linear regression on the columns of X are shrunken instead. Name the group "
-            "column in group_features=, or pass groups= to fit; note that cross-validation and searches drop groups= "
-            "unless metadata routing is on.",
-            NoGroupsWarning,
-        )
-        assert rows.y is not None  # reading training rows has made sure of it
+        warn_of_no_groups()
+        assert rows.y is not None
         names = numeric_columns(rows, type(self).__name__)
         learnt = shrink_regression(
             [rows.features.numbers(c) for c in names],
@@ -421,51 +461,40 @@ class JamesSteinEstimator(GroupRoutingMixin, RegressorMixin, BaseEstimator):
             warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
         fitted = fitted_slopes(learnt)
         self._learnt = LearntMeans((), tuple(names), rows.standard_error is not None, fitted)
-        for name in ("groups_", "group_sizes_", "group_means_", "theta_", "theta_sd_"):
+        self.groups_ = {}
+        for name in ("group_sizes_", "group_means_", "theta_", "theta_sd_"):
             setattr(self, name, np.empty(0))
-        self.shrinkage_ = learnt.factor
+        self.slope_shrinkage_ = learnt.factor
         self.target_ = self.between_group_variance_ = np.nan
-        self.sigma2_ = learnt.sigma2
-        self._name_slopes()
+        self._name_parameters()
         return self
 
-    def _name_slopes(self) -> None:
-        predictor = self._learnt.means.predictor
-        self.coef_ = predictor.slopes
-        self.coef_names_ = np.array(self._learnt.columns, dtype=object)
-        self.intercept_ = predictor.intercept
+    def _name_parameters(self) -> None:
+        means = self._learnt.means
+        self.sigma2_, self.sigma_ = means.sigma2, float(np.sqrt(means.sigma2))
+        self.coef_, self.intercept_ = means.predictor.slopes, means.predictor.intercept
+        self.coef_names_ = list(self._learnt.columns)
 
-    def _read(self, X: Any, groups: Any, standard_error: Any) -> tuple[Rows, list[np.ndarray], np.ndarray | None]:
-        """Read new rows: what they are, the columns of the target, and the codes of their groups."""
-        check_is_fitted(self)
+    def _read(self, X, groups, standard_error, what=None):
+        """Read new rows: (columns of the target, number of rows, codes), and their noise; `what` needs the noise."""
+        learnt = learnt_by(self)
         rows = read_rows(
             read_table(self, X, reset=False),
             groups,
             name=type(self).__name__,
-            factors=self._learnt.factors,
+            factors=learnt.factors,
             unknown_groups=self.unknown_groups,
             standard_error=standard_error,
         )
-        if standard_error is not None and not self._learnt.known_errors:
-            raise ValueError(
-                "standard_error= was given, but this JamesSteinEstimator was fitted without it: the variance within "
-                "groups was estimated (sigma2_). Leave it out."
-            )
-        columns = [rows.features.numbers(name) for name in self._learnt.columns]
-        return rows, columns, rows.codes[0] if rows.codes else None
+        if what is not None or standard_error is not None:
+            require_standard_error(self, standard_error, what)
+        columns = [rows.features.numbers(name) for name in learnt.columns]
+        noise = np.full(rows.n_rows, learnt.means.sigma2)
+        if rows.standard_error is not None:
+            noise = np.square(rows.standard_error)
+        return (columns, rows.n_rows, rows.codes[0] if rows.codes else None), noise
 
     def _mark_unknown(self, answer: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
         if codes is not None and self.unknown_groups == "nan":
             answer[codes >= len(self.theta_)] = np.nan
         return answer
-
-    def _noise(self, rows: Rows) -> np.ndarray:
-        """Variance of a new observation around the mean of its group."""
-        if not self._learnt.known_errors:
-            return np.full(rows.n_rows, self.sigma2_)
-        if rows.standard_error is None:
-            raise ValueError(
-                "This JamesSteinEstimator was fitted with standard_error=, so the sd of new observations needs "
-                'standard_error= of their own (one per row, or a number). Plain predict and kind="mean" do without.'
-            )
-        return np.square(rows.standard_error)

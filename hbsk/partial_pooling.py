@@ -9,12 +9,13 @@ from typing import ClassVar
 import numpy as np
 from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils import check_random_state
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from hbsk._base import (
     GroupRoutingMixin,
     PosteriorAnswersMixin,
+    check_n_samples,
+    generator,
     keeps_former_fit,
     read_predicted,
     read_training_table,
@@ -25,7 +26,7 @@ from hbsk._data.rows import UNKNOWN_GROUPS
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
 from hbsk._engine.settings import DEFAULT
 from hbsk._fit import infer, learnt_of
-from hbsk._messages import shown, warn
+from hbsk._messages import warn
 from hbsk._model.frame import read_training_frame, unknown_rows
 from hbsk._model.options import options_of
 from hbsk._posterior.diagnostics import warn_if_unreliable
@@ -369,8 +370,7 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             Each column is one joint draw of all rows. NaN in the rows of ``pooling="none"`` whose group does not
             identify their mean: their sd is infinite, and nothing can be drawn.
         """
-        if not isinstance(n_samples, Integral) or n_samples < 1:
-            raise ValueError(f"n_samples must be a positive integer, got {shown(n_samples)}.")
+        check_n_samples(n_samples)
         rows, read = read_predicted(self, X, groups, standard_error)
         require_standard_error(self, standard_error, "sample_y")
         draws = sample_observations(self._learnt.fitted.posterior, rows, int(n_samples), self._generator(random_state))
@@ -462,7 +462,4 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         return answer
 
     def _generator(self, random_state):
-        random_state = self.random_state if random_state is None else random_state
-        if isinstance(random_state, np.random.Generator):
-            return random_state
-        return np.random.default_rng(check_random_state(random_state).randint(2**31 - 1))
+        return generator(self.random_state if random_state is None else random_state)

@@ -15,7 +15,7 @@ def grouped(rng, n_groups=7, *, shift=0.0, scale=1.0, tau=1.2):
 
 
 def by_label(estimator, name="theta_"):
-    return dict(zip(estimator.groups_.tolist(), getattr(estimator, name).tolist(), strict=True))
+    return dict(zip(next(iter(estimator.groups_.values())).tolist(), getattr(estimator, name).tolist(), strict=True))
 
 
 def seven_lines():

@@ -39,7 +39,7 @@ def answers(seed):
     ):
         estimator.fit(frame, y)
         said += [*estimator.predict(frame, return_std=True), estimator.predict_interval(frame)]
-    said.append(estimator.shrinkage_)
+    said.append(estimator.shrinkage_["g"])
     return b"".join(np.ascontiguousarray(part).tobytes() for part in said)
 
 

@@ -300,9 +300,7 @@ def test_name_groups_is_left_to_the_splitter_where_labels_are_in_a_column(estima
         result["estimator"], result["indices"]["train"], result["indices"]["test"], strict=True
     ):
         assert not set(X["school"].iloc[train]) & set(X["school"].iloc[test])
-        assert set(fitted[-1].groups_["school"] if isinstance(fitted[-1].groups_, dict) else fitted[-1].groups_) == set(
-            X["school"].iloc[train]
-        )
+        assert set(fitted[-1].groups_["school"]) == set(X["school"].iloc[train])
     np.testing.assert_allclose(search.cv_results_["mean_test_score"], result["test_score"].mean())
 
 

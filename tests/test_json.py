@@ -162,9 +162,7 @@ def test_labels_of_every_kind_come_back(kind, cls):
         warnings.simplefilter("ignore", ShrinkageWarning)  # three groups are too few for James and Stein
         fitted = estimator.fit(features, y, groups=groups)
     loaded = from_json(to_json(fitted))
-    before, after = (
-        model.groups_["groups"] if cls is PartialPoolingRegressor else model.groups_ for model in (fitted, loaded)
-    )
+    before, after = (model.groups_["groups"] for model in (fitted, loaded))
     assert before.dtype == after.dtype
     assert before.tolist() == after.tolist()
     assert list(map(type, before.tolist())) == list(map(type, after.tolist()))

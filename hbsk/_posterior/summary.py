@@ -78,9 +78,15 @@ def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) ->
     factor = frame.specification.factors[f]
     labels = factor.labels
     n_groups = len(labels)
-    if top is not None and (not isinstance(top, Integral) or isinstance(top, bool) or not 1 <= top <= n_groups):
-        raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")
+    _check_top(top, n_groups)
     coefficients = _coefficient_draws(posterior, frame.specification, f, k, n_groups, rng)
+    return ranks_of_draws(coefficients, label_index(labels, factor.name), ascending, top)
+
+
+def ranks_of_draws(coefficients: np.ndarray, index: pd.Index, ascending: bool, top: int | None) -> pd.DataFrame:
+    """Return the law of each group's rank, given joint draws of shape (n_draws, n_groups)."""
+    n_groups = len(index)
+    _check_top(top, n_groups)
     order = coefficients if ascending else -coefficients
     ranks = np.empty(order.shape)
     np.put_along_axis(ranks, np.argsort(order, axis=1), np.arange(1.0, n_groups + 1)[None], axis=1)
@@ -91,11 +97,21 @@ def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) ->
             "rank_sd": ranks.std(axis=0),
             "p_best": np.mean(ranks == 1, axis=0),
         },
-        index=label_index(labels, factor.name),
+        index=index,
     )
     if top is not None:
         table[f"p_top_{top}"] = np.mean(ranks <= top, axis=0)
     return table.sort_values("expected_rank", kind="stable")
+
+
+def n_rank_draws(n_groups: int) -> int:
+    """Return how many joint draws of all groups ranks are told from."""
+    return int(np.clip(RANK_NUMBERS // max(n_groups, 1), 100, RANK_DRAWS))
+
+
+def _check_top(top: int | None, n_groups: int) -> None:
+    if top is not None and (not isinstance(top, Integral) or isinstance(top, bool) or not 1 <= top <= n_groups):
+        raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")
 
 
 def _find_term(specification, term) -> tuple[int, int]:
@@ -119,7 +135,7 @@ def _find_term(specification, term) -> tuple[int, int]:
 
 
 def _coefficient_draws(posterior, specification, f, k, n_groups, rng):
-    n_draws = int(np.clip(RANK_NUMBERS // max(n_groups, 1), 100, RANK_DRAWS))
+    n_draws = n_rank_draws(n_groups)
     draws = posterior.group_draws(n_draws, rng)
     coefficient = draws.effects[f][:, :, k]
     column = common_counterparts(specification, specification.factors[f])[k]

@@ -391,6 +391,9 @@ def _polish(function: Curve, guess: float, smallest: float) -> float:
 
 def _root(function: Curve, low: float, high: float) -> float:
     """Root to the last digits: two ways to write one data set (weights, copies) must agree to 1e-7."""
+    at_low, at_high = function(low), function(high)
+    if np.sign(at_low) * np.sign(at_high) > 0:  # a change of sign that was rounding
+        return low if abs(at_low) < abs(at_high) else high
     return float(brentq(function, low, high, xtol=1e-15 * high, rtol=8.9e-16, maxiter=500))
 
 

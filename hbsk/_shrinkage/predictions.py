@@ -18,6 +18,8 @@ class FittedMeans(NamedTuple):
     ----------
     theta, theta_sd : ndarray of shape (J,)
         Shrunken means and their sds; none without groups.
+    shrinkage : ndarray of shape (J,)
+        Weight of each group's own mean.
     deviations : ndarray of shape (J,)
         Shrunken means less the target at the average row of each group.
     predictor : LinearPredictor
@@ -36,6 +38,7 @@ class FittedMeans(NamedTuple):
 
     theta: np.ndarray
     theta_sd: np.ndarray
+    shrinkage: np.ndarray
     deviations: np.ndarray
     predictor: LinearPredictor
     departures: Departures | None
@@ -76,6 +79,7 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
     return FittedMeans(
         theta=means.theta,
         theta_sd=np.sqrt(infinite_where_unknown(means.variance)),
+        shrinkage=means.shrinkage,
         deviations=means.theta - learnt.target,
         predictor=learnt.predictor,
         departures=learnt.departures,
@@ -89,4 +93,4 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
 def fitted_slopes(learnt: ShrunkenRegression) -> FittedMeans:
     """Keep of a shrunken regression, which has no groups, what predictions need."""
     none = np.empty(0)
-    return FittedMeans(none, none, none, learnt.predictor, None, learnt.nu, learnt.sigma2, 0.0, np.nan)
+    return FittedMeans(none, none, none, none, learnt.predictor, None, learnt.nu, learnt.sigma2, 0.0, np.nan)

@@ -90,19 +90,19 @@ def read_group_estimates(estimator: Any, term: str | None, coverage: float) -> G
 def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
     if term is not None:
         raise ValueError(f"term={term!r}: a JamesSteinEstimator has only means of groups; leave term= out.")
-    if not len(estimator.groups_):
+    if not estimator.groups_:
         raise ValueError("This JamesSteinEstimator was fitted without groups, so there are none to show.")
     learnt = learnt_by(estimator)
     reach = t_quantile(0.5 + coverage / 2, np.array([learnt.means.nu]))[0] * estimator.theta_sd_
     (factor,) = learnt.factors
     return GroupEstimates(
-        labels=estimator.groups_,
+        labels=factor.labels,
         size=estimator.group_sizes_,
         no_pooling=estimator.group_means_,
         estimate=estimator.theta_,
         lower=estimator.theta_ - reach,
         upper=estimator.theta_ + reach,
-        shrinkage=estimator.shrinkage_,
+        shrinkage=learnt.means.shrinkage,
         centre=np.broadcast_to(estimator.target_, estimator.theta_.shape),
         factor=factor.name,
         term="mean",

@@ -119,14 +119,15 @@ class RiskDisplay:
                 f"RiskDisplay shows the risk of a JamesSteinEstimator, got {type(estimator).__name__}; "
                 "RiskDisplay.from_n_groups needs no estimator."
             )
-        if estimator.method != "james-stein" or not len(estimator.groups_):
+        if estimator.method != "james-stein" or not estimator.groups_:
             raise ValueError(
                 "RiskDisplay shows the risk of a JamesSteinEstimator with groups and method='james-stein'; this one "
-                f"has method={estimator.method!r} and {len(estimator.groups_)} groups. RiskDisplay.from_n_groups needs "
+                f"has method={estimator.method!r} and {len(estimator.theta_)} groups. RiskDisplay.from_n_groups needs "
                 "no estimator."
             )
-        n_groups, n_target = len(estimator.groups_), _n_target(estimator)
-        position = _squared_distance(estimator.shrinkage_[0], n_groups - n_target, learnt_by(estimator).means.nu)
+        n_groups, n_target = len(estimator.theta_), _n_target(estimator)
+        means = learnt_by(estimator).means
+        position = _squared_distance(means.shrinkage[0], n_groups - n_target, means.nu)
         display = cls._of(n_groups, n_target, max_distance, position)
         return display.plot(
             ax, means_kwargs=means_kwargs, plain_kwargs=plain_kwargs, positive_part_kwargs=positive_part_kwargs

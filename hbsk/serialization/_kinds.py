@@ -45,15 +45,18 @@ _LEARNT: dict[type, dict[str, Any]] = {
     },
     JamesSteinEstimator: {
         "_learnt": LearntMeans,
-        "groups_": np.ndarray,
+        "groups_": dict[str, np.ndarray],
         "group_sizes_": np.ndarray,
         "group_means_": np.ndarray,
         "theta_": np.ndarray,
         "theta_sd_": np.ndarray,
-        "shrinkage_": np.ndarray | float,
         "target_": np.ndarray | float,
         "between_group_variance_": float,
         "sigma2_": float,
+        "sigma_": float,
+        "intercept_": float,
+        "coef_": np.ndarray,
+        "coef_names_": list[str],
         "n_features_in_": int,
     },
 }
@@ -130,13 +133,17 @@ def check_learnt(estimator: Any) -> None:
 def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
     """Return what must have how many entries: (name, found, due)."""
     if isinstance(estimator, JamesSteinEstimator):
-        learnt, due = learnt_by(estimator), len(estimator.groups_)
+        learnt, due = learnt_by(estimator), len(estimator.theta_)
         names = ["group_sizes_", "group_means_", "theta_", "theta_sd_"]
-        if due:
-            names += [name for name in ("shrinkage_", "target_") if np.ndim(getattr(estimator, name))]
+        if np.ndim(estimator.target_):
+            names.append("target_")
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
-        found += [(name, getattr(learnt.means, name).size, due) for name in ("theta", "theta_sd", "deviations")]
+        found += [
+            (name, getattr(learnt.means, name).size, due) for name in ("theta", "theta_sd", "shrinkage", "deviations")
+        ]
         found.append(("factors", len(learnt.factors), int(due > 0)))
+        found.append(("groups_", sum(map(len, estimator.groups_.values())), due))
+        found.append(("coef_", estimator.coef_.size, len(estimator.coef_names_)))
         found.append(("columns", len(learnt.columns), len(learnt.means.predictor.directions.centre)))
         if learnt.means.departures is not None:
             slopes = due * len(learnt.means.departures.covariance)
