@@ -128,7 +128,7 @@ class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixi
     sigma_ : float
         Its root, the sd of one row.
     coef_ : ndarray of shape (n_columns,)
-        Slopes of the target in the other columns of X; none but with `target="regression"` or without groups.
+        Slopes of the target in the other columns of X. Only with `target="regression"` or without groups, as the next.
     coef_names_ : list of str
         Names of these columns.
     intercept_ : float
@@ -472,8 +472,9 @@ class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixi
     def _name_parameters(self) -> None:
         means = self._learnt.means
         self.sigma2_, self.sigma_ = means.sigma2, float(np.sqrt(means.sigma2))
-        self.coef_, self.intercept_ = means.predictor.slopes, means.predictor.intercept
-        self.coef_names_ = list(self._learnt.columns)
+        if self.target == "regression" or not self.groups_:  # else RFE and its like would take no slopes for slopes
+            self.coef_, self.intercept_ = means.predictor.slopes, means.predictor.intercept
+            self.coef_names_ = list(self._learnt.columns)
 
     def _read(self, X, groups, standard_error, what=None):
         """Read new rows: (columns of the target, number of rows, codes), and their noise; `what` needs the noise."""
@@ -489,9 +490,8 @@ class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixi
         if what is not None or standard_error is not None:
             require_standard_error(self, standard_error, what)
         columns = [rows.features.numbers(name) for name in learnt.columns]
-        noise = np.full(rows.n_rows, learnt.means.sigma2)
-        if rows.standard_error is not None:
-            noise = np.square(rows.standard_error)
+        known = rows.standard_error
+        noise = np.full(rows.n_rows, learnt.means.sigma2) if known is None else np.square(known)
         return (columns, rows.n_rows, rows.codes[0] if rows.codes else None), noise
 
     def _mark_unknown(self, answer: np.ndarray, codes: np.ndarray | None) -> np.ndarray:

@@ -175,7 +175,7 @@ def test_other_targets_do_not_use_the_columns(rng):
     for target in ("mean", "zero", 2.0):
         estimator = JamesSteinEstimator(group_features="g", target=target).fit(X, y)
         np.testing.assert_array_equal(estimator.predict(X), estimator.predict(X.assign(a=7.0)))
-        assert estimator.coef_.size == 0
+        assert not hasattr(estimator, "coef_")
     with pytest.raises(TypeError, match=r"'text' of X holds text .*OneHotEncoder"):
         JamesSteinEstimator(group_features="g", target="regression").fit(X, y)
     with pytest.raises(ValueError, match="'a' of X: Input X contains NaN"):

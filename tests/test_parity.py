@@ -109,7 +109,7 @@ def test_draws_have_the_margins_of_the_intervals(target, method):
 
 def spread(model, n_draws):
     """Return the scales of the draws: the rows within groups leave the variance uncertain."""
-    degrees = model.group_sizes_.sum() - len(model.theta_) - len(model.coef_)
+    degrees = model.group_sizes_.sum() - len(model.theta_) - len(getattr(model, "coef_", ()))
     return np.sqrt(degrees / np.random.default_rng(1).chisquare(degrees, n_draws))
 
 

@@ -54,9 +54,6 @@ _LEARNT: dict[type, dict[str, Any]] = {
         "between_group_variance_": float,
         "sigma2_": float,
         "sigma_": float,
-        "intercept_": float,
-        "coef_": np.ndarray,
-        "coef_names_": list[str],
         "n_features_in_": int,
     },
 }
@@ -143,7 +140,6 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
         ]
         found.append(("factors", len(learnt.factors), int(due > 0)))
         found.append(("groups_", sum(map(len, estimator.groups_.values())), due))
-        found.append(("coef_", estimator.coef_.size, len(estimator.coef_names_)))
         found.append(("columns", len(learnt.columns), len(learnt.means.predictor.directions.centre)))
         if learnt.means.departures is not None:
             slopes = due * len(learnt.means.departures.covariance)
