@@ -117,12 +117,12 @@ def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[Margin
             priors.lkj_eta,
             [not isinstance(sd, float) and not sd.is_bounded for sd in group_sd],
         )
-    small = _small_sds(sums, location)
+    small = small_sds(sums, location)
     parameters = VarianceParameters(residual_sd, group_sd, priors.blocks, priors.lkj_eta, small, location)
     return MarginalModel(sums, parameters, mean, precision), scaling
 
 
-def _small_sds(sums: GroupSums, location: Location | None = None) -> np.ndarray:
+def small_sds(sums: GroupSums, location: Location | None = None) -> np.ndarray:
     """Return relative sds near which group effects begin to be seen.
 
     The variance of J group effects seen with error variance 1 / A is known to about sqrt(2 / J) / A; twice the sd

@@ -292,6 +292,7 @@ def importance_sample(
     error_target: float = DEFAULT.error_target,
     salt: int = 0,
     refit: Callable[[Nodes], Proposal] | None = None,
+    spreads: float = 0.0,
 ) -> Nodes:
     """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
 
@@ -314,11 +315,14 @@ def importance_sample(
     refit : callable, optional
         Maps weighted nodes to the next proposal, of which there are as many nodes as of the first; by default kernels
         on some of them, and twice as many at each round.
+    spreads : float, default=0
+        Share of the error of squared distances from the means that counts as well: means may be known where sds are
+        not yet.
     """
     rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt)]
     per_replicate = first_per_replicate
     for number in range(1, MAX_ROUNDS + 1):
-        nodes = _weigh(rounds, monitored)
+        nodes = _weigh(rounds, monitored, spreads)
         if nodes.error <= error_target and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         many = 3 * len(nodes.weight) if refit is None else len(nodes.weight) + len(rounds[0].theta)
@@ -351,7 +355,7 @@ class _Round:
         return cls(proposal, theta, evaluate(theta), replicate, uniforms[:, 0])
 
 
-def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray]) -> Nodes:
+def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray], spreads: float) -> Nodes:
     """Weigh all nodes against the mixture of all proposals."""
     theta = np.concatenate([r.theta for r in rounds])
     log_density = np.concatenate([r.evaluated.log_density for r in rounds])
@@ -365,7 +369,11 @@ def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray]) -> Nod
     replicate = np.concatenate([r.replicate for r in rounds])
     # nodes without weight may be anything, beyond floating point too
     values = np.where(weight[:, None] > 0, monitored(evaluated), 0.0)
+    n_values = values.shape[1]
+    if spreads:
+        values = np.concatenate([values, (values - weight @ values) ** 2], axis=1)
     mean, sd, error = monte_carlo_error(values, weight, replicate)
+    error[n_values:] *= spreads
     # of a value that does not vary, rounding is no error
     relative = error / np.maximum(np.maximum(sd, 2e-9 * np.abs(mean)), 1e-300)
     relative = np.where(np.isnan(relative), np.inf, relative)

@@ -210,7 +210,7 @@ class MarginalModel:
         """Return the gradient of the log density at evaluated points, (n_points, n_dim)."""
         s, eigenvalue, coordinate = points.common.at(points.log_sigma)
         adjoint = self._adjoint(points.common, points.weight, s, eigenvalue, coordinate)
-        by_covariance = self.passes.covariance_gradient(points.variance.relative_factor, adjoint)
+        by_factor = self._factor_gradient(points.variance.relative_factor, adjoint)
         by_log_sigma = None
         if not self.parameters.integrated:
             slope = self._log_likelihood_slope(points.common, s, eigenvalue, coordinate)
@@ -220,9 +220,13 @@ class MarginalModel:
             points.variance,
             np.exp(points.log_sigma),
             points.weight,
-            2.0 * by_covariance @ points.variance.relative_factor,
+            by_factor,
             by_log_sigma,
         )
+
+    def _factor_gradient(self, factor, adjoint):
+        """Return d log p(y) / d Lambda, (n_points, q, q)."""
+        return 2.0 * self.passes.covariance_gradient(factor, adjoint) @ factor
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log density (n_points,) and gradient (n_points, n_dim)."""

@@ -1,0 +1,285 @@
+"""Several grouping factors, crossed or nested: from sums and priors to weighted nodes.
+
+The model of `hbsk._engine.marginal` with ``Z u = sum_f Z_f u_f``: all that differs is how effects are integrated out
+(`CrossedPasses`), how the mode is found where every gradient costs a matrix inverse, and how many nodes are placed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cached_property
+
+import numpy as np
+from scipy.linalg import block_diag
+
+from hbsk._engine.crossed_passes import CrossedPasses
+from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
+from hbsk._engine.fit import MAX_NODES, IntegratedNodes, engine_common_prior, own_errors, small_sds
+from hbsk._engine.integrate import (
+    ERROR_TARGET,
+    N_REPLICATES,
+    PARETO_K_LIMIT,
+    find_mode,
+    first_proposals,
+    importance_sample,
+)
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import Tails
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.sums import CentredSums
+from hbsk._engine.variance_law import monitored_values
+from hbsk._engine.variance_parameters import VarianceParameters
+from hbsk._engine.varying_location import Location, locate
+
+# Remaining effects up to which a node costs next to nothing: the mode is polished, and more nodes are placed.
+FEW_EFFECTS = 300
+# Nodes of the first round for few effects, and for many by the number of variance parameters in theta. (Means pass the
+# monitor where sds are 12 % off with 32 nodes of three parameters; 64: 4 %, 128: 3 %.)
+NODES_OF_FEW = 256
+NODES_OF_MANY = {3: 64, 6: 128}
+LEAST_NODES = 32
+# Search for the mode: size of the gradient, in posterior sds by its own curvature, at which it ends.
+CLOSE_TO_MODE = 0.02
+MOST_STEPS, MOST_HALVINGS = 60, 12
+# Share of a posterior sd over which gradients are differenced.
+DIFFERENCE = 0.3
+
+
+class CrossedModel(MarginalModel):
+    """A Gaussian hierarchical model with several grouping factors, in engine units.
+
+    Parameters
+    ----------
+    sums : CrossedSums
+    parameters : VarianceParameters
+        Of the varying columns of all factors, one factor after another.
+    prior_mean, prior_precision : ndarray of shape (p,)
+    """
+
+    @cached_property
+    def passes(self) -> CrossedPasses:
+        """Sums over levels for any Lambda."""
+        return CrossedPasses(self.sums)
+
+    @cached_property
+    def _least_residual(self) -> float:
+        return 0.0
+
+    def evaluate(self, theta: np.ndarray) -> MarginalPoints:
+        """Return the log posterior density at points of shape (n_points, n_dim)."""
+        return self._evaluate(theta, keep_basis=True)
+
+    def value_and_gradient(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return log density (n_points,) and gradient (n_points, n_dim); factors of matrices serve both."""
+        self.passes.keep(kept=len(theta) <= 2)
+        try:
+            return super().value_and_gradient(theta)
+        finally:
+            self.passes.keep(kept=False)
+
+    def _factor_gradient(self, factor, influence):
+        return self.passes.factor_gradient(factor, influence)
+
+
+def crossed_model(
+    collected: Sequence[CentredSums], pairs: Sequence[PairSums], priors: EnginePriors
+) -> tuple[CrossedModel, tuple[ColumnScaling, ...]]:
+    """Return the model in engine units, and the scaling of each factor that leads there.
+
+    Parameters
+    ----------
+    collected : sequence of CentredSums, one per factor
+    pairs : sequence of PairSums
+    priors : EnginePriors
+        Of the varying columns of all factors, one factor after another.
+    """
+    known = priors.residual_sd is None
+    sums, scalings = standardise_factors(collected, pairs, known_standard_error=known)
+    mean, precision = engine_common_prior(priors, scalings[0], collected[0].has_intercept)
+    y_scale = scalings[0].y_scale
+    z_scale = np.concatenate([scaling.z_scale for scaling in scalings])
+    group_sd = [
+        sd * (z / y_scale) if isinstance(sd, float) else sd.scaled(z / y_scale)
+        for sd, z in zip(priors.group_sd, z_scale, strict=True)
+    ]
+    residual_sd = 1.0 if known else priors.residual_sd
+    if not known:
+        residual_sd = residual_sd / y_scale if isinstance(residual_sd, float) else residual_sd.scaled(1 / y_scale)
+    locations = [
+        _location_of(scaling, priors, at, [not isinstance(sd, float) and not sd.is_bounded for sd in group_sd[at]])
+        for scaling, at in zip(scalings, sums.columns, strict=True)
+    ]
+    small = np.concatenate(
+        [small_sds(factor, location) for factor, location in zip(sums.factors, locations, strict=True)]
+    )
+    location = _together(locations, sums.columns)
+    parameters = VarianceParameters(residual_sd, group_sd, priors.blocks, priors.lkj_eta, small, location)
+    return CrossedModel(sums, parameters, mean, precision), scalings
+
+
+def _location_of(scaling, priors, at, is_free) -> Location | None:
+    centre = np.zeros(at.stop - at.start) if priors.centre is None else priors.centre[at]
+    inside = [(block, eta) for block, eta in zip(priors.blocks, priors.lkj_eta, strict=True) if block[0] in _range(at)]
+    return locate(
+        (scaling.z_centre - centre) / scaling.z_scale,
+        scaling.varying_intercept,
+        [tuple(k - at.start for k in block) for block, _ in inside],
+        [eta for _, eta in inside],
+        is_free,
+    )
+
+
+def _range(at: slice) -> range:
+    return range(at.start, at.stop)
+
+
+def _together(locations: Sequence[Location | None], columns: Sequence[slice]) -> Location | None:
+    """Return the locations of all factors as one, block diagonal."""
+    if all(location is None for location in locations):
+        return None
+    sizes = [at.stop - at.start for at in columns]
+    parts = [
+        Location(np.eye(q), np.eye(q), np.zeros(q)) if location is None else location
+        for location, q in zip(locations, sizes, strict=True)
+    ]
+    return Location(
+        block_diag(*(part.to_prior for part in parts)),
+        block_diag(*(part.to_engine for part in parts)),
+        np.concatenate([part.power for part in parts]),
+    )
+
+
+def integrate_crossed(model: CrossedModel) -> IntegratedNodes:
+    """Find the mode, place nodes and weigh them.
+
+    Raises
+    ------
+    ValueError
+        Where numbers leave floating point on the way to it.
+    """
+    with own_errors():
+        return _integrate(model)
+
+
+def _integrate(model: CrossedModel) -> IntegratedNodes:
+    tails = Tails()
+    if model.parameters.n_dim == 0:
+        one = np.ones(1)
+        points = model.evaluate(np.zeros((1, 0)))
+        return IntegratedNodes(points, one, np.zeros(1, dtype=int), 0.0, 0.5 * one, tails, by_quadrature=True)
+    is_small = model.passes.n_remaining <= FEW_EFFECTS
+    mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
+    if is_small:
+        mode, precision = find_mode(model.value_and_gradient, mode)
+    proposal, broad = first_proposals(
+        lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=is_small
+    )
+    first = NODES_OF_FEW if is_small else LEAST_NODES
+    if not is_small:
+        first = max([first, *(n for least, n in NODES_OF_MANY.items() if model.parameters.n_dim >= least)])
+    nodes = importance_sample(
+        model.evaluate,
+        proposal,
+        monitored_values(tails),
+        broad=broad,
+        first_per_replicate=first // N_REPLICATES,
+        max_nodes=MAX_NODES,
+        spreads=True,
+    )
+    return IntegratedNodes(
+        points=join_points(nodes.evaluated),
+        weight=nodes.weight,
+        replicate=nodes.replicate,
+        pareto_k=nodes.pareto_k,
+        level=nodes.spare,
+        tails=tails,
+        reliable=nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET,
+        nodes=nodes,
+    )
+
+
+def start_of(model: CrossedModel) -> np.ndarray:
+    """Return theta where the search for the mode begins: variances of what each level's rows say by themselves."""
+    sums, parameters = model.sums, model.parameters
+    total = max(sums.xx[-1, -1] / max(sums.n, 1.0), 1e-12)
+    variances = []
+    for factor in sums.factors:
+        for k in range(factor.n_varying):
+            weight = factor.zz[k, k]
+            seen = weight > 0
+            estimate = factor.zx[k, -1][seen] / weight[seen]
+            sum_of_weights = max(weight.sum(), 1e-300)
+            noise = total * seen.sum() / sum_of_weights
+            mean_square = np.sum(weight[seen] * estimate**2) / sum_of_weights
+            variances.append(np.clip(mean_square - noise, 0.02 * noise + 1e-12, 1e12))
+    sigma = float(parameters.residual_sd) if not parameters.sigma_is_free else np.sqrt(0.5 * total)
+    sds = np.sqrt(variances)
+    return parameters.theta_of(sigma, sds if parameters.location is None else sds / parameters.location.reach)
+
+
+def _first_guess(model: CrossedModel) -> np.ndarray:
+    """Return a guess of the covariance of theta: J well seen effects know the log of their sd to about 1 / J."""
+    parameters = model.parameters
+    information = np.full(parameters.n_dim, 2.0)
+    n_levels = [factor.n_groups for factor in model.sums.factors for _ in range(factor.n_varying)]
+    for k, at in zip(parameters.free, parameters.sd_coordinates, strict=True):
+        information[at] = max(n_levels[k], 2.0)
+    return np.diag(1.0 / information)
+
+
+def quasi_newton_mode(
+    value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray, inverse: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mode of a log density and minus its Hessian there, with few gradients.
+
+    The method of Broyden, Fletcher, Goldfarb and Shanno from a guess of the inverse Hessian; one gradient a step, where
+    `find_mode` takes one for each coordinate besides. The Hessian is by forward differences at the end.
+
+    Parameters
+    ----------
+    value_and_gradient : callable
+        Maps points (n, d) to log densities (n,) and gradients (n, d).
+    start : ndarray of shape (d,)
+    inverse : ndarray of shape (d, d)
+        The guess.
+    """
+
+    def look(theta):
+        value, gradient = value_and_gradient(theta[None])
+        return value[0], gradient[0]
+
+    x, inverse = start.copy(), inverse.copy()
+    value, gradient = look(x)
+    for _ in range(MOST_STEPS):
+        step = inverse @ gradient
+        largest = np.abs(step).max()
+        step = step / max(largest, 1.0)
+        slope = step @ gradient
+        if np.sqrt(max(slope, 0.0)) < CLOSE_TO_MODE and largest < DIFFERENCE:
+            break
+        length = 1.0
+        for _ in range(MOST_HALVINGS):
+            new_value, new_gradient = look(x + length * step)
+            if np.isfinite(new_value) and new_value >= value + 1e-4 * length * slope:
+                break
+            bend = 2.0 * (value + length * slope - new_value)
+            shrink = length * slope / bend if np.isfinite(bend) and bend > 0 else DIFFERENCE
+            length *= np.clip(shrink, 0.1, 0.5)
+        else:
+            break
+        moved, change = length * step, gradient - new_gradient
+        x, value, gradient = x + moved, new_value, new_gradient
+        curvature = moved @ change
+        if curvature > 1e-10 * np.linalg.norm(moved) * np.linalg.norm(change):
+            project = np.eye(len(x)) - np.outer(moved, change) / curvature
+            inverse = project @ inverse @ project.T + np.outer(moved, moved) / curvature
+    steps = DIFFERENCE * np.sqrt(np.clip(np.diag(inverse), 1e-8, 4.0))
+    gradients = np.array([look(x + step * unit)[1] for step, unit in zip(steps, np.eye(len(x)), strict=True)])
+    precision = (gradient - gradients) / steps[:, None]
+    precision = 0.5 * (precision + precision.T)
+    if np.linalg.eigvalsh(precision)[0] > 0:
+        newton = np.linalg.solve(precision, gradient)
+        if newton @ gradient < 0.25:
+            x = x + newton
+    return x, precision
