@@ -10,6 +10,10 @@ import numpy as np
 
 from hbsk._data.checks import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
 from hbsk._data.rows import Rows
+from hbsk._engine.crossed import crossed_model
+from hbsk._engine.crossed_passes import require_manageable
+from hbsk._engine.crossed_propriety import crossed_tails
+from hbsk._engine.crossed_sums import collect_pairs
 from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
@@ -27,6 +31,7 @@ from hbsk._model.options import Options
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._posterior.base import Posterior
+from hbsk._posterior.crossed import fit_crossed
 from hbsk._posterior.diagnostics import nuts_diagnostics
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.group_tables import column_labels, common_counterparts
@@ -128,15 +133,19 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     if reason is None and options.pooling == "partial" and np.any(exact.group_mean):
         # known means are an offset, for known and new groups alike
         # priors are of effects at their point; rows are answered with those at zero
-        effect_mean = at_zero(exact.group_mean, exact.centre, varying_intercept(specification.factors[0]))
+        effect_mean = _effect_means(specification, exact)
         collected = collect_sums(frame, rows, effect_mean=effect_mean)
     if options.pooling == "none":
         return _no_pooling(options, frame, collected, priors, exact)
     if options.inference == "marginal" and reason is not None:
         raise ValueError(
             f"inference='marginal' cannot fit this model: {reason}. Use inference='auto' or 'nuts', or a model with "
-            "one grouping factor, Normal or Flat priors on common terms and one of the listed priors on sds."
+            "Normal or Flat priors on common terms and one of the listed priors on sds."
         )
+    if reason is None and options.inference != "nuts" and len(specification.factors) > 1:
+        fitted, reason = _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean)
+        if fitted is not None:
+            return fitted
     if options.inference == "nuts" or reason is not None:
         why = "inference='nuts' was asked for" if options.inference == "nuts" else reason
         fitted = _nuts(options, frame, rows, collected, priors, exact, f"nuts ({why})")
@@ -156,6 +165,49 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
         fit.reliable and not fit.is_coarse,
         effect_mean=effect_mean,
     )
+
+
+def _effect_means(specification, exact) -> np.ndarray:
+    """Return the fixed means of effects at zero, of all factors."""
+    means, start = [], 0
+    for factor in specification.factors:
+        at = slice(start, start + len(factor.columns))
+        means.append(at_zero(exact.group_mean[at], exact.centre[at], varying_intercept(factor)))
+        start = at.stop
+    return np.concatenate(means)
+
+
+def _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean) -> tuple[Fitted | None, str | None]:
+    """Integrate several grouping factors, or say why they must be sampled."""
+    factors = frame.specification.factors
+    n_groups = [factor.n_groups for factor in rows.factors]
+    require_manageable([factor.name for factor in factors], n_groups, [len(factor.columns) for factor in factors])
+    parts = [collected, *(collect_sums(frame, rows, f, effect_mean) for f in range(1, len(factors)))]
+    model, scalings = crossed_model(parts, _collect_pairs(frame, rows, parts, n_groups), exact)
+    tails = crossed_tails(model, [label for factor in factors for label in column_labels(factor)])
+    if tails.sets:
+        reason = "under these priors some posterior variances do not exist, which is told of one grouping factor only"
+        if options.inference == "marginal":
+            raise ValueError(
+                f"inference='marginal' cannot fit this model: {reason}. Use priors on sds with lighter tails, such as "
+                "HalfNormal, or inference='nuts'."
+            )
+        return None, reason
+    posterior, is_reliable = fit_crossed(model, scalings, collected.has_intercept, tails, options.sampling)
+    why = "exact for several grouping factors"
+    if not is_reliable:
+        why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
+    posterior = replace(posterior, effect_mean=effect_mean)
+    return Fitted(posterior, priors, f"marginal ({why})", trusted=is_reliable, effect_mean=effect_mean), None
+
+
+def _collect_pairs(frame, rows, parts, n_groups):
+    """Collect the sums of pairs of factors, about the centres of their own sums."""
+    weight = rows.sample_weight
+    if rows.standard_error is not None:
+        weight = rows.standard_error**-2.0 * (1.0 if weight is None else weight)
+    design = frame.specification.design(rows.features)
+    return collect_pairs(design, rows.codes, n_groups, [part.z_centre for part in parts], weight)
 
 
 def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
@@ -254,11 +306,16 @@ def _no_pooling(options, frame, collected, priors, exact) -> Fitted:
             "inference='nuts' cannot be combined with pooling='none': it is the limit of infinite between-group sds, "
             "which has no sampler. Use inference='auto'."
         )
-    if isinstance(exact, str):
+    if len(frame.specification.factors) > 1:
+        names = [factor.name for factor in frame.specification.factors]
         raise ValueError(
-            f"pooling='none' needs a model that the marginal engine can take, but {exact}. With several grouping "
-            "factors their separate effects are not identified without pooling: combine them into one column."
+            f"pooling='none' takes one grouping factor, and the model has several grouping factors "
+            f"({', '.join(names)}), whose separate effects are not identified without pooling. Name one factor, "
+            f"combine them into one column, or write them as common terms, "
+            f"{' + '.join(f'C({name})' for name in names)}."
         )
+    if isinstance(exact, str):
+        raise ValueError(f"pooling='none' needs a model that the marginal engine can take, but {exact}.")
     model, scaling = marginal_model(collected, exact)
     if not frame.specification.factors:
         fit = fit_marginal(collected, exact)

@@ -274,10 +274,16 @@ def test_engine_takes_fixed_means_and_sds_of_zero_of_effects():
     assert found.group_sd == [0.0, 2.0]
 
 
+def test_engine_takes_several_factors_one_after_another():
+    centre = {"centre|county": {"floor": 0.5}, "corr|county": 2.0}
+    found = engine("y ~ floor + (floor | county) + (1 | b)", centre)
+    assert (found.blocks, found.lkj_eta, len(found.group_sd)) == (((0, 1), (2,)), (2.0, 1.0), 3)
+    np.testing.assert_array_equal(found.centre, [0.0, 0.5, 0.0])
+
+
 @pytest.mark.parametrize(
     ("formula", "priors", "reason"),
     [
-        ("y ~ floor + (1 | a) + (1 | b)", {}, "several grouping factors \\(a, b\\)"),
         (PLAIN, {"floor": ("StudentT", {"nu": 3, "mu": 0, "sigma": 1})}, "prior of 'floor' is StudentT"),
         (PLAIN, {"floor": 2.0}, "'floor' is fixed at 2.0"),
         (PLAIN, {"sigma": ("LogNormal", {"mu": 0, "sigma": 1})}, "standard deviation of 'sigma' is LogNormal"),

@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from hbsk._engine.crossed_passes import CrossedPasses
-from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
+from hbsk._engine.crossed_sums import PairSums, standardise_factors
 from hbsk._engine.fit import MAX_NODES, IntegratedNodes, engine_common_prior, own_errors, small_sds
 from hbsk._engine.integrate import (
     ERROR_TARGET,
@@ -36,7 +36,7 @@ from hbsk._engine.varying_location import Location, locate
 FEW_EFFECTS = 300
 # Nodes of the first round for few effects, and for many by the number of variance parameters in theta. (Means pass the
 # monitor where sds are 12 % off with 32 nodes of three parameters; 64: 4 %, 128: 3 %.)
-NODES_OF_FEW = 256
+NODES_OF_FEW = 512
 NODES_OF_MANY = {3: 64, 6: 128}
 LEAST_NODES = 32
 # Search for the mode: size of the gradient, in posterior sds by its own curvature, at which it ends.
@@ -150,8 +150,14 @@ def _together(locations: Sequence[Location | None], columns: Sequence[slice]) ->
     )
 
 
-def integrate_crossed(model: CrossedModel) -> IntegratedNodes:
+def integrate_crossed(model: CrossedModel, tails: Tails) -> IntegratedNodes:
     """Find the mode, place nodes and weigh them.
+
+    Parameters
+    ----------
+    model : CrossedModel
+    tails : Tails
+        From `crossed_tails`.
 
     Raises
     ------
@@ -159,11 +165,10 @@ def integrate_crossed(model: CrossedModel) -> IntegratedNodes:
         Where numbers leave floating point on the way to it.
     """
     with own_errors():
-        return _integrate(model)
+        return _integrate(model, tails)
 
 
-def _integrate(model: CrossedModel) -> IntegratedNodes:
-    tails = Tails()
+def _integrate(model: CrossedModel, tails: Tails) -> IntegratedNodes:
     if model.parameters.n_dim == 0:
         one = np.ones(1)
         points = model.evaluate(np.zeros((1, 0)))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -81,7 +81,16 @@ class CrossedSums:
     def columns(self) -> list[slice]:
         """Where the varying columns of each factor stand among all of them."""
         ends = np.cumsum([0, *(factor.n_varying for factor in self.factors)])
-        return [slice(int(start), int(stop)) for start, stop in zip(ends[:-1], ends[1:], strict=True)]
+        return [slice(int(start), int(stop)) for start, stop in pairwise(ends)]
+
+    def mixed(self, varying: np.ndarray) -> CrossedSums:
+        """Return the sums of the varying columns ``Z @ varying``, block diagonal in the factors; see `GroupSums`."""
+        blocks = [varying[at, at] for at in self.columns]
+        pairs = [
+            replace(pair, blocks=blocks[f].T @ pair.blocks @ blocks[g])
+            for (f, g), pair in zip(combinations(range(len(self.factors)), 2), self.pairs, strict=True)
+        ]
+        return CrossedSums(tuple(s.mixed(block) for s, block in zip(self.factors, blocks, strict=True)), tuple(pairs))
 
     def pair(self, f: int, g: int) -> PairSums:
         """Return the sums of two factors, whichever comes first."""

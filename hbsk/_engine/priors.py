@@ -20,7 +20,7 @@ class EnginePriors:
     residual_sd : SdPrior, float or None
         A number is a fixed sd, None stands for known standard errors.
     group_sd : list of SdPrior or float
-        One for each varying column of the factor.
+        One for each varying column; of several factors, one factor after another.
     group_mean : ndarray of shape (q,)
         Means of the effects, fixed.
     blocks : tuple of tuple of int

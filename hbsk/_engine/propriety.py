@@ -26,7 +26,7 @@ grow; the likelihood falls no slower than that of the least of the sds there.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -108,7 +108,7 @@ def tail_degrees(prior) -> float:
     return float(prior.params[degrees] if isinstance(degrees, str) else degrees)
 
 
-def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
+def posterior_tails(model, names: Sequence[str] | None = None, informed_by: Callable[..., int] | None = None) -> Tails:
     """Return the sets of sds whose second moments do not exist.
 
     Parameters
@@ -117,6 +117,8 @@ def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
         With the varying columns that the priors on group sds refer to.
     names : sequence of str, optional
         Of the varying terms, for messages.
+    informed_by : callable, optional
+        What counts the contrasts that inform sds; `n_informed` by default, for one grouping factor.
 
     Raises
     ------
@@ -140,7 +142,8 @@ def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
     heavy = [k for k, degrees in enumerate(nu) if degrees <= HIGHEST_MOMENT]
     of_sigma = tail_degrees(parameters.residual_sd) if parameters.sigma_is_free else np.inf
     n_improper_priors = sum(nu[k] < 0 for k in heavy) + (of_sigma < 0)
-    alone = {k: _n_informed((k,), sums, flat, whitened) for k in heavy}
+    informed_by = n_informed if informed_by is None else informed_by
+    alone = {k: informed_by((k,), sums, flat, whitened) for k in heavy}
     sets = []
     for size in range(len(heavy) + 1):
         for columns in combinations(heavy, size):
@@ -150,7 +153,7 @@ def posterior_tails(model, names: Sequence[str] | None = None) -> Tails:
             most = max((alone[k] for k in columns), default=np.inf)
             if most - n_improper_priors > HIGHEST_MOMENT:
                 continue  # more columns are informed by no fewer contrasts
-            informed = most if size == 1 else _n_informed(columns, sums, flat, whitened)
+            informed = most if size == 1 else informed_by(columns, sums, flat, whitened)
             sets.append(GrowingSds(columns, False, total + informed))
     for each in sets:
         if each.degrees <= 0:
@@ -192,7 +195,7 @@ def _reduced(columns, sums, flat, whitened):
     return lower, rotated, whitened.T @ left @ whitened
 
 
-def _n_informed(columns, sums, flat, whitened) -> int:
+def n_informed(columns, sums, flat, whitened) -> int:
     """Return ``rank [X_F, Z_S] - rank X_F``."""
     lower, _, left = _reduced(columns, sums, flat, whitened)
     rank = int(np.count_nonzero(np.einsum("kkj->kj", lower)))

@@ -357,8 +357,8 @@ class DesignWithMeans:
     Parameters
     ----------
     design : Design
-        With one grouping factor.
     effect_mean : ndarray of shape (q,)
+        Of the varying columns of all factors, one factor after another.
     """
 
     def __init__(self, design: Design, effect_mean: np.ndarray):
@@ -368,5 +368,5 @@ class DesignWithMeans:
     def block(self, start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
         """Compute the rows from start to stop; see `Design.block`."""
         x, z, offset = self._design.block(start, stop)
-        means = z[0] @ self._effect_mean
+        means = np.concatenate(z, axis=1) @ self._effect_mean
         return x, z, means if offset is None else offset + means

@@ -411,27 +411,26 @@ def engine_priors(
     specification: Specification, priors: Mapping[str, Any], known_standard_error: bool
 ) -> EnginePriors | str:
     """Return the arrays of the marginal engine, or a sentence that says why it is not exact for these priors."""
-    if len(specification.factors) > 1:
-        names = ", ".join(factor.name for factor in specification.factors)
-        return f"the model has several grouping factors ({names})"
+    group: list[SdPrior | float] = []
+    means: list[float] = []
+    blocks: list[tuple[int, ...]] = []
+    etas: list[float] = []
+    centres: list[np.ndarray] = []
     try:
         mean, sd = _common_arrays(specification, priors)
         residual = None if known_standard_error else _sd_prior("sigma", priors["sigma"])
-        group: list[SdPrior | float] = []
-        means = np.zeros(0)
-        blocks: tuple[tuple[int, ...], ...] = ()
-        etas: tuple[float, ...] = ()
-        centre = None
         for factor in specification.factors:
             varying = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
-            group, means = [sd for sd, _ in varying], np.array([mean for _, mean in varying])
-            blocks = factor.blocks
+            blocks += [tuple(len(group) + k for k in block) for block in factor.blocks]
+            group += [of_column for of_column, _ in varying]
+            means += [of_column for _, of_column in varying]
             eta = priors.get(f"corr|{factor.name}", ("LKJ", {"eta": 1.0}))[1]["eta"]
-            etas = (float(eta),) * len(blocks)
-            centre = centre_array(factor, priors)
+            etas += [float(eta)] * len(factor.blocks)
+            centres.append(centre_array(factor, priors))
     except _NotExactError as reason:
         return str(reason)
-    return EnginePriors(mean, sd, residual, group, blocks, etas, means, centre)
+    centre = np.concatenate(centres) if centres else None
+    return EnginePriors(mean, sd, residual, group, tuple(blocks), tuple(etas), np.array(means), centre)
 
 
 class _NotExactError(Exception):

@@ -106,8 +106,12 @@ class Posterior(ABC):
         return self.row_mixture(x, z, codes)
 
     def row_sigma(self, codes: Sequence) -> np.ndarray:  # noqa: ARG002 - mostly the same for all rows
-        """Return sigma at the nodes for rows, an array that broadcasts to (n_nodes, n_rows)."""
+        """Return sigma for rows at the nodes of `row_mixture`, an array that broadcasts to (n_nodes, n_rows)."""
         return self.variance_nodes().sigma[:, None]
+
+    def noise_variance(self, codes: Sequence) -> np.ndarray:
+        """Return the posterior mean of the variance of the noise of rows, which broadcasts to (n_rows,)."""
+        return self.weight @ self.row_sigma(codes) ** 2
 
     @property
     def has_infinite_moments(self) -> bool:

@@ -42,7 +42,7 @@ def predict_mean(posterior, rows: PredictedRows, *, return_std: bool):
         if offset is not None:
             mean[at] += offset
         if return_std:
-            noise = posterior.weight @ posterior.row_sigma(codes) ** 2
+            noise = posterior.noise_variance(codes)
             variance[at] = block + (noise if rows.standard_error is None else rows.standard_error[at] ** 2)
     mean += location
     if not return_std:

@@ -86,6 +86,11 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
         _check_has_groups(estimator, caller)
     require_standard_error(estimator, standard_error, caller)
     frame = learnt_by(estimator).frame
+    if len(frame.specification.factors) > 1 and not learnt_by(estimator).fitted.posterior.are_draws:
+        raise ValueError(
+            f"{caller} is not there yet for several grouping factors that were integrated. Use compare_estimators, "
+            "which cross-validates, or fit with inference='nuts'."
+        )
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(

@@ -23,6 +23,8 @@ from hbsk._base import LearntMeans
 from hbsk._data.factor import Factor
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import FactorSource
+from hbsk._engine.crossed import CrossedModel
+from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.effect_laws import EffectLaw
 from hbsk._engine.log_density_surface import LogDensitySurface
 from hbsk._engine.marginal import MarginalModel
@@ -38,6 +40,7 @@ from hbsk._model.design import Component, Recipe
 from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame
 from hbsk._model.specification import Specification
+from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
@@ -63,10 +66,11 @@ _ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesStein
 _CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Call, ColumnScaling, Component, Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, Factor,
-        FactorSource, Fitted, FittedMeans, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, Location,
-        LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, Recipe,
-        SdPrior, SeparateGroups, Specification, LinearPredictor, Tails, Value, VarianceLaw, VarianceParameters,
+        Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures, Directions,
+        DrawsLocation, DrawsPosterior, EffectLaw, Factor, FactorSource, Fitted, FittedMeans, GroupFactor, GroupSums,
+        GrowingSds, Learnt, LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel,
+        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, PairSums, Recipe, SdPrior, SeparateGroups,
+        Specification, Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

@@ -1,0 +1,187 @@
+"""Laws of rows and effects at one node of a model with several grouping factors; engine units, arrays in, arrays out.
+
+Given a node (sigma, Lambda), the common coefficients b are normal, and so are the effects given b, with the covariance
+``sigma^2 Phi`` and the mean ``Phi (B_y - B_x b)`` (`hbsk._engine.crossed_passes`). For a row with common columns x and
+the vector v of its effects, ``x'b + v'u`` therefore has
+
+    mean      x~' E[b] + v' Phi B_y,     x~ = x - B_x' Phi v
+    variance  x~' Var(b) x~ + sigma^2 v' Phi v
+
+where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from hbsk._engine.crossed_passes import CrossedPasses, Effects
+from hbsk._engine.node_algebra import semidefinite_cholesky
+
+
+class NodeLaw(NamedTuple):
+    """The law of everything at one node.
+
+    Attributes
+    ----------
+    weight, sigma : float
+    factor : ndarray of shape (q, q)
+        ``Lambda`` of all factors, block diagonal.
+    common_mean : ndarray of shape (p,)
+    common_root : ndarray of shape (p, p)
+        R, with ``R R' = Var(b)``.
+    effects : Effects
+    """
+
+    weight: float
+    sigma: float
+    factor: np.ndarray
+    common_mean: np.ndarray
+    common_root: np.ndarray
+    effects: Effects
+
+
+class KnownRows(NamedTuple):
+    """Rows of several factors, their columns zero where a level is new.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_rows, p)
+    z : list of ndarray of shape (n_rows, q), one per factor
+        Zero where the level is new.
+    fresh : list of ndarray of shape (n_rows, q), one per factor
+        Zero where the level is known.
+    codes : list of ndarray of shape (n_rows,), one per factor
+        0 where the level is new.
+    """
+
+    x: np.ndarray
+    z: list[np.ndarray]
+    fresh: list[np.ndarray]
+    codes: list[np.ndarray]
+
+    @classmethod
+    def of(cls, x, z: Sequence[np.ndarray], codes: Sequence[np.ndarray], n_groups: Sequence[int]) -> KnownRows:
+        """Part known levels from new ones."""
+        known = [code < n for code, n in zip(codes, n_groups, strict=True)]
+        return cls(
+            x,
+            [np.where(is_known[:, None], part, 0.0) for part, is_known in zip(z, known, strict=True)],
+            [np.where(is_known[:, None], 0.0, part) for part, is_known in zip(z, known, strict=True)],
+            [np.where(is_known, code, 0) for code, is_known in zip(codes, known, strict=True)],
+        )
+
+
+def rows_at_node(
+    law: NodeLaw, passes: CrossedPasses, rows: KnownRows, *, need_variance: bool = True
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (n_rows,)."""
+    zero, effects = passes.order[0], law.effects
+    z, code = rows.z[zero], rows.codes[zero]
+    solved = np.einsum("rk,rka->ra", z, effects.first_solved[code])
+    entries = []
+    for f in passes.order[1:]:
+        q = rows.z[f].shape[1]
+        entries += [(passes.starts[f] + rows.codes[f] * q + k, rows.z[f][:, k]) for k in range(q)]
+    for at, value in entries:
+        solved += value[:, None] * effects.rest_solved[at]
+    reach = rows.x - solved[:, :-1]
+    mean = solved[:, -1] + reach @ law.common_mean
+    if not need_variance:
+        return mean, None
+    relative = np.einsum("rk,rkl,rl->r", z, effects.first_phi[code], z)
+    for i, (at, value) in enumerate(entries):
+        relative += value**2 * effects.rest_phi[at, at]
+        for other, other_value in entries[:i]:
+            relative += 2.0 * value * other_value * effects.rest_phi[at, other]
+    through = _through_levels(passes.between, np.einsum("rkl,rl->rk", effects.first[code], z), code)
+    row = np.repeat(np.arange(len(z)), np.diff(through.indptr))
+    for at, value in entries:
+        products = through.data * effects.rest_phi[through.indices, at[row]]
+        relative -= 2.0 * value * np.bincount(row, products, len(z))
+    for f, at in enumerate(passes.sums.columns):
+        relative += np.sum((rows.fresh[f] @ law.factor[at, at]) ** 2, axis=1)
+    return mean, np.sum((reach @ law.common_root) ** 2, axis=1) + law.sigma**2 * relative
+
+
+def _through_levels(between, scaled, code) -> sp.csr_array:
+    """Return ``A_21 H_s z`` of each row, (n_rows, K), sparse."""
+    n_rows, q = scaled.shape
+    at = (code[:, None] * q + np.arange(q)).ravel()
+    pick = sp.csr_array((scaled.ravel(), at, np.arange(0, n_rows * q + 1, q)), shape=(n_rows, between.shape[0]))
+    return (pick @ between).tocsr()
+
+
+class LevelMoments(NamedTuple):
+    """Moments of the effects of one factor at a node.
+
+    Attributes
+    ----------
+    mean : ndarray of shape (n_groups, q)
+    phi : ndarray of shape (n_groups, q, q)
+        Blocks of Phi.
+    reach : ndarray of shape (n_groups, q, p)
+        ``Phi B_x``: what the effects take back when the common coefficients move.
+    """
+
+    mean: np.ndarray
+    phi: np.ndarray
+    reach: np.ndarray
+
+
+def levels_at_node(law: NodeLaw, passes: CrossedPasses, f: int) -> LevelMoments:
+    """Return the moments of all levels of factor f."""
+    effects = law.effects
+    if f == passes.order[0]:
+        solved, phi = effects.first_solved, effects.first_phi
+    else:
+        n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
+        at = passes.starts[f] + np.arange(n * q).reshape(n, q)
+        solved = effects.rest_solved[at]
+        phi = effects.rest_phi[at[:, :, None], at[:, None, :]]
+    reach = solved[:, :, :-1]
+    return LevelMoments(solved[:, :, -1] - reach @ law.common_mean, phi, reach)
+
+
+def draw_levels(
+    passes: CrossedPasses, factor: np.ndarray, sigma: np.ndarray, common: np.ndarray, rng, groups: Sequence[np.ndarray]
+) -> list[np.ndarray]:
+    """Return joint draws of effects at one Lambda, one array (n_draws, n_codes, q) per factor.
+
+    Parameters
+    ----------
+    passes : CrossedPasses
+    factor : ndarray of shape (q, q)
+    sigma : ndarray of shape (n_draws,)
+    common : ndarray of shape (n_draws, p)
+        Draws of the common coefficients.
+    rng : numpy.random.Generator
+    groups : sequence of ndarray of shape (n_codes,), one per factor
+        A code that is not below the number of levels is a new level.
+    """
+    complement = passes.complement(factor)
+    n_draws = len(common)
+    contrast = np.concatenate([-common, np.ones((n_draws, 1))], axis=1).T
+    rest = passes.solved(complement)[0] @ contrast
+    rest += sigma * passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
+    drawn = []
+    for f, codes in enumerate(groups):
+        n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
+        known = codes < n
+        at = np.where(known, codes, 0)
+        noise = sigma[:, None, None] * rng.standard_normal((n_draws, len(codes), q))
+        if f == passes.order[0]:
+            first = complement.first[at]
+            rows = at[:, None] * q + np.arange(q)
+            taken = (passes.between[rows.ravel()] @ rest).reshape(len(codes), q, n_draws)
+            mean = np.einsum("jkl,jls->sjk", first, passes.level_products()[at] @ contrast - taken)
+            effects = mean + np.einsum("jkl,sjl->sjk", semidefinite_cholesky(first), noise)
+        else:
+            effects = rest[passes.starts[f] + at[:, None] * q + np.arange(q)].transpose(2, 0, 1)
+        columns = passes.sums.columns[f]
+        fresh = noise @ factor[columns, columns].T
+        drawn.append(np.where(known[:, None], effects, fresh))
+    return drawn
