@@ -193,12 +193,14 @@ def _integrate_factors(options, frame, rows, collected, priors, exact, effect_me
                 "HalfNormal, or inference='nuts'."
             )
         return None, reason
-    posterior, is_reliable = fit_crossed(model, scalings, collected.has_intercept, tails, options.sampling)
+    posterior, is_reliable = fit_crossed(
+        model, scalings, collected.has_intercept, tails, options.sampling, options.integration
+    )
     why = "exact for several grouping factors"
     if not is_reliable:
         why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
     posterior = replace(posterior, effect_mean=effect_mean)
-    return Fitted(posterior, priors, f"marginal ({why})", trusted=is_reliable, effect_mean=effect_mean), None
+    return Fitted(posterior, priors, f"marginal ({why})", reliable=is_reliable, effect_mean=effect_mean), None
 
 
 def _collect_pairs(frame, rows, parts, n_groups):

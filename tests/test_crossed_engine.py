@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
-from hbsk._engine import crossed_passes
+from hbsk._engine import crossed_passes, crossed_propriety
 from hbsk._engine.crossed import crossed_model, integrate_crossed
 from hbsk._engine.crossed_passes import CrossedPasses, require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
@@ -272,3 +272,19 @@ def test_too_many_remaining_effects_are_an_error_with_the_numbers():
     require_manageable(["a", "b"], [10**6, 4_500], [2, 1])
     with pytest.raises(ValueError, match=r"9000 effects remain \(2000000 of 'a', 9000 of 'b'\).* at most 4500.*GiB"):
         require_manageable(["a", "b"], [10**6, 4_500], [2, 2])
+
+
+@pytest.mark.parametrize("columns", [(0,), (0, 2), (0, 1, 2), (2, 3), (0, 1, 2, 3, 4, 5)])
+@pytest.mark.parametrize("nested", [False, True])
+def test_contrasts_that_inform_sds_are_counted_as_by_a_dense_rank(columns, nested):
+    rows = Rows((5, 20, 2), (2, 1, 3), nested=nested)
+    model, scalings = rows.model()
+    flat = np.array([True, False, True])
+    Z, X, _ = dense_columns(rows, scalings)
+    wanted = np.concatenate(
+        [np.tile(np.arange(at.start, at.stop), n) for n, at in zip(rows.n_groups, model.sums.columns, strict=True)]
+    )
+    together = np.hstack([X[:, flat], Z[:, np.isin(wanted, columns)]])
+    rank = np.linalg.matrix_rank(together) - 2
+    whitened = np.linalg.inv(np.linalg.cholesky(X[:, flat].T @ X[:, flat])).T
+    assert crossed_propriety._n_informed(columns, model.sums, flat, whitened) == rank

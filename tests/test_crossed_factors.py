@@ -1,4 +1,4 @@
-"""Tables and displays of a model with two grouping factors of unequal sizes, sampled by NUTS."""
+"""Tables and displays of a model with two grouping factors of unequal sizes, integrated and sampled by NUTS."""
 
 import matplotlib
 import numpy as np
@@ -22,7 +22,8 @@ def test_group_effects_list_every_factor(crossed):
     assert (table["mean"] < table["upper"]).all()
     intercepts = model.to_datatree(random_state=0)["posterior"]
     of_topics = (intercepts["Intercept"] + intercepts["1|topic"]).mean(["chain", "draw"])
-    np.testing.assert_allclose(table["mean"][-3:], of_topics)
+    tolerance = 1e-7 if model.inference == "nuts" else 5 * table["sd"].max() / 200**0.5
+    np.testing.assert_allclose(table["mean"][-3:], of_topics, rtol=tolerance)
 
 
 @pytest.mark.parametrize("term", ["1|pupil", "x|pupil", "1|topic"])

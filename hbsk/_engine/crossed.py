@@ -14,19 +14,15 @@ from scipy.linalg import block_diag
 
 from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.crossed_sums import PairSums, standardise_factors
-from hbsk._engine.fit import MAX_NODES, IntegratedNodes, engine_common_prior, own_errors, small_sds
-from hbsk._engine.integrate import (
-    ERROR_TARGET,
-    N_REPLICATES,
-    PARETO_K_LIMIT,
-    find_mode,
-    first_proposals,
-    importance_sample,
-)
+from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds
+from hbsk._engine.integrate import N_REPLICATES, importance_sample
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.mode_search import find_mode
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
 from hbsk._engine.variance_law import monitored_values
 from hbsk._engine.variance_parameters import VarianceParameters
@@ -39,6 +35,8 @@ FEW_EFFECTS = 300
 NODES_OF_FEW = 512
 NODES_OF_MANY = {3: 64, 6: 128}
 LEAST_NODES = 32
+# Share of the error of squared distances that counts for many effects: of few nodes it says ten times what is true.
+ERROR_OF_SPREADS = 0.2
 # Search for the mode: size of the gradient, in posterior sds by its own curvature, at which it ends.
 CLOSE_TO_MODE = 0.02
 MOST_STEPS, MOST_HALVINGS = 60, 12
@@ -78,8 +76,8 @@ class CrossedModel(MarginalModel):
         finally:
             self.passes.keep(kept=False)
 
-    def _factor_gradient(self, factor, influence):
-        return self.passes.factor_gradient(factor, influence)
+    def _factor_gradient(self, factor, adjoint):
+        return self.passes.factor_gradient(factor, adjoint)
 
 
 def crossed_model(
@@ -150,7 +148,7 @@ def _together(locations: Sequence[Location | None], columns: Sequence[slice]) ->
     )
 
 
-def integrate_crossed(model: CrossedModel, tails: Tails) -> IntegratedNodes:
+def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSettings = DEFAULT) -> IntegratedNodes:
     """Find the mode, place nodes and weigh them.
 
     Parameters
@@ -158,6 +156,7 @@ def integrate_crossed(model: CrossedModel, tails: Tails) -> IntegratedNodes:
     model : CrossedModel
     tails : Tails
         From `crossed_tails`.
+    settings : IntegrationSettings, optional
 
     Raises
     ------
@@ -165,10 +164,10 @@ def integrate_crossed(model: CrossedModel, tails: Tails) -> IntegratedNodes:
         Where numbers leave floating point on the way to it.
     """
     with own_errors():
-        return _integrate(model, tails)
+        return _integrate(model, tails, settings)
 
 
-def _integrate(model: CrossedModel, tails: Tails) -> IntegratedNodes:
+def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings) -> IntegratedNodes:
     if model.parameters.n_dim == 0:
         one = np.ones(1)
         points = model.evaluate(np.zeros((1, 0)))
@@ -177,20 +176,22 @@ def _integrate(model: CrossedModel, tails: Tails) -> IntegratedNodes:
     mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     if is_small:
         mode, precision = find_mode(model.value_and_gradient, mode)
-    proposal, broad = first_proposals(
-        lambda theta: model.evaluate(theta).log_density, mode, precision, thorough=is_small
-    )
+    drawn_from = proposals(model, mode, precision, thorough=is_small)
+    n_dim = model.parameters.n_dim
     first = NODES_OF_FEW if is_small else LEAST_NODES
     if not is_small:
-        first = max([first, *(n for least, n in NODES_OF_MANY.items() if model.parameters.n_dim >= least)])
+        first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
     nodes = importance_sample(
         model.evaluate,
-        proposal,
+        drawn_from.first,
         monitored_values(tails),
-        broad=broad,
+        broad=drawn_from.broad,
         first_per_replicate=first // N_REPLICATES,
-        max_nodes=MAX_NODES,
-        spreads=True,
+        max_nodes=settings.max_nodes_of_many if n_dim >= MANY_DIMENSIONS else settings.max_nodes,
+        error_target=settings.error_target,
+        salt=settings.salt,
+        refit=drawn_from.refit,
+        spreads=1.0 if is_small else ERROR_OF_SPREADS,
     )
     return IntegratedNodes(
         points=join_points(nodes.evaluated),
@@ -199,7 +200,7 @@ def _integrate(model: CrossedModel, tails: Tails) -> IntegratedNodes:
         pareto_k=nodes.pareto_k,
         level=nodes.spare,
         tails=tails,
-        reliable=nodes.pareto_k <= PARETO_K_LIMIT and nodes.error <= 2 * ERROR_TARGET,
+        reliable=nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target,
         nodes=nodes,
     )
 

@@ -168,9 +168,9 @@ class CrossedPasses:
         """Keep the Schur complements of points that are reduced, for their gradients; or drop them."""
         self._kept = {} if kept else None
 
-    def factor_gradient(self, factor: np.ndarray, influence: np.ndarray) -> np.ndarray:
+    def factor_gradient(self, factor: np.ndarray, adjoint: np.ndarray) -> np.ndarray:
         """Return d log p(y) / d Lambda, (n_points, q, q), block diagonal; see `GroupPasses.covariance_gradient`."""
-        return np.array(self._over(lambda m: self._gradient(factor[m], influence[m]), len(factor)))
+        return np.array(self._over(lambda m: self._gradient(factor[m], adjoint[m]), len(factor)))
 
     def _over(self, work, n_points: int) -> list:
         if n_points < 2 or self.n_remaining < EFFECTS_FOR_THREADS or n_threads() == 1:
@@ -235,7 +235,7 @@ class CrossedPasses:
         """Return ``Lambda_2 U^-1 noise``, whose covariance is P for white noise (K, m)."""
         return self._times(lapack.dtrtrs(complement.root, noise, lower=0, trans=0)[0], complement.lambdas)
 
-    def _gradient(self, factor, influence):
+    def _gradient(self, factor, adjoint):
         complement = self._kept.pop(factor.tobytes(), None) if self._kept else None
         complement = self.complement(factor) if complement is None else complement
         effects, inverse, across = self._effects(complement)
@@ -248,7 +248,7 @@ class CrossedPasses:
         for f, block in zip(self.order[1:], complement.lambdas, strict=True):
             rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * len(block))
             of_levels = left[rows].reshape(-1, len(block), n_columns)
-            fit = np.einsum("jka,ab,jlb->kl", of_levels, influence, of_levels, optimize=True) @ block
+            fit = np.einsum("jka,ab,jlb->kl", of_levels, adjoint, of_levels, optimize=True) @ block
             if len(block) == 1:
                 trace = np.sum(complement.rest[rows] * half[:, rows].T)
             else:
@@ -258,7 +258,7 @@ class CrossedPasses:
             gradient[self.sums.columns[f], self.sums.columns[f]] = fit - trace
         taken = np.eye(self._zz.shape[1]) - self._zz @ complement.first  # (I + A_j S_0)^-1
         trace = np.sum(self._zz @ taken.swapaxes(1, 2) - taken @ across @ taken.swapaxes(1, 2), axis=0)
-        fit = np.einsum("jka,ab,jlb->kl", first_left, influence, first_left, optimize=True)
+        fit = np.einsum("jka,ab,jlb->kl", first_left, adjoint, first_left, optimize=True)
         at = self.sums.columns[zero]
         gradient[at, at] = (fit - trace) @ factor[at, at]
         return gradient

@@ -43,7 +43,7 @@ def _products(parts, sums, flat):
     blocks = [[sums.xx[:-1, :-1][np.ix_(flat, flat)]]]
     for i, (f, own) in enumerate(parts):
         factor, at = sums.factors[f], np.array(own)
-        row = [factor.zx[at][:, :-1][:, flat].transpose(2, 0, 1).reshape(-1, int(flat.sum()))]
+        row = [factor.zx[at][:, :-1][:, flat].transpose(2, 0, 1).reshape(len(own) * factor.n_groups, int(flat.sum()))]
         for g, other in parts[:i]:
             pair = sums.pair(f, g)
             block = np.zeros((factor.n_groups, len(own), sums.factors[g].n_groups, len(other)))

@@ -19,6 +19,7 @@ from hbsk._engine.fit import IntegratedNodes, own_errors, sample_model
 from hbsk._engine.node_algebra import canonical_root, conditional_quantile, systematic_resample
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import SIGMAS
 from hbsk._engine.varying_location import sds_and_correlations
@@ -307,7 +308,12 @@ def _coefficients(common, log_sigma):
 
 
 def fit_crossed(
-    model: CrossedModel, scalings: tuple[ColumnScaling, ...], has_intercept: bool, tails: Tails, sampler: dict
+    model: CrossedModel,
+    scalings: tuple[ColumnScaling, ...],
+    has_intercept: bool,
+    tails: Tails,
+    sampler: dict,
+    settings: IntegrationSettings = DEFAULT,
 ) -> tuple[CrossedPosterior, bool]:
     """Integrate a model with several grouping factors.
 
@@ -320,6 +326,7 @@ def fit_crossed(
         From `crossed_tails`.
     sampler : dict
         Arguments of `sample_log_density`, for a posterior that importance sampling cannot reach.
+    settings : IntegrationSettings, optional
 
     Returns
     -------
@@ -327,7 +334,7 @@ def fit_crossed(
     is_reliable : bool
         Whether Pareto k and the Monte Carlo error met their targets.
     """
-    found = integrate_crossed(model, tails)
+    found = integrate_crossed(model, tails, settings)
     if not found.reliable:
         with own_errors():
             found = sample_model(model, found, sampler)
