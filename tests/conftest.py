@@ -18,7 +18,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture(scope="session", params=["marginal", "nuts"])
 def crossed(request):
-    """Return a model of two factors, one with slopes, sampled by NUTS, and its rows: compiling it takes long."""
+    """Return a model of two factors, one with slopes, and its rows: compiling it for NUTS takes long."""
     import pandas as pd
 
     from hbsk import PartialPoolingRegressor
