@@ -82,8 +82,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         "centre|county", a dict such as ``{"floor": 0}``: by default the means, or 0 beside a prior of yours on
         "1|county" or "corr|county". Others are Bambi's auto-scaled defaults; see `priors_`.
     inference : {"auto", "marginal", "nuts"}, default="auto"
-        "marginal" integrates: exact for Gaussian models with at most one grouping factor and priors from a list (see
-        Notes). "nuts" samples. "auto" is "marginal" wherever it is exact, otherwise "nuts".
+        "marginal" integrates: exact for Gaussian models with priors from a list (see Notes). "nuts" samples. "auto" is
+        "marginal" wherever it is exact, otherwise "nuts".
     unknown_groups : {"population", "error", "nan"}, default="population"
         Answer for groups that were not seen in fit: the population mean with an sd that includes the between-group
         covariance, a ValueError that names them, or NaN. No group is unknown to ``pooling="complete"``, which ignores

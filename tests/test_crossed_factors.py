@@ -3,6 +3,7 @@
 import matplotlib
 import numpy as np
 import pytest
+from sklearn.base import clone
 
 from hbsk.plotting import GroupEffectsDisplay, GroupSizeDisplay, RankDisplay, ShrinkageDisplay
 from hbsk.predictive_checks import per_group, posterior_predictive_check
@@ -10,8 +11,16 @@ from hbsk.predictive_checks import per_group, posterior_predictive_check
 matplotlib.use("agg")
 
 
-def test_group_effects_list_every_factor(crossed):
-    model, _, _ = crossed
+@pytest.fixture(scope="module", params=["marginal", "nuts"])
+def fitted(request):
+    model, X, y = request.getfixturevalue("crossed")
+    if request.param == "marginal":
+        model = clone(model).set_params(inference="marginal").fit(X, y)
+    return model, X, y
+
+
+def test_group_effects_list_every_factor(fitted):
+    model, _, _ = fitted
     table = model.group_effects(coverage=0.9)
     sizes = table.groupby(["factor", "term"], sort=False).size()
     assert sizes.to_dict() == {("pupil", "1|pupil"): 7, ("pupil", "x|pupil"): 7, ("topic", "1|topic"): 3}
@@ -28,16 +37,16 @@ def test_group_effects_list_every_factor(crossed):
 
 @pytest.mark.parametrize("term", ["1|pupil", "x|pupil", "1|topic"])
 @pytest.mark.parametrize("display", [ShrinkageDisplay, GroupSizeDisplay, GroupEffectsDisplay, RankDisplay])
-def test_displays_show_the_factor_of_the_term(crossed, display, term):
+def test_displays_show_the_factor_of_the_term(fitted, display, term):
     import matplotlib.pyplot as plt
 
-    shown = display.from_estimator(crossed[0], term=term)
+    shown = display.from_estimator(fitted[0], term=term)
     shown.figure_.canvas.draw()
     assert len(shown.labels) == (3 if "topic" in term else 7)
     plt.close("all")
 
 
-def test_checks_of_groups_name_their_factor(crossed):
-    model, X, y = crossed
+def test_checks_of_groups_name_their_factor(fitted):
+    model, X, y = fitted
     check = posterior_predictive_check(model, X, y, statistics=per_group("mean", factor="topic"), n_samples=50)
     assert check.p_value.index.tolist() == [f"group_mean[{topic}]" for topic in (1, 2, 3)]
