@@ -184,7 +184,8 @@ def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
     def learn(self: Any, *args: Any, **kwargs: Any) -> Any:
         learning = copy(self)
         method(learning, *args, **kwargs)
-        self.__dict__ = learning.__dict__
+        # a dict of its own: CPython 3.13.0 loses count of one that two objects have shared, and clears what is in it
+        self.__dict__ = dict(vars(learning))
         return self
 
     return learn
