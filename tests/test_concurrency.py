@@ -175,10 +175,10 @@ def test_memory_stays_flat_over_many_fits():
         fit_all(12)
         gc.collect()
         first, _ = tracemalloc.get_traced_memory()
-        fit_all(24)
+        fit_all(60)
         gc.collect()
         second, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     # A kept posterior has 30 kB; interned names and caches of bounded size may still fill up.
-    assert second - first < 24 * 4_000
+    assert second - first < 60 * 2_000
