@@ -83,8 +83,8 @@ def moments(estimator: PartialPoolingRegressor) -> pd.DataFrame:
     """Return mean, sd and their Monte Carlo errors, by parameter."""
     specification, posterior = estimator._learnt.frame.specification, estimator._learnt.fitted.posterior
     common_mean, common_sd = posterior.common_mixture()
-    names = variance_names(specification)
-    values = variance_values(specification, posterior.variance_nodes())
+    nodes = posterior.variance_nodes()
+    names, values = variance_names(specification, nodes), variance_values(specification, nodes)
     free = np.isin(names, estimator.diagnostics_.index)
     means = np.concatenate([common_mean, values[:, free]], axis=1)
     spreads = np.concatenate([common_sd, np.zeros((len(values), free.sum()))], axis=1)

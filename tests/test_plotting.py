@@ -129,11 +129,11 @@ def test_what_has_no_groups_is_refused(display, few, rng):
         display.from_estimator(few[0], term="x|group")
 
 
-def test_a_james_stein_estimator_has_means_only(means, baseball):
+def test_a_james_stein_estimator_has_means_only_and_their_ranks(means):
     with pytest.raises(ValueError, match="only means of groups; leave term= out"):
         ShrinkageDisplay.from_estimator(means, term="1|group")
-    with pytest.raises(TypeError, match="JamesSteinEstimator has no method rank_groups"):
-        RankDisplay.from_estimator(means)
+    display, table = RankDisplay.from_estimator(means), means.rank_groups()
+    np.testing.assert_array_equal(display.expected_rank, table["expected_rank"].loc[list(display.labels)])
 
 
 @pytest.mark.filterwarnings("ignore::hbsk.exceptions.NoGroupsWarning")

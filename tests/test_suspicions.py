@@ -179,7 +179,7 @@ def test_groups_follow_an_ordered_categorical(labels, estimator, frame, y, rng):
     ordered = pd.DataFrame({"g": pd.Categorical(values, categories=labels, ordered=True)}).iloc[order]
     plain = pd.DataFrame({"g": values}).iloc[order]
     model, other = (fit(estimator, X.reset_index(drop=True), y[order]) for X in (ordered, plain))
-    groups, sorted_groups = (m.groups_ if estimator is JamesSteinEstimator else m.groups_["g"] for m in (model, other))
+    groups, sorted_groups = (m.groups_["g"] for m in (model, other))
     assert groups.tolist() == labels
     assert sorted_groups.tolist() == sorted(labels)
     # the same groups by any other way of writing them, known and new

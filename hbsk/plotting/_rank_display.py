@@ -109,7 +109,7 @@ class RankDisplay(GroupDisplay):
         Parameters
         ----------
         estimator : estimator
-            Fitted PartialPoolingRegressor, or a pipeline or search that ends in one.
+            Fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one.
         term : str, default=None
             Varying term, such as "1|county" or "floor|county". None: the first.
         ascending : bool, default=False
@@ -131,7 +131,7 @@ class RankDisplay(GroupDisplay):
         if not hasattr(estimator, "rank_groups"):
             raise TypeError(
                 f"{type(estimator).__name__} has no method rank_groups, which needs a joint posterior of the groups. "
-                "Pass a fitted PartialPoolingRegressor, or a pipeline or search that ends in one."
+                "Pass a fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one."
             )
         found = read_group_estimates(estimator, term, 0.95)
         table = estimator.rank_groups(term, ascending=ascending, top=top)
