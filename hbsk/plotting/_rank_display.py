@@ -131,7 +131,7 @@ class RankDisplay(GroupDisplay):
         if not hasattr(estimator, "rank_groups"):
             raise TypeError(
                 f"{type(estimator).__name__} has no method rank_groups, which needs a joint posterior of the groups. "
-                "Pass a fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one."
+                "Pass a fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search ending in one."
             )
         found = read_group_estimates(estimator, term, 0.95)
         table = estimator.rank_groups(term, ascending=ascending, top=top)
