@@ -98,14 +98,15 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     if posterior.by_quadrature:
         error[:] = 0.0
     # A coefficient's sd is wider than that of its conditional mean.
-    _, covariance = posterior.common_moments()
-    of_common = np.where(common_orders(specification, posterior) <= OF_VARIANCE, np.inf, np.sqrt(np.diag(covariance)))
+    deviation = common - posterior.weight @ common
+    of_common = np.sqrt(posterior.weight @ (common_sd**2 + deviation**2))
+    of_common = np.where(common_orders(specification, posterior) <= OF_VARIANCE, np.inf, of_common)
     sd[len(sd) - common.shape[1] :] = of_common
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
     table["ess_bulk"] = effective_size(mean, sd, error)
     table["mcse_mean"] = error
     n_variance = int(finite.sum())
-    _enter_errors(table, specification, posterior, finite)
+    _enter_errors(table, specification, posterior, finite, (common, common_sd))
     if not posterior.by_quadrature:
         without = np.flatnonzero(endless[finite])
         table.iloc[without, [COLUMNS.index(name) for name in ("mcse_mean", "mcse_sd")]] = np.inf
@@ -143,8 +144,8 @@ def effective_size(mean, sd, error) -> np.ndarray:
         return np.where(spread, (sd / error) ** 2, np.nan)
 
 
-def _enter_errors(table, specification, posterior, finite):
-    """Enter the errors of sds and ends, and the effective size of tails."""
+def _enter_errors(table, specification, posterior, finite, mixture):
+    """Enter the errors of sds and ends, and the effective size of tails; ``mixture`` is that of the coefficients."""
     if posterior.by_quadrature:
         table["ess_tail"] = table["ess_bulk"]
         table[ERRORS] = 0.0
@@ -152,7 +153,7 @@ def _enter_errors(table, specification, posterior, finite):
     n_variance = int(finite.sum())
     accuracy = variance_accuracy(posterior, lambda nodes: variance_values(specification, nodes)[:, finite])
     _enter(table, np.arange(n_variance), accuracy)
-    mean, sd = posterior.common_mixture()
+    mean, sd = mixture
     estimated = np.flatnonzero(~np.isnan(sd).any(axis=0))
     accuracy = mixture_accuracy(mean[:, estimated], sd[:, estimated], posterior.weight, posterior.replicate)
     _enter(table, n_variance + estimated, accuracy)
