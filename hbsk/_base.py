@@ -184,7 +184,7 @@ def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
     def learn(self: Any, *args: Any, **kwargs: Any) -> Any:
         learning = copy(self)
         method(learning, *args, **kwargs)
-        # A dict of its own: with one that two objects share, fits on CPython 3.13.0 were seen to lose attributes later on.
+        # A dict of its own: where two objects shared one, fits were seen to lose attributes later on (CPython 3.13.0).
         self.__dict__ = dict(vars(learning))
         return self
 
