@@ -118,11 +118,10 @@ def test_leaving_a_group_out_equals_refitting(sleepstudy):
     # The rows of subject 332 are so unlikely without it that the plain mixture over the nodes of a refit is off by 0.4
     # (by 0.16 with sixteen times the nodes): a bridge from one posterior to the other does not care.
     fast = loo(model, X, y, unit="group").elpd_i.to_series()
-    some = [0, 2, 5, 8, 11, 14]
-    groups = np.unique(X["Subject"])[some]
-    assert 332 in groups
+    groups = np.unique(X["Subject"])
     brute = np.array([(bridged_without if g == 332 else refit_without)(model, X, y, g) for g in groups])
-    np.testing.assert_allclose(fast.to_numpy()[some], brute, atol=0.05)
+    np.testing.assert_allclose(fast, brute, atol=0.05)
+    assert fast.sum() == pytest.approx(brute.sum(), abs=0.1)
 
 
 def test_a_row_or_a_group_wise_comparison_prefers_the_slopes(sleepstudy):
