@@ -7,7 +7,7 @@ import pytest
 from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
-from hbsk._engine import crossed_passes, crossed_propriety
+from hbsk._engine import crossed_maps, crossed_passes, crossed_propriety
 from hbsk._engine.crossed import crossed_model, integrate_crossed
 from hbsk._engine.crossed_passes import CrossedPasses, require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
@@ -120,6 +120,32 @@ def test_density_equals_that_of_an_n_by_n_normal(n_levels, n_varying, nested):
         assert abs(ours[m] - dense) < 1e-10 * abs(dense)
 
 
+@pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
+def test_points_together_are_points_one_by_one(n_levels, n_varying, nested, monkeypatch):
+    model, _ = Rows(n_levels, n_varying, nested=nested).model()
+    theta, points = random_points(model, 7)
+    log_det, reduced = model.passes.reduce(points.relative_factor)
+    value, gradient = model.value_and_gradient(theta)
+    monkeypatch.setattr(crossed_passes, "FEW_REMAINING", 0)
+    for m, factor in enumerate(points.relative_factor):
+        alone = model.passes.reduce(factor[None])
+        np.testing.assert_allclose(log_det[m], alone[0][0], rtol=1e-12)
+        np.testing.assert_allclose(reduced[m], alone[1][0], rtol=1e-10, atol=1e-12)
+        of_one, gradient_of_one = model.value_and_gradient(theta[m : m + 1])
+        np.testing.assert_allclose(value[m], of_one[0], rtol=1e-10)
+        np.testing.assert_allclose(gradient[m], gradient_of_one[0], rtol=1e-9, atol=1e-9)
+
+
+def test_a_point_beyond_floating_point_spoils_no_other():
+    model, _ = Rows((12, 7), (1, 1)).model()
+    factor = np.eye(2) * np.array([0.5, 1e200, 2.0])[:, None, None]
+    with np.errstate(all="ignore"):
+        log_det, reduced = model.passes.reduce(factor)
+    assert np.isfinite(log_det).tolist() == [True, False, True]
+    np.testing.assert_array_equal(np.isnan(reduced).all(axis=(1, 2)), [False, True, False])
+    np.testing.assert_allclose(log_det[2], model.passes.reduce(factor[2:])[0][0], rtol=1e-13)
+
+
 @pytest.mark.parametrize("fixed", [False, True])
 @pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
 def test_gradient_equals_differences(n_levels, n_varying, nested, fixed):
@@ -136,8 +162,8 @@ def test_gradient_equals_differences(n_levels, n_varying, nested, fixed):
 @pytest.mark.parametrize("is_sparse", [True, False])
 @pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
 def test_every_covariance_block_equals_the_dense_inverse(n_levels, n_varying, nested, is_sparse, monkeypatch):
-    monkeypatch.setattr(crossed_passes, "MOST_ENTRIES", np.inf if is_sparse else 0)
-    monkeypatch.setattr(crossed_passes, "DENSE_NUMBERS", 100)
+    monkeypatch.setattr(crossed_maps, "MOST_ENTRIES", np.inf if is_sparse else 0)
+    monkeypatch.setattr(crossed_maps, "DENSE_NUMBERS", 100)
     rows = Rows(n_levels, n_varying, nested=nested)
     model, scalings = rows.model()
     _, points = random_points(model)

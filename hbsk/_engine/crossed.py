@@ -13,7 +13,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from hbsk._engine.crossed_passes import CrossedPasses
-from hbsk._engine.crossed_sums import PairSums, standardise_factors
+from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
 from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
@@ -55,8 +55,10 @@ class CrossedModel(MarginalModel):
     prior_mean, prior_precision : ndarray of shape (p,)
     """
 
+    sums: CrossedSums  # type: ignore[assignment]
+
     @cached_property
-    def passes(self) -> CrossedPasses:
+    def passes(self) -> CrossedPasses:  # type: ignore[override]
         """Sums over levels for any Lambda."""
         return CrossedPasses(self.sums)
 
@@ -70,11 +72,8 @@ class CrossedModel(MarginalModel):
 
     def value_and_gradient(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return log density (n_points,) and gradient (n_points, n_dim); factors of matrices serve both."""
-        self.passes.keep(kept=len(theta) <= 2)
-        try:
+        with self.passes.kept(len(theta)):
             return super().value_and_gradient(theta)
-        finally:
-            self.passes.keep(kept=False)
 
     def _factor_gradient(self, factor, adjoint):
         return self.passes.factor_gradient(factor, adjoint)
@@ -173,9 +172,10 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings)
         points = model.evaluate(np.zeros((1, 0)))
         return IntegratedNodes(points, one, np.zeros(1, dtype=int), 0.0, 0.5 * one, tails, by_quadrature=True)
     is_small = model.passes.n_remaining <= FEW_EFFECTS
-    mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     if is_small:
-        mode, precision = find_mode(model.value_and_gradient, mode)
+        mode, precision = find_mode(model.value_and_gradient, start_of(model))
+    else:
+        mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     drawn_from = proposals(model, mode, precision, thorough=is_small)
     n_dim = model.parameters.n_dim
     first = NODES_OF_FEW if is_small else LEAST_NODES

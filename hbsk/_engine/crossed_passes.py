@@ -19,27 +19,30 @@ digits where its levels explain nearly all. R is linear in the entries of H: a s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse as sp
 from scipy.linalg import lapack
 
+from hbsk._engine.crossed_maps import between_factors, dense_rest, product_map, symmetric
 from hbsk._engine.crossed_sums import CrossedSums
-from hbsk._engine.group_algebra import lower_indices, relative_inverse, unpack_symmetric
+from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.group_passes import GroupPasses
 from hbsk._engine.threads import n_threads, one_thread_each
 
 # Effects beside the largest factor: 4,500 take about a second for each Cholesky factor, and 160 MB for each matrix.
 MOST_REMAINING = 4_500
-# Entries of the sparse map above which R is made of dense products instead (each takes 36 bytes).
-MOST_ENTRIES = 20_000_000
-# Numbers of a dense stretch of A_12.
-DENSE_NUMBERS = 2**22
 # Remaining effects from which points are shared among threads.
 EFFECTS_FOR_THREADS = 200
+# Numbers of the matrices of points that are worked on together, and remaining effects up to which one call factorises
+# the matrices of all of them.
+BLOCK_NUMBERS = 2**18
+FEW_REMAINING = 64
+# Share of lambda^2 R in 1 below which one less the inverse has lost digits.
+LOST_TRACE = 1e-8
 
 
 def require_manageable(names: Sequence[str], n_groups: Sequence[int], n_varying: Sequence[int]) -> None:
@@ -138,10 +141,14 @@ class CrossedPasses:
         self._first = GroupPasses(sums.factors[zero])
         self._zz = np.ascontiguousarray(sums.factors[zero].zz.transpose(2, 0, 1))
         self._zx = np.ascontiguousarray(sums.factors[zero].zx.transpose(2, 0, 1))
-        self._rest_zz, self._rest_zx = _dense_rest(sums, others, self.starts, self.n_remaining)
-        self.between = _between(sums, zero, others, self.starts, self.n_remaining)
-        self._map = _product_map(self.between, self._zz.shape[1])
+        self._rest_zz, self._rest_zx = dense_rest(sums, others, self.starts, self.n_remaining)
+        self.between = between_factors(sums, zero, others, self.starts, self.n_remaining)
+        self._between_transposed = self.between.T.tocsr()
+        self._map = product_map(self.between, self._zz.shape[1])
         self._is_scalar = all(factor.n_varying == 1 for factor in sums.factors)
+        self._rest_counts = [sums.factors[f].n_groups for f in others]
+        numbers = (self.n_remaining + self._zx.shape[2]) ** 2 + self._zx.size
+        self._width = max(1, BLOCK_NUMBERS // numbers)
         self._kept: dict[bytes, Complement] | None = None
 
     # points
@@ -151,71 +158,136 @@ class CrossedPasses:
         at = self.sums.columns[self.order[0]]
         log_det, reduced = self._first.reduce(np.ascontiguousarray(factor[:, at, at]))
 
-        def work(m):
-            complement = self.complement(factor[m])
+        def work(block):
+            complements = self._complements(factor[block])
             if self._kept is not None:
-                self._kept[factor[m].tobytes()] = complement
-            return complement.log_det, complement.white.T @ complement.white
+                self._kept[factor[block].tobytes()] = complements
+            return complements.log_det, complements.white.swapaxes(1, 2) @ complements.white
 
-        for m, (of_rest, explained) in enumerate(self._over(work, len(factor))):
-            log_det[m] += of_rest
-            reduced[m] -= explained
+        for block, (of_rest, explained) in self._over(work, len(factor)):
+            log_det[block] += of_rest
+            reduced[block] -= explained
         beyond = ~np.isfinite(log_det)  # where Lambda leaves floating point
         reduced[beyond] = np.nan
         return log_det, reduced
 
-    def keep(self, *, kept: bool) -> None:
-        """Keep the Schur complements of points that are reduced, for their gradients; or drop them."""
-        self._kept = {} if kept else None
+    @contextmanager
+    def kept(self, n_points: int) -> Iterator[None]:
+        """Keep the Schur complements of points that are reduced for their gradients, where they are few."""
+        self._kept = {} if n_points <= max(1, self._width) else None
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def factor_gradient(self, factor: np.ndarray, adjoint: np.ndarray) -> np.ndarray:
         """Return d log p(y) / d Lambda, (n_points, q, q), block diagonal; see `GroupPasses.covariance_gradient`."""
-        return np.array(self._over(lambda m: self._gradient(factor[m], adjoint[m]), len(factor)))
+        parts = self._over(lambda block: self._gradient(factor[block], adjoint[block]), len(factor))
+        return np.concatenate([part for _, part in parts])
 
-    def _over(self, work, n_points: int) -> list:
-        if n_points < 2 or self.n_remaining < EFFECTS_FOR_THREADS or n_threads() == 1:
-            return [work(m) for m in range(n_points)]
+    def effects_at(self, factor: np.ndarray) -> list[Effects]:
+        """Return Phi and ``Phi B`` at each of several Lambda, (n_points, q, q)."""
+
+        def work(block):
+            stacked = self._effects(self._complements(factor[block]))[0]
+            stacked = stacked._replace(rest_phi=symmetric(stacked.rest_phi))
+            return [Effects(*parts) for parts in zip(*stacked, strict=True)]
+
+        return [effects for _, block in self._over(work, len(factor)) for effects in block]
+
+    def _over(self, work, n_points: int) -> list[tuple[slice, Any]]:
+        """Return ``work(block)`` for stretches of points, with the stretches; in threads where that pays."""
+        blocks = [slice(start, min(start + self._width, n_points)) for start in range(0, n_points, self._width)]
+        if len(blocks) < 2 or self.n_remaining < EFFECTS_FOR_THREADS or n_threads() == 1:
+            return [(block, work(block)) for block in blocks]
         with one_thread_each(), ThreadPoolExecutor(n_threads()) as pool:
-            return list(pool.map(work, range(n_points)))
+            return list(zip(blocks, pool.map(work, blocks), strict=True))
+
+    def _complements(self, factor: np.ndarray) -> Complement:
+        """Return the Schur complements at several Lambda, (n_points, q, q), along leading axes."""
+        blocks = [factor[:, at, at] for at in self.sums.columns]
+        lambdas = [blocks[f] for f in self.order[1:]]
+        packed = relative_inverse(self.sums.factors[self.order[0]].zz, np.ascontiguousarray(blocks[self.order[0]]))
+        first = unpack_symmetric(packed, self._zz.shape[1]).transpose(0, 3, 1, 2)
+        rest = self._map.products(packed)
+        np.subtract(self._rest_zz, rest, out=rest)  # the lower triangle is right
+        if self._is_scalar:
+            scale = self._rest_scale(lambdas)
+            matrix = rest * scale[:, None]
+            matrix *= scale[:, :, None]
+        else:
+            rest = symmetric(rest)
+            half = self._times(rest, lambdas, transpose=True)
+            matrix = self._times(np.ascontiguousarray(half.swapaxes(1, 2)), lambdas, transpose=True)
+        matrix.reshape(len(matrix), -1)[:, :: self.n_remaining + 1] += 1.0
+        reduced = self._rest_zx - _times_stack(self._between_transposed, first @ self._zx)
+        root, white, log_det = _factorised(matrix, self._times(reduced, lambdas, transpose=True))
+        return Complement(first, lambdas, rest, root, reduced, white, log_det)
+
+    def _effects(self, complement: Complement) -> tuple[Effects, np.ndarray, np.ndarray]:
+        """Return them, with ``S^-1`` and ``A_12 P A_21`` of each level; only lower triangles of the first are right."""
+        first, lambdas = complement.first, complement.lambdas
+        solved, first_solved = self._solved(complement)
+        inverse = np.stack([lapack.dpotri(root, lower=0, overwrite_c=0)[0].T for root in complement.root])
+        if self._is_scalar:
+            scale = self._rest_scale(lambdas)
+            phi = inverse * scale[:, None]
+            phi *= scale[:, :, None]
+        else:
+            inverse = symmetric(inverse)
+            phi = self._times(np.ascontiguousarray(self._times(inverse, lambdas).swapaxes(1, 2)), lambdas)
+        across = self._map.quadratics(phi)
+        return Effects(first, first + first @ across @ first, phi, first_solved, solved), inverse, across
+
+    def _solved(self, complement: Complement) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``Phi B`` of the rest, (n_points, K, p + 1), and of factor 0, (n_points, n_groups, q, p + 1)."""
+        both = zip(complement.root, complement.white, strict=True)
+        half = np.stack([lapack.dtrtrs(root, white, lower=0, trans=0)[0] for root, white in both])
+        rest = self._times(half, complement.lambdas)
+        across = _times_stack(self.between, rest).reshape(len(rest), *self._zx.shape)
+        return rest, complement.first @ (self._zx - across)
+
+    def _gradient(self, factor, adjoint):
+        complement = self._kept.pop(factor.tobytes(), None) if self._kept else None
+        complement = self._complements(factor) if complement is None else complement
+        effects, inverse, across = self._effects(complement)
+        zero, n_columns = self.order[0], self._zx.shape[2]
+        gradient = np.zeros_like(factor)
+        left = self._rest_zx - self._rest_zz @ effects.rest_solved
+        left -= _times_stack(self._between_transposed, effects.first_solved)
+        half = None if self._is_scalar else self._times(inverse, complement.lambdas)  # Lambda_2 S^-1
+        for f, block in zip(self.order[1:], complement.lambdas, strict=True):
+            q = self.sums.factors[f].n_varying
+            rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * q)
+            of_levels = left[:, rows].reshape(len(factor), -1, q, n_columns)
+            fit = np.einsum("mjka,mab,mjlb->mkl", of_levels, adjoint, of_levels, optimize=True) @ block
+            if half is None:
+                trace = _scalar_trace(complement.rest, inverse, rows, block[:, 0, 0])[:, None, None]
+            else:
+                shape = (len(factor), -1, q, self.n_remaining)
+                by_level = half[:, :, rows].swapaxes(1, 2).reshape(shape)
+                of_rest = complement.rest[:, rows].reshape(shape)
+                trace = np.einsum("mjkr,mjlr->mkl", of_rest, by_level, optimize=True)
+            at = self.sums.columns[f]
+            gradient[:, at, at] = fit - trace
+        first_left = self._zx - self._zz @ effects.first_solved
+        first_left -= _times_stack(self.between, effects.rest_solved).reshape(first_left.shape)
+        taken = np.eye(self._zz.shape[1]) - self._zz @ complement.first  # (I + A_j S_0)^-1
+        trace = np.sum(self._zz @ taken.swapaxes(2, 3) - taken @ across @ taken.swapaxes(2, 3), axis=1)
+        fit = np.einsum("mjka,mab,mjlb->mkl", first_left, adjoint, first_left, optimize=True)
+        at = self.sums.columns[zero]
+        gradient[:, at, at] = (fit - trace) @ factor[:, at, at]
+        return gradient
 
     # one point
 
     def complement(self, factor: np.ndarray) -> Complement:
         """Return the Schur complement at one Lambda, (q, q)."""
-        blocks = [factor[at, at] for at in self.sums.columns]
-        zero = blocks[self.order[0]]
-        lambdas = [blocks[f] for f in self.order[1:]]
-        first = unpack_symmetric(relative_inverse(self.sums.factors[self.order[0]].zz, zero[None]), len(zero))[0]
-        first = np.ascontiguousarray(first.transpose(2, 0, 1))
-        rest = self._rest_zz - self._map.products(first)
-        if self._is_scalar:
-            scale = self._rest_scale(lambdas)
-            matrix = rest * scale
-            matrix *= scale[:, None]
-        else:
-            half = self._times(rest, lambdas, transpose=True)
-            matrix = self._times(np.ascontiguousarray(half.T), lambdas, transpose=True)
-        matrix.flat[:: len(matrix) + 1] += 1.0
-        root, failed = lapack.dpotrf(matrix.T, lower=0, overwrite_a=1, clean=0)
-        log_det = np.nan if failed else 2.0 * np.sum(np.log(root.diagonal()))
-        reduced = self._rest_zx - self.between.T @ (first @ self._zx).reshape(-1, self._zx.shape[2])
-        white = lapack.dtrtrs(root, self._times(reduced, lambdas, transpose=True), lower=0, trans=1)[0]
-        return Complement(first, lambdas, rest, root, reduced, white, log_det)
+        return _alone(self._complements(factor[None]))
 
     def effects(self, factor: np.ndarray) -> Effects:
         """Return Phi and ``Phi B`` at one Lambda, (q, q)."""
-        return self._effects(self.complement(factor))[0]
-
-    def _effects(self, complement: Complement) -> tuple[Effects, np.ndarray, np.ndarray]:
-        """Return them, with ``S^-1`` and ``A_12 P A_21`` of each level."""
-        first, lambdas = complement.first, complement.lambdas
-        solved, first_solved = self.solved(complement)
-        upper = lapack.dpotri(complement.root.copy(order="F"), lower=0, overwrite_c=1)[0]
-        inverse = np.triu(upper) + np.triu(upper, 1).T
-        rest_phi = self._times(np.ascontiguousarray(self._times(inverse, lambdas).T), lambdas)
-        across = self._map.quadratics(rest_phi)
-        first_phi = first + first @ across @ first
-        return Effects(first, first_phi, rest_phi, first_solved, solved), inverse, across
+        return self.effects_at(factor[None])[0]
 
     def solved(self, complement: Complement) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Phi B`` of the rest, (K, p + 1), and of factor 0, (n_groups, q, p + 1)."""
@@ -235,175 +307,73 @@ class CrossedPasses:
         """Return ``Lambda_2 U^-1 noise``, whose covariance is P for white noise (K, m)."""
         return self._times(lapack.dtrtrs(complement.root, noise, lower=0, trans=0)[0], complement.lambdas)
 
-    def _gradient(self, factor, adjoint):
-        complement = self._kept.pop(factor.tobytes(), None) if self._kept else None
-        complement = self.complement(factor) if complement is None else complement
-        effects, inverse, across = self._effects(complement)
-        zero, n_columns = self.order[0], self._zx.shape[2]
-        first_solved = effects.first_solved.reshape(-1, n_columns)
-        left = self._rest_zx - self._rest_zz @ effects.rest_solved - self.between.T @ first_solved
-        first_left = self._zx - self._zz @ effects.first_solved - self.across(effects.rest_solved)
-        gradient = np.zeros_like(factor)
-        half = self._times(inverse, complement.lambdas)  # Lambda_2 S^-1
-        for f, block in zip(self.order[1:], complement.lambdas, strict=True):
-            rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * len(block))
-            of_levels = left[rows].reshape(-1, len(block), n_columns)
-            fit = np.einsum("jka,ab,jlb->kl", of_levels, adjoint, of_levels, optimize=True) @ block
-            if len(block) == 1:
-                trace = np.sum(complement.rest[rows] * half[:, rows].T)
-            else:
-                shape = (-1, len(block), self.n_remaining)
-                by_level = half[:, rows].T.reshape(shape)
-                trace = np.einsum("jkr,jlr->kl", complement.rest[rows].reshape(shape), by_level, optimize=True)
-            gradient[self.sums.columns[f], self.sums.columns[f]] = fit - trace
-        taken = np.eye(self._zz.shape[1]) - self._zz @ complement.first  # (I + A_j S_0)^-1
-        trace = np.sum(self._zz @ taken.swapaxes(1, 2) - taken @ across @ taken.swapaxes(1, 2), axis=0)
-        fit = np.einsum("jka,ab,jlb->kl", first_left, adjoint, first_left, optimize=True)
-        at = self.sums.columns[zero]
-        gradient[at, at] = (fit - trace) @ factor[at, at]
-        return gradient
+    # Lambda of the rest
 
     def _rest_scale(self, lambdas):
-        counts = [self.sums.factors[f].n_groups for f in self.order[1:]]
-        return np.repeat([block[0, 0] for block in lambdas], counts)
+        """Return the diagonal of Lambda_2, (.., K), where all factors have one varying column."""
+        return np.repeat(np.stack([block[..., 0, 0] for block in lambdas], axis=-1), self._rest_counts, axis=-1)
 
     def _times(self, matrix, lambdas, *, transpose=False):
-        """Return ``Lambda_2 matrix``, or ``Lambda_2' matrix``, for a matrix of shape (K, m)."""
+        """Return ``Lambda_2 matrix``, or ``Lambda_2' matrix``, for matrices of shape (.., K, m)."""
         if self._is_scalar:
-            return matrix * self._rest_scale(lambdas)[:, None]
+            return matrix * self._rest_scale(lambdas)[..., None]
         out = np.empty_like(matrix)
         for f, block in zip(self.order[1:], lambdas, strict=True):
-            rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * len(block))
-            left = block.T if transpose else block
-            out[rows] = (left @ matrix[rows].reshape(-1, len(block), matrix.shape[1])).reshape(-1, matrix.shape[1])
+            q, m = block.shape[-1], matrix.shape[-1]
+            rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * q)
+            left = block.swapaxes(-2, -1) if transpose else block
+            part = matrix[..., rows, :]
+            out[..., rows, :] = (left[..., None, :, :] @ part.reshape(*part.shape[:-2], -1, q, m)).reshape(part.shape)
         return out
 
 
-def _dense_rest(sums, others, starts, size):
-    """Return ``A_22``, (K, K), and ``B_2``, (K, p + 1)."""
-    matrix, products = np.zeros((size, size)), []
-    for i, f in enumerate(others):
-        own = sums.factors[f]
-        q, levels = own.n_varying, np.arange(own.n_groups)
-        for k in range(q):
-            for m in range(q):
-                matrix[starts[f] + levels * q + k, starts[f] + levels * q + m] = own.zz[k, m]
-        products.append(own.zx.transpose(2, 0, 1).reshape(-1, own.zx.shape[1]))
-        for g in others[i + 1 :]:
-            pair = sums.pair(f, g)
-            for k in range(q):
-                for m in range(sums.factors[g].n_varying):
-                    row = starts[f] + pair.first * q + k
-                    column = starts[g] + pair.second * sums.factors[g].n_varying + m
-                    matrix[row, column] = matrix[column, row] = pair.blocks[:, k, m]
-    return matrix, np.concatenate(products)
+def _alone(stacked):
+    """Return the first of stacked points of a NamedTuple."""
+    parts = [[block[0] for block in part] if isinstance(part, list) else part[0] for part in stacked]
+    return type(stacked)(*parts)
 
 
-def _between(sums, zero, others, starts, size) -> sp.csr_array:
-    """Return ``A_12``, (n_groups q, K), sparse."""
-    own = sums.factors[zero]
-    q = own.n_varying
-    values, rows, columns = [], [], []
-    for g in others:
-        pair = sums.pair(zero, g)
-        q_other = sums.factors[g].n_varying
-        for k in range(q):
-            for m in range(q_other):
-                rows.append(pair.first * q + k)
-                columns.append(starts[g] + pair.second * q_other + m)
-                values.append(pair.blocks[:, k, m])
-    at = (np.concatenate(rows), np.concatenate(columns))
-    between = sp.csr_array((np.concatenate(values), at), shape=(own.n_groups * q, size))
-    between.sort_indices()
-    return between
+def _times_stack(matrix, stack):
+    """Return a sparse matrix (a, b) times each of a stack (n_points, .., m) of b rows each, (n_points, a, m)."""
+    n_points, m = len(stack), stack.shape[-1]
+    stack = stack.reshape(n_points, -1, m)
+    if n_points == 1:
+        return (matrix @ stack[0])[None]
+    side_by_side = stack.transpose(1, 0, 2).reshape(-1, n_points * m)
+    return (matrix @ side_by_side).reshape(-1, n_points, m).transpose(1, 0, 2)
 
 
-def _product_map(between: sp.csr_array, q: int) -> _SparseMap | _DenseMap:
-    """Return the cheaper way to products: a sparse map, unless it has too many entries."""
-    n_levels = between.shape[0] // q
-    by_level = np.diff(between.indptr)[::q].astype(float)
-    entries = np.sum(by_level * (by_level + 1) / 2) * q * (q + 1) / 2 if n_levels else 0.0
-    return _SparseMap(between, q) if entries <= MOST_ENTRIES else _DenseMap(between, q)
+def _scalar_trace(rest, inverse, rows, scale):
+    """Return ``sum_j (R Lambda_2 S^-1)_jj`` over some rows, (n_points,): ``(1 - S^-1_jj) / lambda``."""
+    of_rest, of_inverse = (np.diagonal(part, axis1=1, axis2=2)[:, rows] for part in (rest, inverse))
+    lost = scale[:, None] ** 2 * of_rest < LOST_TRACE
+    safe = np.where(scale > 0, scale, 1.0)[:, None]
+    return np.sum(np.where(lost, scale[:, None] * of_rest, (1.0 - of_inverse) / safe), axis=1)
 
 
-class _SparseMap:
-    """``A_21 H A_12`` as a sparse map of the entries of H, level by level, and its transpose."""
+def _factorised(matrices, right):
+    """Return U with ``U' U`` the matrices (n_points, K, K), ``U'^-1 right`` and log-determinants, NaN where none is.
 
-    def __init__(self, between: sp.csr_array, q: int):
-        self._q, self._size = q, between.shape[1]
-        n_levels = between.shape[0] // q
-        of_level = between[np.arange(n_levels) * q]
-        counts, columns = np.diff(of_level.indptr).astype(np.int64), of_level.indices
-        values = np.stack([between.data[_entries(between, q, k)] for k in range(q)])  # (q, n_entries)
-        first_entry = np.concatenate([[0], np.cumsum(counts)])
-        level = np.repeat(np.arange(n_levels), counts)
-        rank = np.arange(len(columns)) - first_entry[level]
-        # all pairs of the entries of a level, the second not after the first
-        left = np.repeat(np.arange(len(columns)), rank + 1)
-        before = np.cumsum(rank + 1) - (rank + 1)
-        right = np.arange(len(left)) - before[left] + first_entry[level[left]]
-        flat = columns[left].astype(np.int64) * self._size + columns[right]  # columns rise within a level: lower
-        data, at = [], []
-        self._pairs = lower_indices(q)
-        for i, (k, m) in enumerate(zip(*self._pairs, strict=True)):
-            of_pair = values[k, left] * values[m, right]
-            data.append(of_pair if k == m else of_pair + values[m, left] * values[k, right])
-            at.append(level[left] * len(self._pairs[0]) + i)
-        shape = (self._size**2, n_levels * len(self._pairs[0]))
-        self._map = sp.csr_array((np.concatenate(data), (np.tile(flat, len(data)), np.concatenate(at))), shape=shape)
-        # lower triangles stand for symmetric matrices: entries beside the diagonal count twice in quadratic forms
-        twice = self._map.tocsc()
-        twice.data = np.where(twice.indices % (self._size + 1) == 0, 1.0, 2.0) * twice.data
-        self._twice = twice.T
-
-    def products(self, first: np.ndarray) -> np.ndarray:
-        """Return ``A_21 H A_12``, (K, K), of ``H`` as (n_levels, q, q)."""
-        packed = first[:, self._pairs[0], self._pairs[1]].ravel()
-        lower = (self._map @ packed).reshape(self._size, self._size)
-        full = lower + lower.T
-        full.flat[:: self._size + 1] *= 0.5
-        return full
-
-    def quadratics(self, matrix: np.ndarray) -> np.ndarray:
-        """Return ``A_12 matrix A_21`` of each level, (n_levels, q, q), for a symmetric matrix (K, K)."""
-        packed = (self._twice @ matrix.ravel()).reshape(-1, len(self._pairs[0]))
-        packed = packed * np.where(self._pairs[0] == self._pairs[1], 1.0, 0.5)
-        return np.ascontiguousarray(unpack_symmetric(packed.T[None], self._q)[0].transpose(2, 0, 1))
-
-
-def _entries(between, q, k):
-    """Return where the entries of the k-th rows of all levels are; levels have the same columns in all their rows."""
-    n_levels = between.shape[0] // q
-    counts = np.diff(between.indptr)[k::q]
-    starts = between.indptr[:-1][k::q]
-    offset = np.cumsum(counts) - counts
-    return np.arange(counts.sum()) + np.repeat(starts - offset, counts) if n_levels else np.zeros(0, dtype=int)
-
-
-class _DenseMap:
-    """The same by dense products, a stretch of levels at a time."""
-
-    def __init__(self, between: sp.csr_array, q: int):
-        self._between, self._q, self._size = between, q, between.shape[1]
-        self._n_levels = between.shape[0] // q
-        self._width = max(1, DENSE_NUMBERS // (q * self._size))
-
-    def _stretches(self):
-        for start in range(0, self._n_levels, self._width):
-            levels = slice(start, min(start + self._width, self._n_levels))
-            rows = self._between[levels.start * self._q : levels.stop * self._q].toarray()
-            yield levels, rows.reshape(-1, self._q, self._size)
-
-    def products(self, first: np.ndarray) -> np.ndarray:
-        """Return ``A_21 H A_12``; see `_SparseMap`."""
-        total = np.zeros((self._size, self._size))
-        for levels, rows in self._stretches():
-            total += rows.reshape(-1, self._size).T @ (first[levels] @ rows).reshape(-1, self._size)
-        return total
-
-    def quadratics(self, matrix: np.ndarray) -> np.ndarray:
-        """Return ``A_12 matrix A_21`` of each level; see `_SparseMap`."""
-        out = np.empty((self._n_levels, self._q, self._q))
-        for levels, rows in self._stretches():
-            out[levels] = (rows.reshape(-1, self._size) @ matrix).reshape(rows.shape) @ rows.swapaxes(1, 2)
-        return out
+    Only lower triangles are read, those of U mean nothing.
+    """
+    size, m = matrices.shape[1], right.shape[2]
+    if len(matrices) > 1 and size <= FEW_REMAINING:
+        # Cholesky's factor of [[S, v], [v', large]] holds U'^-1 v: one call for all points
+        together = np.empty((len(matrices), size + m, size + m))
+        together[:, :size, :size] = matrices
+        together[:, size:, :size] = right.swapaxes(1, 2)
+        together[:, size:, size:] = 2.0 * (1.0 + np.sum(right**2, axis=(1, 2)))[:, None, None] * np.eye(m)
+        try:
+            lower = np.linalg.cholesky(together)
+        except np.linalg.LinAlgError:
+            pass  # of one of them; each by itself
+        else:
+            log_det = 2.0 * np.sum(np.log(np.diagonal(lower, axis1=1, axis2=2)[:, :size]), axis=1)
+            return lower[:, :size, :size].swapaxes(1, 2), lower[:, size:, :size].swapaxes(1, 2), log_det
+    roots, white, log_det = [], np.empty_like(right), np.empty(len(matrices))
+    for i, (matrix, of_point) in enumerate(zip(matrices, right, strict=True)):
+        root, failed = lapack.dpotrf(matrix.T, lower=0, overwrite_a=1, clean=0)
+        roots.append(root)
+        log_det[i] = np.nan if failed else 2.0 * np.sum(np.log(root.diagonal()))
+        white[i] = np.nan if failed else lapack.dtrtrs(root, of_point, lower=0, trans=1)[0]
+    return tuple(roots), white, log_det

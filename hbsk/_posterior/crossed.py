@@ -156,13 +156,11 @@ class CrossedPosterior(Posterior):
     @cached_property
     def _laws(self) -> list[NodeLaw]:
         """Everything at each moment node."""
-        passes = self.model.passes
-        with own_errors(), one_thread_each():
-            nodes = zip(*self._moment_nodes(), strict=True)
-            return [
-                NodeLaw(float(weight), float(sigma), factor, mean, root, passes.effects(factor))
-                for weight, sigma, factor, mean, root in nodes
-            ]
+        with own_errors():
+            weight, sigma, factor, mean, root = self._moment_nodes()
+            effects = self.model.passes.effects_at(factor)
+        nodes = zip(weight, sigma, factor, mean, root, effects, strict=True)
+        return [NodeLaw(float(weight), float(sigma), *others) for weight, sigma, *others in nodes]
 
     def _moment_nodes(self):
         """Return weights, sigma, Lambda, means and roots of the nodes that effects and rows are averaged over."""

@@ -1,0 +1,164 @@
+"""Fixed matrices of several factors, and ``A_21 H A_12`` as a linear map of the entries of H."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.sparse as sp
+
+from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
+
+# Entries of the sparse map above which R is made of dense products instead (each takes 36 bytes).
+MOST_ENTRIES = 20_000_000
+# Numbers of a dense stretch of A_12.
+DENSE_NUMBERS = 2**22
+
+
+def dense_rest(sums, others, starts, size):
+    """Return ``A_22``, (K, K), and ``B_2``, (K, p + 1)."""
+    matrix, products = np.zeros((size, size)), []
+    for i, f in enumerate(others):
+        own = sums.factors[f]
+        q, levels = own.n_varying, np.arange(own.n_groups)
+        for k in range(q):
+            for m in range(q):
+                matrix[starts[f] + levels * q + k, starts[f] + levels * q + m] = own.zz[k, m]
+        products.append(own.zx.transpose(2, 0, 1).reshape(-1, own.zx.shape[1]))
+        for g in others[i + 1 :]:
+            pair = sums.pair(f, g)
+            for k in range(q):
+                for m in range(sums.factors[g].n_varying):
+                    row = starts[f] + pair.first * q + k
+                    column = starts[g] + pair.second * sums.factors[g].n_varying + m
+                    matrix[row, column] = matrix[column, row] = pair.blocks[:, k, m]
+    return matrix, np.concatenate(products)
+
+
+def between_factors(sums, zero, others, starts, size) -> sp.csr_array:
+    """Return ``A_12``, (n_groups q, K), sparse."""
+    own = sums.factors[zero]
+    q = own.n_varying
+    values, rows, columns = [], [], []
+    for g in others:
+        pair = sums.pair(zero, g)
+        q_other = sums.factors[g].n_varying
+        for k in range(q):
+            for m in range(q_other):
+                rows.append(pair.first * q + k)
+                columns.append(starts[g] + pair.second * q_other + m)
+                values.append(pair.blocks[:, k, m])
+    at = (np.concatenate(rows), np.concatenate(columns))
+    between = sp.csr_array((np.concatenate(values), at), shape=(own.n_groups * q, size))
+    between.sort_indices()
+    return between
+
+
+def product_map(between: sp.csr_array, q: int) -> SparseMap | DenseMap:
+    """Return the cheaper way to products: a sparse map, unless it has too many entries."""
+    n_levels = between.shape[0] // q
+    by_level = np.diff(between.indptr)[::q].astype(float)
+    entries = np.sum(by_level * (by_level + 1) / 2) * q * (q + 1) / 2 if n_levels else 0.0
+    return SparseMap(between, q) if entries <= MOST_ENTRIES else DenseMap(between, q)
+
+
+class SparseMap:
+    """``A_21 H A_12`` as a sparse map of the entries of H, level by level, and its transpose."""
+
+    def __init__(self, between: sp.csr_array, q: int):
+        self._q, self._size = q, between.shape[1]
+        n_levels = between.shape[0] // q
+        of_level = between[np.arange(n_levels) * q]
+        counts, columns = np.diff(of_level.indptr).astype(np.int64), of_level.indices
+        values = np.stack([between.data[_entries(between, q, k)] for k in range(q)])  # (q, n_entries)
+        first_entry = np.concatenate([[0], np.cumsum(counts)])
+        level = np.repeat(np.arange(n_levels), counts)
+        rank = np.arange(len(columns)) - first_entry[level]
+        # all pairs of the entries of a level, the second not after the first
+        left = np.repeat(np.arange(len(columns)), rank + 1)
+        before = np.cumsum(rank + 1) - (rank + 1)
+        right = np.arange(len(left)) - before[left] + first_entry[level[left]]
+        flat = columns[left].astype(np.int64) * self._size + columns[right]  # columns rise within a level: lower
+        data, at = [], []
+        self._pairs = lower_indices(q)
+        for i, (k, m) in enumerate(zip(*self._pairs, strict=True)):
+            of_pair = values[k, left] * values[m, right]
+            data.append(of_pair if k == m else of_pair + values[m, left] * values[k, right])
+            at.append(i * n_levels + level[left])
+        shape = (self._size**2, n_levels * len(self._pairs[0]))
+        self._map = sp.csr_array((np.concatenate(data), (np.tile(flat, len(data)), np.concatenate(at))), shape=shape)
+        # lower triangles stand for symmetric matrices: entries beside the diagonal count twice in quadratic forms
+        twice = self._map.tocsc()
+        twice.data = np.where(twice.indices % (self._size + 1) == 0, 1.0, 2.0) * twice.data
+        self._twice = twice.T
+
+    def products(self, first: np.ndarray) -> np.ndarray:
+        """Return lower triangles of ``A_21 H A_12``, (n_points, K, K), of packed H (n_points, n_pairs, n_levels)."""
+        of_entries = _times_each(self._map, first.reshape(len(first), -1))
+        return of_entries.reshape(len(first), self._size, self._size)
+
+    def quadratics(self, matrices: np.ndarray) -> np.ndarray:
+        """Return ``A_12 matrix A_21`` of each level, (n_points, n_levels, q, q), for symmetric matrices (.., K, K).
+
+        Their upper triangles are never read.
+        """
+        packed = _times_each(self._twice, matrices.reshape(len(matrices), -1)).reshape(
+            len(matrices), len(self._pairs[0]), -1
+        )
+        packed = packed * np.where(self._pairs[0] == self._pairs[1], 1.0, 0.5)[:, None]
+        return unpack_symmetric(packed, self._q).transpose(0, 3, 1, 2)
+
+
+def _times_each(matrix, vectors):
+    """Return a sparse matrix times each of the vectors, (n_points, n)."""
+    if len(vectors) == 1:
+        return (matrix @ vectors[0])[None]
+    return np.ascontiguousarray((matrix @ np.ascontiguousarray(vectors.T)).T)
+
+
+def _entries(between, q, k):
+    """Return where the entries of the k-th rows of all levels are; levels have the same columns in all their rows."""
+    n_levels = between.shape[0] // q
+    counts = np.diff(between.indptr)[k::q]
+    starts = between.indptr[:-1][k::q]
+    offset = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) + np.repeat(starts - offset, counts) if n_levels else np.zeros(0, dtype=int)
+
+
+class DenseMap:
+    """The same by dense products, a stretch of levels at a time."""
+
+    def __init__(self, between: sp.csr_array, q: int):
+        self._between, self._q, self._size = between, q, between.shape[1]
+        self._n_levels = between.shape[0] // q
+        self._width = max(1, DENSE_NUMBERS // (q * self._size))
+
+    def _stretches(self):
+        for start in range(0, self._n_levels, self._width):
+            levels = slice(start, min(start + self._width, self._n_levels))
+            rows = self._between[levels.start * self._q : levels.stop * self._q].toarray()
+            yield levels, rows.reshape(-1, self._q, self._size)
+
+    def products(self, first: np.ndarray) -> np.ndarray:
+        """Return ``A_21 H A_12``; see `SparseMap`."""
+        total = np.zeros((len(first), self._size, self._size))
+        blocks = unpack_symmetric(first, self._q).transpose(0, 3, 1, 2)
+        for levels, rows in self._stretches():
+            for sum_so_far, block in zip(total, blocks, strict=True):
+                sum_so_far += rows.reshape(-1, self._size).T @ (block[levels] @ rows).reshape(-1, self._size)
+        return total
+
+    def quadratics(self, matrices: np.ndarray) -> np.ndarray:
+        """Return ``A_12 matrix A_21`` of each level; see `SparseMap`."""
+        out = np.empty((len(matrices), self._n_levels, self._q, self._q))
+        for of_matrix, lower in zip(out, matrices, strict=True):
+            matrix = symmetric(lower)
+            for levels, rows in self._stretches():
+                products = (rows.reshape(-1, self._size) @ matrix).reshape(rows.shape)
+                of_matrix[levels] = products @ rows.swapaxes(1, 2)
+        return out
+
+
+def symmetric(lower: np.ndarray) -> np.ndarray:
+    """Return symmetric matrices (.., K, K) from their lower triangles; the upper ones are not read."""
+    full = np.tril(lower)
+    full += np.tril(full, -1).swapaxes(-2, -1)
+    return full
