@@ -112,7 +112,7 @@ def _kernels(engine, n_nodes):
         weight = np.exp(log_density - mixture - np.max(log_density - mixture))
         weight /= weight.sum()
         nodes = integrate.Nodes([], theta, weight, np.zeros(len(theta), int), 0.0, 0.0, weight)
-        proposal, broad = integrate._refit(nodes), None
+        proposal, broad = integrate.kernels_on_nodes(nodes), None
     assert 1 / np.sum(weight**2) >= 3500
     return theta, weight
 

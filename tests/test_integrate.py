@@ -363,13 +363,13 @@ def test_a_bad_proposal_is_refitted():
 
 def test_one_node_with_all_the_weight_still_makes_a_proposal(rng):
     theta, weight = rng.normal(size=(64, 3)), np.eye(64)[5]
-    kernels = engine._refit(engine.Nodes([], theta, weight, np.zeros(64, int), np.nan, 0.0, weight))
+    kernels = engine.kernels_on_nodes(engine.Nodes([], theta, weight, np.zeros(64, int), np.nan, 0.0, weight))
     assert np.all(np.isfinite(kernels.points(rng.random((8, 4)))))
 
 
 def test_few_effective_nodes_widen_the_next_proposal(rng):
     theta, weight = rng.normal(size=(64, 3)), rng.dirichlet(np.full(64, 0.1))
-    kernels = engine._refit(engine.Nodes([], theta, weight, np.zeros(64, int), 0.0, 0.0, weight))
+    kernels = engine.kernels_on_nodes(engine.Nodes([], theta, weight, np.zeros(64, int), 0.0, 0.0, weight))
     mean, sd, _ = monte_carlo_error(theta, weight, np.zeros(64, int))
     np.testing.assert_allclose(kernels.mean, mean)
     inflated = sd**2 * (1 + 3 * np.sum(weight**2))

@@ -333,7 +333,7 @@ def importance_sample(
             broad = None
             continue
         per_replicate *= 2 if refit is None else 1
-        rounds.append(_Round.drawn((refit or _refit)(nodes), evaluate, per_replicate, salt + number))
+        rounds.append(_Round.drawn((refit or kernels_on_nodes)(nodes), evaluate, per_replicate, salt + number))
     return nodes
 
 
@@ -388,7 +388,7 @@ def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray], spread
     )
 
 
-def _refit(nodes: Nodes) -> KernelT:
+def kernels_on_nodes(nodes: Nodes) -> KernelT:
     """Return kernels on nodes resampled by weight, with the bandwidth of Silverman's rule.
 
     With few effective nodes the covariance is inflated.

@@ -1,0 +1,196 @@
+"""Rows of one group and one design are one cell: sums of successes and trials, or counts and exposure, are sufficient.
+
+Cells are ordered by group, and within a group by a hash of their values: the order of rows changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+# Cells times nodes of one stretch of arithmetic, whose arrays stay in the cache.
+BLOCK_ELEMENTS = 50_000
+# Bits of a hash that remain beside the number of the group.
+HASH_BITS = 40
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Cells of consecutive groups.
+
+    Attributes
+    ----------
+    family : str
+        One of `FAMILIES`.
+    y, size : ndarray of shape (n_cells,)
+        Successes and trials, or counts and exposure, each times its weight.
+    x : ndarray of shape (n_cells, p)
+    z : ndarray of shape (n_cells, q)
+    offset : ndarray of shape (n_cells,) or None
+    starts : ndarray of shape (n_groups,), dtype int
+        The first cell of each group; every group has one at least.
+    """
+
+    family: str
+    y: np.ndarray
+    size: np.ndarray
+    x: np.ndarray
+    z: np.ndarray
+    offset: np.ndarray | None
+    starts: np.ndarray
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.starts)
+
+    @property
+    def n_cells(self) -> int:
+        """Number of cells."""
+        return len(self.y)
+
+    @property
+    def n_varying(self) -> int:
+        """Number of varying columns."""
+        return self.z.shape[1]
+
+    @cached_property
+    def columns(self) -> np.ndarray:
+        """Return the varying columns, (q, n_cells)."""
+        return np.ascontiguousarray(self.z.T)
+
+    @cached_property
+    def group(self) -> np.ndarray:
+        """Group of each cell, (n_cells,)."""
+        return np.repeat(np.arange(self.n_groups), np.diff(self.starts, append=self.n_cells))
+
+    @cached_property
+    def yx(self) -> np.ndarray:
+        """Return ``sum_i y_i x_i`` of each group, (n_groups, p)."""
+        return np.add.reduceat(self.y[:, None] * self.x, self.starts, axis=0)
+
+    @cached_property
+    def yz(self) -> np.ndarray:
+        """Return ``sum_i y_i z_i`` of each group, (q, n_groups)."""
+        return np.add.reduceat(self.y * self.z.T, self.starts, axis=1)
+
+    @cached_property
+    def y_offset(self) -> np.ndarray | float:
+        """Return ``sum_i y_i o_i`` of each group, (n_groups,); 0 without offsets."""
+        return 0.0 if self.offset is None else np.add.reduceat(self.y * self.offset, self.starts)
+
+    @cached_property
+    def reach(self) -> np.ndarray:
+        """Largest absolute value of each varying column in each group, (q, n_groups)."""
+        return np.maximum.reduceat(np.abs(self.z.T), self.starts, axis=1)
+
+    @cached_property
+    def varies_by_intercept(self) -> bool:
+        """Whether the varying intercept is the only varying column."""
+        return self.n_varying == 1 and bool(np.all(self.z == 1.0))
+
+    @cached_property
+    def has_single_trials(self) -> bool:
+        """Whether every size is 1."""
+        return bool(np.all(self.size == 1.0))
+
+    def sums(self, values: np.ndarray) -> np.ndarray:
+        """Return sums over the cells of each group, (n_points, n_groups), of values (n_points, n_cells)."""
+        return np.add.reduceat(values, self.starts, axis=1)
+
+    def predictor(self, b: np.ndarray) -> np.ndarray:
+        """Return what coefficients (n_points, p) make of the predictor, (n_points, n_cells)."""
+        base = b @ self.x.T
+        return base if self.offset is None else base + self.offset
+
+    def of(self, groups: np.ndarray | slice) -> Cells:
+        """Return the cells of some groups, in order."""
+        return self._of(groups, self.cells_of(groups))
+
+    def cells_of(self, groups: np.ndarray | slice) -> np.ndarray | slice:
+        """Return where the cells of groups are."""
+        ends = np.append(self.starts, self.n_cells)
+        if isinstance(groups, slice):
+            first, last, _ = groups.indices(self.n_groups)
+            return slice(ends[first], ends[last])
+        counts = ends[groups + 1] - ends[groups]
+        shift = np.repeat(ends[groups] - np.concatenate([[0], np.cumsum(counts)[:-1]]), counts)
+        return np.arange(counts.sum()) + shift
+
+    def _of(self, groups, at) -> Cells:
+        counts = np.diff(self.starts, append=self.n_cells)[groups]
+        starts = np.concatenate([[0], np.cumsum(counts)[:-1]]).astype(np.intp)
+        offset = None if self.offset is None else self.offset[at]
+        return Cells(self.family, self.y[at], self.size[at], self.x[at], self.z[at], offset, starts)
+
+    @cached_property
+    def parts(self) -> list[tuple[slice, Cells]]:
+        """Stretches of groups of some `BLOCK_ELEMENTS` cells each, and their cells."""
+        number = self.starts // BLOCK_ELEMENTS
+        first = np.flatnonzero(np.diff(number, prepend=-1))
+        slices = [slice(a, b) for a, b in zip(first, [*first[1:], self.n_groups], strict=True)]
+        return [(slices[0], self)] if len(slices) == 1 else [(groups, self.of(groups)) for groups in slices]
+
+    def blocks(self, n_points: int) -> Iterator[tuple[slice, slice, Cells]]:
+        """Yield stretches of points and groups, and the cells of these groups."""
+        for groups, cells in self.parts:
+            width = max(1, BLOCK_ELEMENTS // cells.n_cells)
+            for start in range(0, n_points, width):
+                yield slice(start, min(start + width, n_points)), groups, cells
+
+
+def collect_cells(
+    family: str,
+    y: np.ndarray,
+    size: np.ndarray,
+    x: np.ndarray,
+    z: np.ndarray,
+    codes: np.ndarray,
+    n_groups: int,
+    offset: np.ndarray | None = None,
+) -> Cells:
+    """Collapse rows of one group and one design, and sort them by group.
+
+    A group without rows gets a cell of size 0, of which nothing is learnt.
+    """
+    absent = np.setdiff1d(np.arange(n_groups), codes)
+    if len(absent):
+        codes = np.append(codes, absent)
+        nothing = np.zeros(len(absent))
+        y, size = np.append(y, nothing), np.append(size, nothing)
+        x, z = (np.concatenate([part, np.zeros((len(absent), part.shape[1]))]) for part in (x, z))
+        offset = None if offset is None else np.append(offset, nothing)
+    columns = [*x.T, *z.T] if offset is None else [*x.T, *z.T, offset]
+    key = _hashed(columns, len(y)) >> np.uint64(64 - HASH_BITS)
+    key |= codes.astype(np.uint64) << np.uint64(HASH_BITS)
+    order = np.argsort(key, kind="stable")
+    y, size, codes = y[order], size[order], codes[order]
+    x, z = x[order], z[order]
+    offset = None if offset is None else offset[order]
+    key = key[order]
+    alike = key[1:] == key[:-1]
+    if alike.any():
+        for column in (*x.T, *z.T) if offset is None else (*x.T, *z.T, offset):
+            alike &= column[1:] == column[:-1]
+        first = np.flatnonzero(np.append(True, ~alike))
+        y, size = np.add.reduceat(y, first), np.add.reduceat(size, first)
+        x, z, codes = x[first], z[first], codes[first]
+        offset = None if offset is None else offset[first]
+    starts = np.flatnonzero(np.diff(codes, prepend=-1))
+    return Cells(family, y, size, np.ascontiguousarray(x), np.ascontiguousarray(z), offset, starts)
+
+
+def _hashed(columns: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
+    """Return a hash of each row of a table, its bits mixed as by SplitMix64 (Steele, Lea, Flood 2014)."""
+    key = np.zeros(n_rows, dtype=np.uint64)
+    for column in columns:
+        # 0.0 and -0.0 are one number with two patterns of bits
+        key ^= np.ascontiguousarray(column + 0.0).view(np.uint64)
+        key += np.uint64(0x9E3779B97F4A7C15)
+        key ^= key >> np.uint64(30)
+        key *= np.uint64(0xBF58476D1CE4E5B9)
+        key ^= key >> np.uint64(27)
+    return key

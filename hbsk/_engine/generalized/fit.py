@@ -1,0 +1,175 @@
+"""From responses and priors to weighted nodes of (b, theta)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from hbsk._engine.fit import engine_common_prior, own_errors
+from hbsk._engine.generalized.cells import Cells
+from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standardise_responses
+from hbsk._engine.generalized.inner import EffectMoments
+from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints
+from hbsk._engine.generalized.proposal import JointProposal, joint_proposals
+from hbsk._engine.generalized.search import JointMode, complete_pooling, find_joint_mode
+from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
+from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
+from hbsk._engine.varying_location import locate
+
+# Points of the quadrature on each axis, by number of varying columns; the last for more.
+POINTS_PER_AXIS = (1, 7, 5, 4)
+# For binary rows of few to a group, whose conditional laws are far from normal.
+POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
+
+
+@dataclass(frozen=True)
+class GeneralizedNodes:
+    """Weighted points (b, theta) that stand for a posterior, in engine units.
+
+    Attributes
+    ----------
+    model : GeneralizedModel
+    scaling : GeneralizedScaling
+    mode : JointMode
+    proposal : JointProposal
+        The first.
+    nodes : Nodes
+        Importance sampling's own record.
+    points : GeneralizedPoints
+        The nodes, evaluated, with moments of group effects.
+    reliable : bool
+        Whether Pareto k and the Monte Carlo error met their targets.
+    """
+
+    model: GeneralizedModel
+    scaling: GeneralizedScaling
+    mode: JointMode
+    proposal: JointProposal
+    nodes: Nodes
+    points: GeneralizedPoints
+    reliable: bool
+
+
+def generalized_model(responses: Responses, priors: EnginePriors) -> tuple[GeneralizedModel, GeneralizedScaling]:
+    """Return the model in engine units, and the scaling that leads there.
+
+    Parameters
+    ----------
+    responses : Responses
+    priors : EnginePriors
+        In the user's units; there is no residual sd.
+    """
+    cells, scaling = standardise_responses(responses)
+    columns = scaling.columns
+    mean, precision = engine_common_prior(priors, columns, scaling.has_intercept)
+    q = cells.n_varying
+    group_sd = [
+        sd * z if isinstance(sd, float) else sd.scaled(z)
+        for sd, z in zip(priors.group_sd[:q], columns.z_scale[:q], strict=True)
+    ]
+    blocks, etas = (priors.blocks, priors.lkj_eta) if q else ((), ())
+    location = None
+    if q:
+        centre = np.zeros(q) if priors.centre is None else priors.centre
+        location = locate(
+            (columns.z_centre - centre) / columns.z_scale,
+            columns.varying_intercept,
+            blocks,
+            etas,
+            [not isinstance(sd, float) and not sd.is_bounded for sd in group_sd],
+        )
+    parameters = VarianceParameters(1.0, group_sd, blocks, etas, np.ones(q), location)
+    model = GeneralizedModel(cells, parameters, scaling.sign * mean, precision, points_per_axis(cells))
+    small = small_sds(model, location)
+    return replace(model, parameters=VarianceParameters(1.0, group_sd, blocks, etas, small, location)), scaling
+
+
+def points_per_axis(cells: Cells) -> int:
+    """Return the points of the quadrature on each axis."""
+    if cells.n_varying == 1 and cells.family == "binomial":
+        per_group = np.add.reduceat(cells.size, cells.starts)
+        if np.median(per_group) <= SMALL_GROUP:
+            return POINTS_OF_SMALL_GROUPS
+    return POINTS_PER_AXIS[min(cells.n_varying, len(POINTS_PER_AXIS) - 1)]
+
+
+def small_sds(model: GeneralizedModel, location) -> np.ndarray:
+    """Return sds near which group effects begin to be seen: `hbsk._engine.fit.small_sds` with weights of the pooled fit."""
+    from hbsk._engine.generalized.search import mode_start
+
+    cells = model.cells
+    q = cells.n_varying
+    if not q:
+        return np.ones(0)
+    common = complete_pooling(model)
+    start, _ = mode_start(cells, common, np.zeros((q, q)), np.zeros((q, cells.n_groups)))
+    to_engine = np.eye(q) if location is None else location.to_engine
+    information = np.sum(to_engine * (start.zwz.sum(axis=2) @ to_engine), axis=0) / cells.n_groups
+    return 2.0 * (np.maximum(information, 1e-12) * np.sqrt(max(cells.n_groups, 2) / 2)) ** -0.5
+
+
+def integrate_generalized(
+    model: GeneralizedModel, scaling: GeneralizedScaling, settings: IntegrationSettings = DEFAULT
+) -> GeneralizedNodes:
+    """Find the joint mode, place nodes and weigh them."""
+    with own_errors():
+        mode = find_joint_mode(model)
+        precision = model.prior_precision
+        first, broad = joint_proposals(
+            lambda psi: model.evaluate(psi, mode.start).log_density, mode, model.parameters, precision
+        )
+        nodes = importance_sample(
+            lambda psi: model.evaluate(psi, mode.start, moments=True),
+            first,
+            monitored,
+            broad=broad,
+            first_per_replicate=first_nodes(model) // N_REPLICATES,
+            max_nodes=settings.max_nodes,
+            error_target=settings.error_target,
+            salt=settings.salt,
+            refit=first.refitted,
+        )
+        reliable = nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target
+        return GeneralizedNodes(model, scaling, mode, first, nodes, join_points(nodes.evaluated), reliable)
+
+
+def first_nodes(model: GeneralizedModel) -> int:
+    """Return the number of nodes of the first round, a power of two."""
+    n_groups = model.cells.n_groups
+    if n_groups >= 10_000:
+        return 32
+    return 256
+
+
+def monitored(rounds: list[GeneralizedPoints]) -> np.ndarray:
+    """Return the values, (n_nodes, k), whose Monte Carlo error counts: coefficients, sds and correlations."""
+    blocks = []
+    for points in rounds:
+        factor = points.variance.correlation_factor
+        row, column = np.tril_indices(factor.shape[1], -1)
+        correlation = np.einsum("mij,mij->mi", factor[:, row], factor[:, column])
+        blocks.append(np.concatenate([points.common, points.variance.relative_sd, correlation], axis=1))
+    together = np.concatenate(blocks)
+    return together[:, np.ptp(together, axis=0) > 0]
+
+
+def join_points(rounds: list[GeneralizedPoints]) -> GeneralizedPoints:
+    """Return the points of several rounds as one."""
+    if len(rounds) == 1:
+        return rounds[0]
+    effects = EffectMoments(
+        *(np.concatenate(parts, axis=1) for parts in zip(*(points.effects for points in rounds), strict=True))
+    )
+    variance = [points.variance for points in rounds]
+    names = ("relative_sd", "correlation_factor", "sigma", "prior_sd", "relative_factor")
+    return GeneralizedPoints(
+        np.concatenate([points.log_density for points in rounds]),
+        np.concatenate([points.common for points in rounds]),
+        VariancePoints(*(np.concatenate([getattr(part, name) for part in variance]) for name in names)),
+        np.concatenate([points.log_integral for points in rounds]),
+        effects,
+    )

@@ -1,0 +1,334 @@
+"""The log posterior density of common coefficients and variance parameters together, group effects integrated out.
+
+    log p(b, theta | y) = sum_j log integral L_j(b, Lambda z) phi(z) dz + log p(b) + log p(theta) + constant
+
+Its gradient and Hessian are those of Louis (1982, J. R. Stat. Soc. B 44): with the scores s_jk of group j at the k-th
+point of its quadrature and the conditional probabilities r_jk of these,
+
+    gradient = sum_jk r_jk s_jk,    Hessian = -sum_jk r_jk I_jk + sum_j Var_r(s_jk),
+
+I_jk the information there. They hold the points of the quadrature fixed, which below five points would be seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from hbsk._engine.generalized.cells import Cells
+from hbsk._engine.generalized.families import FAMILIES
+from hbsk._engine.generalized.inner import (
+    EffectMoments,
+    GroupIntegrals,
+    Rule,
+    effect_moments,
+    hermite_rule,
+    integrate_groups,
+    pairs,
+    times,
+    triples,
+)
+from hbsk._engine.mode_search import Look
+from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
+
+# Step in theta of the differences that carry derivatives in Lambda over to theta: those of a few smooth functions.
+DIFFERENCE_STEP = 1e-4
+
+
+@dataclass(frozen=True)
+class GeneralizedPoints:
+    """The posterior at several points psi = (b, theta).
+
+    Attributes
+    ----------
+    log_density : ndarray of shape (n_points,)
+    common : ndarray of shape (n_points, p)
+    variance : VariancePoints
+    log_integral : ndarray of shape (n_points, n_groups)
+        ``log p(y_j | b, theta)`` of each group, without what depends on y alone.
+    effects : EffectMoments or None
+        Moments of the group effects given each point.
+    """
+
+    log_density: np.ndarray
+    common: np.ndarray
+    variance: VariancePoints
+    log_integral: np.ndarray
+    effects: EffectMoments | None = None
+
+
+@dataclass(frozen=True)
+class GeneralizedModel:
+    """A binary or count model with one grouping factor at most, in engine units.
+
+    Attributes
+    ----------
+    cells : Cells
+    parameters : VarianceParameters
+        With a residual sd of 1: the relative factor is that of the effects themselves.
+    prior_mean, prior_precision : ndarray of shape (p,)
+        Of the common coefficients; precision 0 is a flat prior.
+    points_per_axis : int
+        Of the quadrature over the effects of a group.
+    """
+
+    cells: Cells
+    parameters: VarianceParameters
+    prior_mean: np.ndarray
+    prior_precision: np.ndarray
+    points_per_axis: int
+
+    @property
+    def n_common(self) -> int:
+        """Number of common columns (p)."""
+        return len(self.prior_mean)
+
+    @property
+    def n_dim(self) -> int:
+        """Number of coordinates of psi."""
+        return self.n_common + self.parameters.n_dim
+
+    @property
+    def rule(self) -> Rule:
+        """The quadrature over the effects of a group."""
+        return hermite_rule(self.points_per_axis, self.cells.n_varying)
+
+    def thinned(self, step: int) -> GeneralizedModel:
+        """Return the model of every step-th group."""
+        return replace(self, cells=self.cells.of(np.arange(0, self.cells.n_groups, step)))
+
+    # priors
+
+    @cached_property
+    def _log_norm(self) -> float:
+        known = self.prior_precision > 0
+        return 0.5 * float(np.sum(np.log(self.prior_precision[known] / (2 * np.pi))))
+
+    def log_prior(self, common: np.ndarray, theta: np.ndarray, variance: VariancePoints) -> np.ndarray:
+        """Return the log prior density, (n_points,), of coefficients (n_points, p) and theta, Jacobians included."""
+        parameters = self.parameters
+        value = self._log_norm - 0.5 * (common - self.prior_mean) ** 2 @ self.prior_precision
+        if parameters.n_varying:
+            one = np.ones((len(theta), 1))
+            value += parameters.sd_log_prior(theta, one, variance.prior_sd)[:, 0]
+            value += parameters.correlation_log_prior(theta) + parameters.location_log_prior(variance)
+        return value
+
+    # the density
+
+    def evaluate(self, psi: np.ndarray, start: ModeStart | None = None, *, moments: bool = False) -> GeneralizedPoints:
+        """Return the log posterior density at points (n_points, n_dim), up to a constant.
+
+        Parameters
+        ----------
+        psi : ndarray of shape (n_points, n_dim)
+        start : ModeStart, optional
+            Where the modes of groups are looked for; at zero by default.
+        moments : bool, default=False
+            Whether moments of the effects of groups are wanted.
+        """
+        common, theta = psi[:, : self.n_common], psi[:, self.n_common :]
+        variance, factor = self.variance_points(theta)
+        n_groups, q = self.cells.n_groups, self.cells.n_varying
+        log_integral = np.empty((len(psi), n_groups))
+        effects = None
+        if moments:
+            sizes = (q, len(pairs(q)), len(triples(q)))
+            effects = EffectMoments(*(np.empty((size, len(psi), n_groups)) for size in sizes))
+        for points, groups, cells in self.cells.blocks(len(psi)):
+            b, scale = common[points], factor[points]
+            if start is None:
+                z = np.zeros((q, len(b), cells.n_groups))
+            else:
+                z = start.modes(b, scale, groups)
+            found = integrate_groups(cells, cells.predictor(b), scale, z, self.rule)
+            log_integral[points, groups] = found.log_integral + b @ cells.yx.T + cells.y_offset
+            if effects is not None:
+                for whole, part in zip(effects, effect_moments(found, scale, self.rule), strict=True):
+                    whole[:, points, groups] = part
+        log_density = log_integral.sum(axis=1) + self.log_prior(common, theta, variance)
+        return GeneralizedPoints(log_density, common, variance, log_integral, effects)
+
+    def variance_points(self, theta: np.ndarray) -> tuple[VariancePoints, np.ndarray]:
+        """Return the variance parameters at theta, (n_points, n_theta), and ``Lambda``, (n_points, q, q)."""
+        variance = self.parameters.points(theta)
+        return variance, variance.relative_factor
+
+    # derivatives
+
+    def look(self, psi: np.ndarray, start: np.ndarray) -> tuple[Look, np.ndarray]:
+        """Return the density at one point with its derivatives, and the modes of groups, (q, 1, n_groups).
+
+        Parameters
+        ----------
+        psi : ndarray of shape (n_dim,)
+        start : ndarray of shape (q, 1, n_groups)
+            Where these modes are looked for.
+        """
+        p, q = self.n_common, self.cells.n_varying
+        b, theta = psi[None, :p], psi[None, p:]
+        variance, factor = self.variance_points(theta)
+        value = float(self.log_prior(b, theta, variance)[0])
+        size = p + q * q
+        gradient, hessian, modes = np.zeros(size), np.zeros((size, size)), np.empty((q, 1, self.cells.n_groups))
+        for groups, cells in self.cells.parts:
+            base = cells.predictor(b)
+            found = integrate_groups(cells, base, factor, start[..., groups], self.rule)
+            value += float(np.sum(found.log_integral + b @ cells.yx.T + cells.y_offset))
+            modes[..., groups] = found.mode
+            of_part = louis_derivatives(cells, base[0], factor, found, self.rule)
+            gradient += of_part[0]
+            hessian += of_part[1]
+        hessian[range(p), range(p)] -= self.prior_precision
+        gradient[:p] -= self.prior_precision * (psi[:p] - self.prior_mean)
+        gradient, hessian = self._in_theta(theta, variance, gradient, hessian)
+        return Look(psi, value, gradient, -hessian), modes
+
+    def _in_theta(self, theta, variance, gradient, hessian):
+        """Carry derivatives in (b, Lambda) over to (b, theta), with those of the prior of theta."""
+        p, q, n_theta = self.n_common, self.cells.n_varying, self.parameters.n_dim
+        if not n_theta:
+            return gradient[:p], hessian[:p, :p]
+        by_factor = gradient[p:].reshape(1, q, q)
+        steps = DIFFERENCE_STEP * np.eye(n_theta)
+        around = theta + np.concatenate([np.zeros((1, n_theta)), steps, -steps])
+        points, factor = self.variance_points(around)
+        one = np.ones((len(around), 1))
+        # the gradient in theta with the derivative in Lambda held: its slope is the curvature of prior and map
+        slopes = self.parameters.gradient(around, points, one, one, np.repeat(by_factor, len(around), axis=0), None)
+        curvature = (slopes[1 : n_theta + 1] - slopes[n_theta + 1 :]) / (2 * DIFFERENCE_STEP)
+        jacobian = (factor[1 : n_theta + 1] - factor[n_theta + 1 :]).reshape(n_theta, -1).T / (2 * DIFFERENCE_STEP)
+        change = np.zeros((p + q * q, p + n_theta))
+        change[range(p), range(p)] = 1.0
+        change[p:, p:] = jacobian
+        hessian = change.T @ hessian @ change
+        hessian[p:, p:] += 0.5 * (curvature + curvature.T)
+        return np.concatenate([gradient[:p], slopes[0]]), hessian
+
+
+def louis_derivatives(
+    cells: Cells, base: np.ndarray, factor: np.ndarray, found: GroupIntegrals, rule: Rule
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return gradient and Hessian in (b, Lambda) of the log likelihood, Lambda row by row.
+
+    The derivative of the predictor of a row is ``[x, z_a zeta_c]``, zeta the group's point of the quadrature.
+
+    Parameters
+    ----------
+    cells : Cells
+    base : ndarray of shape (n_cells,)
+    factor : ndarray of shape (1, q, q)
+    found : GroupIntegrals
+        At one point.
+    rule : Rule
+    """
+    family, group = FAMILIES[cells.family], cells.group
+    p, q = cells.x.shape[1], cells.n_varying
+    n_points, n_groups = len(rule.node), cells.n_groups
+    # expected weights of cells, times products of zeta: all that the information needs of the points
+    weight = np.zeros((1 + q + q * q, cells.n_cells))
+    scores = np.empty((n_points, n_groups, p + q * q))
+    for k, node in enumerate(rule.node):
+        zeta = found.z_at(node)
+        u = times(factor, zeta)[:, 0]
+        zeta, share = zeta[:, 0], found.share[k, 0]
+        eta = base.copy()
+        for a in range(q):
+            eta += u[a, group] * cells.columns[a]
+        mean, curvature = family.mean_and_weight(eta)
+        residual = cells.y - cells.size * mean
+        scores[k, :, :p] = np.add.reduceat(residual[:, None] * cells.x, cells.starts, axis=0)
+        by_effect = np.add.reduceat(residual * cells.columns, cells.starts, axis=1)
+        scores[k, :, p:] = (by_effect[:, None] * zeta).reshape(q * q, n_groups).T
+        products = [share, *(share * zeta), *(share * (zeta[:, None] * zeta).reshape(q * q, n_groups))]
+        curvature = curvature * cells.size
+        for total, product in zip(weight, products, strict=True):
+            total += curvature * product[group]
+    gradient = np.einsum("kj,kja->ja", found.share[:, 0], scores)
+    rooted = (np.sqrt(found.share[:, 0])[:, :, None] * (scores - gradient)).reshape(-1, p + q * q)
+    hessian = rooted.T @ rooted
+    hessian -= _information(cells, weight)
+    return gradient.sum(axis=0), hessian
+
+
+def _information(cells, weight):
+    """Return ``sum w d d'`` over cells, d = [x, z_a zeta_c], given sums over the quadrature of w, w zeta, w zeta zeta'."""
+    p, q = cells.x.shape[1], cells.n_varying
+    size = p + q * q
+    information = np.empty((size, size))
+    information[:p, :p] = cells.x.T @ (cells.x * weight[0][:, None])
+    for a in range(q):
+        of_column = cells.x.T @ (weight[1 : 1 + q] * cells.columns[a]).T
+        information[:p, p + q * a : p + q * (a + 1)] = of_column
+        for c in range(q):
+            block = weight[1 + q :] @ (cells.columns[a] * cells.columns[c])
+            information[p + q * a : p + q * (a + 1), p + q * c : p + q * (c + 1)] = block.reshape(q, q)
+    information[p:, :p] = information[:p, p:].T
+    return information
+
+
+@dataclass(frozen=True)
+class ModeStart:
+    """Where modes of groups are looked for at any (b, theta): those of the Gaussian model with weights held.
+
+    With ``t_j = Z'(y - m mu) + Z'WZ u^`` at a known mode u^ of the effects, one step of Newton's method in u leads to
+    ``z = (I + Lambda' Z'WZ Lambda)^-1 Lambda' (t_j - Z'WX (b - b^))``, by products over groups alone.
+
+    Attributes
+    ----------
+    common : ndarray of shape (p,)
+        b^.
+    target : ndarray of shape (q, n_groups)
+        t.
+    zwz : ndarray of shape (q, q, n_groups)
+    zwx : ndarray of shape (q, n_groups, p)
+    """
+
+    common: np.ndarray
+    target: np.ndarray
+    zwz: np.ndarray
+    zwx: np.ndarray
+
+    def modes(self, common: np.ndarray, factor: np.ndarray, groups: slice) -> np.ndarray:
+        """Return z, (q, n_points, n_groups), at coefficients (n_points, p) and factors (n_points, q, q)."""
+        q = len(self.zwz)
+        if not q:
+            return np.empty((0, len(common), len(range(*groups.indices(self.target.shape[1])))))
+        zwz = self.zwz[:, :, groups]
+        left = self.target[:, None, groups] - (common - self.common) @ self.zwx[:, groups].swapaxes(1, 2)
+        turned = times(factor.swapaxes(1, 2), left)
+        if q == 1:
+            return turned / (1.0 + factor[:, 0] ** 2 * zwz[0, 0])
+        inner = np.einsum("mac,abj,mbd->mjcd", factor, zwz, factor, optimize=True) + np.eye(q)
+        return np.linalg.solve(inner, turned.transpose(1, 2, 0)[..., None])[..., 0].transpose(2, 0, 1)
+
+
+def mode_start(cells: Cells, common: np.ndarray, factor: np.ndarray, modes: np.ndarray) -> tuple[ModeStart, np.ndarray]:
+    """Return the start of searches near a known mode, and ``X'WX`` of these weights.
+
+    Parameters
+    ----------
+    cells : Cells
+    common : ndarray of shape (p,)
+    factor : ndarray of shape (q, q)
+        ``Lambda``.
+    modes : ndarray of shape (q, n_groups)
+        Of z.
+    """
+    effects = factor @ modes
+    eta = cells.predictor(common[None])[0]
+    for a in range(cells.n_varying):
+        eta += effects[a, cells.group] * cells.columns[a]
+    mean, weight = FAMILIES[cells.family].mean_and_weight(eta)
+    weight = weight * cells.size
+    score = np.add.reduceat((cells.y - cells.size * mean) * cells.columns, cells.starts, axis=1)
+    q, n_groups, p = cells.n_varying, cells.n_groups, len(common)
+    zwz, zwx = np.empty((q, q, n_groups)), np.empty((q, n_groups, p))
+    for a in range(q):
+        weighted = weight * cells.columns[a]
+        zwz[a] = np.add.reduceat(weighted * cells.columns, cells.starts, axis=1)
+        zwx[a] = np.add.reduceat(weighted[:, None] * cells.x, cells.starts, axis=0)
+    target = score + np.einsum("abj,bj->aj", zwz, effects)
+    return ModeStart(common, target, zwz, zwx), cells.x.T @ (cells.x * weight[:, None])

@@ -1,0 +1,100 @@
+"""The joint mode of common coefficients and variance parameters, by Newton's method with Louis's Hessian."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from hbsk._engine.generalized.families import FAMILIES
+from hbsk._engine.generalized.model import GeneralizedModel, ModeStart, mode_start
+from hbsk._engine.mode_search import LAST_STEP, Look, ModeSearch
+
+# Of more groups than these a share of them finds where the search for the mode begins.
+MANY_GROUPS = 4_000
+FEW_GROUPS = 500
+# Sds between groups, in units of the linear predictor for one sd of a column, that the search may begin at.
+START_SDS = (0.1, 0.3, 0.8, 2.0)
+# Steps of complete pooling, and the longest in units of the predictor.
+POOLED_STEPS, LONGEST_STEP = 50, 3.0
+POOLED_TOLERANCE = 1e-4
+
+
+class JointMode(NamedTuple):
+    """The mode of (b, theta).
+
+    Attributes
+    ----------
+    psi : ndarray of shape (n_dim,)
+    precision : ndarray of shape (n_dim, n_dim)
+        Minus the Hessian next to it.
+    start : ModeStart
+        What the modes of groups follow from.
+    xwx : ndarray of shape (p, p)
+        ``X'WX`` there.
+    """
+
+    psi: np.ndarray
+    precision: np.ndarray
+    start: ModeStart
+    xwx: np.ndarray
+
+
+class LouisSearch(ModeSearch):
+    """A search that gets the Hessian with the gradient, and begins each look at the modes of groups of the last one."""
+
+    def __init__(self, model: GeneralizedModel):
+        super().__init__(lambda psi: (np.empty(len(psi)), psi))
+        self.model = model
+        self.modes = np.zeros((model.cells.n_varying, 1, model.cells.n_groups))
+
+    def look(self, points: np.ndarray) -> Look:
+        """Return the density and its derivatives at the one point, (1, n_dim)."""
+        look, self.modes = self.model.look(points[0], self.modes)
+        return look
+
+
+def find_joint_mode(model: GeneralizedModel) -> JointMode:
+    """Return the joint mode of (b, theta), to a hundredth of a posterior sd."""
+    search = LouisSearch(model)
+    last = search.run(_start(model)[None])
+    psi = last.theta + (last.step if last.is_within(LAST_STEP) else 0.0)
+    p = model.n_common
+    factor = model.variance_points(last.theta[None, p:])[1][0]
+    start, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, 0])
+    return JointMode(psi, last.precision, start, xwx)
+
+
+def _start(model: GeneralizedModel) -> np.ndarray:
+    """Return where the search begins: the mode of some of the groups where they are many, or the best of a few sds."""
+    step = model.cells.n_groups // FEW_GROUPS
+    if model.cells.n_groups > MANY_GROUPS:
+        few = model.thinned(step)
+        last = LouisSearch(few).run(_start(few)[None])
+        return last.theta
+    common = complete_pooling(model)
+    parameters = model.parameters
+    if not parameters.n_dim:
+        return common
+    reach = np.ones(parameters.n_varying) if parameters.location is None else parameters.location.reach
+    candidates = np.array([parameters.theta_of(1.0, sd / np.maximum(reach, 1.0)) for sd in START_SDS])
+    psi = np.column_stack([np.repeat(common[None], len(candidates), axis=0), candidates])
+    return psi[np.argmax(model.evaluate(psi).log_density)]
+
+
+def complete_pooling(model: GeneralizedModel) -> np.ndarray:
+    """Return the mode of the coefficients without effects of groups, by iterated weighted least squares."""
+    cells, family = model.cells, FAMILIES[model.cells.family]
+    common = np.where(model.prior_precision > 0, model.prior_mean, 0.0)
+    if not len(common):
+        return common
+    for _ in range(POOLED_STEPS):
+        mean, weight = family.mean_and_weight(cells.predictor(common[None])[0])
+        gradient = (cells.y - cells.size * mean) @ cells.x - model.prior_precision * (common - model.prior_mean)
+        precision = cells.x.T @ (cells.x * (weight * cells.size)[:, None]) + np.diag(model.prior_precision)
+        step = np.linalg.lstsq(precision, gradient, rcond=1e-12)[0]
+        step *= min(1.0, LONGEST_STEP / max(np.abs(cells.x @ step).max(), 1e-300))
+        common = common + step
+        if step @ precision @ step < POOLED_TOLERANCE:
+            break
+    return common
