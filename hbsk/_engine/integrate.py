@@ -292,6 +292,7 @@ def importance_sample(
     error_target: float = DEFAULT.error_target,
     salt: int = 0,
     refit: Callable[[Nodes], Proposal] | None = None,
+    grows: bool | None = None,
     spreads: float = 0.0,
 ) -> Nodes:
     """Sample until Pareto k and the Monte Carlo error are small, refitting the proposal.
@@ -313,26 +314,28 @@ def importance_sample(
     salt : int, default=0
         Chooses among the quasi-random points.
     refit : callable, optional
-        Maps weighted nodes to the next proposal, of which there are as many nodes as of the first; by default kernels
-        on some of them, and twice as many at each round.
+        Maps weighted nodes to the next proposal; by default kernels on some of them.
+    grows : bool, optional
+        Whether every round has twice as many nodes as the last one; by default where there is no `refit`.
     spreads : float, default=0
         Share of the error of squared distances from the means that counts as well: means may be known where sds are
         not yet.
     """
     rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt)]
     per_replicate = first_per_replicate
+    grows = refit is None if grows is None else grows
     for number in range(1, MAX_ROUNDS + 1):
         nodes = _weigh(rounds, monitored, spreads)
         if nodes.error <= error_target and nodes.pareto_k <= PARETO_K_ADAPT:
             break
-        many = 3 * len(nodes.weight) if refit is None else len(nodes.weight) + len(rounds[0].theta)
+        many = 3 * len(nodes.weight) if grows else len(nodes.weight) + len(rounds[0].theta)
         if many > max_nodes or number == MAX_ROUNDS:
             break
         if broad is not None:
             rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt + 100))
             broad = None
             continue
-        per_replicate *= 2 if refit is None else 1
+        per_replicate *= 2 if grows else 1
         rounds.append(_Round.drawn((refit or kernels_on_nodes)(nodes), evaluate, per_replicate, salt + number))
     return nodes
 

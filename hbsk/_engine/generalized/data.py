@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hbsk._engine.generalized.cells import Cells, collect_cells
+from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.scaling import ColumnScaling
 
 # Share of the size of its terms below which a sum is zero.
@@ -149,6 +150,17 @@ def standardise_responses(responses: Responses) -> tuple[Cells, GeneralizedScali
     y, size, x, z, codes = parts if used.all() else (part[used] for part in parts)
     offset = rows.offset if rows.offset is None or used.all() else rows.offset[used]
     return collect_cells(responses.family, y, size, x, z, codes, n_groups, offset), scaling
+
+
+def group_constants(responses: Responses, scaling: GeneralizedScaling) -> np.ndarray:
+    """Return what ``log p(y_j | b, theta)`` has beside the integrals, (n_groups,): it depends on y alone."""
+    rows = scaling.rows(responses)
+    constant = FAMILIES[responses.family].log_constant(rows.y, rows.size)
+    if responses.weight is not None:
+        constant = np.where(responses.weight > 0, responses.weight, 0.0) * constant
+    if not responses.z.shape[1]:
+        return np.array([constant.sum()])
+    return np.bincount(responses.codes, constant, responses.n_groups)
 
 
 def _moments(columns, weight):

@@ -1,7 +1,8 @@
 """Likelihoods of one natural parameter: binomial with logit link, Poisson with log link.
 
-Both are ``log p(y | eta) = y eta - m A(eta) + c(y, m)``, with m trials and ``A = log(1 + e^eta)``, or m units of exposure
-and ``A = e^eta`` (McCullagh, Nelder 1989, section 2.2). Mean and variance of y are ``m A'(eta)`` and ``m A''(eta)``.
+Both are ``log p(y | eta) = y eta - m A(eta) + c(y, m)``, with m trials and ``A = log(1 + e^eta)``, or m units of
+exposure and ``A = e^eta`` (McCullagh, Nelder 1989, section 2.2). Mean and variance of y are ``m A'(eta)`` and ``m
+A''(eta)``.
 """
 
 from __future__ import annotations

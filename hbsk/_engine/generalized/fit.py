@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,7 +10,7 @@ from hbsk._engine.fit import engine_common_prior, own_errors
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standardise_responses
 from hbsk._engine.generalized.inner import EffectMoments
-from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints
+from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints, mode_start
 from hbsk._engine.generalized.proposal import JointProposal, joint_proposals
 from hbsk._engine.generalized.search import JointMode, complete_pooling, find_joint_mode
 from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
@@ -98,9 +97,7 @@ def points_per_axis(cells: Cells) -> int:
 
 
 def small_sds(model: GeneralizedModel, location) -> np.ndarray:
-    """Return sds near which group effects begin to be seen: `hbsk._engine.fit.small_sds` with weights of the pooled fit."""
-    from hbsk._engine.generalized.search import mode_start
-
+    """Return sds near which group effects begin to be seen: as in `hbsk._engine.fit`, by weights without them."""
     cells = model.cells
     q = cells.n_varying
     if not q:
@@ -132,6 +129,7 @@ def integrate_generalized(
             error_target=settings.error_target,
             salt=settings.salt,
             refit=first.refitted,
+            grows=True,
         )
         reliable = nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target
         return GeneralizedNodes(model, scaling, mode, first, nodes, join_points(nodes.evaluated), reliable)

@@ -1,14 +1,14 @@
 """Group effects integrated out by adaptive Gauss-Hermite quadrature, given coefficients and variance parameters.
 
-Group j has ``u_j = Lambda z_j``, ``z_j ~ N(0, I)``, and the likelihood ``L_j(u)``. With the mode z^ of
-``log L_j(Lambda z) - z'z / 2``, a root C of the inverse of minus its Hessian, ``I + Lambda' Z'WZ Lambda``, and the nodes
+Group j has ``u_j = Lambda z_j``, ``z_j ~ N(0, I)``, and the likelihood ``L_j(u)``. With the mode z^ of ``log
+L_j(Lambda z) - z'z / 2``, a root C of the inverse of minus its Hessian, ``I + Lambda' Z'WZ Lambda``, and the nodes
 and weights g_k, w_k of the rule for the standard normal law,
 
     integral L_j(Lambda z) phi(z) dz  =  |C| sum_k w_k exp(g_k'g_k / 2) L_j(Lambda z_k) (2 pi)^(-q/2) exp(-z_k'z_k / 2),
 
-``z_k = z^ + C g_k`` (Pinheiro, Bates 1995, J. Comput. Graph. Stat. 4(1), section 2.4; Liu, Pierce 1994, Biometrika 81).
-Without the correction by more nodes than one this is the method of Laplace, whose error for binary rows does not shrink
-with the number of groups. In z, rather than u, nothing is singular where an sd is zero.
+``z_k = z^ + C g_k`` (Pinheiro, Bates 1995, J. Comput. Graph. Stat. 4(1), section 2.4; Liu, Pierce 1994, Biometrika
+81). Without the correction by more nodes than one this is the method of Laplace, whose error for binary rows does not
+shrink with the number of groups. In z, rather than u, nothing is singular where an sd is zero.
 
 Arrays are laid out with nodes of (b, theta) before groups, and what belongs to varying columns first: (q, n_points,
 n_groups).
@@ -275,7 +275,9 @@ def _turned(outward, packed, order):
     q = len(outward)
     at = {index: i for i, index in enumerate(pairs(q) if order == 2 else triples(q))}
     shape = (q,) * order
-    full = np.stack([packed[at[tuple(sorted(index))]] for index in np.ndindex(shape)]).reshape(*shape, *packed.shape[1:])
+    full = np.stack([packed[at[tuple(sorted(index))]] for index in np.ndindex(shape)]).reshape(
+        *shape, *packed.shape[1:]
+    )
     if order == 2:
         turned = np.einsum("acmj,bdmj,cdmj->abmj", outward, outward, full, optimize=True)
     else:

@@ -1,7 +1,7 @@
 """Sums over the cells of groups at many values of the group effects, for the same common coefficients.
 
-With a varying intercept alone ``e^eta = e^base e^u``: exponentials are taken once for each cell and once for each group,
-not for each cell at each point of the quadrature; and a Poisson group needs ``sum_i m_i e^base_i`` only.
+With a varying intercept alone ``e^eta = e^base e^u``: exponentials are taken once for each cell and once for each
+group, not for each cell at each point of the quadrature; and a Poisson group needs ``sum_i m_i e^base_i`` only.
 """
 
 from __future__ import annotations

@@ -139,10 +139,7 @@ class GeneralizedModel:
             effects = EffectMoments(*(np.empty((size, len(psi), n_groups)) for size in sizes))
         for points, groups, cells in self.cells.blocks(len(psi)):
             b, scale = common[points], factor[points]
-            if start is None:
-                z = np.zeros((q, len(b), cells.n_groups))
-            else:
-                z = start.modes(b, scale, groups)
+            z = np.zeros((q, len(b), cells.n_groups)) if start is None else start.modes(b, scale, groups)
             found = integrate_groups(cells, cells.predictor(b), scale, z, self.rule)
             log_integral[points, groups] = found.log_integral + b @ cells.yx.T + cells.y_offset
             if effects is not None:
@@ -183,10 +180,10 @@ class GeneralizedModel:
             hessian += of_part[1]
         hessian[range(p), range(p)] -= self.prior_precision
         gradient[:p] -= self.prior_precision * (psi[:p] - self.prior_mean)
-        gradient, hessian = self._in_theta(theta, variance, gradient, hessian)
+        gradient, hessian = self._in_theta(theta, gradient, hessian)
         return Look(psi, value, gradient, -hessian), modes
 
-    def _in_theta(self, theta, variance, gradient, hessian):
+    def _in_theta(self, theta, gradient, hessian):
         """Carry derivatives in (b, Lambda) over to (b, theta), with those of the prior of theta."""
         p, q, n_theta = self.n_common, self.cells.n_varying, self.parameters.n_dim
         if not n_theta:
@@ -254,7 +251,7 @@ def louis_derivatives(
 
 
 def _information(cells, weight):
-    """Return ``sum w d d'`` over cells, d = [x, z_a zeta_c], given sums over the quadrature of w, w zeta, w zeta zeta'."""
+    """Return ``sum w d d'`` over cells, d = [x, z_a zeta_c], given sums over points of w, w zeta and w zeta zeta'."""
     p, q = cells.x.shape[1], cells.n_varying
     size = p + q * q
     information = np.empty((size, size))

@@ -1,17 +1,18 @@
 """What nodes of (b, theta) are drawn from: theta from a law of its own, then b given theta, nearly normal.
 
-Let C be the inverse of minus the Hessian of the log density at the joint mode, and ``B = C_bt C_tt^-1``. Given theta, b
-has the centre ``b^ + B (theta - theta^)`` and the root
+Let C be the inverse of minus the Hessian of the log density at the joint mode, and ``B = C_bt C_tt^-1``. Given theta,
+b has the centre ``b^ + B (theta - theta^)`` and the root
 
     R(theta) = R_Louis R_W(theta^)^-1 R_W(theta),
     R_W(theta) R_W(theta)' = (X'WX + K - sum_j (X'WZ)_j Lambda (I + Lambda' (Z'WZ)_j Lambda)^-1 Lambda' (Z'WX)_j)^-1
 
 with the weights W of the mode, R_Louis the root of the covariance of b given theta^ by the Hessian. This is the
-covariance of the coefficients in a Gaussian model with these weights: with few groups it grows with their sd, and where R
-is held fixed the largest weights are far out. (Four groups of counts: Pareto k from 0.65 to -0.46.)
+covariance of the coefficients in a Gaussian model with these weights: with few groups it grows with their sd, and
+where R is held fixed the largest weights are far out. (Four groups of counts: Pareto k from 0.65 to -0.46.)
 
-The axes of b have Johnson's S_U laws, the normal law stretched by a hyperbolic sine (Johnson 1949, Biometrika 36): tails
-like those of Student's t with some twenty degrees of freedom, and both a distribution and a quantile in closed form.
+The axes of b have Johnson's S_U laws, the normal law stretched by a hyperbolic sine (Johnson 1949, Biometrika 36):
+tails like those of Student's t with some twenty degrees of freedom, and both a distribution and a quantile in closed
+form.
 """
 
 from __future__ import annotations
@@ -145,7 +146,7 @@ class JointProposal:
         return value if self.variance is None else value + self.variance.log_density(psi[:, p:])
 
     def refitted(self, nodes: Nodes) -> JointProposal:
-        """Return the proposal with kernels on the theta of weighted nodes; in the dimensions of b they would hold air."""
+        """Return the proposal with kernels on the theta of weighted nodes; along b as well they would hold air."""
         if self.variance is None:
             return self
         p = len(self.common.prior_precision)
@@ -178,7 +179,9 @@ def joint_proposals(
     lower = working_lower(mode, parameters, prior_precision, theta)[0]
     correction = np.linalg.solve(given.T, lower.T)
     if not n_theta:
-        return JointProposal(None, CommonGivenVariance(mode, parameters, prior_precision, np.zeros((p, 0)), correction)), None
+        return JointProposal(
+            None, CommonGivenVariance(mode, parameters, prior_precision, np.zeros((p, 0)), correction)
+        ), None
     precision = np.linalg.inv(covariance[p:, p:])
     slope = covariance[:p, p:] @ precision
     common = CommonGivenVariance(mode, parameters, prior_precision, slope, correction)

@@ -1,0 +1,386 @@
+"""Posterior of a binary or count model: weighted nodes of (b, Lambda), and moments of the group effects at each.
+
+The law of a row's linear predictor given a node is that of ``x'b + z'u_j``. It is not normal where groups have few
+rows; two normals of equal variance, with the weights at which their mixture has no excess kurtosis in the fourth
+power of their distance, have its mean, variance and third moment (``p (1 - p) = 1 / 6``), so that a row is a mixture
+of normals as in every other posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from hbsk._engine.fit import own_errors
+from hbsk._engine.generalized.data import Responses, group_constants
+from hbsk._engine.generalized.fit import GeneralizedNodes, generalized_model, integrate_generalized
+from hbsk._engine.generalized.inner import EffectMoments, pairs, triples
+from hbsk._engine.generalized.leave_out import row_log_predictive
+from hbsk._engine.node_algebra import semidefinite_cholesky, systematic_resample
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import Tails
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.settings import DEFAULT, IntegrationSettings
+from hbsk._engine.varying_location import sds_and_correlations
+from hbsk._posterior.base import Posterior
+from hbsk._posterior.diagnostics import marginal_diagnostics
+from hbsk._posterior.nodes import usable_nodes
+from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes
+
+# Weight of one of the two normals that stand for a skew law.
+SHARE = 0.5 * (1.0 - 3.0**-0.5)
+# Skewness that two such normals have at most, less a little.
+MOST_SKEWNESS = 1.2
+COMPUTED = ("_effects",)
+
+
+@dataclass(frozen=True)
+class GeneralizedPosterior(Posterior):
+    """Posterior of a binary or count model with at most one grouping factor.
+
+    All arrays are in engine units (`ColumnScaling`).
+
+    Attributes
+    ----------
+    family : {"binomial", "poisson"}
+    weight : ndarray of shape (n_nodes,)
+    replicate : ndarray of shape (n_nodes,), dtype int
+    pareto_k : float
+    common : ndarray of shape (n_nodes, p)
+    factor : ndarray of shape (n_nodes, q, q)
+        ``Lambda``, a root of the covariance of the effects.
+    effects : EffectMoments
+        Of the groups, given each node.
+    group_log_likelihood : ndarray of shape (n_nodes, n_groups)
+        ``log p(y_j | node)``, effects integrated out.
+    scaling : ColumnScaling
+    has_intercept : bool
+    tails : Tails
+    """
+
+    family: str
+    weight: np.ndarray
+    replicate: np.ndarray
+    pareto_k: float
+    common: np.ndarray
+    factor: np.ndarray
+    effects: EffectMoments
+    group_log_likelihood: np.ndarray
+    scaling: ColumnScaling
+    has_intercept: bool
+    tails: Tails = field(default_factory=Tails)
+
+    n_chains = 0
+    by_quadrature = False
+    law = None
+
+    @property
+    def n_groups(self) -> tuple[int, ...]:
+        """Number of groups of each factor."""
+        return (self.effects.mean.shape[2],) if self.factor.shape[1] else ()
+
+    def __getstate__(self) -> dict:
+        """Leave what can be computed again out of a pickle."""
+        return {name: value for name, value in vars(self).items() if name not in COMPUTED}
+
+    # parameters
+
+    def common_estimates(self) -> np.ndarray:
+        """Return the mean (p,) of the coefficients of the raw columns."""
+        return self.weight @ self._raw_common
+
+    def common_moments(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return mean (p,) and covariance (p, p) of the coefficients of the raw columns."""
+        raw = self._raw_common
+        mean = self.weight @ raw
+        deviation = raw - mean
+        return mean, (self.weight[:, None] * deviation).T @ deviation
+
+    def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and sds (zero), each (n_nodes, p), of the coefficients, which a node fixes."""
+        raw = self._raw_common
+        return raw, np.zeros_like(raw)
+
+    @property
+    def _raw_common(self) -> np.ndarray:
+        return self.scaling.coefficients(self.common, self.has_intercept)
+
+    def variance_nodes(self) -> VarianceNodes:
+        """Return the variance parameters at the nodes; sigma, which there is none of, is 0."""
+        sigma = np.zeros(self.n_nodes)
+        if not self.factor.shape[1]:
+            return VarianceNodes(sigma, [], [])
+        sd, correlation = sds_and_correlations(self._raw_factor)
+        return VarianceNodes(sigma, [sd], [correlation])
+
+    def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray | None]:
+        """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
+        return self.variance_nodes(), self.weight, self.replicate
+
+    @property
+    def _raw_factor(self) -> np.ndarray:
+        return self.scaling.effects(self.factor.swapaxes(1, 2)).swapaxes(1, 2)
+
+    def diagnostics(self, specification, *, sigma_is_parameter: bool = False):
+        """Return Monte Carlo errors of every parameter."""
+        return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter)
+
+    # rows
+
+    def row_laws(
+        self, x: np.ndarray, z: Sequence[np.ndarray], codes: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return mean, variance and third central moment, each (n_nodes, n_rows), of the linear predictor of rows."""
+        mean = self.common @ self.scaling.common(x, self.has_intercept).T
+        if self.has_intercept:
+            mean += self.scaling.y_centre * x[:, 0]
+        variance, third = np.zeros_like(mean), np.zeros_like(mean)
+        if not self.n_groups:
+            return mean, variance, third
+        varying = self.scaling.varying(z[0])
+        known = codes[0] < self.n_groups[0]
+        code = codes[0][known]
+        at, columns = np.flatnonzero(known), varying[known].T
+        if len(at) == len(x):
+            at = slice(None)
+        q = varying.shape[1]
+        for a in range(q):
+            mean[:, at] += columns[a] * self.effects.mean[a][:, code]
+        for part, covariance in zip(pairs(q), self.effects.covariance, strict=True):
+            product = _times_repeats(part) * np.prod(columns[list(part)], axis=0)
+            variance[:, at] += product * covariance[:, code]
+        for part, moment in zip(triples(q), self.effects.third, strict=True):
+            product = _times_repeats(part) * np.prod(columns[list(part)], axis=0)
+            third[:, at] += product * moment[:, code]
+        if not known.all():
+            fresh = np.einsum("mkl,rk->mlr", self.factor, varying[~known])
+            variance[:, ~known] = np.sum(fresh**2, axis=1)
+        return mean, np.maximum(variance, 0.0), third
+
+    def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
+        """Return the mixture of the linear predictor of rows: two normals for each node."""
+        mean, variance, third = self.row_laws(x, z, codes)
+        if not self.n_groups:
+            return RowMixture(self.weight, mean, variance)
+        sd = np.sqrt(variance)
+        first, second, inner = skew_pair(third / np.maximum(sd, 1e-300) ** 3)
+        shape = (2 * self.n_nodes, mean.shape[1])
+        return RowMixture(
+            np.outer(self.weight, [SHARE, 1.0 - SHARE]).ravel(),
+            np.stack([mean + sd * first, mean + sd * second], axis=1).reshape(shape),
+            np.repeat(variance * inner**2, 2, axis=0),
+        )
+
+    def row_moments(self, x: np.ndarray, z: Sequence, codes: Sequence, need_variance: bool = True):
+        """Return mean and variance (or None) of the linear predictor of rows, through moments of the groups."""
+        scaled = self.scaling.common(x, self.has_intercept)
+        mean = scaled @ (self.weight @ self.common)
+        if self.has_intercept:
+            mean += self.scaling.y_centre * x[:, 0]
+        deviation = self.common - self.weight @ self.common
+        covariance = (self.weight[:, None] * deviation).T @ deviation
+        variance = np.einsum("ri,ij,rj->r", scaled, covariance, scaled, optimize=True) if need_variance else None
+        if not self.n_groups:
+            return mean, variance
+        z = self.scaling.varying(z[0])
+        known = codes[0] < self.n_groups[0]
+        at = np.where(known, codes[0], 0)
+        effects = self._effects
+        mean += np.where(known, np.sum(z * effects.mean[at], axis=1), 0.0)
+        if need_variance:
+            within = np.einsum("rk,rkl,rl->r", z, effects.covariance[at], z, optimize=True)
+            cross = np.einsum("ri,rik,rk->r", scaled, effects.with_common[at], z, optimize=True)
+            between = np.einsum("m,mkl,mil->ki", self.weight, self.factor, self.factor)
+            fresh = np.einsum("rk,kl,rl->r", z, between, z, optimize=True)
+            variance = np.maximum(variance + np.where(known, within + 2 * cross, fresh), 0.0)
+        return mean, variance
+
+    # groups
+
+    @cached_property
+    def _effects(self) -> GroupMoments:
+        """Moments of the effects in engine units."""
+        q, n_groups = self.factor.shape[1], self.n_groups[0]
+        mean = np.einsum("m,amj->ja", self.weight, self.effects.mean)
+        covariance, with_common = np.empty((n_groups, q, q)), np.empty((n_groups, self.common.shape[1], q))
+        deviation = self.effects.mean - mean.T[:, None]
+        for (a, c), within in zip(pairs(q), self.effects.covariance, strict=True):
+            total = self.weight @ (within + deviation[a] * deviation[c])
+            covariance[:, a, c] = covariance[:, c, a] = total
+        common = self.weight[:, None] * (self.common - self.weight @ self.common)
+        for a in range(q):
+            with_common[:, :, a] = deviation[a].T @ common
+        return GroupMoments(mean, covariance, with_common)
+
+    def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:  # noqa: ARG002
+        """Return posterior moments of the effects of all groups."""
+        moments, raw = self._effects, self.scaling.effects
+        jacobian = self.scaling.coefficients(np.eye(self.common.shape[1]), self.has_intercept)
+        if self.has_intercept:
+            jacobian[:, 0] -= self.scaling.y_centre
+        return GroupMoments(
+            raw(moments.mean),
+            raw(raw(moments.covariance).swapaxes(1, 2)),
+            raw(np.einsum("ia,jik->jak", jacobian, moments.with_common)),
+        )
+
+    def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
+        """Return ``1 - Var(u_jk | y, b, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
+        q = self.factor.shape[1]
+        n_groups = self.n_groups[0]
+        prior = np.sum(self._raw_factor**2, axis=2)
+        shrinkage = np.empty((n_groups, q))
+        width = max(1, BLOCK_ELEMENTS // (self.n_nodes * q * q))
+        for start in range(0, n_groups, width):
+            groups = slice(start, start + width)
+            within = self._raw_covariance(slice(None), groups)
+            for k in range(q):
+                left = np.divide(
+                    within[:, :, k, k], prior[:, k, None], out=np.ones(within.shape[:2]), where=prior[:, k, None] > 0
+                )
+                shrinkage[groups, k] = 1.0 - self.weight @ left
+        return np.clip(shrinkage, 0.0, 1.0)
+
+    def _raw_covariance(self, nodes, groups) -> np.ndarray:
+        """Return covariances of raw effects given nodes, (n_nodes, n_groups, q, q)."""
+        full = _unpacked(self.effects.covariance[:, nodes][:, :, groups], self.factor.shape[1])
+        raw = self.scaling.effects
+        return raw(raw(full).swapaxes(2, 3))
+
+    # draws
+
+    def joint_draws(self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]) -> JointDraws:
+        """Draw parameters jointly; see `Posterior.joint_draws`."""
+        at = systematic_resample(self.weight, n_draws, rng)
+        common = self.scaling.coefficients(self.common[at], self.has_intercept)
+        nodes = self.variance_nodes()
+        variance = VarianceNodes(
+            np.zeros(n_draws), [sd[at] for sd in nodes.group_sd], [part[at] for part in nodes.correlation]
+        )
+        if not self.n_groups:
+            return JointDraws(common, variance, [])
+        return JointDraws(common, variance, [self._draw_effects(at, groups[0], rng)])
+
+    def _draw_effects(self, at, codes, rng):
+        """Return effects (n_draws, n_codes, q): independent given the node, skew along the axes of their root."""
+        q = self.factor.shape[1]
+        effects = np.empty((len(at), len(codes), q))
+        known = codes < self.n_groups[0]
+        width = max(1, BLOCK_ELEMENTS // (len(at) * q**3))
+        for start in range(0, len(codes), width):
+            block = slice(start, start + width)
+            seen, group = known[block], np.where(known[block], codes[block], 0)
+            noise = rng.standard_normal((len(at), len(group), q))
+            chosen = rng.random((len(at), len(group), q)) < SHARE
+            root = semidefinite_cholesky(_unpacked(self.effects.covariance[:, at][:, :, group], q))
+            skewness = _skewness_of_axes(root, self.effects.third[:, at][:, :, group], q)
+            first, second, inner = skew_pair(skewness)
+            skew = np.where(chosen, first, second) + inner * noise
+            mean = self.effects.mean[:, at][:, :, group].transpose(1, 2, 0)
+            drawn = mean + np.einsum("sjkl,sjl->sjk", root, skew)
+            fresh = np.einsum("skl,sjl->sjk", self.factor[at], noise)
+            effects[:, block] = np.where(seen[:, None], drawn, fresh)
+        return self.scaling.effects(effects)
+
+
+def _times_repeats(index: tuple[int, ...]) -> int:
+    """Return in how many orders the entries of an index may stand."""
+    distinct = len(set(index))
+    return {2: (0, 1, 2), 3: (0, 1, 3, 6)}[len(index)][distinct]
+
+
+def _unpacked(packed: np.ndarray, q: int) -> np.ndarray:
+    """Return matrices (..., q, q) of packed ones (q (q + 1) / 2, ...)."""
+    full = np.empty((*packed.shape[1:], q, q))
+    for (a, c), values in zip(pairs(q), packed, strict=True):
+        full[..., a, c] = full[..., c, a] = values
+    return full
+
+
+def _skewness_of_axes(root, third, q):
+    """Return the skewness of effects along the axes of a root of their covariance, (n_nodes, n_groups, q)."""
+    if q == 1:
+        return (third[0] / np.maximum(root[..., 0, 0], 1e-300) ** 3)[..., None]
+    at = {index: i for i, index in enumerate(triples(q))}
+    full = np.stack([third[at[tuple(sorted(index))]] for index in np.ndindex((q, q, q))], axis=-1)
+    full = full.reshape(*third.shape[1:], q, q, q)
+    inverse = np.linalg.pinv(root)
+    return np.einsum("sjka,sjkb,sjkc,sjabc->sjk", inverse, inverse, inverse, full, optimize=True)
+
+
+def skew_pair(skewness: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return means of the two normals, of weights `SHARE` and the rest, and their common sd: mean 0, variance 1.
+
+    With the weights p and 1 - p, means ``d sqrt((1 - p) / p)`` and ``-d sqrt(p / (1 - p))``, and variance ``1 - d^2``,
+    the third moment is ``d^3 (1 - 2 p) / sqrt(p (1 - p))``, here ``sqrt(2) d^3``.
+    """
+    skewness = np.clip(skewness, -MOST_SKEWNESS, MOST_SKEWNESS)
+    distance = np.cbrt(skewness / np.sqrt(2.0))
+    odds = np.sqrt((1.0 - SHARE) / SHARE)
+    return distance * odds, -distance / odds, np.sqrt(1.0 - distance**2)
+
+
+@dataclass(frozen=True)
+class FoundGeneralized:
+    """A posterior of a binary or count model, and how it was found.
+
+    Attributes
+    ----------
+    posterior : GeneralizedPosterior
+    reliable : bool
+        Whether Pareto k and the Monte Carlo error met their targets.
+    found : GeneralizedNodes
+        With the cells of the data.
+    """
+
+    posterior: GeneralizedPosterior
+    reliable: bool
+    found: GeneralizedNodes
+
+    def row_log_predictive(self, responses: Responses) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``log p(y_i | y_-i, node)`` of the rows of the fit, (n_nodes, n_rows), and weights of the nodes."""
+        found = self.found
+        kept = found.nodes.weight > 0
+        points = found.points
+        law = (found.mode.start, points.common[kept], points.variance.relative_factor[kept])
+        weight = found.nodes.weight[kept]
+        return row_log_predictive(found.model, found.scaling, responses, *law), weight / weight.sum()
+
+
+def fit_generalized(
+    responses: Responses, priors: EnginePriors, settings: IntegrationSettings = DEFAULT
+) -> FoundGeneralized:
+    """Integrate a binary or count model with at most one grouping factor.
+
+    Parameters
+    ----------
+    responses : Responses
+    priors : EnginePriors
+        In the user's units.
+    settings : IntegrationSettings, optional
+    """
+    model, scaling = generalized_model(responses, priors)
+    found = integrate_generalized(model, scaling, settings)
+    points, sign = found.points, scaling.sign
+    with own_errors():
+        usable = usable_nodes(found.nodes.weight, points.common, points.variance.relative_factor, points.log_integral)
+    weight = found.nodes.weight[usable]
+    effects = points.effects
+    posterior = GeneralizedPosterior(
+        family=responses.family,
+        weight=weight / weight.sum(),
+        replicate=found.nodes.replicate[usable],
+        pareto_k=found.nodes.pareto_k,
+        common=sign * points.common[usable],
+        factor=points.variance.relative_factor[usable],
+        effects=EffectMoments(
+            sign * effects.mean[:, usable], effects.covariance[:, usable], sign * effects.third[:, usable]
+        ),
+        group_log_likelihood=points.log_integral[usable] + group_constants(responses, scaling),
+        scaling=scaling.columns,
+        has_intercept=responses.has_intercept,
+    )
+    return FoundGeneralized(posterior, found.reliable, found)

@@ -1,0 +1,147 @@
+"""What posteriors of a linear predictor say of probabilities and rates: the link is applied here.
+
+A probability is predicted by its posterior mean, the integral of the inverse link over the law of the predictor. That
+is not the inverse link of the mean: with an uncertain predictor probabilities are drawn towards 1/2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.special import expit, log_expit, logsumexp
+
+from hbsk._posterior.parts import RowMixture
+from hbsk._posterior.prediction import mixture_quantiles
+
+# Points of the rule for the standard normal law, its weights summing to 1.
+NODE, WEIGHT = np.polynomial.hermite_e.hermegauss(20)
+WEIGHT /= WEIGHT.sum()
+# Nodes of a stratum, and strata.
+NODES_OF_A_STRATUM, MOST_STRATA = 16, 16
+# Nodes times rows worked on at a time.
+BLOCK_ELEMENTS = 200_000
+# Largest exponent in floating point.
+LARGEST_EXPONENT = 700.0
+
+
+def response_mean(
+    posterior, x: np.ndarray, z: Sequence, codes: Sequence, offset: np.ndarray | None = None
+) -> np.ndarray:
+    """Return posterior means of probabilities, or of rates for one unit of exposure, (n_rows,).
+
+    Parameters
+    ----------
+    posterior : Posterior
+        With a `family`.
+    x, z, codes
+        Rows as every posterior takes them.
+    offset : ndarray of shape (n_rows,), optional
+        Added to the linear predictor.
+    """
+    mean = np.empty(len(x))
+    if posterior.family == "poisson":
+        for at, mixture in _blocks(posterior, x, z, codes, offset):
+            mean[at] = mixture.weight @ np.exp(np.minimum(mixture.mean + 0.5 * mixture.variance, LARGEST_EXPONENT))
+        return mean
+    strata = _strata(posterior)
+    for at, mixture in _blocks(posterior, x, z, codes, offset):
+        points, weight = _points(mixture, strata)
+        mean[at] = weight @ expit(points)
+    return mean
+
+
+def response_log_means(
+    posterior, x: np.ndarray, z: Sequence, codes: Sequence, offset: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return logs of the posterior means of the probability and of its complement, each (n_rows,).
+
+    Each is integrated by itself, so that neither is lost beside 1.
+    """
+    log_mean, log_rest, strata = np.empty(len(x)), np.empty(len(x)), _strata(posterior)
+    for at, mixture in _blocks(posterior, x, z, codes, offset):
+        points, weight = _points(mixture, strata)
+        log_mean[at] = logsumexp(log_expit(points), axis=0, b=weight[:, None])
+        log_rest[at] = logsumexp(log_expit(-points), axis=0, b=weight[:, None])
+    return log_mean, log_rest
+
+
+def response_interval(
+    posterior, x: np.ndarray, z: Sequence, codes: Sequence, levels: np.ndarray, offset: np.ndarray | None = None
+) -> np.ndarray:
+    """Return quantiles of probabilities or rates, (n_rows, n_levels): those of the predictor, through the link."""
+    quantiles = np.empty((len(x), len(levels)))
+    for at, mixture in _blocks(posterior, x, z, codes, offset):
+        quantiles[at] = mixture_quantiles(mixture, levels)
+    return inverse_link(posterior.family, quantiles)
+
+
+def inverse_link(family: str, predictor: np.ndarray) -> np.ndarray:
+    """Return probabilities or rates at values of the linear predictor."""
+    return expit(predictor) if family == "binomial" else np.exp(np.minimum(predictor, LARGEST_EXPONENT))
+
+
+def _blocks(posterior, x, z, codes, offset):
+    """Yield rows, a few at a time, and their mixture."""
+    width = max(16, BLOCK_ELEMENTS // posterior.n_nodes)
+    for start in range(0, len(x), width):
+        at = slice(start, start + width)
+        mixture = posterior.row_mixture(x[at], [part[at] for part in z], [code[at] for code in codes])
+        if offset is not None:
+            mixture = RowMixture(mixture.weight, mixture.mean + offset[at], mixture.variance)
+        yield at, mixture
+
+
+def _strata(posterior) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return the nodes in order of the spread between groups, and where each of a few strata of them begins.
+
+    Within a stratum the law of a predictor is nearly normal; over all of them it has the tails of a mixture of spreads.
+    None of draws, which are points.
+    """
+    if posterior.are_draws:
+        return None
+    spread = np.zeros(posterior.n_nodes)
+    for sd in posterior.variance_nodes().group_sd:
+        spread += np.sum(sd**2, axis=1)
+    order = np.argsort(spread, kind="stable")
+    n_strata = int(np.clip(posterior.n_nodes // NODES_OF_A_STRATUM, 1, MOST_STRATA)) if spread.any() else 1
+    level = np.cumsum(posterior.weight[order]) - 0.5 * posterior.weight[order]
+    number = np.minimum((level * n_strata).astype(int), n_strata - 1)
+    return order, np.flatnonzero(np.diff(number, prepend=-1))
+
+
+def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (n_points, n_rows) and weights (n_points,) that stand for the law of the predictor of rows.
+
+    In each stratum of nodes they are ``mean + sd (g + skewness (g^2 - 1) / 6)``, g those of the rule for a normal law:
+    the expansion of Cornish and Fisher (1938).
+    """
+    if strata is None:
+        return _points_of_components(mixture)
+    order, starts = strata
+    n_components = len(mixture.weight) // len(order)
+    at = (order[:, None] * n_components + np.arange(n_components)).ravel()
+    starts = starts * n_components
+    weight, mean, variance = mixture.weight[at], mixture.mean[at], mixture.variance[at]
+    share = np.add.reduceat(weight, starts)
+    relative = weight / np.repeat(share, np.diff(starts, append=len(at)))
+
+    def averaged(values):
+        return np.add.reduceat(relative[:, None] * values, starts, axis=0)
+
+    centre = averaged(mean)
+    deviation = mean - np.repeat(centre, np.diff(starts, append=len(at)), axis=0)
+    square = deviation**2
+    sd = np.sqrt(averaged(square + variance))
+    skewness = averaged(deviation * (square + 3.0 * variance)) / np.maximum(sd, 1e-300) ** 3
+    points = centre + sd * (NODE[:, None, None] + skewness / 6.0 * (NODE[:, None, None] ** 2 - 1.0))
+    return points.reshape(-1, points.shape[2]), np.outer(WEIGHT, share).ravel()
+
+
+def _points_of_components(mixture: RowMixture) -> tuple[np.ndarray, np.ndarray]:
+    """Return points and weights of every component."""
+    sd = np.sqrt(mixture.variance)
+    if not sd.any():
+        return mixture.mean, mixture.weight
+    points = mixture.mean + sd * NODE[:, None, None]
+    return points.reshape(-1, points.shape[2]), np.outer(WEIGHT, mixture.weight).ravel()

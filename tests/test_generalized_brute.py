@@ -1,0 +1,91 @@
+"""Posteriors of few groups against dense grids over every parameter: another method, written out."""
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.special import log_expit
+
+from hbsk._engine.generalized.data import Responses
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._engine.settings import IntegrationSettings
+from hbsk._posterior.generalized import fit_generalized
+from hbsk._posterior.response import inverse_link, response_interval, response_mean
+
+CASES = {
+    "binary": ("binomial", [1, 1, 0, 1, 0, 0], [1] * 6, [0, 0, 1, 1, 2, 2]),
+    "all ones": ("binomial", [1] * 8, [1] * 8, [0, 0, 1, 1, 2, 2, 3, 3]),
+    "binomial": ("binomial", [3, 9, 0, 5], [10, 10, 4, 6], [0, 1, 2, 3]),
+    "poisson": ("poisson", [3, 9, 0, 25], [2, 3, 1, 4], [0, 1, 2, 3]),
+}
+SD_OF_INTERCEPT, SD_OF_TAU = {"binomial": 1.5, "poisson": 2.5}, 2.5
+
+
+def of_case(name):
+    family, y, size, codes = CASES[name]
+    y, size, codes = np.array(y, float), np.array(size, float), np.array(codes)
+    ones = np.ones((len(y), 1))
+    responses = Responses(family, y, size, ones, ones, codes, codes.max() + 1, True, 0)
+    sd = np.array([SD_OF_INTERCEPT[family]])
+    return responses, EnginePriors(np.zeros(1), sd, None, [SdPrior("HalfNormal", {"sigma": SD_OF_TAU})], (), ())
+
+
+def grid_posterior(responses):
+    """Return a grid over (b, log tau, z) with the probabilities of (b, tau), and those of each group's z given them."""
+    b, x, z = np.linspace(-9, 9, 73), np.linspace(-7, 3.5, 85), np.linspace(-8, 8, 161)
+    tau = np.exp(x)
+    predictor = b[:, None, None] + tau[None, :, None] * z
+    log_prior = stats.norm(0, SD_OF_INTERCEPT[responses.family]).logpdf(b)[:, None]
+    log_joint = log_prior + stats.halfnorm(scale=SD_OF_TAU).logpdf(tau) + x
+    shares = []
+    for j in range(responses.n_groups):
+        # binomial and Poisson rows of one group and predictor are one observation
+        y, size = responses.y[responses.codes == j].sum(), responses.size[responses.codes == j].sum()
+        if responses.family == "binomial":
+            log_y = y * log_expit(predictor) + (size - y) * log_expit(-predictor)
+        else:
+            log_y = y * predictor - size * np.exp(predictor)
+        weight = np.exp(log_y + stats.norm.logpdf(z)) * (z[1] - z[0])
+        log_joint = log_joint + np.log(np.maximum(weight.sum(axis=2), 1e-300))
+        shares.append(weight / np.maximum(weight.sum(axis=2, keepdims=True), 1e-300))
+    probability = np.exp(log_joint - log_joint.max())
+    return b, tau, z, probability / probability.sum(), shares
+
+
+def mean_and_sd(probability, values):
+    mean = np.sum(probability * values)
+    return mean, np.sqrt(np.sum(probability * (values - mean) ** 2))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_few_groups_are_those_of_a_dense_grid(name):
+    responses, priors = of_case(name)
+    posterior = fit_generalized(responses, priors, IntegrationSettings(error_target=0.015)).posterior
+    b, tau, z, probability, shares = grid_posterior(responses)
+    ours, covariance = posterior.common_moments()
+    assert_moments(ours[0], covariance[0, 0], probability, b[:, None])
+    ours = posterior.variance_nodes().group_sd[0][:, 0]
+    centre = posterior.weight @ ours
+    assert_moments(centre, posterior.weight @ (ours - centre) ** 2, probability, tau)
+    moments = posterior.group_moments()
+    groups = np.arange(responses.n_groups)
+    ones = np.ones((len(groups), 1))
+    rates = response_mean(posterior, ones, [ones], [groups])
+    ends = response_interval(posterior, ones, [ones], [groups], np.array([0.05, 0.95]))
+    for j, share in enumerate(shares):
+        joint = probability[:, :, None] * share
+        assert_moments(moments.mean[j, 0], moments.covariance[j, 0, 0], joint, tau[:, None] * z)
+        rate = inverse_link(responses.family, b[:, None, None] + tau[:, None] * z)
+        mean, sd = mean_and_sd(joint, rate)
+        assert abs(rates[j] - mean) < 0.03 * sd
+        order = np.argsort(rate, axis=None)
+        exact = rate.ravel()[order][np.searchsorted(np.cumsum(joint.ravel()[order]), [0.05, 0.95])]
+        # steps of the grid are as much as half of this
+        np.testing.assert_array_less(np.abs(ends[j] - exact), 0.07 * sd)
+
+
+def assert_moments(mean, variance, probability, values):
+    """Compare with the moments of a grid: means to 0.02 sd, half of it the Monte Carlo error asked for, sds to 2 %."""
+    exact, sd = mean_and_sd(probability, values)
+    assert abs(mean - exact) < 0.02 * sd
+    np.testing.assert_allclose(np.sqrt(variance), sd, rtol=0.02)
