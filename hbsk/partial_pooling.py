@@ -2,40 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from numbers import Integral, Real
-from typing import ClassVar
+from numbers import Real
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
-from sklearn.utils._param_validation import Interval, StrOptions
 
-from hbsk._base import (
-    GroupRoutingMixin,
-    PosteriorAnswersMixin,
-    check_n_samples,
-    generator,
-    keeps_former_fit,
-    read_predicted,
-    read_training_table,
-    require_standard_error,
-)
+from hbsk._base import check_n_samples, keeps_former_fit, read_predicted, require_standard_error
 from hbsk._data.checks import check_interval
-from hbsk._data.rows import UNKNOWN_GROUPS
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
-from hbsk._engine.settings import DEFAULT
-from hbsk._fit import infer, learnt_of
-from hbsk._messages import warn
-from hbsk._model.frame import read_training_frame, unknown_rows
-from hbsk._model.options import options_of
-from hbsk._posterior.diagnostics import warn_if_unreliable
+from hbsk._fit import infer
+from hbsk._partial_pooling import PartialPoolingBase
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
-from hbsk.exceptions import NoGroupsWarning
 
 
-class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, RegressorMixin, BaseEstimator):
+class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
     r"""Hierarchical Bayesian linear regression: groups borrow strength from each other.
 
     The model of lme4's ``y ~ x + (x | group)`` with priors, and its full posterior:
@@ -193,62 +175,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
     (array([0.6, 1.2]), array([0.8, 0.8]))
     """
 
-    _parameter_constraints: ClassVar[dict] = {
-        "formula": [str, None],
-        "group_features": [str, Integral, "array-like", None],
-        "slope_features": [str, Integral, "array-like", dict, None],
-        "pooling": [StrOptions({"partial", "complete", "none"})],
-        "correlated": ["boolean"],
-        "priors": [dict, None],
-        "inference": [StrOptions({"auto", "marginal", "nuts"})],
-        "unknown_groups": [StrOptions(set(UNKNOWN_GROUPS))],
-        "draws": [Interval(Integral, 1, None, closed="left")],
-        "tune": [Interval(Integral, 0, None, closed="left")],
-        "chains": [Interval(Integral, 1, None, closed="left")],
-        "sampler_options": [dict, None],
-        "n_jobs": [Integral, None],
-        "random_state": ["random_state", np.random.Generator],
-        "verbose": ["verbose"],
-    }
-
-    # what the integration over variance parameters aims at; tests and benchmarks set others
-    _integration = DEFAULT
-
-    def __init__(
-        self,
-        formula=None,
-        *,
-        group_features=None,
-        slope_features=None,
-        pooling="partial",
-        correlated=True,
-        priors=None,
-        inference="auto",
-        unknown_groups="population",
-        draws=1000,
-        tune=1000,
-        chains=4,
-        sampler_options=None,
-        n_jobs=None,
-        random_state=None,
-        verbose=0,
-    ):
-        self.formula = formula
-        self.group_features = group_features
-        self.slope_features = slope_features
-        self.pooling = pooling
-        self.correlated = correlated
-        self.priors = priors
-        self.inference = inference
-        self.unknown_groups = unknown_groups
-        self.draws = draws
-        self.tune = tune
-        self.chains = chains
-        self.sampler_options = sampler_options
-        self.n_jobs = n_jobs
-        self.random_state = random_state
-        self.verbose = verbose
-
     @keeps_former_fit
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
@@ -279,12 +205,8 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
         ValueError, TypeError
             For input that the model cannot take; the message names the argument and what is accepted.
         """
-        self._check_options()
-        options = replace(options_of(self), integration=self._integration)
-        table = read_training_table(self, X)
-        frame, rows = read_training_frame(options, table, y, groups, standard_error, sample_weight)
-        if not frame.factors and self.pooling != "complete":
-            self._warn_no_groups()
+        options, table = self._begin(X)
+        frame, rows = self._read(options, table, y, groups, standard_error=standard_error, sample_weight=sample_weight)
         self._warn_of_single_rows(frame, rows)
         fitted = infer(options, frame, rows)
         self._learn(frame, rows, fitted)
@@ -400,33 +322,6 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
 
     # private
 
-    def __sklearn_is_fitted__(self):
-        return hasattr(self, "inference_")
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.categorical = self.group_features is not None
-        tags.input_tags.string = True
-        return tags
-
-    def _check_options(self):
-        if self.formula is not None:
-            for name in ("group_features", "slope_features"):
-                if getattr(self, name) is not None:
-                    raise ValueError(
-                        f"{name}={getattr(self, name)!r} cannot be combined with formula={self.formula!r}: a formula "
-                        "names its own groups and slopes. Leave one of the two out."
-                    )
-
-    def _warn_no_groups(self):
-        warn(
-            f"{type(self).__name__} was fitted without groups: an ordinary Bayesian regression, nothing is pooled. Set "
-            "group_features= to the column of X that holds the groups (scikit-learn drops groups= in several places, "
-            "for example in GridSearchCV.fit with metadata routing off); pooling='complete' asks for this model "
-            "without a warning.",
-            NoGroupsWarning,
-        )
-
     def _warn_of_single_rows(self, frame, rows):
         if self.pooling != "partial" or rows.standard_error is not None:
             return
@@ -438,28 +333,10 @@ class PartialPoolingRegressor(GroupRoutingMixin, PosteriorAnswersMixin, Regresso
             warn_of_single_rows(factors, rows.sample_weight)
 
     def _learn(self, frame, rows, fitted):
-        """Store what was learnt; nothing of the size of the data."""
-        specification, posterior = frame.specification, fitted.posterior
-        self._learnt = learnt_of(frame, rows, fitted)
-        self.formula_ = specification.formula
-        self.priors_ = fitted.priors
-        first = int(specification.has_intercept)
-        mean = posterior.common_estimates()
-        self.intercept_ = float(mean[0]) if first else 0.0
-        self.coef_ = mean[first:]
-        self.coef_names_ = list(specification.common_columns[first:])
-        nodes = posterior.variance_nodes()
-        mean = np.inf if posterior.tails.of_sigma() <= OF_MEAN else posterior.weight @ nodes.sigma
-        self.sigma_ = float("nan") if self._learnt.known_errors else float(mean)
-        self.groups_ = {factor.name: factor.labels for factor in frame.factors}
-        self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
-        if not fitted.reliable:
-            warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])
-
-    def _mark_unknown(self, answer, read):
-        if self.unknown_groups == "nan" and answer is not None:
-            answer[unknown_rows(read)] = np.nan
-        return answer
-
-    def _generator(self, random_state):
-        return generator(self.random_state if random_state is None else random_state)
+        """Store what was learnt, the residual sd too."""
+        posterior = fitted.posterior
+        mean = np.inf
+        if posterior.tails.of_sigma() > OF_MEAN:
+            mean = posterior.weight @ posterior.variance_nodes().sigma
+        self.sigma_ = float("nan") if rows.standard_error is not None else float(mean)
+        super()._learn(frame, rows, fitted)

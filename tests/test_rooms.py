@@ -14,7 +14,7 @@ BAMBI = MODEL | {"_model"}
 POSTERIOR = BAMBI | {"_bambi", "_shrinkage"}
 FIT = POSTERIOR | {"_posterior"}
 ESTIMATORS = FIT | {"_fit", "_base"}
-ABOVE = ESTIMATORS | {"partial_pooling", "james_stein", "diagnostics"}
+ABOVE = ESTIMATORS | {"_partial_pooling", "partial_pooling", "james_stein", "diagnostics"}
 MAY_IMPORT = {
     "_messages": {"exceptions"},
     "exceptions": set(),
@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "_fit": FIT,
     "diagnostics": FIT,
     "_base": FIT | {"_fit"},
-    "partial_pooling": ESTIMATORS | {"diagnostics"},
+    "_partial_pooling": ESTIMATORS,
+    "partial_pooling": ESTIMATORS | {"_partial_pooling", "diagnostics"},
     "james_stein": ESTIMATORS,
     "datasets": set(),
     "model_selection": ABOVE,

@@ -11,7 +11,7 @@ from hbsk._engine.settings import DEFAULT, IntegrationSettings
 
 @dataclass(frozen=True)
 class Options:
-    """The parameters of a `PartialPoolingRegressor`, as they are set, and the name of its class for messages."""
+    """The parameters of an estimator of partial pooling, as they are set, and the name of its class for messages."""
 
     name: str
     formula: str | None = None

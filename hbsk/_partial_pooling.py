@@ -1,0 +1,149 @@
+"""What all estimators of partial pooling share: parameters, formula and groups, what a fit leaves behind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from numbers import Integral
+from typing import Any, ClassVar
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from hbsk._base import GroupRoutingMixin, PosteriorAnswersMixin, generator, read_training_table
+from hbsk._data.rows import UNKNOWN_GROUPS, Rows
+from hbsk._data.table import Table
+from hbsk._engine.settings import DEFAULT
+from hbsk._fit import Fitted, learnt_of
+from hbsk._messages import warn
+from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows
+from hbsk._model.options import Options, options_of
+from hbsk._posterior.diagnostics import warn_if_unreliable
+from hbsk.exceptions import NoGroupsWarning
+
+
+class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator):
+    """Base of the estimators of partial pooling, which tell what their response is."""
+
+    _parameter_constraints: ClassVar[dict] = {
+        "formula": [str, None],
+        "group_features": [str, Integral, "array-like", None],
+        "slope_features": [str, Integral, "array-like", dict, None],
+        "pooling": [StrOptions({"partial", "complete", "none"})],
+        "correlated": ["boolean"],
+        "priors": [dict, None],
+        "inference": [StrOptions({"auto", "marginal", "nuts"})],
+        "unknown_groups": [StrOptions(set(UNKNOWN_GROUPS))],
+        "draws": [Interval(Integral, 1, None, closed="left")],
+        "tune": [Interval(Integral, 0, None, closed="left")],
+        "chains": [Interval(Integral, 1, None, closed="left")],
+        "sampler_options": [dict, None],
+        "n_jobs": [Integral, None],
+        "random_state": ["random_state", np.random.Generator],
+        "verbose": ["verbose"],
+    }
+
+    # what the integration over variance parameters aims at; tests and benchmarks set others
+    _integration = DEFAULT
+
+    def __init__(
+        self,
+        formula=None,
+        *,
+        group_features=None,
+        slope_features=None,
+        pooling="partial",
+        correlated=True,
+        priors=None,
+        inference="auto",
+        unknown_groups="population",
+        draws=1000,
+        tune=1000,
+        chains=4,
+        sampler_options=None,
+        n_jobs=None,
+        random_state=None,
+        verbose=0,
+    ):
+        self.formula = formula
+        self.group_features = group_features
+        self.slope_features = slope_features
+        self.pooling = pooling
+        self.correlated = correlated
+        self.priors = priors
+        self.inference = inference
+        self.unknown_groups = unknown_groups
+        self.draws = draws
+        self.tune = tune
+        self.chains = chains
+        self.sampler_options = sampler_options
+        self.n_jobs = n_jobs
+        self.random_state = random_state
+        self.verbose = verbose
+
+    # for the estimators
+
+    def _begin(self, X: Any) -> tuple[Options, Table]:
+        """Take down the options of a fit, and read X."""
+        self._check_options()
+        return replace(options_of(self), integration=self._integration), read_training_table(self, X)
+
+    def _read(self, options: Options, table: Table, y, groups, **beside: Any) -> tuple[ModelFrame, Rows]:
+        """Read what fit was given besides X; warn where nothing can be pooled."""
+        frame, rows = read_training_frame(options, table, y, groups, **beside)
+        if not frame.factors and self.pooling != "complete":
+            self._warn_no_groups()
+        return frame, rows
+
+    def _learn(self, frame: ModelFrame, rows: Rows, fitted: Fitted) -> None:
+        """Store what was learnt; nothing of the size of the data."""
+        specification, posterior = frame.specification, fitted.posterior
+        self._learnt = learnt_of(frame, rows, fitted)
+        self.formula_ = specification.formula
+        self.priors_ = fitted.priors
+        first = int(specification.has_intercept)
+        mean = posterior.common_estimates()
+        self.intercept_ = float(mean[0]) if first else 0.0
+        self.coef_ = mean[first:]
+        self.coef_names_ = list(specification.common_columns[first:])
+        self.groups_ = {factor.name: factor.labels for factor in frame.factors}
+        self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
+        if not fitted.reliable:
+            warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])
+
+    def _mark_unknown(self, answer, read):
+        if self.unknown_groups == "nan" and answer is not None:
+            answer[unknown_rows(read)] = np.nan
+        return answer
+
+    def _generator(self, random_state):
+        return generator(self.random_state if random_state is None else random_state)
+
+    # for scikit-learn
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "inference_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.categorical = self.group_features is not None
+        tags.input_tags.string = True
+        return tags
+
+    def _check_options(self):
+        if self.formula is not None:
+            for name in ("group_features", "slope_features"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"{name}={getattr(self, name)!r} cannot be combined with formula={self.formula!r}: a formula "
+                        "names its own groups and slopes. Leave one of the two out."
+                    )
+
+    def _warn_no_groups(self):
+        warn(
+            f"{type(self).__name__} was fitted without groups: an ordinary Bayesian regression, nothing is pooled. Set "
+            "group_features= to the column of X that holds the groups (scikit-learn drops groups= in several places, "
+            "for example in GridSearchCV.fit with metadata routing off); pooling='complete' asks for this model "
+            "without a warning.",
+            NoGroupsWarning,
+        )
