@@ -18,10 +18,11 @@ from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import Tails, at_zero, posterior_tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import CentredSums, collect
 from hbsk._engine.threads import n_threads
-from hbsk._engine.varying_location import at_zero
+from hbsk._engine.varying_location import at_zero as effects_at_zero
 from hbsk._messages import quoted, shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
@@ -30,6 +31,7 @@ from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
+from hbsk._model.tail_priors import tail_priors
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.crossed import fit_crossed
 from hbsk._posterior.diagnostics import nuts_diagnostics
@@ -37,6 +39,7 @@ from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.group_tables import column_labels, common_counterparts
 from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
+from hbsk._posterior.orders import RowOrders
 
 # Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
 SMALLEST_RELATIVE_ERROR = 1e-7
@@ -143,15 +146,12 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
             "Normal or Flat priors on common terms and one of the listed priors on sds."
         )
     if reason is None and options.inference != "nuts" and len(specification.factors) > 1:
-        fitted, reason = _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean)
-        if fitted is not None:
-            return fitted
+        return _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean)
     if options.inference == "nuts" or reason is not None:
         why = "inference='nuts' was asked for" if options.inference == "nuts" else reason
         fitted = _nuts(options, frame, rows, collected, priors, exact, f"nuts ({why})")
         return replace(fitted, effect_mean=effect_mean)
-    names = [label for factor in specification.factors for label in column_labels(factor)]
-    fit = fit_marginal(collected, exact, options.sampling, names, options.integration)
+    fit = fit_marginal(collected, exact, options.sampling, _varying_labels(frame), options.integration)
     posterior = replace(fit.posterior, effect_mean=effect_mean)
     why = "exact for one grouping factor" if specification.factors else "exact without groups"
     if fit.posterior.n_chains:
@@ -172,27 +172,19 @@ def _effect_means(specification, exact) -> np.ndarray:
     means, start = [], 0
     for factor in specification.factors:
         at = slice(start, start + len(factor.columns))
-        means.append(at_zero(exact.group_mean[at], exact.centre[at], varying_intercept(factor)))
+        means.append(effects_at_zero(exact.group_mean[at], exact.centre[at], varying_intercept(factor)))
         start = at.stop
     return np.concatenate(means)
 
 
-def _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean) -> tuple[Fitted | None, str | None]:
-    """Integrate several grouping factors, or say why they must be sampled."""
+def _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean) -> Fitted:
+    """Integrate several grouping factors."""
     factors = frame.specification.factors
     n_groups = [factor.n_groups for factor in rows.factors]
     require_manageable([factor.name for factor in factors], n_groups, [len(factor.columns) for factor in factors])
     parts = [collected, *(collect_sums(frame, rows, f, effect_mean) for f in range(1, len(factors)))]
     model, scalings = crossed_model(parts, _collect_pairs(frame, rows, parts, n_groups), exact)
-    tails = crossed_tails(model, [label for factor in factors for label in column_labels(factor)])
-    if tails.sets:
-        reason = "under these priors some posterior variances do not exist, which is told of one grouping factor only"
-        if options.inference == "marginal":
-            raise ValueError(
-                f"inference='marginal' cannot fit this model: {reason}. Use priors on sds with lighter tails, such as "
-                "HalfNormal, or inference='nuts'."
-            )
-        return None, reason
+    tails = _tails_at_zero(crossed_tails(model, _varying_labels(frame)), exact, parts)
     posterior, is_reliable = fit_crossed(
         model, scalings, collected.has_intercept, tails, options.sampling, options.integration
     )
@@ -200,7 +192,16 @@ def _integrate_factors(options, frame, rows, collected, priors, exact, effect_me
     if not is_reliable:
         why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
     posterior = replace(posterior, effect_mean=effect_mean)
-    return Fitted(posterior, priors, f"marginal ({why})", reliable=is_reliable, effect_mean=effect_mean), None
+    return Fitted(posterior, priors, f"marginal ({why})", reliable=is_reliable, effect_mean=effect_mean)
+
+
+def _varying_labels(frame) -> list[str]:
+    return [label for factor in frame.specification.factors for label in column_labels(factor)]
+
+
+def _tails_at_zero(tails, priors, parts):
+    sizes = [part.sums.n_varying for part in parts]
+    return at_zero(tails, priors.centre, [part.varying_intercept for part in parts], sizes)
 
 
 def _collect_pairs(frame, rows, parts, n_groups):
@@ -336,14 +337,16 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
             f"{step:.3g} apart, and NUTS takes y as it is. Subtract a number from y first, or use inference='marginal'."
         )
     specification = frame.specification
+    more = [collect_sums(frame, rows, f) for f in range(1, len(specification.factors))]
+    tails, orders = _tails_of_draws(frame, rows, [collected, *more], priors)
     draws = sample_posterior(bambi_model(frame, rows, priors), **options.sampling)
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
-    more = [collect_sums(frame, rows, f) for f in range(1, len(specification.factors))]
-    parts = (collected, *more) if specification.factors else ()
+    posterior = _draws_posterior(draws, (collected, *more) if specification.factors else ())
+    posterior = replace(posterior, tails=tails, orders=orders)
     stats = draws.datatree["sample_stats"]
-    diagnosed = nuts_diagnostics(diagnose(draws), int(draws.divergent.sum()))
+    diagnosed = nuts_diagnostics(specification, posterior, diagnose(draws), int(draws.divergent.sum()))
     return Fitted(
-        replace(_draws_posterior(draws, parts), diagnosed=diagnosed),
+        replace(posterior, diagnosed=diagnosed),
         priors,
         why,
         engine_model,
@@ -351,6 +354,31 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
         reliable=False,
         sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
     )
+
+
+def _tails_of_draws(frame, rows, parts, priors) -> tuple[Tails, RowOrders | None]:
+    """Return which moments of a posterior that is sampled do not exist, and what tells it of rows.
+
+    Raises
+    ------
+    ImproperPosteriorError
+        Where there is nothing to sample.
+    """
+    specification, names = frame.specification, _varying_labels(frame)
+    stand_in, means = tail_priors(specification, priors, rows.standard_error is not None)
+    one = len(parts) == 1
+    if one:
+        model, scaling = marginal_model(parts[0], stand_in)
+        scalings: tuple[ColumnScaling, ...] = (scaling,)
+    else:
+        pairs = _collect_pairs(frame, rows, parts, [factor.n_groups for factor in rows.factors])
+        model, scalings = crossed_model(parts, pairs, stand_in)
+    # in any units, only what is flat counts
+    model.prior_precision = np.where(np.isinf(stand_in.common_sd[scalings[0].kept]), 0.0, 1.0)
+    tails = posterior_tails(model, names, means=means) if one else crossed_tails(model, names, means)
+    if not tails.sets:
+        return Tails(), None
+    return _tails_at_zero(tails, stand_in, parts), RowOrders(model.sums, scalings, parts[0].has_intercept)
 
 
 def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):

@@ -27,13 +27,14 @@ grow; the likelihood falls no slower than that of the least of the sds there.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
 from hbsk._engine.group_algebra import ROUNDING, between_groups, rotate_groups
+from hbsk._engine.sums import GroupSums
 
 # Degrees of freedom of the power tails of priors on sds, or the argument that holds them.
 TAIL_DEGREES = {"HalfFlat": -1.0, "HalfCauchy": 1.0, "HalfStudentT": "nu", "InverseGamma": "alpha"}
@@ -77,16 +78,17 @@ class Tails:
         Common columns of the engine with flat priors.
     to_prior : ndarray of shape (q, q) or None
         The varying columns that the priors are stated for are those of the engine times this.
-    intercept : int or None
-        The varying intercept, whose sd at zero holds those of the columns in ``through``.
-    through : tuple of int
+    through : tuple of (int, int)
+        Varying intercepts, whose sd at zero holds that of another column, and these columns.
+    means : tuple of int
+        Varying columns whose effects have a mean with a flat prior; they are common columns as well.
     """
 
     sets: tuple[GrowingSds, ...] = ()
     flat: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
     to_prior: np.ndarray | None = None
-    intercept: int | None = None
-    through: tuple[int, ...] = ()
+    through: tuple[tuple[int, int], ...] = ()
+    means: tuple[int, ...] = ()
 
     def of_sigma(self) -> float:
         """Return the order below which moments of sigma exist (infinite where all that are reported do)."""
@@ -97,8 +99,8 @@ class Tails:
         degrees = np.array(
             [min((s.degrees for s in self.sets if k in s.columns), default=np.inf) for k in range(n_varying)]
         )
-        for k in self.through:
-            degrees[self.intercept] = min(degrees[self.intercept], degrees[k])
+        for intercept, k in self.through:
+            degrees[intercept] = min(degrees[intercept], degrees[k])
         return degrees
 
 
@@ -108,7 +110,13 @@ def tail_degrees(prior) -> float:
     return float(prior.params[degrees] if isinstance(degrees, str) else degrees)
 
 
-def posterior_tails(model, names: Sequence[str] | None = None, informed_by: Callable[..., int] | None = None) -> Tails:
+def posterior_tails(
+    model,
+    names: Sequence[str] | None = None,
+    informed_by: Callable[..., int] | None = None,
+    with_means: Callable[..., Any] | None = None,
+    means: Sequence[int] = (),
+) -> Tails:
     """Return the sets of sds whose second moments do not exist.
 
     Parameters
@@ -119,6 +127,10 @@ def posterior_tails(model, names: Sequence[str] | None = None, informed_by: Call
         Of the varying terms, for messages.
     informed_by : callable, optional
         What counts the contrasts that inform sds; `n_informed` by default, for one grouping factor.
+    with_means : callable, optional
+        What makes varying columns common ones as well; `with_common_means` by default, for one grouping factor.
+    means : sequence of int, optional
+        Varying columns whose effects have a mean with a flat prior.
 
     Raises
     ------
@@ -130,13 +142,16 @@ def posterior_tails(model, names: Sequence[str] | None = None, informed_by: Call
     to_prior = None if parameters.location is None else parameters.location.prior_columns
     if to_prior is not None:
         sums = sums.mixed(to_prior)
+    if means:
+        sums = (with_common_means if with_means is None else with_means)(sums, means)
+        flat = np.append(flat, np.ones(len(means), dtype=bool))
     n_flat = int(flat.sum())
     whitened = _whitening(sums.xx[:-1, :-1][np.ix_(flat, flat)])
     if whitened.shape[1] < n_flat:
         raise ImproperPosteriorError(
-            f"The posterior is improper: {n_flat} coefficients have Flat priors, but their columns have rank "
-            f"{whitened.shape[1]}, so that the data do not tell them apart. Give them Normal priors, or leave columns "
-            "out."
+            f"The posterior is improper: {n_flat} {'coefficients and means of effects' if means else 'coefficients'} "
+            f"have Flat priors, but their columns have rank {whitened.shape[1]}, so that the data do not tell them "
+            "apart. Give them Normal priors, or leave columns out."
         )
     nu = [tail_degrees(prior) for prior in parameters.group_sd]
     heavy = [k for k, degrees in enumerate(nu) if degrees <= HIGHEST_MOMENT]
@@ -158,7 +173,59 @@ def posterior_tails(model, names: Sequence[str] | None = None, informed_by: Call
     for each in sets:
         if each.degrees <= 0:
             raise ImproperPosteriorError(_why_improper(each, nu, of_sigma, names))
-    return Tails(tuple(each for each in sets if each.degrees <= HIGHEST_MOMENT), flat, to_prior)
+    found = tuple(each for each in sets if each.degrees <= HIGHEST_MOMENT)
+    return Tails(found, flat, to_prior, means=tuple(means))
+
+
+def at_zero(tails: Tails, centre: np.ndarray | None, intercepts: Sequence[int | None], sizes: Sequence[int]) -> Tails:
+    """Return the tails of effects at zero, of priors stated at another point: intercepts there hold slopes.
+
+    Parameters
+    ----------
+    tails : Tails
+    centre : ndarray of shape (q,) or None
+        The point, of all factors.
+    intercepts : sequence of (int or None), one per factor
+        Which of its columns is 1 everywhere.
+    sizes : sequence of int
+        Number of varying columns of each factor.
+    """
+    if centre is None or not tails.sets:
+        return tails
+    through: list[tuple[int, int]] = []
+    start = 0
+    for intercept, size in zip(intercepts, sizes, strict=True):
+        if intercept is not None:
+            through += [(start + intercept, start + int(k)) for k in np.flatnonzero(centre[start : start + size])]
+        start += size
+    return replace(tails, through=tuple(through))
+
+
+def with_common_means(sums: GroupSums, means: Sequence[int]) -> GroupSums:
+    """Return the sums with varying columns as common columns too, which stand behind those that there are."""
+    at = np.array(means, dtype=int)
+    of_x = sums.zx[at].sum(axis=2)
+    xx = bordered(sums.xx, of_x, sums.zz[np.ix_(at, at)].sum(axis=2))
+    return replace(sums, xx=xx, zx=_before_response(sums.zx, sums.zz[:, at]))
+
+
+def bordered(xx: np.ndarray, of_x: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """Return products (p + k + 1, p + k + 1) of common columns, k more and the response.
+
+    Parameters
+    ----------
+    xx : ndarray of shape (p + 1, p + 1)
+    of_x : ndarray of shape (k, p + 1)
+        Products of the columns that are added with those that there are.
+    within : ndarray of shape (k, k)
+    """
+    p = len(xx) - 1
+    order = [*range(p), *range(p + 1, p + 1 + len(within)), p]
+    return np.block([[xx, of_x.T], [of_x, within]])[np.ix_(order, order)]
+
+
+def _before_response(zx, added):
+    return np.concatenate([zx[:, :-1], added, zx[:, -1:]], axis=1)
 
 
 def _why_improper(growing: GrowingSds, nu, of_sigma, names) -> str:
@@ -219,9 +286,9 @@ def rows_degrees(tails: Tails, sums, x, z, codes) -> np.ndarray:
     if not tails.sets:
         return degrees
     if tails.to_prior is not None:
-        size = np.abs(z) @ np.abs(tails.to_prior)
-        sums, z = sums.mixed(tails.to_prior), z @ tails.to_prior
-        z = np.where(np.abs(z) <= ROUNDING * size, 0.0, z)
+        sums, z = sums.mixed(tails.to_prior), at_prior(tails, z)
+    if tails.means:
+        sums, x = with_common_means(sums, tails.means), np.concatenate([x, z[:, list(tails.means)]], axis=1)
     flat = tails.flat
     whitened = _whitening(sums.xx[:-1, :-1][np.ix_(flat, flat)])
     of_flat = x[:, flat] @ whitened
@@ -243,6 +310,15 @@ def rows_degrees(tails: Tails, sums, x, z, codes) -> np.ndarray:
             unbounded = (touched & ~(known & seen)) | (np.sum(along**2, axis=1) > np.sqrt(RANK) * scale)
         degrees = np.where(unbounded, np.minimum(degrees, growing.degrees), degrees)
     return degrees
+
+
+def at_prior(tails: Tails, z: np.ndarray) -> np.ndarray:
+    """Return varying columns of rows, (n_rows, q), as the priors on sds have them; zero where they cancel."""
+    if tails.to_prior is None:
+        return z
+    size = np.abs(z) @ np.abs(tails.to_prior)
+    mixed = z @ tails.to_prior
+    return np.where(np.abs(mixed) <= ROUNDING * size, 0.0, mixed)
 
 
 def _through_group(lower, rotated, z, codes):

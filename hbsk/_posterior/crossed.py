@@ -27,6 +27,7 @@ from hbsk._posterior.base import Posterior
 from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import FAR, usable_nodes
+from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes
 
 # Numbers of the matrices of all nodes up to which effects are averaged over every one of them (160 MB).
@@ -55,7 +56,7 @@ class CrossedPosterior(Posterior):
     scalings : tuple of ColumnScaling, one per factor
     has_intercept : bool
     tails : Tails
-        Of which all moments exist: others are sampled.
+        Which moments do not exist.
     n_chains : int
     by_quadrature : bool
     effect_mean : ndarray of shape (q,) or None
@@ -141,6 +142,11 @@ class CrossedPosterior(Posterior):
     def diagnostics(self, specification, *, sigma_is_parameter: bool):
         """Return Monte Carlo errors of every parameter, or ArviZ's diagnostics of chains where there are any."""
         return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter)
+
+    def row_degrees(self, x: np.ndarray, z: Sequence, codes: Sequence, *, with_noise: bool = False) -> np.ndarray:
+        """Return the order below which moments of rows exist, of the linear predictor or of y; see `row_mixture`."""
+        of_rows = RowOrders(self.model.sums, self.scalings, self.has_intercept).of_rows
+        return of_rows(self.tails, x, z, codes, with_noise=with_noise)
 
     def about_zero(self) -> tuple[CrossedPosterior, float]:
         """Return the posterior of y less a number, and that number: 0 unless floats would lose what y differs by."""

@@ -164,9 +164,14 @@ def _enter(table, rows, accuracy):
     table.iloc[rows, columns] = np.column_stack([accuracy.ess_tail, accuracy.mcse_sd, accuracy.mcse_ends])
 
 
-def nuts_diagnostics(table: pd.DataFrame, n_divergent: int) -> pd.DataFrame:
-    """Return ArviZ's diagnostics of NUTS in the common layout."""
+def nuts_diagnostics(specification, posterior, table: pd.DataFrame, n_divergent: int) -> pd.DataFrame:
+    """Return ArviZ's diagnostics of NUTS in the common layout; a mean without a variance has no finite error."""
     table = table.copy()
+    common = dict(zip(specification.common_columns, common_orders(specification, posterior), strict=True))
+    orders = np.minimum(
+        variance_orders(specification, posterior, list(table.index)), [common.get(name, np.inf) for name in table.index]
+    )
+    table.loc[orders <= OF_VARIANCE, ["mcse_mean", "mcse_sd"]] = np.inf
     table["divergences"] = float(n_divergent)
     table["in_model"] = True
     table.index.name = "parameter"

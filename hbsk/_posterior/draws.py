@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
@@ -13,6 +13,7 @@ from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.propriety import Tails
 from hbsk._engine.varying_location import at_zero, less_centre, moved_sds, offset_matrix
 from hbsk._posterior.base import Posterior
+from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes
 
 
@@ -59,6 +60,10 @@ class DrawsPosterior(Posterior):
     locations : tuple of DrawsLocation, one per factor
     diagnosed : DataFrame or None
         ArviZ's diagnostics of the chains.
+    tails : Tails
+        Which moments do not exist, whatever draws say.
+    orders : RowOrders or None
+        What tells it of rows; None where all moments exist.
     """
 
     common: np.ndarray
@@ -71,8 +76,9 @@ class DrawsPosterior(Posterior):
     laws: tuple[tuple[EffectLaw, ...], ...] = ()
     locations: tuple[DrawsLocation, ...] = ()
     diagnosed: pd.DataFrame | None = None
+    tails: Tails = field(default_factory=Tails)
+    orders: RowOrders | None = None
 
-    tails = Tails()  # draws do not tell: all moments are taken to exist
     by_quadrature = False
     are_draws = True
 
@@ -90,6 +96,12 @@ class DrawsPosterior(Posterior):
     def weight(self) -> np.ndarray:
         """Equal weights, shape (n_draws,)."""
         return np.full(self.n_nodes, 1 / self.n_nodes)
+
+    def row_degrees(self, x, z, codes, *, with_noise=False):
+        """Return the order below which moments of rows exist, of the linear predictor or of y."""
+        if self.orders is None:
+            return np.full(len(x), np.inf)
+        return self.orders.of_rows(self.tails, x, z, codes, with_noise=with_noise)
 
     def common_estimates(self) -> np.ndarray:
         """Return the mean (p,) of the coefficients of the raw columns."""
@@ -312,6 +324,8 @@ class DrawsPosterior(Posterior):
             self.information,
             self._laws_at(at),
             self.locations,
+            tails=self.tails,
+            orders=self.orders,
         )
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:

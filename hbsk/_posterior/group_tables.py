@@ -7,7 +7,7 @@ import pandas as pd
 
 from hbsk._engine.propriety import ImproperPosteriorError
 from hbsk._posterior.no_pooling import fit_no_pooling
-from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders
+from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders, group_sd_orders
 from hbsk._posterior.parts import BLOCK_ELEMENTS
 from hbsk._posterior.prediction import mixture_quantiles
 
@@ -18,8 +18,9 @@ def sd_series(frame, posterior) -> dict[str, pd.Series]:
     """Return the posterior mean of the between-group sds, by factor, indexed by term."""
     nodes = posterior.variance_nodes()
     means = {}
-    for factor, sd in zip(frame.specification.factors, nodes.group_sd, strict=True):
-        mean = np.where(posterior.tails.of_group_sds(sd.shape[1]) <= OF_MEAN, np.inf, posterior.weight @ sd)
+    orders = group_sd_orders(posterior.tails, [sd.shape[1] for sd in nodes.group_sd])
+    for factor, sd, order in zip(frame.specification.factors, nodes.group_sd, orders, strict=True):
+        mean = np.where(order <= OF_MEAN, np.inf, posterior.weight @ sd)
         means[factor.name] = pd.Series(mean, index=column_labels(factor), name="sd")
     return means
 

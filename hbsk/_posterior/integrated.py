@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
 from hbsk._engine.fit import IntegratedNodes, integrate_model, marginal_model, own_errors, sample_model
 from hbsk._engine.integrate import Nodes
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import at_zero
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
@@ -65,9 +64,8 @@ def fit_marginal(
     """
     model, scaling = marginal_model(collected, priors)
     found = integrate_model(model, names, settings)
-    if priors.centre is not None and found.tails.sets:
-        through = tuple(np.flatnonzero(priors.centre).tolist())
-        tails = replace(found.tails, intercept=collected.varying_intercept, through=through)
+    if model.sums.n_varying:
+        tails = at_zero(found.tails, priors.centre, [collected.varying_intercept], [model.sums.n_varying])
         found = replace(found, tails=tails)
     fit = _answering(found, model, scaling, collected.has_intercept)
     if fit.reliable or sampler is None:

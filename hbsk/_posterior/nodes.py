@@ -24,7 +24,7 @@ from hbsk._engine.node_algebra import (
     rows_given_groups,
     squared_norm,
 )
-from hbsk._engine.propriety import Tails, rows_degrees
+from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
@@ -33,6 +33,7 @@ from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.group_moments import effect_moments
 from hbsk._posterior.node_draws import at_draws, coloured, draw_effects
+from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.parts import (
     BLOCK_ELEMENTS,
     GroupMoments,
@@ -124,13 +125,8 @@ class MarginalPosterior(Posterior):
 
     def row_degrees(self, x: np.ndarray, z: Sequence, codes: Sequence, *, with_noise: bool = False) -> np.ndarray:
         """Return the order below which moments of rows exist, of the linear predictor or of y; see `row_mixture`."""
-        degrees = np.full(len(x), self.tails.of_sigma() if with_noise else np.inf)
-        if not self.tails.sets:
-            return degrees
-        varying = self.scaling.varying(z[0]) if self.n_groups else np.zeros((len(x), 0))
-        code = codes[0] if self.n_groups else np.zeros(len(x), dtype=int)
-        x = self.scaling.common(x, self.has_intercept)
-        return np.minimum(degrees, rows_degrees(self.tails, self.sums, x, varying, code))
+        of_rows = RowOrders(self.sums, (self.scaling,), self.has_intercept).of_rows
+        return of_rows(self.tails, x, z if self.n_groups else [], codes, with_noise=with_noise)
 
     def about_zero(self) -> tuple[MarginalPosterior, float]:
         """Return the posterior of y less a number, and that number: 0 unless floats would lose what y differs by."""

@@ -44,6 +44,7 @@ from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
+from hbsk._posterior.orders import RowOrders
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
@@ -69,8 +70,8 @@ _CLASSES: dict[str, type] = {
         Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures, Directions,
         DrawsLocation, DrawsPosterior, EffectLaw, Factor, FactorSource, Fitted, FittedMeans, GroupFactor, GroupSums,
         GrowingSds, Learnt, LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel,
-        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, PairSums, Recipe, SdPrior, SeparateGroups,
-        Specification, Tails, Value, VarianceLaw, VarianceParameters,
+        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior,
+        SeparateGroups, Specification, Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
 # Key that marks an object of the document as something else than a dict.

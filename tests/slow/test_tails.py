@@ -28,10 +28,12 @@ def check(model, n_nodes):
     ("n_groups", "n_nodes", "simulated"),
     [
         (3, 65_536, {}),
+        (10, 65_536, {}),
         (100, 65_536, {}),
         (100, 65_536, {"group_sd": (0.6, 0.0)}),
         (100, 65_536, {"group_sd": (0.0, 0.0)}),
         (600, 32_768, {"correlation": 0.98, "rows": (2, 9)}),  # a polynomial would put the correlation off by 0.13
+        (1000, 65_536, {}),
         (1000, 65_536, {"group_sd": (0.6, 0.0)}),
         (10_000, 8192, {}),
         (10_000, 16_384, {"group_sd": (0.6, 0.0)}),
