@@ -31,8 +31,8 @@ LAST_STEP = 0.05
 MOST_STEPS = 200
 # Longest step, in units of the linear predictor.
 LONGEST_STEP = 3.0
-# Points of a rule in several dimensions whose weights are less than e^-16 of the largest are left out.
-LEAST_LOG_WEIGHT = -16.0
+# Points of a rule in several dimensions whose weights are less than that of the largest are left out.
+LEAST_LOG_WEIGHT = -20.0
 
 
 class Rule(NamedTuple):
@@ -55,7 +55,7 @@ def hermite_rule(per_axis: int, q: int) -> Rule:
     x, w = np.polynomial.hermite_e.hermegauss(per_axis)
     node = np.stack(np.meshgrid(*[x] * q, indexing="ij"), axis=-1).reshape(-1, q)
     log_weight = np.stack(np.meshgrid(*[np.log(w)] * q, indexing="ij"), axis=-1).reshape(-1, q).sum(axis=1)
-    kept = log_weight > log_weight.max() + LEAST_LOG_WEIGHT
+    kept = (log_weight > log_weight.max() + LEAST_LOG_WEIGHT) | (q == 1)
     node, log_weight = node[kept], log_weight[kept]
     return Rule(node, log_weight + 0.5 * np.sum(node**2, axis=1) - 0.5 * q * np.log(2 * np.pi))
 

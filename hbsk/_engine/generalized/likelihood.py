@@ -41,8 +41,7 @@ class GroupLikelihood:
         """
         q = self.cells.n_varying
         mean, weight = self.family.mean_and_weight(self._predictor(effects))
-        mean *= self.cells.size
-        weight = weight * self.cells.size
+        mean, weight = self.cells.size * mean, self.cells.size * weight
         first = np.empty((q, *effects.shape[1:]))
         second = np.empty((q, *first.shape))
         for a in range(q):

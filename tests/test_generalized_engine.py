@@ -1,0 +1,233 @@
+"""The parts of the engine of binary and count responses: integrals of groups, derivatives, cells, equivariance."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy import stats
+from scipy.integrate import quad
+from scipy.special import expit
+
+from hbsk._engine.generalized.cells import collect_cells
+from hbsk._engine.generalized.data import Responses, group_constants
+from hbsk._engine.generalized.fit import generalized_model
+from hbsk._engine.generalized.inner import effect_moments, hermite_rule, integrate_groups
+from hbsk._engine.priors import EnginePriors
+from hbsk._engine.sd_prior import SdPrior
+from hbsk._posterior.generalized import fit_generalized
+from hbsk._posterior.response import response_mean
+
+
+def made_up(family="binomial", n_groups=12, n_rows=90, q=1, seed=3, trials=1):
+    """Return responses with an intercept, a number and a flag, and priors for them."""
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(n_groups, size=n_rows)
+    codes[:n_groups] = np.arange(n_groups)
+    x = np.column_stack([np.ones(n_rows), rng.normal(3.0, 2.0, n_rows), rng.integers(2, size=n_rows)])
+    z = x[:, [0, 2]][:, :q]
+    effects = rng.normal(size=(n_groups, q)) * 0.8
+    eta = x @ [-0.9, 0.3, 0.4] + np.sum(z * effects[codes], axis=1)
+    if family == "binomial":
+        size = np.full(n_rows, trials) if trials == 1 else rng.integers(1, trials, size=n_rows)
+        y = rng.binomial(size, expit(eta)).astype(float)
+    else:
+        size = rng.uniform(0.3, 4.0, size=n_rows)
+        y = rng.poisson(size * np.exp(eta)).astype(float)
+    responses = Responses(family, y, size.astype(float), x, z, codes, n_groups, True, 0)
+    group_sd = [SdPrior("HalfNormal", {"sigma": 1.7}), SdPrior("HalfStudentT", {"nu": 5.0, "sigma": 1.1})][:q]
+    blocks, eta_of_lkj = (((0, 1),), (1.5,)) if q == 2 else ((), ())
+    centre = np.array([0.0, 0.4])[:q]
+    means, sds = np.array([-0.2, 0.1, 0.0]), np.array([1.5, 0.7, 1.0])
+    return responses, EnginePriors(means, sds, None, group_sd, blocks, eta_of_lkj, centre=centre)
+
+
+def answers(responses, priors):
+    """Return everything that a posterior is asked for, as one array, and its posterior."""
+    posterior = fit_generalized(responses, priors).posterior
+    moments = posterior.group_moments()
+    nodes = posterior.variance_nodes()
+    common, covariance = posterior.common_moments()
+    rows = (responses.x, [responses.z], [responses.codes])
+    sds = posterior.weight @ nodes.group_sd[0]
+    parts = (common, covariance, sds, moments.mean, moments.covariance, *posterior.row_moments(*rows))
+    return np.concatenate([part.ravel() for part in parts]), posterior
+
+
+@pytest.mark.parametrize(
+    ("family", "y", "size", "base", "tau"),
+    [
+        ("binomial", 1.0, 1.0, 0.4, 2.5),
+        ("binomial", 7.0, 20.0, -3.0, 0.6),
+        ("binomial", 1e6, 1e6, 2.0, 1.5),
+        ("poisson", 0.0, 3.0, 0.7, 1.2),
+        ("poisson", 250.0, 0.02, 1.0, 4.0),
+    ],
+)
+def test_integrals_of_groups_are_those_of_adaptive_quadrature(family, y, size, base, tau):
+    cells = collect_cells(family, np.array([y]), np.array([size]), np.ones((1, 1)), np.ones((1, 1)), np.array([0]), 1)
+    rule = hermite_rule(61, 1)
+    factor = np.full((1, 1, 1), tau)
+    found = integrate_groups(cells, np.full((1, 1), base), factor, np.zeros((1, 1, 1)), rule)
+    responses = Responses(family, np.array([y]), np.array([size]), np.ones((1, 1)), np.ones((1, 1)), np.array([0]), 1)
+    _, scaling = generalized_model(
+        replace(responses, has_intercept=False), EnginePriors(np.zeros(1), np.ones(1), None, [1.0], (), ())
+    )
+    constant = group_constants(replace(responses, has_intercept=False), scaling)[0]
+
+    def log_joint(z):
+        eta = base + tau * z
+        if family == "binomial":
+            # scipy's own formula, at the complement where that is the smaller number
+            log_y = (
+                stats.binom.logpmf(size - y, size, expit(-eta))
+                if y == size
+                else stats.binom.logpmf(y, size, expit(eta))
+            )
+        else:
+            log_y = stats.poisson.logpmf(y, size * np.exp(eta))
+        return log_y + stats.norm.logpdf(z)
+
+    grid = np.linspace(-9, 9, 200_001)
+    top = grid[np.argmax(log_joint(grid))]
+    height = log_joint(top)
+    near = np.linspace(top - 12, top + 12, 400_001)
+    density = np.exp(log_joint(near) - height)
+    reach = near[density > 1e-18][[0, -1]]
+    options = {"epsabs": 0, "epsrel": 1e-12, "limit": 500, "points": [top]}
+    integral = [quad(lambda z, k=k: z**k * np.exp(log_joint(z) - height), *reach, **options)[0] for k in range(4)]
+    value = found.log_integral[0, 0] + y * base + constant
+    np.testing.assert_allclose(value, height + np.log(integral[0]), rtol=0, atol=1e-8)
+    first, second, third = np.array(integral[1:]) / integral[0]
+    moments = effect_moments(found, factor, rule)
+    variance = second - first**2
+    np.testing.assert_allclose(moments.mean[0, 0, 0], tau * first, rtol=0, atol=1e-7 * tau)
+    np.testing.assert_allclose(moments.covariance[0, 0, 0], tau**2 * variance, rtol=1e-6)
+    skew = third - 3 * first * second + 2 * first**3
+    np.testing.assert_allclose(moments.third[0, 0, 0], tau**3 * skew, atol=1e-5 * (tau**2 * variance) ** 1.5)
+
+
+@pytest.mark.parametrize("q", [1, 2])
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+def test_louis_derivatives_are_those_of_differences(family, q):
+    responses, priors = made_up(family, q=q, trials=4)
+    model, _ = generalized_model(responses, priors)
+    model = replace(model, points_per_axis=15)
+    rng = np.random.default_rng(1)
+    psi = np.append([0.3, -0.2, 0.5], rng.normal(size=model.parameters.n_dim) * 0.4)
+    zero = np.zeros((q, 1, model.cells.n_groups))
+    look, _ = model.look(psi, zero)
+    step = 1e-5
+    around = [model.look(psi + sign * step * unit, zero)[0] for unit in np.eye(len(psi)) for sign in (1, -1)]
+    gradient = [(a.value - b.value) / (2 * step) for a, b in zip(around[::2], around[1::2], strict=True)]
+    hessian = [(a.gradient - b.gradient) / (2 * step) for a, b in zip(around[::2], around[1::2], strict=True)]
+    np.testing.assert_allclose(look.gradient, gradient, atol=2e-5 * np.abs(gradient).max())
+    np.testing.assert_allclose(-look.precision, hessian, atol=1e-4 * np.abs(hessian).max())
+    np.testing.assert_allclose(model.evaluate(psi[None]).log_density, look.value, rtol=1e-12)
+
+
+def test_columns_of_ones_take_the_same_way_as_any_others():
+    # the short ways of a varying intercept, against the general one: a column that is 1 but for one empty cell
+    for family, trials in (("binomial", 1), ("binomial", 5), ("poisson", 1)):
+        responses, priors = made_up(family, trials=trials)
+        model, _ = generalized_model(responses, priors)
+        empty = replace(
+            model.cells,
+            y=np.append(model.cells.y, 0.0),
+            size=np.append(model.cells.size, 0.0),
+            x=np.vstack([model.cells.x, np.zeros(3)]),
+            z=np.vstack([model.cells.z, [[0.5]]]),
+        )
+        assert model.cells.varies_by_intercept
+        assert not empty.varies_by_intercept
+        far = [700.0, 300.0, 0.0, 3.0] if family == "binomial" else [20.0, 9.0, 0.0, 3.0]
+        psi = np.array([[0.1, 0.4, -0.3, 0.2], [-1.0, 0.0, 0.0, 1.5], far])
+        for points in (psi[:2], psi):
+            short = model.evaluate(points).log_integral
+            np.testing.assert_allclose(short, replace(model, cells=empty).evaluate(points).log_integral, rtol=1e-10)
+
+
+def test_rows_weights_and_copies_are_the_same_data():
+    for family in ("binomial", "poisson"):
+        responses, priors = made_up(family, n_rows=60, trials=5)
+        moments = {
+            "x_moments": (responses.x.mean(0), responses.x.std(0)),
+            "z_moments": (responses.z.mean(0), responses.z.std(0)),
+        }
+        responses = replace(responses, **moments)
+        exact, _ = answers(responses, priors)
+        repeats = np.random.default_rng(0).integers(0, 4, size=60)
+        weighted, _ = answers(replace(responses, weight=repeats.astype(float)), priors)
+        at = np.repeat(np.arange(60), repeats)
+        names = ("y", "size", "x", "z", "codes")
+        copied, _ = answers(replace(responses, **{name: getattr(responses, name)[at] for name in names}), priors)
+        # answers of rows are those of the rows given: compare what is before them
+        n = len(weighted) - 2 * 60
+        np.testing.assert_allclose(weighted[:n], copied[:n], rtol=1e-9, atol=1e-12)
+        assert np.abs(weighted[:n] - exact[:n]).max() > 0.01
+        # a row cut in two: successes and trials, or counts and exposure, add up
+        half = np.concatenate([np.arange(60), np.arange(60)])
+        cut = {name: getattr(responses, name)[half] for name in names}
+        part = np.where(responses.y > 0, 1.0, 0.0)
+        cut["y"] = np.concatenate([responses.y - part, part])
+        cut["size"] = np.concatenate([responses.size - 0.5 * responses.size, 0.5 * responses.size])
+        if family == "poisson":
+            split, _ = answers(replace(responses, **cut), priors)
+            np.testing.assert_allclose(split[:n], exact[:n], rtol=1e-9, atol=1e-12)
+            rates, _ = answers(
+                replace(responses, y=responses.y / responses.size, size=np.ones(60), weight=responses.size), priors
+            )
+            np.testing.assert_allclose(rates[:n], exact[:n], rtol=1e-9, atol=1e-12)
+
+
+def test_the_order_of_rows_and_labels_changes_nothing():
+    responses, priors = made_up("binomial", q=1, trials=3)
+    exact, posterior = answers(responses, priors)
+    rng = np.random.default_rng(5)
+    at = rng.permutation(90)
+    names = ("y", "size", "x", "z", "codes")
+    shuffled, other = answers(replace(responses, **{name: getattr(responses, name)[at] for name in names}), priors)
+    n = len(exact) - 2 * 90
+    np.testing.assert_allclose(shuffled[:n], exact[:n], rtol=1e-9, atol=1e-12)
+    relabelled = rng.permutation(12)
+    _, other = answers(replace(responses, codes=relabelled[responses.codes]), priors)
+    np.testing.assert_allclose(other.common_estimates(), posterior.common_estimates(), rtol=1e-9)
+    np.testing.assert_allclose(
+        other.group_moments().mean[relabelled], posterior.group_moments().mean, rtol=1e-8, atol=1e-10
+    )
+
+
+@pytest.mark.parametrize("q", [1, 2])
+def test_failures_for_successes_negate_every_coefficient(q):
+    responses, priors = made_up("binomial", q=q, trials=4)
+    _, posterior = answers(responses, priors)
+    _, other = answers(
+        replace(responses, y=responses.size - responses.y), replace(priors, common_mean=-priors.common_mean)
+    )
+    np.testing.assert_array_equal(other.common_estimates(), -posterior.common_estimates())
+    np.testing.assert_array_equal(other.group_moments().mean, -posterior.group_moments().mean)
+    np.testing.assert_array_equal(other.variance_nodes().group_sd[0], posterior.variance_nodes().group_sd[0])
+    rows = (responses.x, [responses.z], [responses.codes])
+    np.testing.assert_allclose(response_mean(other, *rows), 1 - response_mean(posterior, *rows), rtol=1e-12)
+
+
+def test_units_of_exposure_move_the_intercept_alone():
+    responses, priors = made_up("poisson")
+    _, posterior = answers(responses, priors)
+    for unit in (1e-6, 365.25, 1e6):
+        moved = priors.common_mean - [np.log(unit), 0, 0]
+        _, other = answers(replace(responses, size=unit * responses.size), replace(priors, common_mean=moved))
+        shift = other.common_estimates() - posterior.common_estimates()
+        np.testing.assert_allclose(shift, [-np.log(unit), 0, 0], atol=1e-8)
+        np.testing.assert_allclose(other.group_moments().covariance, posterior.group_moments().covariance, rtol=1e-8)
+
+
+def test_units_of_columns_change_nothing_but_coefficients():
+    responses, priors = made_up("poisson", q=2)
+    _, posterior = answers(responses, priors)
+    x = responses.x * [1, 1e6, 1]
+    scaled = replace(priors, common_sd=priors.common_sd / [1, 1e6, 1], common_mean=priors.common_mean / [1, 1e6, 1])
+    _, other = answers(replace(responses, x=x), scaled)
+    np.testing.assert_allclose(other.common_estimates() * [1, 1e6, 1], posterior.common_estimates(), rtol=1e-8)
+    shifted = responses.x + np.array([0, 1e4, 0])
+    _, other = answers(replace(responses, x=shifted), priors)
+    np.testing.assert_allclose(other.common_estimates()[1:], posterior.common_estimates()[1:], rtol=1e-6)
