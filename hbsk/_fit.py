@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from hbsk._data.rows import Rows
 from hbsk._engine.crossed import crossed_model
 from hbsk._engine.crossed_passes import require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
-from hbsk._engine.crossed_sums import collect_pairs
+from hbsk._engine.crossed_sums import PairSums, collect_pairs
 from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
@@ -182,8 +182,8 @@ def _integrate_factors(options, frame, rows, collected, priors, exact, effect_me
     factors = frame.specification.factors
     n_groups = [factor.n_groups for factor in rows.factors]
     require_manageable([factor.name for factor in factors], n_groups, [len(factor.columns) for factor in factors])
-    parts = [collected, *(collect_sums(frame, rows, f, effect_mean) for f in range(1, len(factors)))]
-    model, scalings = crossed_model(parts, _collect_pairs(frame, rows, parts, n_groups), exact)
+    parts, pairs = collect_factors(frame, rows, effect_mean, collected)
+    model, scalings = crossed_model(parts, pairs, exact)
     tails = _tails_at_zero(crossed_tails(model, _varying_labels(frame)), exact, parts)
     posterior, is_reliable = fit_crossed(
         model, scalings, collected.has_intercept, tails, options.sampling, options.integration
@@ -204,12 +204,22 @@ def _tails_at_zero(tails, priors, parts):
     return at_zero(tails, priors.centre, [part.varying_intercept for part in parts], sizes)
 
 
-def _collect_pairs(frame, rows, parts, n_groups):
+def collect_factors(
+    frame: ModelFrame, rows: Rows, effect_mean: np.ndarray | None = None, first: CentredSums | None = None
+) -> tuple[list[CentredSums], tuple[PairSums, ...]]:
+    """Collect the sums of each factor (of the first, unless they are there) and those of pairs of factors."""
+    parts = [collect_sums(frame, rows, 0, effect_mean) if first is None else first]
+    parts += [collect_sums(frame, rows, f, effect_mean) for f in range(1, len(frame.specification.factors))]
+    return parts, collect_factor_pairs(frame, rows, parts)
+
+
+def collect_factor_pairs(frame: ModelFrame, rows: Rows, parts: Sequence[CentredSums]) -> tuple[PairSums, ...]:
     """Collect the sums of pairs of factors, about the centres of their own sums."""
     weight = rows.sample_weight
     if rows.standard_error is not None:
         weight = rows.standard_error**-2.0 * (1.0 if weight is None else weight)
     design = frame.specification.design(rows.features)
+    n_groups = [factor.n_groups for factor in rows.factors]
     return collect_pairs(design, rows.codes, n_groups, [part.z_centre for part in parts], weight)
 
 
@@ -371,8 +381,7 @@ def _tails_of_draws(frame, rows, parts, priors) -> tuple[Tails, RowOrders | None
         model, scaling = marginal_model(parts[0], stand_in)
         scalings: tuple[ColumnScaling, ...] = (scaling,)
     else:
-        pairs = _collect_pairs(frame, rows, parts, [factor.n_groups for factor in rows.factors])
-        model, scalings = crossed_model(parts, pairs, stand_in)
+        model, scalings = crossed_model(parts, collect_factor_pairs(frame, rows, parts), stand_in)
     # in any units, only what is flat counts
     model.prior_precision = np.where(np.isinf(stand_in.common_sd[scalings[0].kept]), 0.0, 1.0)
     tails = posterior_tails(model, names, means=means) if one else crossed_tails(model, names, means)

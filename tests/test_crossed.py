@@ -11,7 +11,6 @@ from scipy.stats import t as student
 
 from hbsk import PartialPoolingRegressor, from_json, to_json
 from hbsk._posterior import crossed as crossed_posterior
-from hbsk.model_selection import loo, waic
 
 HALF = ("HalfNormal", {"sigma": 1.0})
 
@@ -101,15 +100,6 @@ def test_a_fit_comes_back_from_files_and_holds_no_matrix_of_effects(dye):
         np.testing.assert_array_equal(again.predict(X, return_std=True), (mean, sd))
         pd.testing.assert_frame_equal(again.summary(), model.summary())
     assert len(pickle.dumps(model)) < 100_000
-
-
-def test_what_is_not_there_yet_says_what_to_use(dye):
-    _, X, y, model = dye
-    for ask in (loo, waic):
-        with pytest.raises(ValueError, match=r"not there yet for several.*compare_estimators.*inference='nuts'"):
-            ask(model, X, y)
-    with pytest.raises(ValueError, match="unit='group' is for one grouping factor"):
-        loo(model, X, y, unit="group")
 
 
 # Fixed sds: everything is one normal law, which a dense matrix has as well

@@ -133,7 +133,7 @@ def test_a_private_attribute_of_another_room_is_named():
 
 
 def test_kinds_of_posteriors_are_told_apart_in_their_room_only():
-    kinds = {"MarginalPosterior", "DrawsPosterior", "NoPoolingPosterior", "Posterior"}
+    kinds = {"MarginalPosterior", "CrossedPosterior", "DrawsPosterior", "NoPoolingPosterior", "Posterior"}
     wrong = []
     for room, path, tree in modules():
         for node in ast.walk(tree):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -38,6 +39,8 @@ class Posterior(ABC):
         Whether a node fixes every parameter, coefficients and effects included.
     pools_nothing : bool
         Whether groups have estimates of their own.
+    has_crossed_model : bool
+        Whether it was integrated from the sums of several factors, which are in its ``model``, with its ``scalings``.
     """
 
     weight: np.ndarray
@@ -47,6 +50,9 @@ class Posterior(ABC):
     by_quadrature: bool
     are_draws: bool = False
     pools_nothing: bool = False
+    has_crossed_model: bool = False
+    model: Any
+    scalings: tuple
 
     @property
     def n_nodes(self) -> int:

@@ -80,6 +80,7 @@ class CrossedPosterior(Posterior):
     by_quadrature: bool = False
     effect_mean: np.ndarray | None = None
 
+    has_crossed_model = True
     law = None  # the nodes, with several sigmas each, are all there is of the law of the variance parameters
 
     def __getstate__(self) -> dict:

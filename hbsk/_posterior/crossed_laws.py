@@ -75,11 +75,40 @@ class KnownRows(NamedTuple):
         )
 
 
+class RowParts(NamedTuple):
+    """What the law of rows takes of one Lambda; free of sigma.
+
+    Attributes
+    ----------
+    reach : ndarray of shape (n_rows, p)
+        ``x - B_x' Phi v``.
+    solved : ndarray of shape (n_rows,)
+        ``v' Phi B_y``.
+    relative : ndarray of shape (n_rows,) or None
+        Variance given the common coefficients over sigma^2, new levels included.
+    """
+
+    reach: np.ndarray
+    solved: np.ndarray
+    relative: np.ndarray | None
+
+
 def rows_at_node(
     law: NodeLaw, passes: CrossedPasses, rows: KnownRows, *, need_variance: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (n_rows,)."""
-    zero, effects = passes.order[0], law.effects
+    parts = row_parts(law.effects, law.factor, passes, rows, need_variance=need_variance)
+    mean = parts.solved + parts.reach @ law.common_mean
+    if parts.relative is None:
+        return mean, None
+    return mean, np.sum((parts.reach @ law.common_root) ** 2, axis=1) + law.sigma**2 * parts.relative
+
+
+def row_parts(
+    effects: Effects, factor: np.ndarray, passes: CrossedPasses, rows: KnownRows, *, need_variance: bool = True
+) -> RowParts:
+    """Return what the law of rows takes of Phi at one Lambda, (q, q)."""
+    zero = passes.order[0]
     z, code = rows.z[zero], rows.codes[zero]
     solved = np.einsum("rk,rka->ra", z, effects.first_solved[code])
     entries = []
@@ -89,9 +118,8 @@ def rows_at_node(
     for at, value in entries:
         solved += value[:, None] * effects.rest_solved[at]
     reach = rows.x - solved[:, :-1]
-    mean = solved[:, -1] + reach @ law.common_mean
     if not need_variance:
-        return mean, None
+        return RowParts(reach, solved[:, -1], None)
     relative = np.einsum("rk,rkl,rl->r", z, effects.first_phi[code], z)
     for i, (at, value) in enumerate(entries):
         relative += value**2 * effects.rest_phi[at, at]
@@ -103,8 +131,8 @@ def rows_at_node(
         products = through.data * effects.rest_phi[through.indices, at[row]]
         relative -= 2.0 * value * np.bincount(row, products, len(z))
     for f, at in enumerate(passes.sums.columns):
-        relative += np.sum((rows.fresh[f] @ law.factor[at, at]) ** 2, axis=1)
-    return mean, np.sum((reach @ law.common_root) ** 2, axis=1) + law.sigma**2 * relative
+        relative += np.sum((rows.fresh[f] @ factor[at, at]) ** 2, axis=1)
+    return RowParts(reach, solved[:, -1], relative)
 
 
 def _through_levels(between, scaled, code) -> sp.csr_array:

@@ -14,7 +14,6 @@ from hbsk._engine.varying_location import at_zero
 from hbsk._fit import exact_response
 from hbsk._messages import listed, warn
 from hbsk._model.priors import engine_priors
-from hbsk._posterior.draws import DrawsPosterior
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (
@@ -31,6 +30,7 @@ from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,
     expected,
+    grid_of_draws,
     grid_of_posterior,
     largest_good_k,
     leave_out,
@@ -121,12 +121,12 @@ def _problem(training: TrainingRows) -> _Problem:
 
     estimator, fitted, rows = training.estimator, training.fitted, training.rows
     specification, scaling, model = training.frame.specification, fitted.scaling, fitted.model
-    (factor,), (codes,) = training.frame.factors, rows.codes
+    factor, codes = training.frame.factors[training.factor], rows.codes[training.factor]
     labels = factor.labels
     y, scaling_of_y = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
     common, with_means = None, False
     if fitted.posterior.are_draws:
-        grid = _grid_of_draws(fitted.posterior, scaling)
+        grid = grid_of_draws(fitted.posterior, (scaling,))
         reason = engine_priors(specification, fitted.priors, learnt_by(estimator).known_errors)
         if isinstance(reason, str):
             _check_normal_effects(training)
@@ -165,18 +165,6 @@ def _problem(training: TrainingRows) -> _Problem:
         -products.copies * np.log(scaling.y_scale),
         DataArray(np.zeros(len(names)), dims=[factor.name], coords={factor.name: names}),
     )
-
-
-def _grid_of_draws(posterior: DrawsPosterior, scaling: ColumnScaling) -> VarianceGrid:
-    """Return NUTS draws of the variance parameters in the units of the engine."""
-    sigma = posterior.sigma / scaling.y_scale
-    sigma = np.where(np.isnan(sigma), 1.0, sigma)  # known standard errors
-    if not posterior.group_sd:
-        return VarianceGrid.of_draws(posterior.weight, np.zeros((len(sigma), 0, 0)), sigma)
-    relative_sd = posterior.group_sd[0] / sigma[:, None]
-    lower = np.linalg.cholesky(posterior.correlation[0] + 1e-12 * np.eye(relative_sd.shape[1]))
-    factor = scaling.engine_factor(relative_sd[:, :, None] * lower, posterior.locations[0].of_priors)
-    return VarianceGrid.of_draws(posterior.weight, factor, sigma)
 
 
 def engine_coefficients(raw: np.ndarray, scaling: ColumnScaling, has_intercept: bool) -> np.ndarray:

@@ -7,13 +7,23 @@ from typing import Any
 
 from hbsk._base import learnt_by
 from hbsk.model_selection._group_information import loo_of_groups, waic_of_groups
+from hbsk.model_selection._level_information import loo_of_levels
 from hbsk.model_selection._row_information import loo_of_rows, waic_of_rows
 from hbsk.model_selection._training_rows import check_unit, fitted_regressor, read_training_rows_again
 
 __all__ = ["compare", "loo", "waic"]
 
 
-def loo(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: Any = None, unit: str = "row") -> Any:
+def loo(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    groups: Any = None,
+    *,
+    standard_error: Any = None,
+    unit: str = "row",
+    factor: str | None = None,
+) -> Any:
     r"""Estimate how well a fitted model predicts rows, or whole groups, that were left out.
 
     The expected log pointwise predictive density by leave-one-out cross-validation, from the one fit.
@@ -33,7 +43,10 @@ def loo(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: A
     unit : {"row", "group"}, default="row"
         What is left out. "row": one row, the rest of its group stays; the question where new rows of known groups will
         be predicted. "group": all rows of one group, their joint density with the effects of the group integrated out;
-        the question where new groups will be. For one grouping factor.
+        the question where new groups will be. With several grouping factors the effects of the others stay; rows of
+        groups nested in the one left out go with it.
+    factor : str, default=None
+        Whose groups are left out, with ``unit="group"``; needed where there are several grouping factors.
 
     Returns
     -------
@@ -102,11 +115,22 @@ def loo(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: A
     >>> result.elpd_i.to_series().idxmin()     # the subject that the others say least about
     '332'
     """
-    training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, "loo")
-    return loo_of_rows(training) if unit == "row" else loo_of_groups(training)
+    training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, factor, "loo")
+    if unit == "row":
+        return loo_of_rows(training)
+    return loo_of_levels(training) if training.has_several_factors else loo_of_groups(training)
 
 
-def waic(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: Any = None, unit: str = "row") -> Any:
+def waic(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    groups: Any = None,
+    *,
+    standard_error: Any = None,
+    unit: str = "row",
+    factor: str | None = None,
+) -> Any:
     r"""Estimate the same as `loo` by the widely applicable information criterion.
 
     Parameters
@@ -122,7 +146,9 @@ def waic(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: 
     standard_error : array-like of shape (n_samples,), default=None
         Known sampling sd of each y, where `fit` had them.
     unit : {"row", "group"}, default="row"
-        What is predicted, as in `loo`.
+        What is predicted, as in `loo`. Groups only where the model has one grouping factor.
+    factor : str, default=None
+        Whose groups are predicted, as in `loo`.
 
     Returns
     -------
@@ -169,8 +195,16 @@ def waic(estimator: Any, X: Any, y: Any, groups: Any = None, *, standard_error: 
     >>> print(f"{result.elpd:.1f}")
     -30.9
     """
-    training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, "waic")
-    return waic_of_rows(training) if unit == "row" else waic_of_groups(training)
+    training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, factor, "waic")
+    if unit == "row":
+        return waic_of_rows(training)
+    if training.has_several_factors:
+        raise ValueError(
+            "waic with unit='group' is for models with the effects of one grouping factor, and this one has several: "
+            "what it would hold fixed, the effects of the others, is not a parameter of new groups alone. Use loo, "
+            "which leaves the groups of any one factor out."
+        )
+    return waic_of_groups(training)
 
 
 def compare(
@@ -181,6 +215,7 @@ def compare(
     *,
     standard_error: Any = None,
     unit: str = "row",
+    factor: str | None = None,
 ) -> Any:
     """Compare fitted models by leave-one-out cross-validation of rows, or of whole groups.
 
@@ -199,6 +234,8 @@ def compare(
     unit : {"row", "group"}, default="row"
         What is left out, as in `loo`. Models with ``pooling="complete"`` can leave groups out too; those with
         ``pooling="none"`` say nothing of new groups and cannot.
+    factor : str, default=None
+        Whose groups are left out, as in `loo`; the models need not have the same other factors.
 
     Returns
     -------
@@ -241,7 +278,7 @@ def compare(
 
     if not isinstance(estimators, Mapping) or not estimators or not all(isinstance(name, str) for name in estimators):
         raise TypeError(f"estimators must be a dict that maps names to fitted estimators, got {estimators!r}.")
-    check_unit(unit)
+    check_unit(unit, factor)
     results: dict[str, Any] = {}
     handed = set()
     for name, estimator in estimators.items():
@@ -253,7 +290,7 @@ def compare(
             if standard_error is not None and learnt_by(last).known_errors:
                 given["standard_error"] = standard_error
             handed |= set(given)
-            results[name] = loo(last, X_last, y, **given, unit=unit)
+            results[name] = loo(last, X_last, y, **given, unit=unit, factor=factor)
         except (ValueError, TypeError) as error:
             error.add_note(f"This is estimators[{name!r}].")
             raise

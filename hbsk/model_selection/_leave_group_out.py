@@ -181,7 +181,7 @@ class _GroupReduction:
         return _Reduced(log_det, self.within + solved.swapaxes(2, 3) @ solved)
 
 
-def _log_likelihood(sums, log_det, n, log_weight, log_sigma, prior):
+def log_likelihood(sums, log_det, n, log_weight, log_sigma, prior):
     """Return log p(y | sigma, Lambda) over a grid of sigma, but for a term of the prior's own.
 
     All leading shapes are one axis: sums (m, p + 1, p + 1); log_det, n, log_weight (m,); log_sigma (m, n_grid).
@@ -203,10 +203,10 @@ def _sums_without_each(sums):
     return without
 
 
-def _by_group(reduced_sums, log_det, n, log_weight, log_sigma, prior):
-    """Return `_log_likelihood` for every node and group, (n_nodes, n_groups, n_grid)."""
+def log_likelihood_by_group(reduced_sums, log_det, n, log_weight, log_sigma, prior):
+    """Return `log_likelihood` for every node and group, (n_nodes, n_groups, n_grid)."""
     n_nodes, n_groups, p1 = reduced_sums.shape[:3]
-    flat = _log_likelihood(
+    flat = log_likelihood(
         reduced_sums.reshape(-1, p1, p1),
         log_det.reshape(-1),
         np.tile(n, n_nodes),
@@ -241,8 +241,8 @@ def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.nd
         reduced = reduction.at(part.factor)
         total, log_det = reduced.sums.sum(axis=1), reduced.log_det.sum(axis=1)
         constants = np.full(len(log_det), n.sum()), np.full(len(log_det), log_weight.sum())
-        whole = _log_likelihood(total, log_det, *constants, part.log_sigma, prior)[:, None]
-        rest = _by_group(
+        whole = log_likelihood(total, log_det, *constants, part.log_sigma, prior)[:, None]
+        rest = log_likelihood_by_group(
             _sums_without_each(reduced.sums),
             log_det[:, None] - reduced.log_det,
             n.sum() - n,
@@ -250,7 +250,7 @@ def score_groups(products: GroupProducts, grid: VarianceGrid, prior: tuple[np.nd
             part.log_sigma,
             prior,
         )
-        more = _by_group(
+        more = log_likelihood_by_group(
             total[:, None] + reduced.sums,
             log_det[:, None] + reduced.log_det,
             n.sum() + n,
@@ -284,7 +284,7 @@ def score_group_again(
         ones = np.ones(len(part.weight))
         both: tuple[Any, ...] = (rest, slice(None))
         for i, groups in enumerate(both):
-            log_likelihoods[i, at] = _log_likelihood(
+            log_likelihoods[i, at] = log_likelihood(
                 reduced.sums[:, groups].sum(axis=1),
                 reduced.log_det[:, groups].sum(axis=1),
                 products.copies[groups].sum() * ones,

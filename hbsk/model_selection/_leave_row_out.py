@@ -13,23 +13,30 @@ p, without their noise; the weights are those of d variance parameters, not of e
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 from scipy.special import logsumexp
 
 from hbsk._engine.common_coefficients import ConditionalCommon
+from hbsk._engine.crossed import CrossedModel
+from hbsk._engine.crossed_passes import Effects
+from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
+from hbsk._posterior.crossed import KEPT_NUMBERS
+from hbsk._posterior.crossed_laws import KnownRows, row_parts
 from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,
     expected,
-    integrate_finely,
+    integrate_again,
     is_unresolved,
     log_probability,
 )
@@ -37,6 +44,8 @@ from hbsk.model_selection._variance_grid import (
 LOG_TWO_PI = np.log(2 * np.pi)
 # Nodes times rows times points of the grid of sigma that are worked on at a time.
 BLOCK_ELEMENTS = 1_000_000
+# Nodes times rows whose scores are held at a time.
+HELD_SCORES = 10_000_000
 # So many rows cost as much as a group.
 ROWS_PER_UNIT = 3
 # Share of the noise variance that is left where a row is predicted by itself alone, up to rounding.
@@ -51,54 +60,78 @@ class RowData:
     Attributes
     ----------
     design : object with ``n_rows`` and ``block(start, stop)``
-    codes : ndarray of shape (n_rows,) or None
-        Group of each row; None where the model has no effects of groups.
+    codes : tuple of ndarray of shape (n_rows,), one per factor
+        Group of each row; empty where the model has no effects of groups.
     y : ndarray of shape (n_rows,)
     standard_error : ndarray of shape (n_rows,) or None
         In the units of y.
-    scaling : ColumnScaling
+    scalings : tuple of ColumnScaling
+        One for each factor, the first for y and the common columns too.
     has_intercept : bool
     """
 
     design: Any
-    codes: np.ndarray | None
+    codes: tuple[np.ndarray, ...]
     y: np.ndarray
     standard_error: np.ndarray | None
-    scaling: ColumnScaling
+    scalings: tuple[ColumnScaling, ...]
     has_intercept: bool
 
     def engine(self, start: int, stop: int) -> tuple:
-        """Return common and varying columns, codes, response and noise variance over sigma^2 of rows; engine units."""
+        """Return common columns, varying columns and codes of each factor, response and noise variance over sigma^2.
+
+        In the units of the engine.
+        """
         x, z, offset = self.design.block(start, stop)
         y = self.y[start:stop] if offset is None else self.y[start:stop] - offset
-        scaling = self.scaling
+        scaling = self.scalings[0]
         noise = np.ones(stop - start)
         if self.standard_error is not None:
             noise = (self.standard_error[start:stop] / scaling.y_scale) ** 2
-        grouped = self.codes is not None
         return (
             scaling.common(x, self.has_intercept),
-            scaling.varying(z[0]) if grouped else None,
-            self.codes[start:stop] if grouped else None,
+            [own.varying(part) for own, part, _ in zip(self.scalings, z, self.codes, strict=bool(self.codes))],
+            [codes[start:stop] for codes in self.codes],
             (y - scaling.y_centre) / scaling.y_scale,
             noise,
+        )
+
+    def only(self, row: int) -> RowData:
+        """Return one of the rows."""
+        return replace(
+            self,
+            design=_OneRow(self.design, row),
+            codes=tuple(codes[[row]] for codes in self.codes),
+            y=self.y[[row]],
+            standard_error=None if self.standard_error is None else self.standard_error[[row]],
         )
 
 
 def score_rows(model: MarginalModel, grid: VarianceGrid, rows: RowData) -> Iterator[tuple[UnitScores, np.ndarray]]:
     """Score rows, a block at a time; with the posterior variance of the log likelihood of each row of the block."""
-    nodes = _Nodes.of(model, grid)
-    n_rows, sums = len(rows.y), model.sums
-    width = max(1, BLOCK_ELEMENTS // (grid.n_nodes * max(grid.log_sigma.shape[1], (1 + sums.n_varying) * len(sums.xx))))
-    for start in range(0, n_rows, width):
-        x, z, codes, y, noise = rows.engine(start, min(start + width, n_rows))
-        mean, variance = nodes.predictor(x, z, codes)
-        noise = np.exp(2 * grid.log_sigma)[:, None, :] * noise[:, None]
-        yield _densities(y[:, None] - mean, variance, noise, grid)
+    nodes = _nodes(model, grid)
+    for start in range(0, len(rows.y), nodes.width):
+        x, z, codes, y, noise = rows.engine(start, min(start + nodes.width, len(rows.y)))
+        shape = (grid.n_nodes, len(y))
+        scores = UnitScores(np.empty(shape), np.empty(shape), np.empty(shape, dtype=bool))
+        centre, first, second = None, np.zeros(len(y)), np.zeros(len(y))
+        for at, mean, variance in nodes.predictors(x, z, codes):
+            part = VarianceGrid(grid.weight[at], grid.factor[at], grid.log_sigma[at], grid.conditional[at])
+            of_noise = np.exp(2 * part.log_sigma)[:, None, :] * noise[:, None]
+            residual = y[:, None] - mean
+            scores.left_out[at], scores.seen[at], scores.unresolved[at] = _densities(residual, variance, of_noise, part)
+            expectation, within = _log_likelihood_moments(residual, variance, of_noise)
+            weight = part.weight[:, None] * part.conditional
+            if centre is None:  # about the value at some nodes, so that squares keep their digits
+                centre = np.einsum("mg,mng->n", weight / weight.sum(), expectation)
+            deviation = expectation - centre[:, None]
+            first += np.einsum("mg,mng->n", weight, deviation)
+            second += np.einsum("mg,mng->n", weight, deviation**2 + within)
+        yield scores, second - first**2
 
 
 def _densities(residual, variance, noise, grid):
-    """Return what `score_rows` yields from arrays (n_nodes, n_rows, n_grid)."""
+    """Return the scores of `UnitScores` from arrays (n_nodes, n_rows, n_grid)."""
     log_conditional = log_probability(grid.conditional)[:, None]
     left = np.maximum(noise - variance, ROUNDING * noise)
     log_left_out = -0.5 * (LOG_TWO_PI + 2 * np.log(noise) - np.log(left) + residual**2 / left)
@@ -107,27 +140,22 @@ def _densities(residual, variance, noise, grid):
     unresolved = is_unresolved(np.exp(inverse + left_out[:, :, None]))
     total = variance + noise
     seen = expected(-0.5 * (LOG_TWO_PI + np.log(total) + residual**2 / total), log_conditional)
-    # log p(y | f) is quadratic in f, and f is Gaussian
+    return left_out, seen, unresolved
+
+
+def _log_likelihood_moments(residual, variance, noise):
+    """Return mean and variance of log p(y | f) given the node: it is quadratic in f, and f is Gaussian."""
     mean = -0.5 * (LOG_TWO_PI + np.log(noise) + (residual**2 + variance) / noise)
-    weight = grid.weight[:, None] * grid.conditional
-    deviation = mean - np.einsum("mg,mng->n", weight, mean)[:, None]
-    within = (0.5 * variance + residual**2) * variance / noise**2
-    return UnitScores(left_out, seen, unresolved), np.einsum("mg,mng->n", weight, deviation**2 + within)
+    return mean, (0.5 * variance + residual**2) * variance / noise**2
 
 
 def score_row_again(
     model: MarginalModel, rows: RowData, row: int, start: tuple[float, np.ndarray]
 ) -> tuple[float, float]:
     """Return ``log p(y_i | y_-i)`` from the posterior given the other rows, and the Pareto k of that posterior."""
-    one = replace(
-        rows,
-        design=_OneRow(rows.design, row),
-        codes=None if rows.codes is None else rows.codes[[row]],
-        y=rows.y[[row]],
-        standard_error=None if rows.standard_error is None else rows.standard_error[[row]],
-    )
-    rest = MarginalModel(_without_row(model.sums, one), model.parameters, model.prior_mean, model.prior_precision)
-    grid, pareto_k = integrate_finely(rest, start, max(model.sums.n_groups, 1))
+    one = rows.only(row)
+    rest = type(model)(_without_row(model.sums, one), model.parameters, model.prior_mean, model.prior_precision)
+    grid, pareto_k = integrate_again(rest, start)
     ((scores, _),) = score_rows(rest, grid, one)
     return float(expected(scores.seen[:, 0], log_probability(grid.weight))), pareto_k
 
@@ -144,21 +172,36 @@ class _OneRow:
         return self.design.block(self.row + start, self.row + stop)
 
 
-def _without_row(sums: GroupSums, row: RowData) -> GroupSums:
+def _without_row(sums, row: RowData):
     """Return the sums of all other rows."""
     x, z, codes, y, noise = row.engine(0, 1)
-    columns = np.append(x[0], y)
-    precision = 1 / noise[0]
+    columns, precision = np.append(x[0], y), 1 / noise[0]
+    if not isinstance(sums, CrossedSums):
+        return _less(sums, columns, z[0][0] if z else None, codes[0][0] if codes else None, precision)
+    factors = [
+        _less(factor, columns, part[0], code[0], precision)
+        for factor, part, code in zip(sums.factors, z, codes, strict=True)
+    ]
+    pairs = []
+    for (f, g), pair in zip(combinations(range(len(factors)), 2), sums.pairs, strict=True):
+        here = (pair.first == codes[f][0]) & (pair.second == codes[g][0])
+        taken = precision * np.outer(z[f][0], z[g][0])
+        pairs.append(PairSums(pair.first, pair.second, pair.blocks - here[:, None, None] * taken))
+    return CrossedSums(tuple(factors), tuple(pairs))
+
+
+def _less(sums: GroupSums, columns, z, code, precision) -> GroupSums:
+    """Return the sums over the groups of one factor less one row."""
     changed = {
         "xx": sums.xx - precision * np.outer(columns, columns),
         "n": sums.n - 1,
         "log_weight": sums.log_weight - np.log(precision),
     }
-    if codes is not None:
+    if code is not None:
         zz, zx, copies = sums.zz.copy(), sums.zx.copy(), sums.copies.copy()
-        zz[:, :, codes[0]] -= precision * np.outer(z[0], z[0])
-        zx[:, :, codes[0]] -= precision * np.outer(z[0], columns)
-        copies[codes[0]] -= 1
+        zz[:, :, code] -= precision * np.outer(z, z)
+        zx[:, :, code] -= precision * np.outer(z, columns)
+        copies[code] -= 1
         changed |= {"zz": zz, "zx": zx, "copies": copies}
     return replace(sums, **changed)
 
@@ -169,11 +212,10 @@ def unidentified_row(model: MarginalModel, grid: VarianceGrid, rows: RowData) ->
         return None
     best = int(np.argmax(grid.weight))
     one = VarianceGrid(np.ones(1), *(part[[best]] for part in (grid.factor, grid.log_sigma, grid.conditional)))
-    nodes = _Nodes.of(model, one)
-    width = max(1, BLOCK_ELEMENTS // (one.log_sigma.shape[1] * max(model.sums.n_common, 1)))
-    for start in range(0, len(rows.y), width):
-        x, z, codes, _, noise = rows.engine(start, min(start + width, len(rows.y)))
-        _, variance = nodes.predictor(x, z, codes)
+    nodes = _nodes(model, one)
+    for start in range(0, len(rows.y), nodes.width):
+        x, z, codes, _, noise = rows.engine(start, min(start + nodes.width, len(rows.y)))
+        ((_, _, variance),) = nodes.predictors(x, z, codes)
         left = 1 - variance[0] / (np.exp(2 * one.log_sigma) * noise[:, None])
         bad = np.flatnonzero((left < UNIDENTIFIED).all(axis=1))
         if len(bad):
@@ -181,28 +223,54 @@ def unidentified_row(model: MarginalModel, grid: VarianceGrid, rows: RowData) ->
     return None
 
 
-@dataclass(frozen=True)
-class _Nodes:
+def _nodes(model, grid) -> _Nodes:
+    _, reduced = model.reduce(grid.factor)
+    common = ConditionalCommon.of(reduced, model.prior_mean, model.prior_precision, max(model.sums.n, 1.0))
+    _, eigenvalue, coordinate = common.at(grid.log_sigma)
+    kind = _NodesOfFactors if isinstance(model, CrossedModel) else _NodesOfOne
+    return kind(model, grid, common, eigenvalue, coordinate)
+
+
+@dataclass
+class _Nodes(ABC):
     """What the law of a row's predictor takes of the model at the nodes."""
 
-    model: MarginalModel
+    model: Any
     grid: VarianceGrid
     common: ConditionalCommon
     eigenvalue: np.ndarray  # (n_nodes, n_grid, p), of Q
     coordinate: np.ndarray  # (n_nodes, n_grid, p), of b_hat
 
-    @classmethod
-    def of(cls, model, grid) -> _Nodes:
-        _, reduced = model.reduce(grid.factor)
-        common = ConditionalCommon.of(reduced, model.prior_mean, model.prior_precision, max(model.sums.n, 1.0))
-        _, eigenvalue, coordinate = common.at(grid.log_sigma)
-        return cls(model, grid, common, eigenvalue, coordinate)
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Number of rows that are worked on at a time."""
 
-    def predictor(self, x, z, codes):
-        """Return mean and variance of rows over nodes and sigma, each (n_nodes, n_rows, n_grid); engine units."""
+    @abstractmethod
+    def predictors(self, x, z, codes) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """Yield nodes, mean and variance of rows over nodes and sigma, each (nodes, n_rows, n_grid); engine units."""
+
+    def _law(self, at, reach, mean, spread):
+        """Return mean and variance of rows from what they reach of the common coefficients, and the rest of both."""
+        reach = reach @ self.common.basis[at]
+        mean = mean[:, :, None] + reach @ self.coordinate[at].swapaxes(1, 2)
+        variance = np.exp(2 * self.grid.log_sigma[at])[:, None] * spread[:, :, None]
+        return mean, variance + reach**2 @ (1 / self.eigenvalue[at]).swapaxes(1, 2)
+
+
+class _NodesOfOne(_Nodes):
+    """One grouping factor, or none: all nodes at a time."""
+
+    @property
+    def width(self) -> int:
+        sums, n_grid = self.model.sums, self.grid.log_sigma.shape[1]
+        return max(1, BLOCK_ELEMENTS // (self.grid.n_nodes * max(n_grid, (1 + sums.n_varying) * len(sums.xx))))
+
+    def predictors(self, x, z, codes):
         reach = np.broadcast_to(x, (self.grid.n_nodes, *x.shape))
         mean = spread = np.zeros((self.grid.n_nodes, len(x)))
-        if codes is not None:
+        if codes:
+            (z,), (codes,) = z, codes
             inverse = relative_inverse(self.model.sums.zz[:, :, codes], self.grid.factor)
             inverse = unpack_symmetric(inverse, z.shape[1])
             solved = np.einsum("mklr,rl->mrk", inverse, z)  # H z
@@ -210,7 +278,30 @@ class _Nodes:
             through = np.einsum("kar,mrk->mra", zx, solved, optimize=True)
             reach, mean = reach - through[:, :, :-1], through[:, :, -1]
             spread = np.einsum("mrk,rk->mr", solved, z)
-        reach = reach @ self.common.basis
-        mean = mean[:, :, None] + reach @ self.coordinate.swapaxes(1, 2)
-        variance = np.exp(2 * self.grid.log_sigma)[:, None] * spread[:, :, None]
-        return mean, variance + reach**2 @ (1 / self.eigenvalue).swapaxes(1, 2)
+        yield (slice(None), *self._law(slice(None), reach, mean, spread))
+
+
+@dataclass
+class _NodesOfFactors(_Nodes):
+    """Several grouping factors: each node takes a matrix of effects."""
+
+    def __post_init__(self):
+        passes = self.model.passes
+        numbers = passes.n_remaining**2 + 3 * passes.level_products().size
+        self._kept = passes.effects_at(self.grid.factor) if self.grid.n_nodes * numbers <= KEPT_NUMBERS else None
+
+    @property
+    def width(self) -> int:
+        return max(1, min(HELD_SCORES // self.grid.n_nodes, BLOCK_ELEMENTS // self.grid.log_sigma.shape[1]))
+
+    def predictors(self, x, z, codes):
+        passes, n_groups = self.model.passes, [factor.n_groups for factor in self.model.sums.factors]
+        rows = KnownRows.of(x, z, codes, n_groups)
+        together = max(1, BLOCK_ELEMENTS // max(len(x) * self.grid.log_sigma.shape[1], 1))
+        for start in range(0, self.grid.n_nodes, together):
+            at = slice(start, min(start + together, self.grid.n_nodes))
+            parts = [row_parts(self._effects(m), self.grid.factor[m], passes, rows) for m in range(at.start, at.stop)]
+            yield (at, *self._law(at, *(np.stack(part) for part in zip(*parts, strict=True))))
+
+    def _effects(self, m) -> Effects:
+        return self.model.passes.effects(self.grid.factor[m]) if self._kept is None else self._kept[m]

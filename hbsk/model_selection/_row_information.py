@@ -18,6 +18,7 @@ from hbsk.model_selection._variance_grid import (
     LeftOut,
     VarianceGrid,
     expected,
+    grid_of_factors,
     grid_of_posterior,
     largest_good_k,
     leave_out,
@@ -33,13 +34,13 @@ def loo_of_rows(training: TrainingRows) -> Any:
     """Return `loo` with unit="row"."""
     if not _is_integrated(training):
         return _loo_of_draws(training)
-    rows, grid, model = *_rows_and_grid(training), training.fitted.model
+    rows, grid, model = *_rows_and_grid(training), training.model
     parts = [leave_out(scores, grid.weight) for scores, _ in score_rows(model, grid, rows)]
     scores = LeftOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("elpd", "lpd", "pareto_k")))
     good_k = largest_good_k(grid.n_nodes)
     start = grid.start()
     scores = refit(scores, good_k, lambda row: score_row_again(model, rows, row, start))
-    shift = -np.log(training.fitted.scaling.y_scale)
+    shift = -np.log(training.scalings[0].y_scale)
     result = loo_data(
         scores.elpd + shift, scores.lpd + shift, scores.pareto_k, good_k, grid.n_points, _template(len(rows.y))
     )
@@ -54,11 +55,10 @@ def waic_of_rows(training: TrainingRows) -> Any:
     rows, grid = _rows_and_grid(training)
     log_weight = log_probability(grid.weight)
     parts = [
-        (expected(scores.seen.T, log_weight), variance)
-        for scores, variance in score_rows(training.fitted.model, grid, rows)
+        (expected(scores.seen.T, log_weight), variance) for scores, variance in score_rows(training.model, grid, rows)
     ]
     lpd, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
-    lpd -= np.log(training.fitted.scaling.y_scale)
+    lpd -= np.log(training.scalings[0].y_scale)
     return waic_data(lpd, variance, grid.n_points, _template(len(lpd)), "rows")
 
 
@@ -70,12 +70,16 @@ def _is_integrated(training: TrainingRows) -> bool:
 
 def _rows_and_grid(training: TrainingRows) -> tuple[RowData, VarianceGrid]:
     fitted, specification, rows = training.fitted, training.frame.specification, training.rows
-    codes = rows.codes[0] if specification.factors else None
-    y, scaling = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
-    data = RowData(training.design(), codes, y, rows.standard_error, scaling, specification.has_intercept)
-    n_units = max(fitted.model.sums.n_groups, rows.n_rows / ROWS_PER_UNIT)
-    grid = grid_of_posterior(fitted.posterior, fitted.model, n_units)
-    row = unidentified_row(fitted.model, grid, data)
+    codes = tuple(rows.codes) if specification.factors else ()
+    y, scaling = exact_response(training.frame, training.rows, training.scalings[0], fitted.effect_mean)
+    scalings = (scaling, *training.scalings[1:])
+    data = RowData(training.design(), codes, y, rows.standard_error, scalings, specification.has_intercept)
+    if fitted.posterior.has_crossed_model:
+        grid = grid_of_factors(fitted.posterior, rows.n_rows)
+    else:
+        n_units = max(training.model.sums.n_groups, rows.n_rows / ROWS_PER_UNIT)
+        grid = grid_of_posterior(fitted.posterior, training.model, n_units)
+    row = unidentified_row(training.model, grid, data)
     if row is not None:
         raise ValueError(
             f"Without row {row} the others do not identify the common coefficients that have a flat prior, so that "

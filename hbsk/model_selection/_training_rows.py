@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,11 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._base import learnt_by, read_predicted, require_standard_error
 from hbsk._data.rows import Rows, read_rows
 from hbsk._data.table import read_table
+from hbsk._engine.crossed_sums import standardise_factors
+from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.scaling import ColumnScaling, standardise
-from hbsk._fit import Fitted, collect_sums
+from hbsk._fit import Fitted, collect_factors, collect_sums
+from hbsk._messages import quoted, shown
 from hbsk._model.design import DesignWithMeans
 from hbsk._model.frame import ModelFrame, unknown_rows
 from hbsk.model_selection._responses import answering_step
@@ -36,12 +40,15 @@ class TrainingRows:
         X, y, groups and standard_error as they came.
     rows : Rows
         As read.
+    factor : int
+        Whose groups are left out.
     """
 
     estimator: PartialPoolingRegressor
     caller: str
     given: dict[str, Any]
     rows: Rows
+    factor: int = 0
 
     @property
     def frame(self) -> ModelFrame:
@@ -53,6 +60,25 @@ class TrainingRows:
         """Posterior and model."""
         return learnt_by(self.estimator).fitted
 
+    @property
+    def model(self) -> MarginalModel | None:
+        """Sums and priors in engine units, where the posterior was, or could be, integrated from them."""
+        posterior = self.fitted.posterior
+        return posterior.model if posterior.has_crossed_model else self.fitted.model
+
+    @property
+    def has_several_factors(self) -> bool:
+        """Whether effects of more than one factor are in the model."""
+        return len(self.frame.specification.factors) > 1
+
+    @property
+    def scalings(self) -> tuple[ColumnScaling, ...]:
+        """The scaling of each factor; the first one of y and the common columns too."""
+        posterior = self.fitted.posterior
+        if posterior.has_crossed_model:
+            return posterior.scalings
+        return () if self.fitted.scaling is None else (self.fitted.scaling,)
+
     def design(self):
         """Return the design of the rows; known means of effects are in its offset."""
         design = self.frame.specification.design(self.rows.features)
@@ -60,10 +86,15 @@ class TrainingRows:
         return design if effect_mean is None else DesignWithMeans(design, effect_mean)
 
 
-def check_unit(unit: str) -> None:
-    """Raise unless the unit is one of those that can be left out."""
+def check_unit(unit: str, factor: str | None) -> None:
+    """Raise unless the unit is one of those that can be left out, and a factor is named for groups only."""
     if unit not in UNITS:
-        raise ValueError(f"unit must be 'row' or 'group', got {unit!r}.")
+        raise ValueError(f"unit must be 'row' or 'group', got {shown(unit)}.")
+    if factor is not None and unit != "group":
+        raise ValueError(
+            f"factor={shown(factor)} says whose groups are left out, and unit='row' leaves rows out. Set unit='group', "
+            "or leave factor= out."
+        )
 
 
 def fitted_regressor(estimator: Any, X: Any, caller: str) -> tuple[PartialPoolingRegressor, Any]:
@@ -78,19 +109,13 @@ def fitted_regressor(estimator: Any, X: Any, caller: str) -> tuple[PartialPoolin
     return last, X
 
 
-def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str, caller: str) -> TrainingRows:
+def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str, factor, caller: str) -> TrainingRows:
     """Read the rows of a fit, and make sure that they are the rows of the fit."""
-    check_unit(unit)
+    check_unit(unit, factor)
     estimator, X = fitted_regressor(estimator, X, caller)
-    if unit == "group":
-        _check_has_groups(estimator, caller)
+    at = _factor_left_out(estimator, factor, caller) if unit == "group" else 0
     require_standard_error(estimator, standard_error, caller)
     frame = learnt_by(estimator).frame
-    if len(frame.specification.factors) > 1 and not learnt_by(estimator).fitted.posterior.are_draws:
-        raise ValueError(
-            f"{caller} is not there yet for several grouping factors that were integrated. Use compare_estimators, "
-            "which cross-validates, or fit with inference='nuts'."
-        )
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(
@@ -107,31 +132,38 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     if rows.y is None:
         raise ValueError(f"{caller} needs y, the responses that the model was fitted to; got None.")
     _check_same_rows(estimator, rows, caller)
-    return TrainingRows(estimator, caller, {"X": X, "y": y, "groups": groups, "standard_error": standard_error}, rows)
+    given = {"X": X, "y": y, "groups": groups, "standard_error": standard_error}
+    return TrainingRows(estimator, caller, given, rows, at)
 
 
-def _check_has_groups(estimator: PartialPoolingRegressor, caller: str) -> None:
+def _factor_left_out(estimator: PartialPoolingRegressor, name: str | None, caller: str) -> int:
+    """Return which factor's groups are left out."""
     factors = learnt_by(estimator).frame.factors
     if not factors:
         raise ValueError(
             f"{caller} with unit='group' needs groups, but the model was fitted without. Name them in group_features= "
             "or formula=; with pooling='complete' the model ignores them and can still be asked about them."
         )
-    if len(factors) > 1:
-        names = ", ".join(factor.name for factor in factors)
+    names = [factor.name for factor in factors]
+    if name is None and len(factors) > 1:
         raise ValueError(
-            f"{caller} with unit='group' is for one grouping factor, and the model has several ({names}): the rows of "
-            "a group share the effects of the other factors with rows that stay, or with none, and these would have "
-            "to be integrated out together. Use unit='row', or compare_estimators with GroupKFold."
+            f"{caller} with unit='group' leaves out the groups of one grouping factor, and the model has several "
+            f"({', '.join(names)}). Name one of them: factor={names[0]!r}."
+        )
+    if name is not None and (not isinstance(name, str) or name not in names):
+        raise ValueError(
+            f"factor={shown(name)} is no grouping factor of the model, which has {quoted(names)}. {caller} takes the "
+            "name of the one whose groups are left out."
         )
     if estimator.pooling == "none":
         raise ValueError(
             f"{caller} with unit='group' asks for the density of a new group, and pooling='none' has none: its groups "
             "have nothing in common. Use unit='row', or pooling='partial' or 'complete'."
         )
-    (factor,) = factors
-    if factor.n_groups < 2:
-        raise ValueError(f"{caller} with unit='group' needs at least 2 groups; {factor.name!r} has 1.")
+    at = 0 if name is None else names.index(name)
+    if factors[at].n_groups < 2:
+        raise ValueError(f"{caller} with unit='group' needs at least 2 groups; {names[at]!r} has 1.")
+    return at
 
 
 def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str) -> None:
@@ -160,17 +192,27 @@ def _rows_of_fit(estimator) -> float | None:
 
 def _same_sums(estimator, rows) -> bool:
     learnt = learnt_by(estimator)
-    frame, fitted = learnt.frame, learnt.fitted
-    if fitted.model is None:  # several factors: what is known of them
-        return all(
-            _close(collect_sums(frame, rows, f).sums.zz, information)
-            for f, information in enumerate(fitted.posterior.information)
+    frame, fitted, posterior = learnt.frame, learnt.fitted, learnt.fitted.posterior
+    if posterior.has_crossed_model:
+        parts, sums_of_pairs = collect_factors(frame, rows, fitted.effect_mean)
+        sums, scalings = standardise_factors(parts, sums_of_pairs, known_standard_error=learnt.known_errors)
+        kept = posterior.model.sums
+        here, before = (
+            [*chain(*map(_numbers, of.factors, units)), *(pair.blocks for pair in of.pairs)]
+            for of, units in ((sums, scalings), (kept, posterior.scalings))
         )
-    collected = collect_sums(frame, rows, effect_mean=fitted.effect_mean)
-    sums, scaling = standardise(collected, known_standard_error=learnt.known_errors)
-    pairs = [(getattr(sums, name), getattr(fitted.model.sums, name)) for name in ("zz", "zx", "xx", "log_weight")]
-    pairs.append((_units(scaling), _units(fitted.scaling)))
-    return all(_close(here, before) for here, before in pairs)
+    elif fitted.model is None:  # several factors, sampled: what is known of them
+        here = [collect_sums(frame, rows, f).sums.zz for f in range(len(posterior.information))]
+        before = posterior.information
+    else:
+        collected = collect_sums(frame, rows, effect_mean=fitted.effect_mean)
+        own, scaling = standardise(collected, known_standard_error=learnt.known_errors)
+        here, before = _numbers(own, scaling), _numbers(fitted.model.sums, fitted.scaling)
+    return all(map(_close, here, before))
+
+
+def _numbers(sums, scaling: ColumnScaling) -> list[np.ndarray]:
+    return [sums.zz, sums.zx, sums.xx, sums.log_weight, _units(scaling)]
 
 
 def _units(scaling: ColumnScaling) -> np.ndarray:

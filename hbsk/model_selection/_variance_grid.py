@@ -13,17 +13,23 @@ that its Monte Carlo error is that of the nodes, however many units there are.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
 
+from hbsk._engine.crossed import CrossedModel, integrate_crossed
 from hbsk._engine.integrate import N_REPLICATES, first_proposals, importance_sample
-from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
+from hbsk._engine.node_algebra import thinned
 from hbsk._engine.pareto import smoothed_weights
+from hbsk._engine.propriety import Tails
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.diagnostics import PARETO_K_THRESHOLD
+from hbsk._posterior.draws import DrawsPosterior
 from hbsk._posterior.nodes import MarginalPosterior
 
 # Nodes times groups, and the bounds of the nodes that one of the engine's replicates draws. The sum over groups of
@@ -31,6 +37,8 @@ from hbsk._posterior.nodes import MarginalPosterior
 ELEMENTS = 100_000
 NODES_PER_REPLICATE = (4, 128)
 MAX_NODES = 12_000
+# Nodes times rows for which those of several factors are looked at, and the number that are left of many in any case.
+NODES_BY_ROWS, LEAST_NODES = 5_000_000, 64
 # Of the fine grids of sigma that few rows need, every second point serves here.
 MOST_SIGMAS = 30
 # The grid was laid out for all data; without a unit, sigma must neither lie beyond its ends nor between its points.
@@ -80,6 +88,13 @@ class VarianceGrid:
         tau = sigma[:, None] * np.sqrt(np.sum(self.factor**2, axis=2))
         return float(self.weight @ sigma), self.weight @ tau
 
+    def thinned(self, n_nodes: int) -> VarianceGrid:
+        """Return a grid with at most so many nodes that stand for the same law."""
+        if self.n_nodes <= n_nodes:
+            return self
+        kept, weight = thinned(self.weight, n_nodes)
+        return VarianceGrid(weight, self.factor[kept], self.log_sigma[kept], self.conditional[kept])
+
     def blocks(self, width: int) -> Iterator[tuple[slice, VarianceGrid]]:
         """Yield slices of nodes, and the part of the grid that belongs to them."""
         for first in range(0, self.n_nodes, max(1, width)):
@@ -91,6 +106,65 @@ def grid_of_posterior(posterior: MarginalPosterior, model: MarginalModel, n_unit
     """Return the grid for a posterior of the marginal engine: finer nodes, or its own where it had to sample them."""
     own = VarianceGrid.of_draws(posterior.weight, posterior.factor, posterior.sigma)
     return own if posterior.n_chains else integrate_finely(model, own.start(), n_units)[0]
+
+
+def most_nodes(cost: float) -> int:
+    """Return how many nodes of several factors are looked at, by the cost of one in rows that it is asked about."""
+    return max(int(NODES_BY_ROWS / max(cost, 1.0)), LEAST_NODES)
+
+
+def grid_of_draws(posterior: DrawsPosterior, scalings: Sequence[ColumnScaling]) -> VarianceGrid:
+    """Return NUTS draws of the variance parameters in the units of the engine.
+
+    Parameters
+    ----------
+    posterior : DrawsPosterior
+    scalings : sequence of ColumnScaling
+        One for each factor, the first one of y too.
+    """
+    sigma = posterior.sigma / scalings[0].y_scale
+    sigma = np.where(np.isnan(sigma), 1.0, sigma)  # known standard errors
+    sizes = [part.shape[1] for part in posterior.group_sd]
+    factor, starts = np.zeros((len(sigma), sum(sizes), sum(sizes))), np.cumsum([0, *sizes])
+    for f, (start, q) in enumerate(zip(starts, sizes, strict=False)):
+        relative_sd = posterior.group_sd[f] / sigma[:, None]
+        lower = np.linalg.cholesky(posterior.correlation[f] + 1e-12 * np.eye(q))
+        at = slice(start, start + q)
+        of_priors = posterior.locations[f].of_priors
+        factor[:, at, at] = scalings[f].engine_factor(relative_sd[:, :, None] * lower, of_priors)
+    return VarianceGrid.of_draws(posterior.weight, factor, sigma)
+
+
+def grid_of_factors(posterior: CrossedPosterior, cost: float) -> VarianceGrid:
+    """Return the grid for a posterior of several grouping factors: its own nodes, fewer of them where they are dear.
+
+    Parameters
+    ----------
+    posterior : CrossedPosterior
+    cost : float
+        Of one node, in rows that it is asked about.
+    """
+    kept, weight = np.arange(posterior.n_nodes), posterior.weight
+    if posterior.n_nodes > most_nodes(cost):
+        kept, weight = thinned(weight, most_nodes(cost))
+    if posterior.n_chains:
+        return VarianceGrid.of_draws(weight, posterior.factor[kept], posterior.sigma[kept])
+    return _grid_of_points(posterior.model.evaluate(posterior.theta[kept]), weight)
+
+
+def integrate_again(model: MarginalModel, start: tuple[float, np.ndarray]) -> tuple[VarianceGrid, float]:
+    """Integrate the variance parameters of a model without one unit; return Pareto k too.
+
+    Parameters
+    ----------
+    model : MarginalModel
+    start : tuple of float and ndarray of shape (q,)
+        Where the search for the mode begins, as in `integrate_finely`.
+    """
+    if not isinstance(model, CrossedModel):
+        return integrate_finely(model, start, max(model.sums.n_groups, 1))
+    found = integrate_crossed(model, Tails())
+    return _grid_of_points(found.points, found.weight), found.pareto_k
 
 
 def integrate_finely(
@@ -121,16 +195,19 @@ def integrate_finely(
             max_nodes=MAX_NODES,
         )
         evaluated, weight, pareto_k = nodes.evaluated, nodes.weight, nodes.pareto_k
-    stride = 2 if evaluated[0].weight.shape[1] > MOST_SIGMAS else 1
-    conditional = np.concatenate([points.weight[:, ::stride] for points in evaluated])
+    return _grid_of_points(join_points(evaluated), weight), pareto_k
+
+
+def _grid_of_points(points: MarginalPoints, weight: np.ndarray) -> VarianceGrid:
     kept = weight > 0
-    grid = VarianceGrid(
+    stride = 2 if points.weight.shape[1] > MOST_SIGMAS else 1
+    conditional = points.weight[kept, ::stride]
+    return VarianceGrid(
         weight=weight[kept],
-        factor=np.concatenate([points.variance.relative_factor for points in evaluated])[kept],
-        log_sigma=np.concatenate([points.log_sigma[:, ::stride] for points in evaluated])[kept],
-        conditional=(conditional / conditional.sum(axis=1, keepdims=True))[kept],
+        factor=points.variance.relative_factor[kept],
+        log_sigma=points.log_sigma[kept, ::stride],
+        conditional=conditional / conditional.sum(axis=1, keepdims=True),
     )
-    return grid, pareto_k
 
 
 def expected(log_values: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
