@@ -13,7 +13,7 @@ from hbsk._data.rows import Rows
 from hbsk._engine.crossed import crossed_model
 from hbsk._engine.crossed_passes import require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
-from hbsk._engine.crossed_sums import PairSums, collect_pairs
+from hbsk._engine.crossed_sums import PairSums, collect_pairs, standardise_factors
 from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
@@ -40,6 +40,7 @@ from hbsk._posterior.group_tables import column_labels, common_counterparts
 from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import RowOrders
+from hbsk._posterior.own_estimates import own_effects
 
 # Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
 SMALLEST_RELATIVE_ERROR = 1e-7
@@ -355,6 +356,8 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
     posterior = replace(posterior, tails=tails, orders=orders)
     stats = draws.datatree["sample_stats"]
     diagnosed = nuts_diagnostics(specification, posterior, diagnose(draws), int(draws.divergent.sum()))
+    if more:
+        posterior = replace(posterior, own=_own_effects(frame, rows, posterior, (collected, *more)))
     return Fitted(
         replace(posterior, diagnosed=diagnosed),
         priors,
@@ -368,6 +371,8 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
 
 def _tails_of_draws(frame, rows, parts, priors) -> tuple[Tails, RowOrders | None]:
     """Return which moments of a posterior that is sampled do not exist, and what tells it of rows.
+
+    The sums that tell it are there for several factors in any case.
 
     Raises
     ------
@@ -385,7 +390,7 @@ def _tails_of_draws(frame, rows, parts, priors) -> tuple[Tails, RowOrders | None
     # in any units, only what is flat counts
     model.prior_precision = np.where(np.isinf(stand_in.common_sd[scalings[0].kept]), 0.0, 1.0)
     tails = posterior_tails(model, names, means=means) if one else crossed_tails(model, names, means)
-    if not tails.sets:
+    if one and not tails.sets:
         return Tails(), None
     return _tails_at_zero(tails, stand_in, parts), RowOrders(model.sums, scalings, parts[0].has_intercept)
 
@@ -428,6 +433,26 @@ def diagnose_fit(frame: ModelFrame, fitted: Fitted, *, sigma_is_parameter: bool)
     return fitted.posterior.diagnostics(frame.specification, sigma_is_parameter=sigma_is_parameter)
 
 
+def _own_effects(frame, rows, posterior, parts) -> tuple[np.ndarray, ...]:
+    """Return what `Posterior.own_effects` answers for every factor of draws, from the rows."""
+    specification = frame.specification
+    x, z, _ = specification.design(rows.features).block(0, rows.n_rows)
+    of_factors = [
+        np.einsum("rk,rk->r", columns, effects.mean(axis=0)[codes])
+        for columns, effects, codes in zip(z, posterior.effects, rows.codes, strict=True)
+    ]
+    rest = rows.y - x @ posterior.common_estimates() - sum(of_factors)
+    left = [_collect(frame, rows, rest + of_factor, f, None) for f, of_factor in enumerate(of_factors)]
+    own = []
+    sums_left, ways = standardise_factors(left, _collect_pairs(frame, rows, parts, posterior.n_groups))
+    for sums, way in zip(sums_left.factors, ways, strict=True):
+        products = sums.zx[:, -1]
+        if specification.has_intercept:  # what is left has been centred
+            products = products + way.y_centre / way.y_scale * sums.zx[:, 0]
+        own.append(own_effects(sums.zz, products.T, way))
+    return tuple(own)
+
+
 def _draws_posterior(draws, parts) -> DrawsPosterior:
     """Stack the chains of what NUTS returned; ``parts`` are the sums over the groups of each factor."""
 
@@ -451,6 +476,7 @@ def _draws_posterior(draws, parts) -> DrawsPosterior:
         effects=[stacked(factor.effects) for factor in factors],
         n_chains=draws.sigma.shape[0],
         information=tuple(part.sums.zz for part in parts),
+        n_rows=float(parts[0].sums.n) if parts else np.nan,
         laws=tuple(tuple(law.mapped(stacked) for law in factor.laws) for factor in factors),
         locations=tuple(
             DrawsLocation(

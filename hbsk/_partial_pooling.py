@@ -10,7 +10,8 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from hbsk._base import GroupRoutingMixin, PosteriorAnswersMixin, generator, read_training_table
+from hbsk._answers import PosteriorAnswersMixin
+from hbsk._base import GroupRoutingMixin, generator, read_training_table
 from hbsk._data.rows import UNKNOWN_GROUPS, Rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT

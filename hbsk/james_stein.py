@@ -11,10 +11,10 @@ from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 
+from hbsk._answers import ShrunkenAnswersMixin
 from hbsk._base import (
     GroupRoutingMixin,
     LearntMeans,
-    ShrunkenAnswersMixin,
     check_n_samples,
     generator,
     keeps_former_fit,

@@ -26,7 +26,7 @@ def dyes(name):
 
 
 def quadrature(name):
-    """Mean and sd of (sigma, sd of the first factor, of the second): balanced designs have closed-form eigenvalues.
+    """Mean and sd of sigma, both sds and both shares of variance: balanced designs have closed-form eigenvalues.
 
     The default priors: HalfNormal(2.5 sd) for group sds, HalfStudentT(4, sd) for sigma, Normal(mean, 2.5 sd) for the
     intercept.
@@ -75,6 +75,10 @@ def quadrature(name):
         marginal = weight.sum(others)
         mean = marginal @ values
         answers.append((mean, np.sqrt(marginal @ (values - mean) ** 2)))
+    total = S**2 + A**2 + B**2
+    for share in (A**2 / total, B**2 / total):
+        mean = np.sum(weight * share)
+        answers.append((mean, np.sqrt(np.sum(weight * (share - mean) ** 2))))
     return np.array(answers).T
 
 

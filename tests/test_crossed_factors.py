@@ -26,7 +26,7 @@ def test_group_effects_list_every_factor(fitted):
     assert sizes.to_dict() == {("pupil", "1|pupil"): 7, ("pupil", "x|pupil"): 7, ("topic", "1|topic"): 3}
     assert table["group"].tolist() == [*"abcdefg", *"abcdefg", 1, 2, 3]
     assert table["n"].tolist() == [9] * 14 + [21] * 3
-    assert table["no_pooling"].isna().all()
+    assert table["no_pooling"].notna().all()
     assert (table["lower"] < table["mean"]).all()
     assert (table["mean"] < table["upper"]).all()
     intercepts = model.to_datatree(random_state=0)["posterior"]

@@ -61,7 +61,8 @@ def test_learnt_attributes(fitted):
 def test_group_effects_table(fitted, data):
     X, y = data
     table = fitted.group_effects_
-    assert list(table.columns) == ["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"]
+    effects = ["mean", "sd", "deviation", "deviation_sd", "shrinkage"]
+    assert list(table.columns) == ["factor", "group", "term", "n", "no_pooling", *effects]
     assert len(table) == 14
     assert list(table["term"].unique()) == ["1|g", "x|g"]
     sizes = X["g"].value_counts()

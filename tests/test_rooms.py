@@ -13,7 +13,7 @@ MODEL = ENGINE | DATA
 BAMBI = MODEL | {"_model"}
 POSTERIOR = BAMBI | {"_bambi", "_shrinkage"}
 FIT = POSTERIOR | {"_posterior"}
-ESTIMATORS = FIT | {"_fit", "_base"}
+ESTIMATORS = FIT | {"_fit", "_base", "_answers"}
 ABOVE = ESTIMATORS | {"_partial_pooling", "partial_pooling", "james_stein", "diagnostics"}
 MAY_IMPORT = {
     "_messages": {"exceptions"},
@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "_fit": FIT,
     "diagnostics": FIT,
     "_base": FIT | {"_fit"},
+    "_answers": FIT | {"_fit", "_base"},
     "_partial_pooling": ESTIMATORS,
     "partial_pooling": ESTIMATORS | {"_partial_pooling", "diagnostics"},
     "james_stein": ESTIMATORS,

@@ -146,6 +146,14 @@ class Posterior(ABC):
     def shrinkage(self, factor: int = 0) -> np.ndarray:
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
 
+    def own_effects(self, factor: int) -> np.ndarray | None:  # noqa: ARG002 - of several factors only
+        """Return the least-squares effects of all groups of one of several factors, (n_groups, q).
+
+        From each group's own rows, common coefficients and the effects of the other factors at their posterior means;
+        NaN where the rows do not identify them. None with one factor, whose estimates are those of no pooling.
+        """
+        return None
+
     # draws
 
     @abstractmethod

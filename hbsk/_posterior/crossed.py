@@ -24,11 +24,12 @@ from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import SIGMAS
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
-from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node
+from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node, share_kept
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import FAR, usable_nodes
 from hbsk._posterior.orders import RowOrders
-from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes
+from hbsk._posterior.own_estimates import own_effects, products_left
+from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance
 
 # Numbers of the matrices of all nodes up to which effects are averaged over every one of them (160 MB).
 KEPT_NUMBERS = 20_000_000
@@ -132,13 +133,15 @@ class CrossedPosterior(Posterior):
         return nodes, np.repeat(self.weight / n, n), np.repeat(self.replicate, n)
 
     def _in_users_units(self, sigma, factor) -> VarianceNodes:
-        sds, correlations = [], []
-        for scaling, at in zip(self.scalings, self.model.sums.columns, strict=True):
+        sds, correlations, between, sums = [], [], [], self.model.sums
+        for scaling, at, of_levels in zip(self.scalings, sums.columns, sums.factors, strict=True):
             raw = scaling.effects(factor[:, at, at].swapaxes(1, 2)).swapaxes(1, 2)
             sd, correlation = sds_and_correlations(raw)
             sds.append(sigma[:, None] * sd)
             correlations.append(correlation)
-        return VarianceNodes(sigma * self.scaling.y_scale, sds, correlations)
+            between.append(mean_variance(factor[:, at, at], of_levels.zz.sum(axis=2) / sums.n))
+        sigma_y = sigma * self.scaling.y_scale
+        return VarianceNodes(sigma_y, sds, correlations, between=sigma_y[:, None] ** 2 * np.stack(between, axis=1))
 
     def diagnostics(self, specification, *, sigma_is_parameter: bool):
         """Return Monte Carlo errors of every parameter, or ArviZ's diagnostics of chains where there are any."""
@@ -240,7 +243,7 @@ class CrossedPosterior(Posterior):
         """Return posterior moments of the effects of all groups of a factor."""
         passes, laws = self.model.passes, self._laws
         levels = [levels_at_node(law, passes, factor) for law in laws]
-        mean = sum(law.weight * level.mean for law, level in zip(laws, levels, strict=True))
+        mean = self._effect_mean(factor)
         raw = self.scalings[factor].effects
         in_units = raw(mean)
         if self.effect_mean is not None:
@@ -264,17 +267,22 @@ class CrossedPosterior(Posterior):
             raw(np.einsum("ia,jik->jak", self._jacobian(), with_common)),
         )
 
+    def _effect_mean(self, factor: int) -> np.ndarray:
+        """Return the posterior mean of all effects of a factor, in engine units, (n_groups, q)."""
+        return sum(law.weight * levels_at_node(law, self.model.passes, factor).mean for law in self._laws)
+
+    def own_effects(self, factor: int) -> np.ndarray:
+        """Return the least-squares effects of all groups of a factor; see `Posterior.own_effects`."""
+        sums = self.model.sums
+        means = [self._effect_mean(g) for g in range(len(sums.factors))]
+        left = products_left(sums, factor, self.weight @ self.common_mean, means)
+        own = own_effects(sums.factors[factor].zz, left, self.scalings[factor])
+        return own if self.effect_mean is None else own + self.effect_mean[sums.columns[factor]]
+
     def shrinkage(self, factor: int = 0) -> np.ndarray:
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; the other factors' effects integrated."""
-        raw, at, total = self.scalings[factor].effects, self.model.sums.columns[factor], 0.0
-        for law in self._laws:
-            prior = np.sum(raw(law.factor[at, at].T) ** 2, axis=0)
-            phi = levels_at_node(law, self.model.passes, factor).phi
-            within = np.einsum("jkk->jk", raw(raw(phi).swapaxes(1, 2)))
-            # nothing is kept of effects that are fixed
-            left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
-            total = total + law.weight * left
-        return np.clip(total, 0.0, 1.0)
+        scaling, passes = self.scalings[factor], self.model.passes
+        return sum(law.weight * share_kept(law.effects, law.factor, passes, factor, scaling) for law in self._laws)
 
     # draws
 

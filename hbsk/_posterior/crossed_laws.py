@@ -20,6 +20,7 @@ import scipy.sparse as sp
 
 from hbsk._engine.crossed_passes import CrossedPasses, Effects
 from hbsk._engine.node_algebra import semidefinite_cholesky
+from hbsk._engine.scaling import ColumnScaling
 
 
 class NodeLaw(NamedTuple):
@@ -163,15 +164,46 @@ class LevelMoments(NamedTuple):
 def levels_at_node(law: NodeLaw, passes: CrossedPasses, f: int) -> LevelMoments:
     """Return the moments of all levels of factor f."""
     effects = law.effects
-    if f == passes.order[0]:
-        solved, phi = effects.first_solved, effects.first_phi
-    else:
-        n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
-        at = passes.starts[f] + np.arange(n * q).reshape(n, q)
-        solved = effects.rest_solved[at]
-        phi = effects.rest_phi[at[:, :, None], at[:, None, :]]
+    solved = effects.first_solved if f == passes.order[0] else effects.rest_solved[_places(passes, f)]
     reach = solved[:, :, :-1]
-    return LevelMoments(solved[:, :, -1] - reach @ law.common_mean, phi, reach)
+    return LevelMoments(solved[:, :, -1] - reach @ law.common_mean, _phi_blocks(effects, passes, f), reach)
+
+
+def share_kept(
+    effects: Effects, factor: np.ndarray, passes: CrossedPasses, f: int, scaling: ColumnScaling
+) -> np.ndarray:
+    """Return the share of the prior variance of the effects of raw columns that the rows take off, (n_groups, q).
+
+    Parameters
+    ----------
+    effects : Effects
+    factor : ndarray of shape (q, q)
+        Lambda of all factors, block diagonal.
+    passes : CrossedPasses
+    f : int
+        The factor.
+    scaling : ColumnScaling
+        Of the factor.
+    """
+    at, raw = passes.sums.columns[f], scaling.effects
+    prior = np.sum(raw(factor[at, at].T) ** 2, axis=0)
+    within = np.einsum("jkk->jk", raw(raw(_phi_blocks(effects, passes, f)).swapaxes(1, 2)))
+    # nothing is kept of effects that are fixed
+    return np.clip(1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0), 0.0, 1.0)
+
+
+def _phi_blocks(effects, passes, f):
+    """Return the blocks of Phi of the levels of factor f, (n_groups, q, q)."""
+    if f == passes.order[0]:
+        return effects.first_phi
+    at = _places(passes, f)
+    return effects.rest_phi[at[:, :, None], at[:, None, :]]
+
+
+def _places(passes, f):
+    """Return where the effects of factor f stand among those that remain, (n_groups, q)."""
+    n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
+    return passes.starts[f] + np.arange(n * q).reshape(n, q)
 
 
 def draw_levels(

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
 
+from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.effect_laws import EffectLaw
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.propriety import Tails
 from hbsk._engine.varying_location import at_zero, less_centre, moved_sds, offset_matrix
 from hbsk._posterior.base import Posterior
+from hbsk._posterior.crossed_laws import share_kept
 from hbsk._posterior.orders import RowOrders
-from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes
+from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class DrawsLocation:
 
 # Nodes of the mixture of a row in a new group whose effects are not normal: levels of the effects at each draw.
 NEW_EFFECT_NODES = 8192
+# Draws that shrinkage is averaged over: fewer of several factors, each of which costs the cube of their effects.
+LEAST_DRAWS, MOST_DRAWS = 40, 500
+OPERATIONS = 4e9
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,16 @@ class DrawsPosterior(Posterior):
     laws : tuple of tuple of EffectLaw, one per factor
         Laws of the effects of the terms whose prior is not normal with mean 0.
     locations : tuple of DrawsLocation, one per factor
+    n_rows : float
+        Copies of rows that the information is of.
+    own : tuple of ndarray of shape (n_groups, q), one per factor
+        What `own_effects` answers; with several factors.
     diagnosed : DataFrame or None
         ArviZ's diagnostics of the chains.
     tails : Tails
         Which moments do not exist, whatever draws say.
     orders : RowOrders or None
-        What tells it of rows; None where all moments exist.
+        What tells it of rows, and the sums of several factors; None with one where all moments exist.
     """
 
     common: np.ndarray
@@ -75,6 +84,8 @@ class DrawsPosterior(Posterior):
     information: tuple[np.ndarray, ...] = ()
     laws: tuple[tuple[EffectLaw, ...], ...] = ()
     locations: tuple[DrawsLocation, ...] = ()
+    n_rows: float = np.nan
+    own: tuple[np.ndarray, ...] = ()
     diagnosed: pd.DataFrame | None = None
     tails: Tails = field(default_factory=Tails)
     orders: RowOrders | None = None
@@ -132,7 +143,30 @@ class DrawsPosterior(Posterior):
             [sd for sd, _ in moved],
             [correlation for _, correlation in moved],
             self._laws_at(at),
+            self._between(at),
         )
+
+    def _between(self, at) -> np.ndarray | None:
+        """Return the variance that each factor's effects have in a row, averaged over rows, (n_draws, n_factors)."""
+        if not self.information:
+            return None
+        between = []
+        for f, zz in enumerate(self.information):
+            variance = mean_variance(self._roots_at_information(f, at), zz.sum(axis=2) / self.n_rows)
+            between.append(np.where(np.isinf(self.group_sd[f][at]).any(axis=1), np.inf, variance))
+        return np.stack(between, axis=1)
+
+    def _roots_at_information(self, factor, at) -> np.ndarray:
+        """Return roots of the covariances of the effects of the columns of the information, (n_draws, q, q)."""
+        location = self._located()[factor]
+        shift = location.of_priors - location.of_information
+        return at_zero(self._roots(factor, at).swapaxes(1, 2), shift, location.intercept).swapaxes(1, 2)
+
+    def _roots(self, factor, at) -> np.ndarray:
+        """Return roots of the covariances of the effects at the point that priors refer to, (n_draws, q, q)."""
+        correlation = self.correlation[factor][at]
+        lower = np.linalg.cholesky(correlation + 1e-12 * np.eye(correlation.shape[1]))
+        return _finite(self.group_sd[factor][at])[:, :, None] * lower
 
     def _laws_at(self, at) -> tuple[tuple[EffectLaw, ...], ...]:
         return tuple(tuple(law.mapped(lambda values: values[at]) for law in laws) for laws in self.laws)
@@ -279,11 +313,9 @@ class DrawsPosterior(Posterior):
 
     def _new_effects(self, factor, at, n_new, rng) -> np.ndarray:
         """Draw effects of new groups from their law at draws, (n_draws, n_new, q)."""
-        correlation = self.correlation[factor][at]
-        q = correlation.shape[1]
+        q = self.group_sd[factor].shape[1]
         noise = rng.standard_normal((len(at), n_new, q))
-        root = np.linalg.cholesky(correlation + 1e-12 * np.eye(q))
-        effects = np.einsum("skl,sjl->sjk", root, noise) * _finite(self.group_sd[factor][at])[:, None, :]
+        effects = np.einsum("skl,sjl->sjk", self._roots(factor, at), noise)
         effects += _finite(self.law_mean(factor)[at])[:, None, :]
         for law in self._laws(factor):
             if not law.is_normal:
@@ -324,6 +356,7 @@ class DrawsPosterior(Posterior):
             self.information,
             self._laws_at(at),
             self.locations,
+            self.n_rows,
             tails=self.tails,
             orders=self.orders,
         )
@@ -332,23 +365,24 @@ class DrawsPosterior(Posterior):
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged over draws; (n_groups, q).
 
         Needs the information ``Z_j' W Z_j`` of each group (`information`); NaN without it, and where effects of the
-        factor are not normal, whose conditional variance has no closed form.
+        factor are not normal, whose conditional variance has no closed form. With several factors the effects of the
+        others are integrated out, so that all must be normal.
         """
         n_groups, q = self.effects[factor].shape[1:]
-        if not self.information or not self._normal_columns(factor).all():
+        is_one = len(self.group_sd) == 1
+        every = [factor] if is_one else range(len(self.group_sd))
+        if not self.information or not all(self._normal_columns(f).all() for f in every):
             return np.full((n_groups, q), np.nan)
+        if not is_one:
+            return self._shares_kept[factor]
         zz, location = self.information[factor], self._located()[factor]
         scale = np.sqrt(np.einsum("jkk->k", zz.transpose(2, 0, 1)) / max(n_groups, 1))
         scale = np.where(scale > 0, scale, 1.0)
         known_errors = np.isnan(self.sigma).any()
-        at = np.linspace(0, self.n_nodes - 1, min(self.n_nodes, 500)).astype(int)
+        at = np.linspace(0, self.n_nodes - 1, min(self.n_nodes, MOST_DRAWS)).astype(int)
         sigma = np.ones(len(at)) if known_errors else self.sigma[at]
-        relative_sd = self.group_sd[factor][at] / sigma[:, None]
-        lower = np.linalg.cholesky(self.correlation[factor][at] + 1e-12 * np.eye(q))
         # at the centre of the information, in units of its columns; answers are those at zero
-        shift = location.of_priors - location.of_information
-        relative = at_zero((relative_sd[:, :, None] * lower).swapaxes(1, 2), shift, location.intercept)
-        relative = relative.swapaxes(1, 2) * scale[:, None]
+        relative = self._roots_at_information(factor, at) / sigma[:, None, None] * scale[:, None]
         inverse = relative_inverse(zz / np.multiply.outer(scale, scale)[:, :, None], relative)
         raw = offset_matrix(location.of_information, location.intercept) / scale
         prior = np.sum((raw @ relative) ** 2, axis=2)[:, :, None]
@@ -356,6 +390,36 @@ class DrawsPosterior(Posterior):
         # nothing is kept of effects that are fixed
         left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
         return np.clip(left.mean(axis=0).T, 0.0, 1.0)
+
+    @cached_property
+    def _shares_kept(self) -> list[np.ndarray]:
+        """Return the shrinkage of every factor, each (n_groups, q), averaged over some of the draws."""
+        assert self.orders is not None  # of several factors it is there
+        sums, scalings = self.orders.sums, self.orders.scalings
+        passes = CrossedPasses(sums)
+        n_draws = int(np.clip(OPERATIONS / max(passes.n_remaining, 1) ** 3, LEAST_DRAWS, MOST_DRAWS))
+        at = np.linspace(0, self.n_nodes - 1, min(self.n_nodes, n_draws)).astype(int)
+        sigma = self.sigma[at] / scalings[0].y_scale
+        factors = np.zeros((len(at), sums.n_varying, sums.n_varying))
+        for f, (scaling, columns) in enumerate(zip(scalings, sums.columns, strict=True)):
+            factors[:, columns, columns] = (
+                scaling.engine_factor(self._roots(f, at), self._located()[f].of_priors)
+                / np.where(np.isnan(sigma), 1.0, sigma)[:, None, None]
+            )
+        total = [0.0] * len(scalings)
+        for factor in factors:
+            effects = passes.effects(factor)
+            for f, scaling in enumerate(scalings):
+                total[f] = total[f] + share_kept(effects, factor, passes, f, scaling) / len(factors)
+        return total
+
+    def __getstate__(self) -> dict:
+        """Leave what can be computed again out of a pickle."""
+        return {name: value for name, value in vars(self).items() if name != "_shares_kept"}
+
+    def own_effects(self, factor: int) -> np.ndarray | None:
+        """Return the least-squares effects of all groups of one of several factors; see `Posterior.own_effects`."""
+        return self.own[factor] if self.own else None
 
     def _spread(self, n_draws, rng):
         """Return indices of draws: each at most once where there are enough of them."""

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 
 from hbsk._engine.propriety import ImproperPosteriorError
+from hbsk._messages import quoted, shown
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders, group_sd_orders
 from hbsk._posterior.parts import BLOCK_ELEMENTS
 from hbsk._posterior.prediction import mixture_quantiles
+from hbsk._shrinkage.tables import EFFECT_COLUMNS
 
 INTERCEPT_COLUMNS = {"1": "Intercept"}
 
@@ -67,8 +69,9 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
         labels = factor.labels
         moments = fitted.posterior.group_moments(f)
         with_common = common_counterparts(frame.specification, factor)
-        mean, sd = _coefficients(fitted.posterior, moments, with_common)
-        sd[_without_variance(frame.specification, fitted.posterior, f, with_common, len(mean))] = np.inf
+        mean, sd = _sums_of_coefficients(frame.specification, fitted.posterior, f, moments, with_common)
+        alone = [None] * len(with_common)
+        deviation, deviation_sd = _sums_of_coefficients(frame.specification, fitted.posterior, f, moments, alone)
         separate = _no_pooling_estimates(fitted, frame.specification, f, with_common)
         shrinkage = fitted.posterior.shrinkage(f)
         n_groups, q = mean.shape
@@ -81,6 +84,8 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
                 "no_pooling": separate.T.ravel(),
                 "mean": mean.T.ravel(),
                 "sd": sd.T.ravel(),
+                "deviation": deviation.T.ravel(),
+                "deviation_sd": deviation_sd.T.ravel(),
                 "shrinkage": shrinkage.T.ravel(),
             }
         )
@@ -88,8 +93,50 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
             table["lower"], table["upper"] = _intervals(frame, fitted.posterior, f, with_common, n_groups, coverage)
         tables.append(table)
     if not tables:
-        return pd.DataFrame(columns=["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"])
+        return pd.DataFrame(columns=EFFECT_COLUMNS)
     return pd.concat(tables, ignore_index=True)
+
+
+def find_term(specification, term, factor, purpose: str) -> tuple[int, int]:
+    """Return the numbers of a grouping factor and of one of its varying columns, by the names that users give.
+
+    Parameters
+    ----------
+    specification : Specification
+    term : str or None
+        Label of a varying column (`column_labels`); None is the first.
+    factor : str or None
+        Name of a grouping factor; with several of them, it or the term must be named.
+    purpose : str
+        What is to be done with the groups, for messages.
+    """
+    names = [each.name for each in specification.factors]
+    if not names:
+        raise ValueError(
+            f"There are no groups to {purpose}: the model was fitted without groups, or with pooling='complete', which "
+            "ignores them."
+        )
+    if factor is None and term is None and len(names) > 1:
+        raise ValueError(
+            f"The model has the grouping factors {quoted(names)}; say with factor= which groups to {purpose}, for "
+            f"example factor={names[0]!r}."
+        )
+    if factor is not None and factor not in names:
+        raise ValueError(
+            f"factor={shown(factor)} is no grouping factor of this model; its factors are {quoted(names)}."
+        )
+    known = {
+        label: (f, k)
+        for f, each in enumerate(specification.factors)
+        if factor in (None, each.name)
+        for k, label in enumerate(column_labels(each))
+    }
+    if term is None:
+        return next(iter(known.values()))
+    if term not in known:
+        owner = "this model" if factor is None else f"the factor {factor!r}"
+        raise ValueError(f"term={shown(term)} is no varying term of {owner}; its terms are {quoted(known)}.")
+    return known[term]
 
 
 def common_counterparts(specification, factor) -> list[int | None]:
@@ -99,15 +146,17 @@ def common_counterparts(specification, factor) -> list[int | None]:
     return [names.index(name) if name in names else None for name in wanted]
 
 
-def _coefficients(posterior, moments, with_common):
+def _sums_of_coefficients(specification, posterior, f, moments, with_common):
+    """Return means and sds, (n_groups, q), of effects plus the common columns that are named for each; None: none."""
     common_mean, common_covariance = posterior.common_moments()
-    mean = moments.mean.copy()
+    mean = _with_common(moments.mean, common_mean, with_common)
     variance = np.einsum("jkk->jk", moments.covariance).copy()
     for k, column in enumerate(with_common):
         if column is not None:
-            mean[:, k] += common_mean[column]
             variance[:, k] += common_covariance[column, column] + 2 * moments.with_common[:, column, k]
-    return mean, np.sqrt(np.maximum(variance, 0.0))
+    sd = np.sqrt(np.maximum(variance, 0.0))
+    sd[_without_variance(specification, posterior, f, with_common, len(mean))] = np.inf
+    return mean, sd
 
 
 def _without_variance(specification, posterior, f, with_common, n_groups):
@@ -116,7 +165,8 @@ def _without_variance(specification, posterior, f, with_common, n_groups):
     if posterior.has_infinite_moments:
         for k, column in enumerate(with_common):
             x = np.zeros((n_groups, len(specification.common_columns)))
-            x[:, [] if column is None else column] = 1.0
+            if column is not None:
+                x[:, column] = 1.0
             z = np.zeros((n_groups, len(with_common)))
             z[:, k] = 1.0
             orders = coefficient_orders(specification, posterior, x, f, z, np.arange(n_groups))
@@ -125,21 +175,24 @@ def _without_variance(specification, posterior, f, with_common, n_groups):
 
 
 def _no_pooling_estimates(fitted, specification, f, with_common):
-    if fitted.model is None:
-        return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     posterior = fitted.posterior
+    own = posterior.own_effects(f)
+    if own is not None:
+        return _with_common(own, posterior.common_estimates(), with_common)
     if not posterior.pools_nothing:
         try:
             posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
         except ImproperPosteriorError:  # without pooling, which leaves fewer rows to tell sigma
             return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     moments = posterior.group_moments(need_covariance=False)
-    common_mean = posterior.common_estimates()
-    estimate = moments.mean.copy() + (0.0 if fitted.effect_mean is None else fitted.effect_mean)
-    for k, column in enumerate(with_common):
-        if column is not None:
-            estimate[:, k] += common_mean[column]
+    own = moments.mean + (0.0 if fitted.effect_mean is None else fitted.effect_mean)
+    estimate = _with_common(own, posterior.common_estimates(), with_common)
     return np.where(posterior.unidentified_effects(), np.nan, estimate)
+
+
+def _with_common(effects, common, with_common):
+    """Return effects (n_groups, q) plus their common counterparts, where they have one."""
+    return effects + [0.0 if column is None else common[column] for column in with_common]
 
 
 def _intervals(frame, posterior, f, with_common, n_groups, coverage):

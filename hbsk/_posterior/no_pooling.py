@@ -23,13 +23,8 @@ from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.group_moments import residual_products
 from hbsk._posterior.integrated import integrate_posterior
 from hbsk._posterior.nodes import MarginalPosterior
+from hbsk._posterior.own_estimates import IDENTIFIED, pseudo_inverses, unidentified_columns
 from hbsk._posterior.parts import GroupMoments, RowMixture, VarianceNodes
-
-# A column or direction is unidentified where this share of its square or less is left.
-IDENTIFIED = 1e-10
-# Eigenvalue of a group's products, beside the largest, that is none: rounding leaves 1e-16, and a column far from zero
-# beside its intercept the square of sd / mean.
-RANK = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,10 +261,7 @@ class NoPoolingPosterior(Posterior):
 
     def unidentified_effects(self) -> np.ndarray:
         """Tell which columns a group does not identify, shape (n_groups, q)."""
-        z = self.scaling.varying(np.eye(self.identified.shape[1]))
-        inside = np.einsum("rk,jkl,rl->jr", z, self.identified, z, optimize=True)
-        size = np.sum(z**2, axis=1)
-        return size - inside > np.sqrt(IDENTIFIED) * size
+        return unidentified_columns(self.scaling, self.identified)
 
     def group_moments(self, factor=0, *, need_covariance=True) -> GroupMoments:
         """Return moments of the effects of all groups; infinite is the variance that a group does not identify."""
@@ -411,27 +403,3 @@ def absorbed_directions(reduced: np.ndarray, total: np.ndarray) -> tuple[np.ndar
         free.append(pivot)
     free = np.array(free, dtype=int)
     return np.concatenate([directions, combined], axis=1) / unit[:, None] * unit[free], free
-
-
-def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return pseudo-inverses of ``A_j``, projections on their ranges, and ranks.
-
-    Parameters
-    ----------
-    zz : ndarray of shape (q, q, n_groups)
-
-    Returns
-    -------
-    inverse : ndarray of shape (q, q, n_groups)
-    identified : ndarray of shape (n_groups, q, q)
-    rank : ndarray of shape (n_groups,)
-    """
-    matrices = zz.transpose(2, 0, 1)
-    q = matrices.shape[1]
-    values, vectors = np.linalg.eigh(matrices)
-    top = np.max(np.abs(values), axis=1, keepdims=True, initial=0.0)
-    inside = values > RANK * np.maximum(top, 1e-300)
-    reciprocal = np.where(inside, 1.0 / np.where(inside, values, 1.0), 0.0)
-    inverse = (vectors * reciprocal[:, None, :]) @ vectors.swapaxes(1, 2)
-    identified = (vectors * inside[:, None, :]) @ vectors.swapaxes(1, 2)
-    return inverse.transpose(1, 2, 0).reshape(q, q, -1), identified, inside.sum(axis=1)

@@ -40,6 +40,7 @@ from hbsk._posterior.parts import (
     JointDraws,
     RowMixture,
     VarianceNodes,
+    mean_variance,
     moments_by_block,
 )
 
@@ -199,7 +200,8 @@ class MarginalPosterior(Posterior):
             return VarianceNodes(sigma_y, [], [])
         raw = self.scaling.effects(factor.swapaxes(1, 2)).swapaxes(1, 2)
         sd, correlation = sds_and_correlations(raw)
-        return VarianceNodes(sigma_y, [sigma[:, None] * sd], [correlation])
+        between = sigma_y**2 * mean_variance(factor, self.sums.zz.sum(axis=2) / self.sums.n)
+        return VarianceNodes(sigma_y, [sigma[:, None] * sd], [correlation], between=between[:, None])
 
     def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""

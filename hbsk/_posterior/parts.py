@@ -57,12 +57,27 @@ class VarianceNodes:
     correlation : list of ndarray of shape (n_nodes, q, q), one per factor
     laws : tuple of tuple of EffectLaw, one per factor
         Laws of effects that are not normal with mean 0, where there are any.
+    between : ndarray of shape (n_nodes, n_factors) or None
+        Variance that each factor's effects have in a row, averaged over the rows of fit; None where there is none.
     """
 
     sigma: np.ndarray
     group_sd: list[np.ndarray]
     correlation: list[np.ndarray]
     laws: tuple[tuple[EffectLaw, ...], ...] = ()
+    between: np.ndarray | None = None
+
+
+def mean_variance(factor: np.ndarray, second_moment: np.ndarray) -> np.ndarray:
+    """Return the mean over rows of ``z' Sigma z``, (n,), for ``Sigma = F F'`` and F of shape (n, q, q).
+
+    Parameters
+    ----------
+    factor : ndarray of shape (n, q, q)
+    second_moment : ndarray of shape (q, q)
+        Mean of ``z z'``. (P. C. D. Johnson 2014, Methods Ecol. Evol. 5, equation 11: the trace of Sigma times it.)
+    """
+    return np.einsum("mkl,ki,mil->m", factor, second_moment, factor, optimize=True)
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import pandas as pd
 from hbsk._engine.quadrature import score_quantiles
 from hbsk._messages import shown
 from hbsk._posterior.accuracy import END_LEVELS
-from hbsk._posterior.diagnostics import named_variance_values
-from hbsk._posterior.group_tables import column_labels, common_counterparts, label_index
+from hbsk._posterior.diagnostics import derived_diagnostics, named_variance_values, variance_shares
+from hbsk._posterior.group_tables import common_counterparts, find_term, label_index
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
 from hbsk._posterior.parts import RowMixture
 from hbsk._posterior.prediction import mixture_quantiles
@@ -20,7 +20,10 @@ RANK_DRAWS = 4000
 RANK_NUMBERS = 40_000_000
 
 
-def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
+SHOWN = ["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]
+
+
+def summary_table(frame, fitted, diagnostics: pd.DataFrame, *, known_errors: bool) -> pd.DataFrame:
     """Return mean, sd, interval and diagnostics of every parameter, laid out as `arviz.summary`."""
     specification, posterior = frame.specification, fitted.posterior
     weight = posterior.weight
@@ -53,8 +56,29 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame) -> pd.DataFrame:
     )
     low_high = variance_quantiles(posterior, values, weight, END_LEVELS)
     variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]
-    table = pd.concat([common, variance])
-    return table.join(diagnostics[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]])
+    table = pd.concat([common, variance]).join(diagnostics[SHOWN])
+    # noise that is known differs by row: there is no share of it
+    return table if known_errors else pd.concat([table, _share_table(specification, posterior)])
+
+
+def _share_table(specification, posterior) -> pd.DataFrame:
+    """Return the rows of the summary for each factor's share of variance."""
+    names, average = variance_shares(specification, posterior.variance_nodes())
+    usable = np.isfinite(average).all(axis=0)
+    names = [name for name, ok in zip(names, usable, strict=True) if ok]
+    if not names:
+        return pd.DataFrame()
+
+    def values_of(nodes):
+        return variance_shares(specification, nodes)[1][:, usable]
+
+    nodes, weight, _ = posterior.variance_law()
+    values = values_of(nodes)
+    ends = variance_quantiles(posterior, values, weight, END_LEVELS)
+    sd = np.sqrt(weight @ (values - weight @ values) ** 2)
+    table = pd.DataFrame({"mean": posterior.weight @ average[:, usable], "sd": sd}, index=names)
+    table["eti89_lb"], table["eti89_ub"] = ends.T
+    return table.join(derived_diagnostics(posterior, names, values_of)[SHOWN])
 
 
 def variance_quantiles(posterior, values: np.ndarray, weight: np.ndarray, levels: np.ndarray) -> np.ndarray:
@@ -63,24 +87,24 @@ def variance_quantiles(posterior, values: np.ndarray, weight: np.ndarray, levels
         spread = np.ptp(values, axis=0) > 0
         quantiles = np.repeat(values[0][:, None], len(levels), axis=1)
         for k in np.flatnonzero(spread):
-            quantiles[k] = score_quantiles(values[:, k], levels)
+            falls = values[0, k] > values[-1, k]  # shares do, where sigma rises from node to node
+            quantiles[k] = score_quantiles(values[:, k], 1.0 - levels if falls else levels)
         return quantiles
     return mixture_quantiles(RowMixture(weight, values, np.zeros_like(values)), levels)
 
 
-def rank_table(frame, posterior, term, ascending: bool, top: int | None, rng) -> pd.DataFrame:
+def rank_table(frame, posterior, term, factor, ascending: bool, top: int | None, rng) -> pd.DataFrame:
     """Return the posterior of the rank of every group's coefficient.
 
     Rank 1 is the largest coefficient (the smallest where ``ascending``); ranks are of joint draws, so that they know
     how the groups' errors hang together.
     """
-    f, k = _find_term(frame.specification, term)
-    factor = frame.specification.factors[f]
-    labels = factor.labels
-    n_groups = len(labels)
+    f, k = find_term(frame.specification, term, factor, "rank")
+    ranked = frame.specification.factors[f]
+    n_groups = len(ranked.labels)
     _check_top(top, n_groups)
     coefficients = _coefficient_draws(posterior, frame.specification, f, k, n_groups, rng)
-    return ranks_of_draws(coefficients, label_index(labels, factor.name), ascending, top)
+    return ranks_of_draws(coefficients, label_index(ranked.labels, ranked.name), ascending, top)
 
 
 def ranks_of_draws(coefficients: np.ndarray, index: pd.Index, ascending: bool, top: int | None) -> pd.DataFrame:
@@ -112,26 +136,6 @@ def n_rank_draws(n_groups: int) -> int:
 def _check_top(top: int | None, n_groups: int) -> None:
     if top is not None and (not isinstance(top, Integral) or isinstance(top, bool) or not 1 <= top <= n_groups):
         raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")
-
-
-def _find_term(specification, term) -> tuple[int, int]:
-    known = {
-        label: (f, k) for f, factor in enumerate(specification.factors) for k, label in enumerate(column_labels(factor))
-    }
-    if not known:
-        raise ValueError("There are no groups to rank: the model was fitted without groups, or pooling='complete'.")
-    if term is None:
-        if len(specification.factors) > 1:
-            raise ValueError(
-                f"The model has the grouping factors {', '.join(repr(f.name) for f in specification.factors)}; say "
-                f"with term= which groups to rank, and by what. Its terms are {', '.join(map(repr, known))}."
-            )
-        return next(iter(known.values()))
-    if term not in known:
-        raise ValueError(
-            f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}."
-        )
-    return known[term]
 
 
 def _coefficient_draws(posterior, specification, f, k, n_groups, rng):

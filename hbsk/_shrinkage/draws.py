@@ -39,24 +39,48 @@ def draw_means(fitted: FittedMeans, n_draws: int, rng: np.random.Generator) -> M
     scale = np.ones(n_draws)
     if 0 < fitted.nu < np.inf:
         scale = np.sqrt(fitted.nu / rng.chisquare(fitted.nu, n_draws))
-    covariance = np.nan_to_num(fitted.predictor.covariance, nan=0.0, posinf=0.0, neginf=0.0)
+    covariance = _finite_covariance(fitted)
     values, vectors = np.linalg.eigh(covariance)
     root = vectors * np.sqrt(np.maximum(values, 0.0))
     coef = scale[:, None] * (rng.standard_normal((n_draws, len(values))) @ root.T)
     n_groups = len(fitted.theta)
     if not n_groups:
         return MeanDraws(scale, coef, np.empty((n_draws, 0)))
-    points = np.ones((n_groups, 1))
-    if fitted.departures is not None:
-        points = np.column_stack([points, fitted.departures.points])
+    points, variance = _targets(fitted, covariance)
     pull = 1.0 - fitted.shrinkage
-    shared = np.square(pull) * np.einsum("jk,kl,jl->j", points, covariance, points)
-    own = np.sqrt(np.maximum(np.square(fitted.theta_sd) - shared, 0.0))
+    own = np.sqrt(_own_variances(fitted, variance))
     known = np.isfinite(own)
     theta = scale[:, None] * (rng.standard_normal((n_draws, n_groups)) * np.where(known, own, 0.0))
     theta += fitted.theta + (coef @ points.T) * pull
     theta[:, ~known] = np.nan
     return MeanDraws(scale, coef, theta)
+
+
+def deviation_sds(fitted: FittedMeans) -> np.ndarray:
+    """Return the sds (J,) of the group means less the target; NaN where they are not known.
+
+    Given the target m, ``theta_j = m + lambda_j (y_j - m)`` and an error of the group's own: the error of m moves the
+    difference by ``-lambda_j``, where it moves theta by ``1 - lambda_j``.
+    """
+    variance = _targets(fitted, _finite_covariance(fitted))[1]
+    return np.sqrt(_own_variances(fitted, variance) + np.square(fitted.shrinkage) * variance)
+
+
+def _finite_covariance(fitted: FittedMeans) -> np.ndarray:
+    return np.nan_to_num(fitted.predictor.covariance, nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def _targets(fitted: FittedMeans, covariance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return where the groups stand in the target, (J, 1 + k), and the variances (J,) of the target there."""
+    points = np.ones((len(fitted.theta), 1))
+    if fitted.departures is not None:
+        points = np.column_stack([points, fitted.departures.points])
+    return points, np.einsum("jk,kl,jl->j", points, covariance, points)
+
+
+def _own_variances(fitted: FittedMeans, of_target: np.ndarray) -> np.ndarray:
+    """Return what is left of the variances of the group means when the target is known."""
+    return np.maximum(np.square(fitted.theta_sd) - np.square(1.0 - fitted.shrinkage) * of_target, 0.0)
 
 
 def draw_rows(

@@ -9,11 +9,15 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbsk._shrinkage.draws import deviation_sds
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
 from hbsk._shrinkage.shrunken_means import t_quantile
 
-EFFECT_COLUMNS = ["factor", "group", "term", "n", "no_pooling", "mean", "sd", "shrinkage"]
+# Columns of a table of coefficients of groups, of every estimator; intervals come after them.
+EFFECT_COLUMNS = [
+    "factor", "group", "term", "n", "no_pooling", "mean", "sd", "deviation", "deviation_sd", "shrinkage",
+]  # fmt: skip
 
 
 def effect_table(
@@ -29,6 +33,8 @@ def effect_table(
             "no_pooling": own,
             "mean": fitted.theta,
             "sd": fitted.theta_sd,
+            "deviation": fitted.deviations,
+            "deviation_sd": deviation_sds(fitted),
             "shrinkage": fitted.shrinkage,
         }
     )
@@ -39,7 +45,7 @@ def effect_table(
 
 
 def parameter_table(
-    fitted: FittedMeans, columns: Sequence[str], group_sd: dict[str, float], coverage: float
+    fitted: FittedMeans, columns: Sequence[str], points: dict[str, float], coverage: float
 ) -> pd.DataFrame:
     """Return estimate, sd and interval of the target's coefficients, of sigma, and the sd between groups.
 
@@ -62,5 +68,5 @@ def parameter_table(
         sigma, nu = np.sqrt(fitted.sigma2), fitted.nu
         ends = sigma * np.sqrt(nu / chi2.ppf([0.5 + coverage / 2, 0.5 - coverage / 2], nu))
         rows.append(pd.DataFrame([[sigma, sigma / np.sqrt(2 * nu), *ends]], index=["sigma"], columns=list(table)))
-    rows += [pd.DataFrame({"mean": value}, index=[name], columns=list(table)) for name, value in group_sd.items()]
+    rows += [pd.DataFrame({"mean": value}, index=[name], columns=list(table)) for name, value in points.items()]
     return pd.concat([row.astype(float) for row in rows])

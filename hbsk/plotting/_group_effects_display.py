@@ -103,6 +103,7 @@ class GroupEffectsDisplay(GroupDisplay):
         estimator: Any,
         *,
         term: str | None = None,
+        factor: str | None = None,
         coverage: float = 0.95,
         ax: Any = None,
         marker_kwargs: dict | None = None,
@@ -116,7 +117,9 @@ class GroupEffectsDisplay(GroupDisplay):
         estimator : estimator
             Fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one.
         term : str, default=None
-            Varying term, such as "1|county" or "floor|county". None: the first.
+            Varying term, such as "1|county" or "floor|county". None: the first of the factor.
+        factor : str, default=None
+            Grouping factor. With several of them this or `term` must be given.
         coverage : float, default=0.95
             Probability of the intervals.
         ax : matplotlib Axes, default=None
@@ -130,7 +133,7 @@ class GroupEffectsDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, coverage)
+        found = read_group_estimates(estimator, term, factor, coverage)
         display = cls._of(found, coverage=coverage)
         return display.plot(ax, marker_kwargs=marker_kwargs, interval_kwargs=interval_kwargs, line_kwargs=line_kwargs)
 

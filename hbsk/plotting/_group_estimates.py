@@ -10,9 +10,10 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
+from hbsk._answers import check_only_factor
 from hbsk._base import learnt_by
 from hbsk._data.checks import check_coverage
-from hbsk._posterior.group_tables import column_labels, common_counterparts
+from hbsk._posterior.group_tables import column_labels, common_counterparts, find_term
 from hbsk._shrinkage.shrunken_means import t_quantile
 
 
@@ -63,7 +64,7 @@ def fitted_step(estimator: Any) -> Any:
             return estimator
 
 
-def read_group_estimates(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
+def read_group_estimates(estimator: Any, term: str | None, factor: str | None, coverage: float) -> GroupEstimates:
     """Read the estimates of all groups from a fitted PartialPoolingRegressor or JamesSteinEstimator.
 
     Parameters
@@ -71,32 +72,35 @@ def read_group_estimates(estimator: Any, term: str | None, coverage: float) -> G
     estimator : estimator
         Fitted, or a pipeline or search that ends in one.
     term : str or None
-        Varying term, such as "1|county" or "floor|county"; None for the first.
+        Varying term, such as "1|county" or "floor|county"; None for the first of the factor.
+    factor : str or None
+        Grouping factor; with several of them, it or the term must be named.
     coverage : float
         Probability of the intervals, between 0 and 1.
     """
     check_coverage(coverage)
     estimator = fitted_step(estimator)
     if hasattr(estimator, "theta_"):
-        return _from_means(estimator, term, coverage)
+        return _from_means(estimator, term, factor, coverage)
     if hasattr(estimator, "group_effects"):
-        return _from_posterior(estimator, term, coverage)
+        return _from_posterior(estimator, term, factor, coverage)
     raise TypeError(
         f"{type(estimator).__name__} has no estimates of groups to show. Pass a fitted PartialPoolingRegressor or "
         "JamesSteinEstimator, or a pipeline or search that ends in one."
     )
 
 
-def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
+def _from_means(estimator: Any, term: str | None, factor: str | None, coverage: float) -> GroupEstimates:
     if term is not None:
         raise ValueError(f"term={term!r}: a JamesSteinEstimator has only means of groups; leave term= out.")
     if not estimator.groups_:
         raise ValueError("This JamesSteinEstimator was fitted without groups, so there are none to show.")
     learnt = learnt_by(estimator)
+    check_only_factor(learnt.factors, factor)
     reach = t_quantile(0.5 + coverage / 2, np.array([learnt.means.nu]))[0] * estimator.theta_sd_
-    (factor,) = learnt.factors
+    (shown,) = learnt.factors
     return GroupEstimates(
-        labels=factor.labels,
+        labels=shown.labels,
         size=estimator.group_sizes_,
         no_pooling=estimator.group_means_,
         estimate=estimator.theta_,
@@ -104,49 +108,31 @@ def _from_means(estimator: Any, term: str | None, coverage: float) -> GroupEstim
         upper=estimator.theta_ + reach,
         shrinkage=learnt.means.shrinkage,
         centre=np.broadcast_to(estimator.target_, estimator.theta_.shape),
-        factor=factor.name,
+        factor=shown.name,
         term="mean",
         centre_name="target",
     )
 
 
-def _from_posterior(estimator: Any, term: str | None, coverage: float) -> GroupEstimates:
-    factor, column, term = _find_term(estimator, term)
+def _from_posterior(estimator: Any, term: str | None, factor: str | None, coverage: float) -> GroupEstimates:
+    specification = learnt_by(estimator).frame.specification
+    f, column = find_term(specification, term, factor, "show")
+    shown = specification.factors[f]
     table = estimator.group_effects(coverage=coverage)
-    table = table[table["term"] == term]
-    counterpart = common_counterparts(learnt_by(estimator).frame.specification, factor)[column]
+    table = table[(table["factor"] == shown.name) & (table["term"] == column_labels(shown)[column])]
     return GroupEstimates(
-        labels=estimator.groups_[factor.name],
+        labels=estimator.groups_[shown.name],
         size=table["n"].to_numpy(dtype=np.float64),
         no_pooling=table["no_pooling"].to_numpy(),
         estimate=table["mean"].to_numpy(),
         lower=table["lower"].to_numpy(),
         upper=table["upper"].to_numpy(),
         shrinkage=table["shrinkage"].to_numpy(),
-        centre=np.full(len(table), _common_coefficient(estimator, counterpart)),
-        factor=factor.name,
-        term="intercept" if factor.columns[column] == "1" else factor.columns[column],
+        centre=np.full(len(table), _common_coefficient(estimator, common_counterparts(specification, shown)[column])),
+        factor=shown.name,
+        term="intercept" if shown.columns[column] == "1" else shown.columns[column],
         centre_name="population mean",
     )
-
-
-def _find_term(estimator: Any, term: str | None) -> tuple[Any, int, str]:
-    known = {
-        label: (factor, column)
-        for factor in learnt_by(estimator).frame.specification.factors
-        for column, label in enumerate(column_labels(factor))
-    }
-    if not known:
-        raise ValueError(
-            "The model has no groups to show: it was fitted without, or with pooling='complete', which ignores them."
-        )
-    if term is None:
-        term = next(iter(known))
-    if term not in known:
-        raise ValueError(
-            f"term={term!r} is no varying term of this model; its terms are {', '.join(map(repr, known))}."
-        )
-    return *known[term], term
 
 
 def _common_coefficient(estimator: Any, column: int | None) -> float:

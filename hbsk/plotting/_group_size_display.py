@@ -104,6 +104,7 @@ class GroupSizeDisplay(GroupDisplay):
         estimator: Any,
         *,
         term: str | None = None,
+        factor: str | None = None,
         truth: Any = None,
         ax: Any = None,
         no_pooling_kwargs: dict | None = None,
@@ -118,7 +119,9 @@ class GroupSizeDisplay(GroupDisplay):
         estimator : estimator
             Fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one.
         term : str, default=None
-            Varying term, such as "1|county" or "floor|county". None: the first.
+            Varying term, such as "1|county" or "floor|county". None: the first of the factor.
+        factor : str, default=None
+            Grouping factor. With several of them this or `term` must be given.
         truth : array-like of shape (n_groups,), Series or dict, default=None
             True values, where they are known: in the order of `groups_`, or by label.
         ax : matplotlib Axes, default=None
@@ -132,7 +135,7 @@ class GroupSizeDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, 0.95)
+        found = read_group_estimates(estimator, term, factor, 0.95)
         display = cls._of(found, truth=None if truth is None else align(truth, found.labels, "truth"))
         return display.plot(
             ax,

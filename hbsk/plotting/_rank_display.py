@@ -98,6 +98,7 @@ class RankDisplay(GroupDisplay):
         estimator: Any,
         *,
         term: str | None = None,
+        factor: str | None = None,
         ascending: bool = False,
         top: int | None = None,
         ax: Any = None,
@@ -111,7 +112,9 @@ class RankDisplay(GroupDisplay):
         estimator : estimator
             Fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one.
         term : str, default=None
-            Varying term, such as "1|county" or "floor|county". None: the first.
+            Varying term, such as "1|county" or "floor|county". None: the first of the factor.
+        factor : str, default=None
+            Grouping factor. With several of them this or `term` must be given.
         ascending : bool, default=False
             Whether the smallest estimate has rank 1.
         top : int, default=None
@@ -133,8 +136,8 @@ class RankDisplay(GroupDisplay):
                 f"{type(estimator).__name__} has no method rank_groups, which needs a joint posterior of the groups. "
                 "Pass a fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search ending in one."
             )
-        found = read_group_estimates(estimator, term, 0.95)
-        table = estimator.rank_groups(term, ascending=ascending, top=top)
+        found = read_group_estimates(estimator, term, factor, 0.95)
+        table = estimator.rank_groups(term, factor=factor, ascending=ascending, top=top)
         by_label = {
             name: align(dict(zip(table.index.tolist(), column, strict=True)), found.labels, name)
             for name, column in table.items()

@@ -119,6 +119,7 @@ class ShrinkageDisplay(GroupDisplay):
         estimator: Any,
         *,
         term: str | None = None,
+        factor: str | None = None,
         coverage: float = 0.95,
         no_pooling: Any = None,
         kind: str = "estimates",
@@ -136,7 +137,9 @@ class ShrinkageDisplay(GroupDisplay):
         estimator : estimator
             Fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search that ends in one.
         term : str, default=None
-            Varying term, such as "1|county" or "floor|county". None: the first.
+            Varying term, such as "1|county" or "floor|county". None: the first of the factor.
+        factor : str, default=None
+            Grouping factor. With several of them this or `term` must be given.
         coverage : float, default=0.95
             Probability of the intervals.
         no_pooling : estimator, default=None
@@ -156,10 +159,10 @@ class ShrinkageDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, coverage)
+        found = read_group_estimates(estimator, term, factor, coverage)
         ends: dict[str, np.ndarray] = {}
         if no_pooling is not None:
-            free = read_group_estimates(no_pooling, term, coverage)
+            free = read_group_estimates(no_pooling, term, factor, coverage)
             for name in ("lower", "upper"):
                 by_label = dict(zip(free.labels.tolist(), getattr(free, name), strict=True))
                 ends[f"no_pooling_{name}"] = align(by_label, found.labels, "no_pooling")

@@ -12,7 +12,8 @@ import pandas as pd
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from hbsk._base import PosteriorAnswersMixin, learnt_by, read_predicted, require_standard_error
+from hbsk._answers import PosteriorAnswersMixin
+from hbsk._base import learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import label_columns, read_keyword

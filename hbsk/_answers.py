@@ -1,0 +1,350 @@
+"""Tables and other answers after fit that do not depend on rows: mixins of the estimators."""
+
+from __future__ import annotations
+
+from copy import copy
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from hbsk._base import (
+    LearntMeans,
+    learnt_by,
+    read_predicted,
+    read_training_table,
+    require_standard_error,
+)
+from hbsk._data.checks import check_coverage
+from hbsk._data.factor import Factor
+from hbsk._fit import Learnt, bambi_model, diagnose_fit, model_priors
+from hbsk._messages import shown
+from hbsk._model.frame import read_training_frame, unknown_rows
+from hbsk._model.options import options_of
+from hbsk._posterior.datatree import posterior_datatree
+from hbsk._posterior.group_tables import (
+    correlation_frames,
+    group_effect_table,
+    label_index,
+    sd_series,
+    shrinkage_frames,
+)
+from hbsk._posterior.summary import n_rank_draws, rank_table, ranks_of_draws, summary_table
+from hbsk._shrinkage.draws import draw_means
+from hbsk._shrinkage.tables import EFFECT_COLUMNS, effect_table, parameter_table
+
+
+def check_only_factor(factors: tuple[Factor, ...], factor: Any) -> None:
+    """Raise where a name is given that is not that of the one grouping factor."""
+    (known,) = factors
+    if factor not in (None, known.name):
+        raise ValueError(f"factor={shown(factor)} is no grouping factor of this model; its factor is {known.name!r}.")
+
+
+class ShrunkenAnswersMixin:
+    """Tables of shrunken means; a mixin of `JamesSteinEstimator`, whose file tells fit and predict."""
+
+    _learnt: LearntMeans
+
+    @property
+    def shrinkage_(self):
+        """Weight of each group's own mean, by factor: frames of groups times the term "1|<factor>"."""
+        learnt = learnt_by(self)
+        return {
+            factor.name: pd.DataFrame(
+                {term: learnt.means.shrinkage}, index=label_index(factor.labels, factor.name), copy=True
+            )
+            for factor in learnt.factors
+            for term in factor.terms
+        }
+
+    @property
+    def group_sd_(self):
+        """Estimates of the sd between groups, by factor."""
+        sd = np.sqrt(self.between_group_variance_) if learnt_by(self).factors else np.nan
+        return {factor.name: pd.Series(sd, index=list(factor.terms), name="sd") for factor in self._learnt.factors}
+
+    @property
+    def group_effects_(self):
+        """Means of every group; see `group_effects`, here without intervals."""
+        return self.group_effects(coverage=None)
+
+    def group_effects(self, coverage=0.95):
+        """Return the mean of every group, shrunken and not.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals; None leaves them out.
+
+        Returns
+        -------
+        table : DataFrame
+            Columns ``factor``, ``group``, ``term``, ``n`` (copies of rows), ``no_pooling`` (`group_means_`), ``mean``
+            (`theta_`), ``sd`` (`theta_sd_`), ``deviation`` and ``deviation_sd`` of the mean less the target,
+            ``shrinkage``, and ``lower``, ``upper`` of the mean: quantiles of Student's t.
+        """
+        if coverage is not None:
+            check_coverage(coverage)
+        learnt = learnt_by(self)
+        for factor in learnt.factors:
+            (term,) = factor.terms
+            own = self.group_means_
+            return effect_table(factor.name, term, factor.labels, self.group_sizes_, own, learnt.means, coverage)
+        return pd.DataFrame(columns=EFFECT_COLUMNS)
+
+    def summary(self, coverage=0.95):
+        """Return the parameters that were estimated, with what is known of them.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals.
+
+        Returns
+        -------
+        table : DataFrame
+            Rows "Intercept" and slopes (of the target; sd 0 where it was given), "sigma" unless standard errors are
+            known, "1|<factor>_sigma", the sd between groups, and "variance_share[<factor>]", the share of its square
+            in the sum of both variances, with no interval. Columns ``mean``, ``sd``,
+            ``lower`` and ``upper``: Student's t, and chi-square for sigma.
+        """
+        check_coverage(coverage)
+        learnt = learnt_by(self)
+        points = {f"{term}_sigma": sd for series in self.group_sd_.values() for term, sd in series.items()}
+        if not learnt.known_errors:
+            between, within = self.between_group_variance_, learnt.means.sigma2
+            points |= {f"variance_share[{factor.name}]": between / (between + within) for factor in learnt.factors}
+        return parameter_table(learnt.means, learnt.columns, points, float(coverage))
+
+    def rank_groups(self, term=None, *, factor=None, ascending=False, top=None):
+        """Return the law of every group's rank.
+
+        Parameters
+        ----------
+        term : str, default=None
+            Only "1|<factor>", the mean, can be ranked by.
+        factor : str, default=None
+            Only the grouping factor, whose name need not be given.
+        ascending : bool, default=False
+            Whether the smallest mean has rank 1.
+        top : int, default=None
+            Also return the probability of being among the first ``top``.
+
+        Returns
+        -------
+        table : DataFrame
+            Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
+            ``p_top_<top>``. From 4,000 joint draws, always the same, of an approximate posterior: Student's t with a
+            common scale, and one error of the target that all groups share by the part they were moved.
+        """
+        learnt = learnt_by(self)
+        known = [known for factor in learnt.factors for known in factor.terms]
+        if not known:
+            raise ValueError("There are no groups to rank: the estimator was fitted without.")
+        if term not in (None, *known):
+            raise ValueError(f"term={shown(term)} is no varying term of this model; its term is {known[0]!r}.")
+        check_only_factor(learnt.factors, factor)
+        if not np.isfinite(learnt.means.theta_sd).all():
+            raise ValueError("The groups cannot be ranked: the variance within groups, and so their sd, is not known.")
+        (ranked,) = learnt.factors
+        n_draws = n_rank_draws(ranked.n_groups)
+        draws = draw_means(learnt.means, n_draws, np.random.default_rng(0)).theta
+        return ranks_of_draws(draws, label_index(ranked.labels, ranked.name), ascending, top)
+
+
+class PosteriorAnswersMixin:
+    """Answers from the posterior; a mixin of `PartialPoolingRegressor`, whose file tells fit and predict."""
+
+    _learnt: Learnt
+
+    @property
+    def group_effects_(self):
+        """Coefficients of every group; see `group_effects`, here without intervals."""
+        return self._once("group_effects", lambda: self.group_effects(coverage=None))
+
+    @property
+    def group_sd_(self):
+        """Posterior means of the sds between groups, by factor."""
+        return self._once("group_sd", lambda: sd_series(self._learnt.frame, self._learnt.fitted.posterior))
+
+    @property
+    def group_correlation_(self):
+        """Posterior means of the correlations of varying terms, by factor."""
+        return self._once(
+            "group_correlation", lambda: correlation_frames(self._learnt.frame, self._learnt.fitted.posterior)
+        )
+
+    @property
+    def shrinkage_(self):
+        """Share of a group's own estimate that is kept, by factor."""
+        return self._once("shrinkage", lambda: shrinkage_frames(self._learnt.frame, self._learnt.fitted.posterior))
+
+    def group_effects(self, coverage=0.95):
+        """Return the coefficients of every group beside their no-pooling estimates.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals; None leaves them out.
+
+        Returns
+        -------
+        table : DataFrame
+            One row for each factor, term and group: ``factor``, ``group``, ``term``, ``n`` (copies of rows) and
+
+            - ``mean``, ``sd``, ``lower``, ``upper`` of the group's coefficient: the common coefficient of the same
+              column, where there is one, plus the group's own effect, the effects of all other factors at 0 (of a class
+              in a school also the school's);
+            - ``deviation``, ``deviation_sd`` of the own effect alone;
+            - ``no_pooling``, the coefficient's estimate without pooling, NaN where the group's rows do not identify it.
+              With one factor that of ``pooling="none"``; with several the least squares estimate from the group's rows,
+              common coefficients and the effects of the other factors at their posterior means;
+            - ``shrinkage``, see `shrinkage_`.
+
+            With ``pooling="none"`` the deviation is that from the complete-pooling value, taken as known, where the
+            groups absorb the common coefficient; with ``pooling="complete"`` there are no rows.
+        """
+        if coverage is not None:
+            check_coverage(coverage)
+        check_is_fitted(self)
+        return group_effect_table(self._learnt.frame, self._learnt.fitted, self._learnt.copies, coverage)
+
+    @property
+    def diagnostics_(self):
+        """Whether the posterior was found: one row for each parameter."""
+        known = self._learnt.known_errors
+        return self._once(
+            "diagnostics", lambda: diagnose_fit(self._learnt.frame, self._learnt.fitted, sigma_is_parameter=not known)
+        )
+
+    def _once(self, name, compute):
+        """Return a copy of an answer that is computed once for each fit."""
+        check_is_fitted(self)
+        answer = self._learnt.fitted.once(name, compute)
+        return {key: part.copy() for key, part in answer.items()} if isinstance(answer, dict) else answer.copy()
+
+    def summary(self):
+        """Return posterior mean, sd, 89 % interval and diagnostics of every parameter, and shares of variance.
+
+        Returns
+        -------
+        table : DataFrame
+            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine.
+
+            The last rows, "variance_share[<factor>]", are the variance of the effects of a factor in a row, averaged
+            over the rows of fit where there are slopes, over that of all factors' effects and the residual variance
+            together: of a varying intercept the intraclass correlation (ICC, or VPC). There are none where standard
+            errors are known, and none without pooling.
+
+            For ``pooling="none"`` a common coefficient that the groups absorb (what varies by group, columns of group
+            level, an intercept that depends on them) is not estimated: its mean is the complete-pooling value, and all
+            else is NaN.
+        """
+        check_is_fitted(self)
+        known = self._learnt.known_errors
+        return summary_table(self._learnt.frame, self._learnt.fitted, self.diagnostics_, known_errors=known)
+
+    def rank_groups(self, term=None, *, factor=None, ascending=False, top=None):
+        """Return the posterior of every group's rank.
+
+        Parameters
+        ----------
+        term : str, default=None
+            Which varying term to rank by, such as "1|county" (the default: the first of the factor) or "floor|county";
+            ranked is the group's coefficient.
+        factor : str, default=None
+            Which grouping factor's groups to rank. With several factors this or `term` must be given.
+        ascending : bool, default=False
+            Whether the smallest coefficient has rank 1.
+        top : int, default=None
+            Also return the probability of being among the first ``top``.
+
+        Returns
+        -------
+        table : DataFrame
+            Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
+            ``p_top_<top>``. From joint draws, with the estimator's `random_state` (0 if it has none).
+        """
+        check_is_fitted(self)
+        seed = 0 if self.random_state is None else self.random_state
+        return rank_table(
+            self._learnt.frame, self._learnt.fitted.posterior, term, factor, ascending, top, self._generator(seed)
+        )
+
+    def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
+        """Return the posterior as an ArviZ DataTree.
+
+        Parameters
+        ----------
+        X, y, groups, standard_error : array-like, default=None
+            Rows, of groups that fit has seen, for which to add ``posterior_predictive`` and, with y, ``log_likelihood``
+            and ``observed_data``.
+        draws : int, default=None
+            Draws of each chain; None is the estimator's. NUTS has no more than it drew.
+        random_state : int, RandomState instance, Generator or None, default=None
+            None takes the estimator's.
+
+        Returns
+        -------
+        tree : xarray.DataTree
+            Variables as Bambi names them ("Intercept", "floor", "1|county", "1|county_sigma", "sigma"), and
+            ``corr_<factor>``. For ``pooling="none"`` what `summary` calls not estimated is the same in all draws, so
+            that it and the groups' deviations from it add up; what the rows of a group do not identify is NaN.
+        """
+        check_is_fitted(self)
+        if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):
+            raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
+        rows = None
+        if X is not None:
+            rows, read = read_predicted(self, X, groups, standard_error, y)
+            n_unknown = int(unknown_rows(read).sum())
+            if n_unknown:
+                raise ValueError(
+                    f"{n_unknown} rows of X are of groups that fit has not seen, whose effects are no parameters of "
+                    "the posterior. Leave them out of to_datatree; sample_y and predict_interval know new groups."
+                )
+            y = read.y
+            require_standard_error(self, standard_error, "to_datatree with X")
+        elif y is not None or groups is not None or standard_error is not None:
+            raise ValueError("to_datatree takes y=, groups= and standard_error= together with X only.")
+        return posterior_datatree(
+            self._learnt.frame,
+            self._learnt.fitted,
+            self.chains,
+            self.draws if draws is None else draws,
+            self._generator(random_state),
+            rows,
+            y,
+            self._learnt.known_errors,
+        )
+
+    def to_bambi(self, X, y, groups=None, *, standard_error=None):
+        """Return the same model as a `bambi.Model`, every prior explicit.
+
+        Parameters
+        ----------
+        X, y, groups, standard_error
+            As for `fit`.
+
+        Returns
+        -------
+        model : bambi.Model
+            Not built yet; ``model.fit()`` samples it, and ``model.predict(idata, data=X_new)`` takes new rows of X
+            where all terms are numeric, without ``bs`` and ``poly``; see "The Bambi model" in the guide to engines.
+
+        Raises
+        ------
+        ValueError
+            With ``pooling="none"``: a limit, which is no Bambi model.
+        """
+        if self.pooling == "none":
+            raise ValueError(
+                "to_bambi cannot state pooling='none', the limit of infinite between-group sds. Use pooling='partial', "
+                "or a formula with the groups as common terms ('y ~ 0 + group + group:x' is close to it)."
+            )
+        table = read_training_table(copy(self), X)  # what is read here is not learnt
+        frame, rows = read_training_frame(options_of(self), table, y, groups, standard_error, None)
+        return bambi_model(frame, rows, model_priors(self.priors, frame, rows))
