@@ -290,9 +290,10 @@ class PosteriorAnswersMixin:
         Returns
         -------
         tree : xarray.DataTree
-            Variables as Bambi names them ("Intercept", "floor", "1|county", "1|county_sigma", "sigma"), and
-            ``corr_<factor>``. For ``pooling="none"`` what `summary` calls not estimated is the same in all draws, so
-            that it and the groups' deviations from it add up; what the rows of a group do not identify is NaN.
+            Variables as Bambi names them ("Intercept", "floor", "1|county", "1|county_sigma", "sigma"),
+            ``corr_<factor>`` and ``variance_share`` (see `summary`). For ``pooling="none"`` what `summary` calls not
+            estimated is the same in all draws, so that it and the groups' deviations from it add up; what the rows of a
+            group do not identify is NaN.
         """
         check_is_fitted(self)
         if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):

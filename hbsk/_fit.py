@@ -444,7 +444,7 @@ def _own_effects(frame, rows, posterior, parts) -> tuple[np.ndarray, ...]:
     rest = rows.y - x @ posterior.common_estimates() - sum(of_factors)
     left = [_collect(frame, rows, rest + of_factor, f, None) for f, of_factor in enumerate(of_factors)]
     own = []
-    sums_left, ways = standardise_factors(left, _collect_pairs(frame, rows, parts, posterior.n_groups))
+    sums_left, ways = standardise_factors(left, collect_factor_pairs(frame, rows, parts))
     for sums, way in zip(sums_left.factors, ways, strict=True):
         products = sums.zx[:, -1]
         if specification.has_intercept:  # what is left has been centred

@@ -27,15 +27,15 @@ MODELS = {
     "crossed by NUTS": None,
 }
 VARIANCES = {
-    "intercepts": {"sigma", "1|Subject_sigma"},
-    "slopes": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
+    "intercepts": {"sigma", "1|Subject_sigma", "variance_share"},
+    "slopes": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject", "variance_share"},
     # independent at the mean of Days, so correlated at zero
-    "uncorrelated": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject"},
+    "uncorrelated": {"sigma", "1|Subject_sigma", "Days|Subject_sigma", "corr_Subject", "variance_share"},
     "no pooling": {"sigma"},
     "complete pooling": {"sigma"},
     "schools": {"1|school_sigma"},
     "schools by NUTS": {"1|school_sigma"},
-    "crossed by NUTS": {"sigma", "1|pupil_sigma", "x|pupil_sigma", "corr_pupil", "1|topic_sigma"},
+    "crossed by NUTS": {"sigma", "1|pupil_sigma", "x|pupil_sigma", "corr_pupil", "1|topic_sigma", "variance_share"},
 }
 
 
@@ -65,7 +65,9 @@ def test_summary_agrees_with_ours(fitted):
         full = az.summary(tree, round_to="none")
     variables = set(tree["posterior"].data_vars)
     assert variables >= VARIANCES[name]
-    assert not any(term.endswith("_sigma") or term.startswith("corr_") for term in variables - VARIANCES[name])
+    assert not any(
+        term.endswith("_sigma") or term.startswith(("corr_", "variance")) for term in variables - VARIANCES[name]
+    )
     ours = model.summary()
     assert set(ours.index) <= set(full.index)
     assert ("corr_Subject[1, Days]" in ours.index) == ("corr_Subject" in variables)

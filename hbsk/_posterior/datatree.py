@@ -9,6 +9,7 @@ import numpy as np
 
 from hbsk._data.labels import group_names
 from hbsk._model.design import PredictedRows, columns_by_term
+from hbsk._posterior.diagnostics import variance_shares
 
 # Bytes of group effects or of pointwise values that a tree may hold.
 SIZE_LIMIT = 4 * 2**30
@@ -86,6 +87,11 @@ def _variables(frame, draws, shape, known_errors):
             variables[name] = correlation.reshape(*shape, *correlation.shape[1:])
             dims[name] = [f"{name}_dim", f"{name}_dim_bis"]
             coords |= {f"{name}_dim": list(factor.columns), f"{name}_dim_bis": list(factor.columns)}
+    names, shares = variance_shares(specification, draws.variance)
+    if names and not known_errors and "variance_share" not in variables:  # which may be a column of the user
+        variables["variance_share"] = shares.reshape(*shape, len(names))
+        dims["variance_share"] = ["variance_share_dim"]
+        coords["variance_share_dim"] = [factor.name for factor in specification.factors]
     return variables, dims, coords
 
 

@@ -79,14 +79,12 @@ def variance_shares(specification, nodes) -> tuple[list[str], np.ndarray]:
     The variance of the effects in a row, averaged over rows, over that of all effects and the residual variance: of one
     varying intercept the intraclass correlation. (Goldstein, Browne, Rasbash 2002, Underst. Stat. 1(4), for the share;
     Nakagawa, Johnson, Schielzeth 2017, J. R. Soc. Interface 14, for the average.) None without groups, without pooling,
-    and where known standard errors are all the noise.
+    and where effects have no variance.
     """
-    if nodes.between is None or np.isnan(nodes.sigma).any():
+    if nodes.between is None or not np.isfinite(nodes.between).all():
         return [], np.empty((len(nodes.sigma), 0))
     total = nodes.between.sum(axis=1) + nodes.sigma**2
-    with np.errstate(invalid="ignore"):  # where effects have no variance there is no share
-        shares = nodes.between / total[:, None]
-    return [f"variance_share[{factor.name}]" for factor in specification.factors], shares
+    return [f"variance_share[{factor.name}]" for factor in specification.factors], nodes.between / total[:, None]
 
 
 def derived_diagnostics(posterior, names, values_of) -> pd.DataFrame:

@@ -64,19 +64,17 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame, *, known_errors: boo
 def _share_table(specification, posterior) -> pd.DataFrame:
     """Return the rows of the summary for each factor's share of variance."""
     names, average = variance_shares(specification, posterior.variance_nodes())
-    usable = np.isfinite(average).all(axis=0)
-    names = [name for name, ok in zip(names, usable, strict=True) if ok]
     if not names:
         return pd.DataFrame()
 
     def values_of(nodes):
-        return variance_shares(specification, nodes)[1][:, usable]
+        return variance_shares(specification, nodes)[1]
 
     nodes, weight, _ = posterior.variance_law()
     values = values_of(nodes)
     ends = variance_quantiles(posterior, values, weight, END_LEVELS)
     sd = np.sqrt(weight @ (values - weight @ values) ** 2)
-    table = pd.DataFrame({"mean": posterior.weight @ average[:, usable], "sd": sd}, index=names)
+    table = pd.DataFrame({"mean": posterior.weight @ average, "sd": sd}, index=names)
     table["eti89_lb"], table["eti89_ub"] = ends.T
     return table.join(derived_diagnostics(posterior, names, values_of)[SHOWN])
 
