@@ -6,6 +6,7 @@ Kinds are those that the classes themselves declare, so that a new field is chec
 from __future__ import annotations
 
 import base64
+import dataclasses
 import math
 import numbers
 import types
@@ -74,7 +75,10 @@ def check_fields(value: Any) -> None:
 
 @lru_cache
 def _declared(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    kinds = typing.get_type_hints(cls)
+    if not dataclasses.is_dataclass(cls):
+        return kinds
+    return {field.name: kinds[field.name] for field in dataclasses.fields(cls)}  # a base may promise more to readers
 
 
 def is_of_kind(value: Any, kind: Any) -> bool:
