@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass
-from functools import wraps
+from functools import lru_cache, wraps
 from numbers import Integral
 from typing import Any
 
@@ -122,7 +122,7 @@ class GroupRoutingMixin:
         if self.group_features is not None:
             return False
         formula = getattr(self, "formula", None)
-        return formula is None or _names_groups(formula)
+        return formula is None or GROUPS in names_in(formula)[1]
 
     def get_metadata_routing(self) -> Any:
         """Get the metadata requests of this estimator.
@@ -145,14 +145,20 @@ class GroupRoutingMixin:
         return requests
 
 
-def _names_groups(formula: Any) -> bool:
-    """Tell whether `groups` stands right of `|`."""
+def names_in(formula: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of features and those right of `|`; none where fit will say that it cannot read the formula."""
+    return _names_in(formula) if isinstance(formula, str) else ((), ())
+
+
+@lru_cache(maxsize=64)
+def _names_in(formula: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
 
     try:
-        return GROUPS in parse_formula(formula).factor_names
+        parsed = parse_formula(formula)
     except (TypeError, ValueError):
-        return False  # fit says what is wrong with it, and is not kept from it by scikit-learn's word on `groups`
+        return (), ()
+    return parsed.feature_names, parsed.factor_names
 
 
 def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:

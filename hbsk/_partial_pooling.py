@@ -11,8 +11,9 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from hbsk._answers import PosteriorAnswersMixin
-from hbsk._base import GroupRoutingMixin, generator, read_training_table
+from hbsk._base import GroupRoutingMixin, generator, names_in, read_training_table
 from hbsk._data.rows import UNKNOWN_GROUPS, Rows
+from hbsk._data.sources import GROUPS
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
 from hbsk._fit import Fitted, learnt_of
@@ -127,7 +128,8 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        tags.input_tags.categorical = self.group_features is not None
+        _, factors = names_in(self.formula)
+        tags.input_tags.categorical = self.group_features is not None or bool(set(factors) - {GROUPS})
         tags.input_tags.string = True
         return tags
 

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 
-from hbsk._base import check_n_samples, keeps_former_fit, read_predicted, require_standard_error
+from hbsk._base import check_n_samples, keeps_former_fit, names_in, read_predicted, require_standard_error
 from hbsk._data.checks import check_interval
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
 from hbsk._fit import infer
@@ -321,6 +321,13 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
 
     # private
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        features, factors = names_in(self.formula)
+        # what only groups explain is nothing where columns that are no groups are taken for labels
+        tags.regressor_tags.poor_score = bool(factors) and not features
+        return tags
 
     def _warn_of_single_rows(self, frame, rows):
         if self.pooling != "partial" or rows.standard_error is not None:

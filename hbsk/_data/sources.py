@@ -97,7 +97,7 @@ def selected_columns(selector: Any, columns: Sequence[str], argument: str) -> di
             raise ValueError(
                 f"{argument}={shown(selector)}: X has no column at position {position}; it has {len(columns)} "
                 f"columns, so positions go from {-len(columns)} to {len(columns) - 1}. A transformer before this step "
-                "may have dropped or moved columns."
+                f"may have dropped or moved columns. {_width(columns)}"
             )
         found.append(columns[position])
         asked.append(found[-1])
@@ -132,8 +132,13 @@ def find_column(columns: Sequence[str], name: str, argument: str) -> str:
         )
     raise ValueError(
         f"{argument}: X has no column {shown(name)}. Columns that arrived: {arrived}. A transformer before this step "
-        "may have renamed or dropped it, or turned a frame into an array (then use its position)."
+        f"may have renamed or dropped it, or turned a frame into an array (then use its position). {_width(columns)}"
     )
+
+
+def _width(columns: Sequence[str]) -> str:
+    """Say how many columns there are, in the words that scikit-learn looks for (`check_fit2d_1feature`)."""
+    return f"X has n_features = {len(columns)}."
 
 
 def resolve_source(source: FactorSource, table: Table, keyword: dict[str, Values]) -> FactorSource:
