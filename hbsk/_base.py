@@ -161,6 +161,11 @@ def _names_in(formula: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return parsed.feature_names, parsed.factor_names
 
 
+def reads_columns(estimator: Any) -> bool:
+    """Tell whether an estimator is one of ours that finds its group labels in columns of X."""
+    return isinstance(estimator, GroupRoutingMixin) and not estimator._labels_come_by_keyword()
+
+
 def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
     """Make a method that learns, such as `fit`, run on a copy whose attributes the estimator takes over at the end.
 

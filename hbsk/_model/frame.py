@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -77,6 +78,13 @@ def read_training_frame(
     if options.pooling == "complete" and parsed.blocks:
         specification = specify(parsed.without_groups(), rows.features, sample_weight=rows.sample_weight)
     return ModelFrame(specification, grouped), rows
+
+
+def factors_in(formula: str, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:
+    """Return the grouping factors of a formula, each the columns of X that its labels are made of."""
+    from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
+
+    return bind_columns(parse_formula(formula), columns, ()).factors
 
 
 def _with_groups(specification: Specification, rows: Rows) -> Specification:

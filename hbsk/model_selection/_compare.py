@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -13,10 +12,8 @@ import pandas as pd
 from sklearn import get_config
 from sklearn.base import BaseEstimator, RegressorMixin, clone
 from sklearn.metrics import get_scorer
-from sklearn.model_selection import GroupKFold, check_cv
 from sklearn.pipeline import Pipeline
 from sklearn.utils import _safe_indexing, indexable
-from sklearn.utils.metadata_routing import get_routing_for_object
 from sklearn.utils.parallel import Parallel, delayed
 from sklearn.utils.validation import _num_samples
 
@@ -24,16 +21,15 @@ from hbsk._data.checks import check_target
 from hbsk._data.suspicions import warn_of_order
 from hbsk._messages import shown
 from hbsk.model_selection import _scores
+from hbsk.model_selection._questions import questions
 from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
 from hbsk.model_selection._scorers import GroupScorer
-from hbsk.model_selection._splitters import WithinGroupKFold, encode_groups, refuse_name
+from hbsk.model_selection._splitters import refuse_name
 from hbsk.partial_pooling import PartialPoolingRegressor
 
 __all__ = ["compare_estimators"]
 
-KNOWN, NEW = "new rows of known groups", "new groups"
 METRICS = ("rmse", "mae", "crps", "log_score", "coverage", "width", "fit_seconds", "predict_seconds")
-N_FOLDS = 5
 
 
 def compare_estimators(
@@ -50,7 +46,8 @@ def compare_estimators(
 
     "New rows of known groups" (next year's pupils of these schools) and "new groups" (pupils of schools that nobody has
     measured) are different questions, and the best model for one need not be the best for the other.
-    :class:`WithinGroupKFold` asks the first, :class:`~sklearn.model_selection.GroupKFold` the second.
+    :class:`WithinGroupKFold` asks the first, :class:`~sklearn.model_selection.GroupKFold` the second. With several
+    grouping factors the questions are "rows", and for each factor "new <factor>".
 
     Parameters
     ----------
@@ -60,13 +57,18 @@ def compare_estimators(
         Features; the group column too, where an estimator reads its groups from there.
     y : array-like of shape (n_samples,)
         Responses.
-    groups : array-like of shape (n_samples,), default=None
-        The group of each row. The folds are made of them, and estimators that take `groups=` in `fit` and `predict` get
-        them, also as the last step of a pipeline; those that read a column (`group_features`) do not.
+    groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
+        The group of each row, of several factors in columns. The folds are made of them, and estimators that take
+        `groups=` in `fit` and `predict` get them, also as the last step of a pipeline; those that read a column
+        (`group_features`, or a formula) do not. None takes the factors that the estimators themselves read from columns
+        of X; of pipelines and searches these are not known.
     cv : {"both", "known", "new"}, int, splitter, iterable or dict, default="both"
         The questions. "known": `WithinGroupKFold(5, shuffle=True, random_state=0)`; "new": `GroupKFold(5)`; fewer folds
-        where there are fewer groups. A dict maps the name of a question to a splitter (or an int, or an iterable of
-        training and test rows); a single splitter is named after its class, a single iterable is called "folds".
+        where there are fewer groups. With several factors "known" asks for "rows", whose groups are known in every
+        factor as far as they have other rows, and "new" asks once for each factor: the rows of a group are left out
+        together, and with them the groups nested in it. A dict maps the name of a question to a splitter (or an int, or
+        an iterable of training and test rows); a single splitter is named after its class, a single iterable is called
+        "folds".
     scoring : list of str, dict of str to scorer, or None, default=None
         What is measured. None: all of the metrics below. A list may name these and scikit-learn's scorers ("r2"). A
         dict maps names to either, or to functions `scorer(estimator, X, y)`; :func:`make_group_scorer` makes such
@@ -152,7 +154,7 @@ def compare_estimators(
     measures = _check_scoring(scoring)
     jobs = [
         _Job(question, name, fold, train, test)
-        for question, folds in _questions(cv, X, y, groups).items()
+        for question, folds in questions(cv, X, y, groups, estimators).items()
         for name in estimators
         for fold, (train, test) in enumerate(folds)
     ]
@@ -217,43 +219,6 @@ def _check_scoring(scoring: Any) -> dict[str, Any]:
             "'crps' out; 'log_score' judges distributions too."
         )
     return measures
-
-
-def _questions(cv: Any, X: Any, y: np.ndarray, groups: Any) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
-    """Map each question to its folds."""
-    standard = isinstance(cv, str)
-    if standard and cv not in ("both", "known", "new"):
-        raise ValueError(f"cv must be 'both', 'known', 'new', a splitter, or a dict of splitters; got {shown(cv)}.")
-    codes = None
-    splitters: dict[str | None, Any] = {}
-    if standard or groups is not None:
-        user = "compare_estimators" + (f" with cv={shown(cv)}" if standard else "")
-        codes = encode_groups(groups, len(y), user)
-        if standard:
-            splitters = _standard_splitters(cv, int(codes.max()) + 1)
-    if not standard:
-        splitters = dict(cv) if isinstance(cv, Mapping) else {None: cv}
-    questions = {}
-    for question, splitter in splitters.items():
-        splitter = check_cv(splitter)
-        # The others warn where they are given groups.
-        takes = get_routing_for_object(splitter).consumes("split", {GROUPS})
-        folds = list(splitter.split(X, y, codes if takes else None))
-        if question is None:
-            question = type(splitter).__name__ if hasattr(cv, "split") or isinstance(cv, Integral) else "folds"
-        questions[question] = folds
-    return questions
-
-
-def _standard_splitters(cv: str, n_groups: int) -> dict[str | None, Any]:
-    splitters: dict[str | None, Any] = {}
-    if cv in ("both", "known"):
-        splitters[KNOWN] = WithinGroupKFold(N_FOLDS, shuffle=True, random_state=0)
-    if cv in ("both", "new"):
-        if n_groups < 2:
-            raise ValueError(f"cv={shown(cv)} asks about new groups, but all rows belong to one group. Use cv='known'.")
-        splitters[NEW] = GroupKFold(min(N_FOLDS, n_groups))
-    return splitters
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from numbers import Integral
 from typing import Any
 
@@ -17,6 +17,10 @@ from hbsk._data.table import Table
 from hbsk._messages import shown
 
 __all__ = ["WithinGroupKFold", "encode_groups", "refuse_name"]
+
+
+# Times that rows change places, so that no group of several factors has all of them in one fold.
+DEALS = 10
 
 
 class WithinGroupKFold(BaseCrossValidator):
@@ -127,9 +131,7 @@ class WithinGroupKFold(BaseCrossValidator):
         return self.n_splits
 
     def _splits(self, codes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        fold = self._folds(codes)
-        for k in range(self.n_splits):
-            yield np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        yield from as_splits(self._folds(codes), self.n_splits)
 
     def _folds(self, codes: np.ndarray) -> np.ndarray:
         """Deal the rows, group by group, to the folds in turn, never starting anew."""
@@ -142,6 +144,23 @@ class WithinGroupKFold(BaseCrossValidator):
         folds = np.empty(len(codes), dtype=np.intp)
         folds[rows] = (first + np.arange(len(codes))) % self.n_splits
         return folds
+
+
+def as_splits(folds: np.ndarray, n_splits: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield training and test rows, given the fold that each row is tested in."""
+    for k in range(n_splits):
+        yield np.flatnonzero(folds != k), np.flatnonzero(folds == k)
+
+
+def split_known(splitter: WithinGroupKFold, factors: Sequence[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Split by the codes of several factors, so that rows to predict belong to groups that are known in all of them.
+
+    The rows of the factor with most groups are dealt; then some change places (`deal_again`).
+    """
+    most = max((codes for codes in factors if np.bincount(codes).max() > 1), key=np.max, default=factors[0])
+    folds = splitter._folds(most)
+    others = [codes for codes in factors if codes is not most]
+    return as_splits(deal_again(folds, most, others), splitter.n_splits)
 
 
 def refuse_name(groups: Any, user: str) -> None:
@@ -170,21 +189,81 @@ def encode_groups(groups: Any, n_rows: int, user: str) -> np.ndarray:
     codes : ndarray of shape (n_rows,)
         Codes.
     """
+    return one_of(encode_factors(groups, n_rows, user), user)
+
+
+def one_of(factors: Mapping[str, np.ndarray], user: str) -> np.ndarray:
+    """Return the codes of the only factor."""
+    if len(factors) > 1:
+        raise ValueError(
+            f"{user} takes one label for each row, but groups has {len(factors)} columns. Pass the one whose groups "
+            "are known or new, or one label made of them all."
+        )
+    (codes,) = factors.values()
+    return codes
+
+
+def encode_factors(groups: Any, n_rows: int, user: str) -> dict[str, np.ndarray]:
+    """Turn the labels of one or several factors into codes, as `encode_groups` does, by name."""
     if groups is None:
         raise ValueError(
             f"{user} needs the group of each row, but groups is None. Pass groups=, for example the column of X that "
             "holds them; with metadata routing on, scikit-learn's functions take it in params={'groups': ...}."
         )
     columns = read_keyword(groups, Table({}, n_rows))
-    if len(columns) > 1:
-        raise ValueError(
-            f"{user} takes one label for each row, but groups has {len(columns)} columns. Pass the one whose groups "
-            "are known or new, or one label made of them all."
-        )
-    _, codes = GroupFactor.learn("groups", list(columns.values()))
+    factors = {}
+    for name, column in columns.items():
+        _, factors[name] = GroupFactor.learn(name, [column])
+        refuse_missing(name if len(columns) > 1 else "groups", factors[name])
+    return factors
+
+
+def refuse_missing(name: str, codes: np.ndarray) -> None:
+    """Raise where labels are missing."""
     if len(codes) and codes.min() < 0:
         raise ValueError(
-            f"groups holds {np.count_nonzero(codes < 0)} missing labels in {n_rows} rows. Drop these rows, or give "
+            f"{name} holds {np.count_nonzero(codes < 0)} missing labels in {len(codes)} rows. Drop these rows, or give "
             "them a label of their own."
         )
-    return codes
+
+
+def deal_again(folds: np.ndarray, codes: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """Return folds in which no group of other factors has all of its rows in one fold, as far as that can be had.
+
+    Two rows of one group of the first factor change places, so that the sizes of its folds stay as they are.
+
+    Parameters
+    ----------
+    folds, codes : ndarray of shape (n_rows,)
+    others : sequence of ndarray of shape (n_rows,)
+    """
+    folds, rows = folds.copy(), np.arange(len(folds))
+    by_group = np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    for _ in range(DEALS):
+        lonely = np.zeros(len(folds), dtype=bool)
+        for other in others:
+            lonely |= _in_one_fold(folds, other)[other]
+        if not lonely.any():
+            break
+        for row in rows[lonely]:
+            same = by_group[codes[row]]
+            partners = same[folds[same] != folds[row]]
+            # a partner that is not in need itself, where there is one
+            partners = np.concatenate([partners[~lonely[partners]], partners[lonely[partners]]])
+            if len(partners) and any(_stays_in_one_fold(folds, other, row) for other in others):
+                folds[[row, partners[0]]] = folds[[partners[0], row]]
+    return folds
+
+
+def _in_one_fold(folds, codes):
+    """Tell which groups of two rows or more have all of them in one fold."""
+    n, sizes = codes.max() + 1, np.bincount(codes)
+    least, most = np.full(n, folds.max()), np.zeros(n, dtype=folds.dtype)
+    np.minimum.at(least, codes, folds)
+    np.maximum.at(most, codes, folds)
+    return (least == most) & (sizes > 1)
+
+
+def _stays_in_one_fold(folds, codes, row):
+    own = folds[codes == codes[row]]
+    return len(own) > 1 and np.all(own == own[0])
