@@ -123,14 +123,17 @@ def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted) -> Learnt:
 def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     """Run the engine that is asked for, or the one that is exact and fast."""
     specification = frame.specification
-    if options.pooling == "partial":
-        _refuse_errors_lost_in_rounding(rows)
+    if options.pooling == "partial" and rows.standard_error is not None:
+        smallest = float(rows.standard_error.min())
+        _refuse_noise_lost_in_rounding(rows, smallest, "standard_error goes down to", "standard_error")
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
     _refuse_sums_beyond_floats(specification, collected)
     warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
     known = rows.standard_error is not None
     priors = _priors(options.priors, frame, collected, known)
+    if options.pooling == "partial" and isinstance(priors.get("sigma"), float):
+        _refuse_noise_lost_in_rounding(rows, priors["sigma"], "priors['sigma'] is", "it")
     exact = engine_priors(specification, priors, known)
     reason = exact if isinstance(exact, str) else None
     effect_mean = None
@@ -224,18 +227,15 @@ def collect_factor_pairs(frame: ModelFrame, rows: Rows, parts: Sequence[CentredS
     return collect_pairs(design, rows.codes, n_groups, [part.z_centre for part in parts], weight)
 
 
-def _refuse_errors_lost_in_rounding(rows: Rows) -> None:
-    """Refuse known standard errors whose squares vanish beside the spread of y: the density would be rounding alone."""
-    if rows.standard_error is None:
-        return
-    smallest = float(rows.standard_error.min())
+def _refuse_noise_lost_in_rounding(rows: Rows, smallest: float, name: str, argument: str) -> None:
+    """Refuse known noise whose square vanishes beside the spread of y: the density would be rounding alone."""
     mean = np.average(rows.y_deviation, weights=rows.sample_weight)
     spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=rows.sample_weight)))
     if smallest < SMALLEST_RELATIVE_ERROR * spread:
         raise ValueError(
-            f"standard_error goes down to {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard "
-            f"deviation of y, {spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave "
-            "standard_error out to have the residual sd estimated; look for a y that is far from all others too."
+            f"{name} {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard deviation of y, "
+            f"{spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave {argument} out to "
+            "have the residual sd estimated; look for a y that is far from all others too."
         )
 
 

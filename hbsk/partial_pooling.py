@@ -11,8 +11,10 @@ from sklearn.metrics import r2_score
 from hbsk._base import check_n_samples, keeps_former_fit, names_in, read_predicted, require_standard_error
 from hbsk._data.checks import check_interval
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
+from hbsk._engine.sums import no_rounding
 from hbsk._fit import infer
 from hbsk._partial_pooling import PartialPoolingBase
+from hbsk._posterior.diagnostics import warn_if_sigma_is_held
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
 
@@ -347,3 +349,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             mean = posterior.weight @ posterior.variance_nodes().sigma
         self.sigma_ = float("nan") if rows.standard_error is not None else float(mean)
         super()._learn(frame, rows, fitted)
+        y = rows.y_deviation
+        # a constant y has no noise to be known
+        varies = no_rounding(np.std(y), np.abs(y).max()) > 0
+        if varies and isinstance(fitted.priors.get("sigma"), tuple) and not posterior.are_draws:
+            warn_if_sigma_is_held(posterior)

@@ -7,7 +7,7 @@ import pytest
 from hbsk import PartialPoolingRegressor
 from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR
 from hbsk.datasets import load_dyestuff2
-from hbsk.exceptions import RedundantColumnsWarning, ShrinkageWarning
+from hbsk.exceptions import ConvergenceWarning, RedundantColumnsWarning, ShrinkageWarning
 
 POOLINGS = pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
 
@@ -173,7 +173,8 @@ def test_more_columns_than_rows(rng, pooling, slopes):
 @POOLINGS
 def test_a_perfect_fit_reaches_the_floor_of_sigma(rng, pooling):
     X, y = grouped(rng, [8, 12, 9], sigma=0.0, tau=1.0 if pooling != "complete" else 0.0, tau_slope=0.0)
-    model = PartialPoolingRegressor(group_features="g", pooling=pooling).fit(X, y)
+    with pytest.warns(ConvergenceWarning, match="sigma is held at"):
+        model = PartialPoolingRegressor(group_features="g", pooling=pooling).fit(X, y)
     found = answers(model, X)
     assert_finite(found, ("score",))
     np.testing.assert_allclose(found["mean"], y, atol=1e-4)

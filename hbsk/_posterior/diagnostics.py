@@ -7,6 +7,7 @@ import pandas as pd
 
 from hbsk._engine.integrate import monte_carlo_error
 from hbsk._engine.settings import DEFAULT
+from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR
 from hbsk._messages import listed, warn
 from hbsk._posterior.accuracy import END_LEVELS, TAIL_LEVELS, mixture_accuracy, variance_accuracy
 from hbsk._posterior.orders import OF_VARIANCE, common_orders, variance_orders
@@ -24,6 +25,8 @@ PARETO_K_THRESHOLD = DEFAULT.pareto_k_limit
 MCSE_THRESHOLD = 0.1
 ERRORS = ["mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences", "pareto_k", "in_model"]
+# A residual sd is near its floor up to this many times it, and held there with this share of its posterior.
+NEAR_FLOOR, SHARE_AT_FLOOR = 2.0, 0.01
 # Relative spread that is rounding.
 NO_SPREAD = 1e-10
 
@@ -213,6 +216,20 @@ def nuts_diagnostics(specification, posterior, table: pd.DataFrame, n_divergent:
     table["in_model"] = True
     table.index.name = "parameter"
     return table.reindex(columns=COLUMNS)
+
+
+def warn_if_sigma_is_held(posterior) -> None:
+    """Warn where the residual sd lies at its floor, so that what is shown is not its posterior."""
+    floor = RESIDUAL_SD_FLOOR * posterior.scaling.y_scale
+    held = posterior.weight @ (posterior.variance_nodes().sigma < NEAR_FLOOR * floor)
+    if held > SHARE_AT_FLOOR:
+        warn(
+            f"sigma is held at {floor:.3g}, {RESIDUAL_SD_FLOOR} of the sd of y: rows of one group or of equal "
+            "columns differ by less, or not at all. What is smaller is lost in rounding, and a perfect fit has no "
+            "proper posterior; sds and intervals of predictions may be far too wide. Look for a y, or for groups, far "
+            "from all others, or fit what is left of y with the large part taken off.",
+            ConvergenceWarning,
+        )
 
 
 def warn_if_unreliable(table: pd.DataFrame, *, engine: str) -> None:
