@@ -44,6 +44,8 @@ from hbsk._posterior.own_estimates import own_effects
 
 # Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
 SMALLEST_RELATIVE_ERROR = 1e-7
+# Copies of rows, of which the log density holds as many terms.
+MOST_COPIES = 1e12
 
 
 @dataclass(frozen=True)
@@ -124,13 +126,14 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     """Run the engine that is asked for, or the one that is exact and fast."""
     specification = frame.specification
     if options.pooling == "partial" and rows.standard_error is not None:
-        smallest = float(rows.standard_error.min())
-        _refuse_noise_lost_in_rounding(rows, smallest, "standard_error goes down to", "standard_error")
+        _refuse_noise_lost_in_rounding(rows, rows.standard_error, "standard_error goes down to", "standard_error")
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
     _refuse_sums_beyond_floats(specification, collected)
     warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
     known = rows.standard_error is not None
+    if not known:
+        _refuse_copies_beyond_count(collected.sums.n)
     priors = _priors(options.priors, frame, collected, known)
     if options.pooling == "partial" and isinstance(priors.get("sigma"), float):
         _refuse_noise_lost_in_rounding(rows, priors["sigma"], "priors['sigma'] is", "it")
@@ -227,15 +230,29 @@ def collect_factor_pairs(frame: ModelFrame, rows: Rows, parts: Sequence[CentredS
     return collect_pairs(design, rows.codes, n_groups, [part.z_centre for part in parts], weight)
 
 
-def _refuse_noise_lost_in_rounding(rows: Rows, smallest: float, name: str, argument: str) -> None:
+def _refuse_noise_lost_in_rounding(rows: Rows, noise: np.ndarray | float, name: str, argument: str) -> None:
     """Refuse known noise whose square vanishes beside the spread of y: the density would be rounding alone."""
-    mean = np.average(rows.y_deviation, weights=rows.sample_weight)
-    spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=rows.sample_weight)))
+    weight = np.ones(len(rows.y_deviation)) if rows.sample_weight is None else rows.sample_weight
+    smallest = float(np.min((noise / np.sqrt(np.maximum(weight, 1e-300)))[weight > 0]))
+    weight = weight / weight.max()
+    mean = np.average(rows.y_deviation, weights=weight)
+    spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=weight)))
     if smallest < SMALLEST_RELATIVE_ERROR * spread:
+        over = "" if rows.sample_weight is None else ", over the root of sample_weight"
         raise ValueError(
-            f"{name} {shown(smallest)}, less than {SMALLEST_RELATIVE_ERROR} of the standard deviation of y, "
+            f"{name} {shown(smallest)}{over}, less than {SMALLEST_RELATIVE_ERROR} of the standard deviation of y, "
             f"{spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave {argument} out to "
             "have the residual sd estimated; look for a y that is far from all others too."
+        )
+
+
+def _refuse_copies_beyond_count(n: float) -> None:
+    """Refuse weights that are so many copies of rows that the log density is lost in rounding."""
+    if n > MOST_COPIES:
+        raise ValueError(
+            f"sample_weight adds up to {n:.3g} copies of rows, and at most {MOST_COPIES:.0e} can be taken: beyond, "
+            "rounding of the log density is no longer small beside 1. Weights are numbers of copies; divide them by "
+            "their mean if they are shares or precisions."
         )
 
 

@@ -76,6 +76,24 @@ def test_noise_that_is_known_and_lost_beside_the_groups_is_refused(noise):
         PartialPoolingRegressor("y ~ 1 + (1 | g)", priors=priors).fit(X, y, standard_error=error)
 
 
+@pytest.mark.filterwarnings("ignore::hbsk.exceptions.SuspiciousWeightsWarning")
+def test_known_errors_count_their_copies():
+    X, y, _ = far_groups(1e5)
+    error, model = np.full(len(y), 0.1), PartialPoolingRegressor("y ~ 1 + (1 | g)")
+    model.fit(X, y, standard_error=error)
+    with pytest.raises(ValueError, match=r"standard_error.*over the root of sample_weight, less than 1e-07"):
+        model.fit(X, y, standard_error=error, sample_weight=np.full(len(y), 1e6))
+
+
+@pytest.mark.filterwarnings("ignore::hbsk.exceptions.SuspiciousWeightsWarning")
+@pytest.mark.parametrize("pooling", ["partial", "complete", "none"])
+def test_more_copies_than_a_log_density_can_hold_are_refused(pooling):
+    X, y, _ = far_groups(1.0)
+    copies = np.full(len(y), 1e11)
+    with pytest.raises(ValueError, match=r"sample_weight adds up to 1\.8e\+12 copies.*at most 1e\+12"):
+        PartialPoolingRegressor("y ~ 1 + (1 | g)", pooling=pooling).fit(X, y, sample_weight=copies)
+
+
 def test_a_constant_y_has_no_noise_to_be_lost():
     X, _, _ = far_groups(1.0)
     PartialPoolingRegressor("y ~ 1 + (1 | g)").fit(X, np.full(len(X), 3.0))  # warnings are errors here

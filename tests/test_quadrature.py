@@ -26,6 +26,13 @@ def test_nodes_have_the_moments_and_quantiles_of_the_law(law):
     np.testing.assert_allclose(score_quantiles(values, LEVELS), law.ppf(LEVELS), rtol=1e-8)
 
 
+@pytest.mark.parametrize("height", [1e25, 1e40])
+@pytest.mark.parametrize("shape", [lambda x: 1.0 + (x - 0.3) ** 2, lambda x: 1.0 + np.exp(x)])
+def test_a_log_density_that_is_rounding_is_an_error_and_no_endless_search(height, shape):
+    with pytest.raises(FloatingPointError, match="lost in rounding"):
+        score_nodes(lambda x: -height * shape(x), -60.0, 170.0)
+
+
 def test_two_modes_far_apart_are_both_found():
     law = stats.norm(0.0, 1e-3), stats.norm(40.0, 0.5)
     x = score_nodes(lambda x: np.logaddexp(law[0].logpdf(x), law[1].logpdf(x)), -60.0, 230.0)

@@ -21,6 +21,8 @@ STRETCH, STEP = 0.35, 0.1
 # exact to 1e-12, as deep as the outermost scores are.
 GAUSS_POINTS, GAUSS_WEIGHTS = np.polynomial.legendre.leggauss(8)
 FIRST_WIDTH, MOST_CHANGE, DEPTH, MOST_HALVINGS = 0.5, 1.5, 760.0, 60
+# Where the rounding of a log density is larger than that change, no cell is ever fine, and each halving doubles them.
+MOST_CELLS = 100_000
 NEWTON_STEPS, NEWTON_TOLERANCE = 60, 1e-13
 
 
@@ -83,7 +85,13 @@ def score_nodes(log_density: Callable[[np.ndarray], np.ndarray], low: float, hig
 
 
 def _cells(log_density, low, high):
-    """Return lower and upper ends of cells, in order, and the logarithm of the mass in each."""
+    """Return lower and upper ends of cells, in order, and the logarithm of the mass in each.
+
+    Raises
+    ------
+    FloatingPointError
+        Where the log density is rounding.
+    """
     edges = np.linspace(low, high, 1 + int(np.ceil((high - low) / FIRST_WIDTH)))
     lower, upper, top = edges[:-1], edges[1:], -np.inf
     finished = []
@@ -101,11 +109,15 @@ def _cells(log_density, low, high):
         split = counts & ~fine
         if not split.any():
             break
+        if np.count_nonzero(split) > MOST_CELLS:
+            break
         lower, upper = (
             np.stack([lower[split], middle[split]]).T.ravel(),
             np.stack([middle[split], upper[split]]).T.ravel(),
         )
     cells = np.concatenate(finished, axis=1)
+    if split.sum() > MOST_CELLS or not cells.size:
+        raise FloatingPointError("the logarithm of their density is lost in rounding")
     cells = cells[:, np.argsort(cells[0])]
     return cells[:, cells[2] > top - DEPTH - 40.0]
 

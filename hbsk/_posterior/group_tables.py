@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hbsk._engine.propriety import ImproperPosteriorError
 from hbsk._messages import quoted, shown
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders, group_sd_orders
@@ -182,7 +181,7 @@ def _no_pooling_estimates(fitted, specification, f, with_common):
     if not posterior.pools_nothing:
         try:
             posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
-        except ImproperPosteriorError:  # without pooling, which leaves fewer rows to tell sigma
+        except ValueError:  # without pooling, where fewer rows tell sigma: improper, or beyond floats
             return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     moments = posterior.group_moments(need_covariance=False)
     own = moments.mean + (0.0 if fitted.effect_mean is None else fitted.effect_mean)
