@@ -130,10 +130,10 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
     _refuse_sums_beyond_floats(specification, collected)
-    warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
     known = rows.standard_error is not None
     if not known:
         _refuse_copies_beyond_count(collected.sums.n)
+    warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
     priors = _priors(options.priors, frame, collected, known)
     if options.pooling == "partial" and isinstance(priors.get("sigma"), float):
         _refuse_noise_lost_in_rounding(rows, priors["sigma"], "priors['sigma'] is", "it")

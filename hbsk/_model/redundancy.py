@@ -123,7 +123,7 @@ def find_relations(xx: np.ndarray, kept: np.ndarray, has_intercept: bool) -> tup
     both = np.append(columns, len(xx) - 1)
     within = xx[np.ix_(both, both)]
     if has_intercept:
-        within = within - np.outer(xx[both, 0], xx[0, both]) / xx[0, 0]
+        within = within - np.outer(xx[both, 0], xx[0, both] / xx[0, 0])
     size = np.sqrt(np.maximum(np.diag(within), 0.0))
     size[size == 0] = 1.0
     within = within / np.outer(size, size)
