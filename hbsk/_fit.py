@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._data.checks import LARGEST_VALUE, SMALLEST_VALUE, STEPS_IN_AN_SD
+from hbsk._data.checks import STEPS_IN_AN_SD
 from hbsk._data.rows import Rows
 from hbsk._engine.crossed import crossed_model
 from hbsk._engine.crossed_passes import require_manageable
@@ -23,7 +23,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import CentredSums, collect
 from hbsk._engine.threads import n_threads
 from hbsk._engine.varying_location import at_zero as effects_at_zero
-from hbsk._messages import quoted, shown
+from hbsk._messages import shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
 from hbsk._model.design import DesignWithMeans
@@ -31,6 +31,11 @@ from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
+from hbsk._model.refusals import (
+    refuse_copies_beyond_count,
+    refuse_noise_lost_in_rounding,
+    refuse_sums_beyond_floats,
+)
 from hbsk._model.tail_priors import tail_priors
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.crossed import fit_crossed
@@ -41,11 +46,6 @@ from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.own_estimates import own_effects
-
-# Smallest known standard error, in sds of y, of partial pooling: beyond it the density is rounding.
-SMALLEST_RELATIVE_ERROR = 1e-7
-# Copies of rows, of which the log density holds as many terms.
-MOST_COPIES = 1e12
 
 
 @dataclass(frozen=True)
@@ -126,17 +126,17 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     """Run the engine that is asked for, or the one that is exact and fast."""
     specification = frame.specification
     if options.pooling == "partial" and rows.standard_error is not None:
-        _refuse_noise_lost_in_rounding(rows, rows.standard_error, "standard_error goes down to", "standard_error")
+        refuse_noise_lost_in_rounding(rows, rows.standard_error, "standard_error goes down to", "standard_error")
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
-    _refuse_sums_beyond_floats(specification, collected)
+    refuse_sums_beyond_floats(specification, collected)
     known = rows.standard_error is not None
     if not known:
-        _refuse_copies_beyond_count(collected.sums.n)
+        refuse_copies_beyond_count(collected.sums.n)
     warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
     priors = _priors(options.priors, frame, collected, known)
     if options.pooling == "partial" and isinstance(priors.get("sigma"), float):
-        _refuse_noise_lost_in_rounding(rows, priors["sigma"], "priors['sigma'] is", "it")
+        refuse_noise_lost_in_rounding(rows, priors["sigma"], "priors['sigma'] is", "it")
     exact = engine_priors(specification, priors, known)
     reason = exact if isinstance(exact, str) else None
     effect_mean = None
@@ -228,50 +228,6 @@ def collect_factor_pairs(frame: ModelFrame, rows: Rows, parts: Sequence[CentredS
     design = frame.specification.design(rows.features)
     n_groups = [factor.n_groups for factor in rows.factors]
     return collect_pairs(design, rows.codes, n_groups, [part.z_centre for part in parts], weight)
-
-
-def _refuse_noise_lost_in_rounding(rows: Rows, noise: np.ndarray | float, name: str, argument: str) -> None:
-    """Refuse known noise whose square vanishes beside the spread of y: the density would be rounding alone."""
-    weight = np.ones(len(rows.y_deviation)) if rows.sample_weight is None else rows.sample_weight
-    smallest = float(np.min((noise / np.sqrt(np.maximum(weight, 1e-300)))[weight > 0]))
-    weight = weight / weight.max()
-    mean = np.average(rows.y_deviation, weights=weight)
-    spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=weight)))
-    if smallest < SMALLEST_RELATIVE_ERROR * spread:
-        over = "" if rows.sample_weight is None else ", over the root of sample_weight"
-        raise ValueError(
-            f"{name} {shown(smallest)}{over}, less than {SMALLEST_RELATIVE_ERROR} of the standard deviation of y, "
-            f"{spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave {argument} out to "
-            "have the residual sd estimated; look for a y that is far from all others too."
-        )
-
-
-def _refuse_copies_beyond_count(n: float) -> None:
-    """Refuse weights that are so many copies of rows that the log density is lost in rounding."""
-    if n > MOST_COPIES:
-        raise ValueError(
-            f"sample_weight adds up to {n:.3g} copies of rows, and at most {MOST_COPIES:.0e} can be taken: beyond, "
-            "rounding of the log density is no longer small beside 1. Weights are numbers of copies; divide them by "
-            "their mean if they are shares or precisions."
-        )
-
-
-def _refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:
-    """Refuse columns whose squares are beyond floating point, and weights that make them so."""
-    moments = collected.moments
-    terms, means, sds = list(specification.common_terms), [moments.x_mean], [moments.x_sd]
-    for factor, z_mean, z_sd in zip(specification.factors, moments.z_mean, moments.z_sd, strict=True):
-        terms, means, sds = [*terms, *factor.terms], [*means, z_mean], [*sds, z_sd]
-    mean, sd = np.abs(np.concatenate(means)), np.concatenate(sds)
-    beyond = ~(mean + sd <= LARGEST_VALUE) | ((mean + sd > 0) & (mean + sd < SMALLEST_VALUE))
-    if beyond.any():
-        names = dict.fromkeys(terms[k] for k in np.flatnonzero(beyond))
-        raise ValueError(
-            f"The columns of {quoted(names)} have values whose squares leave floating point: in size they must lie "
-            f"between {SMALLEST_VALUE} and {LARGEST_VALUE}. Give X in other units."
-        )
-    if not np.isfinite(collected.sums.xx).all():
-        raise ValueError("Sums of squares of X and y, with these weights, leave floating point. Use smaller weights.")
 
 
 def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0, effect_mean: np.ndarray | None = None) -> CentredSums:
