@@ -27,6 +27,7 @@ from hbsk._messages import shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
 from hbsk._model.design import DesignWithMeans
+from hbsk._model.formula import as_common_terms
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
@@ -294,12 +295,12 @@ def _no_pooling(options, frame, collected, priors, exact) -> Fitted:
             "which has no sampler. Use inference='auto'."
         )
     if len(frame.specification.factors) > 1:
-        names = [factor.name for factor in frame.specification.factors]
+        factors = frame.specification.factors
+        columns = [(factor.source and factor.source.columns) or (factor.name,) for factor in factors]
         raise ValueError(
-            f"pooling='none' takes one grouping factor, and the model has several grouping factors "
-            f"({', '.join(names)}), whose separate effects are not identified without pooling. Name one factor, "
-            f"combine them into one column, or write them as common terms, "
-            f"{' + '.join(f'C({name})' for name in names)}."
+            f"pooling='none' takes one grouping factor, and the model has {quoted(f.name for f in factors)}, whose "
+            "separate effects are not identified without pooling. Name one factor, combine them into one, or write "
+            f"them as common terms of columns of X: {as_common_terms(columns)}."
         )
     if isinstance(exact, str):
         raise ValueError(f"pooling='none' needs a model that the marginal engine can take, but {exact}.")

@@ -251,4 +251,4 @@ def where_labels_stand(source: FactorSource) -> str:
         return "groups="
     if source.keyword:
         return f"groups= (column {quoted(source.columns)})"
-    return f"Group column {quoted(source.columns)} of X"
+    return f"Group column{'s' if len(source.columns) > 1 else ''} {quoted(source.columns)} of X"

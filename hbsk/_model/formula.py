@@ -93,6 +93,11 @@ def display(parsed: ParsedFormula) -> str:
     return " + ".join([f"{show_name(parsed.response)} ~ {common[0]}", *common[1:], *_block_texts(parsed.blocks)])
 
 
+def as_common_terms(factors: Iterable[Factor]) -> str:
+    """Return grouping factors as common terms of a formula."""
+    return " + ".join(":".join(f"C({show_name(name)})" for name in names) for names in factors)
+
+
 def _block_texts(blocks: Sequence[Block]) -> list[str]:
     texts = []
     for block in blocks:
