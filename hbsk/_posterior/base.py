@@ -169,9 +169,10 @@ class Posterior(ABC):
             below the number of groups is a new group, drawn from its law given the rest.
         """
 
-    def group_draws(self, n_draws: int, rng: np.random.Generator) -> JointDraws:
-        """Return joint draws with the effects of every known group: so many, or those that there are."""
-        return self.joint_draws(n_draws, rng, [np.arange(n) for n in self.n_groups])
+    def group_draws(self, n_draws: int, rng: np.random.Generator, factor: int | None = None) -> JointDraws:
+        """Return joint draws with the effects of every known group, of one factor or all: so many, or all there are."""
+        wanted = [np.arange(n if factor in (None, f) else 0) for f, n in enumerate(self.n_groups)]
+        return self.joint_draws(n_draws, rng, wanted)
 
     def chain_draws(self, n_chains: int, n_draws: int, rng: np.random.Generator) -> tuple[JointDraws, tuple[int, int]]:
         """Return joint draws with the effects of every known group by chain, and numbers of chains and draws in each.

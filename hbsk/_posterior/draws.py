@@ -330,7 +330,7 @@ class DrawsPosterior(Posterior):
             raise ValueError("These draws were not diagnosed.")
         return self.diagnosed
 
-    def group_draws(self, n_draws, rng):  # noqa: ARG002 - no more than there are
+    def group_draws(self, n_draws, rng, factor=None):  # noqa: ARG002 - no more than there are
         """Return every draw in its order, with the effects of all groups."""
         return JointDraws(self.common, self.variance_nodes(), self.effects)
 

@@ -138,7 +138,7 @@ def _check_top(top: int | None, n_groups: int) -> None:
 
 def _coefficient_draws(posterior, specification, f, k, n_groups, rng):
     n_draws = n_rank_draws(n_groups)
-    draws = posterior.group_draws(n_draws, rng)
+    draws = posterior.group_draws(n_draws, rng, f)
     coefficient = draws.effects[f][:, :, k]
     column = common_counterparts(specification, specification.factors[f])[k]
     return coefficient if column is None else coefficient + draws.common[:, column, None]
