@@ -10,7 +10,7 @@ from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.settings import IntegrationSettings
 from hbsk._posterior.generalized import fit_generalized
-from hbsk._posterior.response import inverse_link, response_interval, response_mean
+from hbsk._posterior.response import inverse_link, response_mean
 
 CASES = {
     "binary": ("binomial", [1, 1, 0, 1, 0, 0], [1] * 6, [0, 0, 1, 1, 2, 2]),
@@ -32,7 +32,7 @@ def of_case(name):
 
 def grid_posterior(responses):
     """Return a grid over (b, log tau, z) with the probabilities of (b, tau), and those of each group's z given them."""
-    b, x, z = np.linspace(-9, 9, 73), np.linspace(-7, 3.5, 85), np.linspace(-8, 8, 161)
+    b, x, z = np.linspace(-9, 9, 61), np.linspace(-7, 3.2, 69), np.linspace(-8, 8, 401)
     tau = np.exp(x)
     predictor = b[:, None, None] + tau[None, :, None] * z
     log_prior = stats.norm(0, SD_OF_INTERCEPT[responses.family]).logpdf(b)[:, None]
@@ -60,7 +60,7 @@ def mean_and_sd(probability, values):
 @pytest.mark.parametrize("name", CASES)
 def test_few_groups_are_those_of_a_dense_grid(name):
     responses, priors = of_case(name)
-    posterior = fit_generalized(responses, priors, IntegrationSettings(error_target=0.015)).posterior
+    posterior = fit_generalized(responses, priors, IntegrationSettings(error_target=0.012)).posterior
     b, tau, z, probability, shares = grid_posterior(responses)
     ours, covariance = posterior.common_moments()
     assert_moments(ours[0], covariance[0, 0], probability, b[:, None])
@@ -71,17 +71,12 @@ def test_few_groups_are_those_of_a_dense_grid(name):
     groups = np.arange(responses.n_groups)
     ones = np.ones((len(groups), 1))
     rates = response_mean(posterior, ones, [ones], [groups])
-    ends = response_interval(posterior, ones, [ones], [groups], np.array([0.05, 0.95]))
     for j, share in enumerate(shares):
         joint = probability[:, :, None] * share
         assert_moments(moments.mean[j, 0], moments.covariance[j, 0, 0], joint, tau[:, None] * z)
         rate = inverse_link(responses.family, b[:, None, None] + tau[:, None] * z)
         mean, sd = mean_and_sd(joint, rate)
         assert abs(rates[j] - mean) < 0.03 * sd
-        order = np.argsort(rate, axis=None)
-        exact = rate.ravel()[order][np.searchsorted(np.cumsum(joint.ravel()[order]), [0.05, 0.95])]
-        # steps of the grid are as much as half of this
-        np.testing.assert_array_less(np.abs(ends[j] - exact), 0.07 * sd)
 
 
 def assert_moments(mean, variance, probability, values):

@@ -28,7 +28,7 @@ from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import usable_nodes
-from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes
+from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes, standardised
 
 # Weight of one of the two normals that stand for a skew law.
 SHARE = 0.5 * (1.0 - 3.0**-0.5)
@@ -166,7 +166,7 @@ class GeneralizedPosterior(Posterior):
         if not self.n_groups:
             return RowMixture(self.weight, mean, variance)
         sd = np.sqrt(variance)
-        first, second, inner = skew_pair(third / np.maximum(sd, 1e-300) ** 3)
+        first, second, inner = skew_pair(standardised(third, sd))
         shape = (2 * self.n_nodes, mean.shape[1])
         return RowMixture(
             np.outer(self.weight, [SHARE, 1.0 - SHARE]).ravel(),
@@ -303,7 +303,7 @@ def _unpacked(packed: np.ndarray, q: int) -> np.ndarray:
 def _skewness_of_axes(root, third, q):
     """Return the skewness of effects along the axes of a root of their covariance, (n_nodes, n_groups, q)."""
     if q == 1:
-        return (third[0] / np.maximum(root[..., 0, 0], 1e-300) ** 3)[..., None]
+        return standardised(third[0], root[..., 0, 0])[..., None]
     at = {index: i for i, index in enumerate(triples(q))}
     full = np.stack([third[at[tuple(sorted(index))]] for index in np.ndindex((q, q, q))], axis=-1)
     full = full.reshape(*third.shape[1:], q, q, q)

@@ -10,6 +10,8 @@ from hbsk._engine.effect_laws import EffectLaw
 
 # Nodes times rows times columns worked on at a time.
 BLOCK_ELEMENTS = 1_000_000
+# Sds whose cubes are in floating point.
+SMALLEST_SD = 1e-100
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class JointDraws:
     common: np.ndarray
     variance: VarianceNodes
     effects: list[np.ndarray]
+
+
+def standardised(third: np.ndarray, sd: np.ndarray) -> np.ndarray:
+    """Return skewness from third central moments and sds; 0 where there is no spread."""
+    return np.divide(third, sd**3, out=np.zeros_like(third), where=sd > SMALLEST_SD)
 
 
 def moments_by_block(posterior, x, z, codes):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import expit, log_expit, logsumexp
 
-from hbsk._posterior.parts import RowMixture
+from hbsk._posterior.parts import RowMixture, standardised
 from hbsk._posterior.prediction import mixture_quantiles
 
 # Points of the rule for the standard normal law, its weights summing to 1.
@@ -133,7 +133,7 @@ def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
     deviation = mean - np.repeat(centre, np.diff(starts, append=len(at)), axis=0)
     square = deviation**2
     sd = np.sqrt(averaged(square + variance))
-    skewness = averaged(deviation * (square + 3.0 * variance)) / np.maximum(sd, 1e-300) ** 3
+    skewness = standardised(averaged(deviation * (square + 3.0 * variance)), sd)
     points = centre + sd * (NODE[:, None, None] + skewness / 6.0 * (NODE[:, None, None] ** 2 - 1.0))
     return points.reshape(-1, points.shape[2]), np.outer(WEIGHT, share).ravel()
 

@@ -116,7 +116,7 @@ def standardise_responses(responses: Responses) -> tuple[Cells, GeneralizedScali
     weight = np.ones(len(responses.y)) if responses.weight is None else responses.weight
     x_mean, x_sd = _moments(responses.x, weight) if responses.x_moments is None else responses.x_moments
     z_mean, z_sd = _moments(responses.z, weight) if responses.z_moments is None else responses.z_moments
-    p, intercept = len(x_mean), responses.varying_intercept
+    p, intercept = len(x_mean), responses.varying_intercept if len(z_mean) else None
     x_centre = np.zeros(p)
     x_scale = np.hypot(x_mean, x_sd)
     if responses.has_intercept:

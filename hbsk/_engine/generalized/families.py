@@ -27,6 +27,9 @@ class Family(Protocol):
     def mean_and_weight(self, eta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``A'(eta)`` and ``A''(eta)``."""
 
+    def third(self, eta: np.ndarray) -> np.ndarray:
+        """Return the third derivative of A."""
+
     def mean(self, eta: np.ndarray) -> np.ndarray:
         """Return ``A'(eta)``, the inverse link."""
 
@@ -48,6 +51,11 @@ class Binomial:
         small = np.exp(-np.abs(eta))
         lower = small / (1.0 + small)
         return np.where(eta > 0, 1.0 - lower, lower), lower / (1.0 + small)
+
+    def third(self, eta):
+        """Return ``p (1 - p) (1 - 2 p)``."""
+        mean, weight = self.mean_and_weight(eta)
+        return weight * (1.0 - 2.0 * mean)
 
     def mean(self, eta):
         """Return the probability."""
@@ -71,6 +79,10 @@ class Poisson:
         """Return the rate twice."""
         rate = self.cumulant(eta)
         return rate, rate
+
+    def third(self, eta):
+        """Return the rate."""
+        return self.cumulant(eta)
 
     def mean(self, eta):
         """Return the rate."""

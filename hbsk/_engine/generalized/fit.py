@@ -11,9 +11,9 @@ from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standardise_responses
 from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints, mode_start
-from hbsk._engine.generalized.proposal import JointProposal, joint_proposals
+from hbsk._engine.generalized.proposal import MANY_COLUMNS, JointProposal, joint_proposals
 from hbsk._engine.generalized.search import JointMode, complete_pooling, find_joint_mode
-from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
+from hbsk._engine.integrate import N_REPLICATES, PARETO_K_ADAPT, Nodes, importance_sample
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
@@ -23,6 +23,15 @@ from hbsk._engine.varying_location import locate
 POINTS_PER_AXIS = (1, 7, 5, 4)
 # For binary rows of few to a group, whose conditional laws are far from normal.
 POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
+# Of all axes together, beyond which no finer rule is tried.
+MOST_POINTS = 260
+# Nodes of the first round: of most models, of many groups, whose laws are nearly normal, and of many columns.
+NODES, NODES_OF_MANY, NODES_OF_WIDE = 256, 32, 1024
+MANY_GROUPS = 10_000
+# Share of effective nodes from which on more of the same are as good as others.
+EFFICIENT = 0.4
+# Error of a difference of log densities that is let pass, so many sds of theta from its mode, and groups looked at.
+FINE, LOOKED_AT, GROUPS_LOOKED_AT = 0.01, 2.0, 1_000
 
 
 @dataclass(frozen=True)
@@ -114,7 +123,7 @@ def integrate_generalized(
 ) -> GeneralizedNodes:
     """Find the joint mode, place nodes and weigh them."""
     with own_errors():
-        mode = find_joint_mode(model)
+        model, mode = resolved(model)
         precision = model.prior_precision
         first, broad = joint_proposals(
             lambda psi: model.evaluate(psi, mode.start).log_density, mode, model.parameters, precision
@@ -123,24 +132,73 @@ def integrate_generalized(
             lambda psi: model.evaluate(psi, mode.start, moments=True),
             first,
             monitored,
-            broad=broad,
             first_per_replicate=first_nodes(model) // N_REPLICATES,
             max_nodes=settings.max_nodes,
             error_target=settings.error_target,
             salt=settings.salt,
-            refit=first.refitted,
-            grows=True,
+            refit=Sequel(first, broad),
+            grows=not is_wide(model),
         )
         reliable = nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target
         return GeneralizedNodes(model, scaling, mode, first, nodes, join_points(nodes.evaluated), reliable)
 
 
+class Sequel:
+    """What further nodes are drawn from: the same law where it fits and nodes are too few, a broad one, kernels."""
+
+    def __init__(self, first: JointProposal, broad: JointProposal | None):
+        self.first, self.broad = first, broad
+
+    def __call__(self, nodes: Nodes) -> JointProposal:
+        """Return the next proposal after weighted nodes."""
+        efficiency = 1.0 / (np.sum(nodes.weight**2) * len(nodes.weight))
+        if nodes.pareto_k <= PARETO_K_ADAPT and efficiency > EFFICIENT:
+            return self.first
+        if self.broad is not None:
+            broad, self.broad = self.broad, None
+            return broad
+        return self.first.refitted(nodes)
+
+
+def resolved(model: GeneralizedModel) -> tuple[GeneralizedModel, JointMode]:
+    """Return the model with a quadrature that is fine enough where its posterior is, and its joint mode."""
+    while True:
+        mode = find_joint_mode(model)
+        finer = 2 * model.points_per_axis + 1
+        if not model.parameters.n_dim or finer**model.cells.n_varying > MOST_POINTS or is_fine(model, mode, finer):
+            return model, mode
+        model = replace(model, points_per_axis=finer)
+
+
+def is_fine(model: GeneralizedModel, mode: JointMode, finer: int) -> bool:
+    """Whether a finer quadrature gives the same differences of the log density, about the mode of theta.
+
+    A part of many groups stands for all of them.
+    """
+    p = model.n_common
+    step = max(1, model.cells.n_groups // GROUPS_LOOKED_AT)
+    few, start = model, mode.start
+    if step > 1:
+        few, start = model.thinned(step), mode.start.of(slice(None, None, step))
+    covariance = np.linalg.pinv(mode.precision)
+    along = covariance[:, p:] / np.sqrt(np.maximum(np.diag(covariance)[p:], 1e-300))
+    psi = mode.psi + LOOKED_AT * np.concatenate([np.zeros((1, model.n_dim)), along.T, -along.T])
+    values = few.evaluate(psi, start).log_integral.sum(axis=1)
+    finely = replace(few, points_per_axis=finer).evaluate(psi, start).log_integral.sum(axis=1)
+    error = finely - values
+    return bool(step * np.max(np.abs(error - error[0])) < FINE)
+
+
+def is_wide(model: GeneralizedModel) -> bool:
+    """Whether common columns are so many that rounds of equal size adapt better."""
+    return model.n_common > MANY_COLUMNS
+
+
 def first_nodes(model: GeneralizedModel) -> int:
     """Return the number of nodes of the first round, a power of two."""
-    n_groups = model.cells.n_groups
-    if n_groups >= 10_000:
-        return 32
-    return 256
+    if is_wide(model):
+        return NODES_OF_WIDE
+    return NODES_OF_MANY if model.cells.n_groups >= MANY_GROUPS else NODES
 
 
 def monitored(rounds: list[GeneralizedPoints]) -> np.ndarray:

@@ -52,6 +52,8 @@ class Rule(NamedTuple):
 @lru_cache(maxsize=32)
 def hermite_rule(per_axis: int, q: int) -> Rule:
     """Return the product rule of so many points on each axis."""
+    if not q:
+        return Rule(np.empty((1, 0)), np.zeros(1))
     x, w = np.polynomial.hermite_e.hermegauss(per_axis)
     node = np.stack(np.meshgrid(*[x] * q, indexing="ij"), axis=-1).reshape(-1, q)
     log_weight = np.stack(np.meshgrid(*[np.log(w)] * q, indexing="ij"), axis=-1).reshape(-1, q).sum(axis=1)
@@ -248,11 +250,11 @@ def effect_moments(found: GroupIntegrals, factor: np.ndarray, rule: Rule) -> Eff
     q = factor.shape[1]
     shape = found.log_integral.shape
     g = rule.node
-    monomials = [g[:, a] for a in range(q)]
-    monomials += [g[:, a] * g[:, c] for a, c in pairs(q)] + [g[:, a] * g[:, c] * g[:, d] for a, c, d in triples(q)]
     if not q:
         nothing = np.empty((0, *shape))
         return EffectMoments(nothing, nothing, nothing)
+    monomials = [g[:, a] for a in range(q)]
+    monomials += [g[:, a] * g[:, c] for a, c in pairs(q)] + [g[:, a] * g[:, c] * g[:, d] for a, c, d in triples(q)]
     raw = (np.array(monomials) @ found.share.reshape(len(g), -1)).reshape(-1, *shape)
     first, second, third = np.split(raw, [q, q + len(pairs(q))])
     at = {pair: i for i, pair in enumerate(pairs(q))}

@@ -288,6 +288,10 @@ class ModeStart:
     zwz: np.ndarray
     zwx: np.ndarray
 
+    def of(self, groups: slice) -> ModeStart:
+        """Return the start of some groups."""
+        return ModeStart(self.common, self.target[:, groups], self.zwz[:, :, groups], self.zwx[:, groups])
+
     def modes(self, common: np.ndarray, factor: np.ndarray, groups: slice) -> np.ndarray:
         """Return z, (q, n_points, n_groups), at coefficients (n_points, p) and factors (n_points, q, q)."""
         q = len(self.zwz)
@@ -300,6 +304,14 @@ class ModeStart:
             return turned / (1.0 + factor[:, 0] ** 2 * zwz[0, 0])
         inner = np.einsum("mac,abj,mbd->mjcd", factor, zwz, factor, optimize=True) + np.eye(q)
         return np.linalg.solve(inner, turned.transpose(1, 2, 0)[..., None])[..., 0].transpose(2, 0, 1)
+
+
+def predictor_at(cells: Cells, common: np.ndarray, effects: np.ndarray) -> np.ndarray:
+    """Return the linear predictor of cells at coefficients (p,) and effects (q, n_groups)."""
+    eta = cells.predictor(common[None])[0]
+    for a in range(cells.n_varying):
+        eta += effects[a, cells.group] * cells.columns[a]
+    return eta
 
 
 def mode_start(cells: Cells, common: np.ndarray, factor: np.ndarray, modes: np.ndarray) -> tuple[ModeStart, np.ndarray]:
@@ -315,9 +327,7 @@ def mode_start(cells: Cells, common: np.ndarray, factor: np.ndarray, modes: np.n
         Of z.
     """
     effects = factor @ modes
-    eta = cells.predictor(common[None])[0]
-    for a in range(cells.n_varying):
-        eta += effects[a, cells.group] * cells.columns[a]
+    eta = predictor_at(cells, common, effects)
     mean, weight = FAMILIES[cells.family].mean_and_weight(eta)
     weight = weight * cells.size
     score = np.add.reduceat((cells.y - cells.size * mean) * cells.columns, cells.starts, axis=1)

@@ -25,6 +25,7 @@ from scipy import special
 
 from hbsk._engine.generalized.search import JointMode
 from hbsk._engine.integrate import KernelT, Nodes, SplitT, first_proposals, kernels_on_nodes
+from hbsk._engine.proposals import NODES_PER_DIMENSION
 from hbsk._engine.variance_parameters import VarianceParameters
 
 # Stretch of the normal law of coefficients, of few and of many: an excess kurtosis of 4 times its square.
@@ -34,6 +35,12 @@ MANY_COLUMNS = 10
 WIDTH = 1.03
 # Numbers of matrices of common columns that are held at a time.
 HELD_NUMBERS = 1_000_000
+# Least curvature in a direction, as a share of that along coordinates.
+FLAT = 1e-10
+# Sds of theta beyond which parabolas are flat.
+FARTHEST = 3.0
+# Steps to the mode of theta with room for b, each of a sd at most; the step of differences in sds.
+ROOM_STEPS, DIFFERENCE_STEP = 3, 1e-2
 LOG_TWO_PI = np.log(2 * np.pi)
 
 
@@ -50,6 +57,12 @@ class CommonGivenVariance:
         B.
     correction : ndarray of shape (p, p)
         ``R_Louis R_W(theta^)^-1``.
+    shift : ndarray of shape (1 + 2 n_theta, p)
+        Mean of ``R(theta)^-1 (b - centre)``, a parabola in each coordinate of theta.
+    spread : ndarray of shape (p, p)
+        Lower root of the covariance about that.
+    reach : ndarray of shape (n_theta,)
+        Sds of theta, the unit of the parabolas.
     """
 
     mode: JointMode
@@ -57,6 +70,9 @@ class CommonGivenVariance:
     prior_precision: np.ndarray
     slope: np.ndarray
     correction: np.ndarray
+    shift: np.ndarray
+    spread: np.ndarray
+    reach: np.ndarray
 
     @property
     def stretch(self) -> float:
@@ -71,19 +87,48 @@ class CommonGivenVariance:
     def points(self, uniforms: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Map points of the unit cube (n_points, p) to b."""
         noise = WIDTH * np.sinh(self.stretch * special.ndtri(uniforms)) / self.stretch
-        lower = working_lower(self.mode, self.parameters, self.prior_precision, theta)
+        noise = self._features(theta) @ self.shift + noise @ self.spread.T
+        lower = self._lower(theta)
         turned = np.linalg.solve(lower.swapaxes(1, 2), noise[..., None])[..., 0]
         return self.centre(theta) + turned @ self.correction.T
 
     def log_density(self, common: np.ndarray, theta: np.ndarray) -> np.ndarray:
         """Return the log density of b, (n_points,)."""
-        lower = working_lower(self.mode, self.parameters, self.prior_precision, theta)
-        left = np.linalg.solve(self.correction, (common - self.centre(theta)).T).T
-        noise = np.einsum("mab,ma->mb", lower, left) * (self.stretch / WIDTH)
+        lower = self._lower(theta)
+        noise = self._whitened(common, theta, lower) - self._features(theta) @ self.shift
+        noise = np.linalg.solve(self.spread, noise.T).T
+        noise *= self.stretch / WIDTH
         normal = np.arcsinh(noise) / self.stretch
         value = -0.5 * np.sum(normal**2 + LOG_TWO_PI + np.log1p(noise**2), axis=1)
-        value += np.log(np.einsum("maa->ma", lower)).sum(axis=1)
+        value += np.log(np.einsum("maa->ma", lower)).sum(axis=1) - np.log(np.diag(self.spread)).sum()
         return value - np.linalg.slogdet(self.correction)[1] - noise.shape[1] * np.log(WIDTH)
+
+    def refitted(self, nodes: Nodes) -> CommonGivenVariance:
+        """Return the law fitted to weighted nodes of psi, drawn towards its own where those are few."""
+        p = len(self.prior_precision)
+        common, theta = nodes.theta[:, :p], nodes.theta[:, p:]
+        features, weight = self._features(theta), nodes.weight
+        left = self._whitened(common, theta, self._lower(theta)) - features @ self.shift
+        effective = 1.0 / np.sum(weight**2)
+        products = (weight[:, None] * features).T @ features
+        ridge = NODES_PER_DIMENSION / effective * (np.diag(np.diag(products)) + 1e-9 * np.eye(len(products)))
+        shift = np.linalg.solve(products + ridge, (weight[:, None] * features).T @ left)
+        left -= features @ shift
+        share = effective / (effective + NODES_PER_DIMENSION * p)
+        covariance = share * (weight[:, None] * left).T @ left + (1.0 - share) * self.spread @ self.spread.T
+        return replace(self, shift=self.shift + shift, spread=np.linalg.cholesky(covariance))
+
+    def _features(self, theta):
+        t = np.clip((theta - self.mode.psi[len(self.prior_precision) :]) / self.reach, -FARTHEST, FARTHEST)
+        return np.column_stack([np.ones(len(theta)), t, t**2])
+
+    def _lower(self, theta):
+        return working_lower(self.mode, self.parameters, self.prior_precision, theta)
+
+    def _whitened(self, common, theta, lower):
+        """Return ``R(theta)^-1 (b - centre)``, (n_points, p)."""
+        left = np.linalg.solve(self.correction, (common - self.centre(theta)).T).T
+        return np.einsum("mab,ma->mb", lower, left)
 
 
 def working_lower(
@@ -93,6 +138,8 @@ def working_lower(
     start, p = mode.start, len(prior_precision)
     factor = parameters.points(theta).relative_factor
     q, n_groups = start.target.shape
+    if not p:
+        return np.empty((len(theta), 0, 0))
     precision = np.repeat((mode.xwx + np.diag(prior_precision))[None], len(theta), axis=0)
     width = max(1, HELD_NUMBERS // max(p * p * q * q, len(theta) * q * q, 1))
     for first in range(0, n_groups if q else 0, width):
@@ -146,11 +193,15 @@ class JointProposal:
         return value if self.variance is None else value + self.variance.log_density(psi[:, p:])
 
     def refitted(self, nodes: Nodes) -> JointProposal:
-        """Return the proposal with kernels on the theta of weighted nodes; along b as well they would hold air."""
+        """Return the proposal with kernels on the theta of weighted nodes, and the moments of their b given theta.
+
+        In the dimensions of b kernels would hold nothing but air.
+        """
+        common = self.common.refitted(nodes)
         if self.variance is None:
-            return self
-        p = len(self.common.prior_precision)
-        return replace(self, variance=kernels_on_nodes(replace(nodes, theta=nodes.theta[:, p:])))
+            return replace(self, common=common)
+        p = len(common.prior_precision)
+        return JointProposal(kernels_on_nodes(replace(nodes, theta=nodes.theta[:, p:])), common)
 
 
 def joint_proposals(
@@ -172,30 +223,46 @@ def joint_proposals(
     """
     p, n_theta = len(prior_precision), parameters.n_dim
     theta = mode.psi[None, p:]
-    eigenvalues, axes = np.linalg.eigh(mode.precision)
-    floor = 1e-10 * max(float(eigenvalues.max(initial=0.0)), 1.0)
-    covariance = (axes / np.maximum(eigenvalues, floor)) @ axes.T
-    given = np.linalg.cholesky(_positive(mode.precision[:p, :p]))
+    covariance = _inverse(mode.precision)
+    given = np.linalg.cholesky(np.linalg.inv(_inverse(mode.precision[:p, :p])))
     lower = working_lower(mode, parameters, prior_precision, theta)[0]
     correction = np.linalg.solve(given.T, lower.T)
-    if not n_theta:
-        return JointProposal(
-            None, CommonGivenVariance(mode, parameters, prior_precision, np.zeros((p, 0)), correction)
-        ), None
     precision = np.linalg.inv(covariance[p:, p:])
     slope = covariance[:p, p:] @ precision
-    common = CommonGivenVariance(mode, parameters, prior_precision, slope, correction)
+    shift = np.zeros((1 + 2 * n_theta, p))
+    shift[0] = lower.T @ np.linalg.solve(correction, mode.lean)
+    reach = np.sqrt(np.diag(covariance)[p:])
+    common = CommonGivenVariance(mode, parameters, prior_precision, slope, correction, shift, np.eye(p), reach)
+    if not n_theta:
+        return JointProposal(None, common), None
+
+    def room(points):
+        """Return the log of the room that b has about its centre, up to a constant."""
+        lower = working_lower(mode, parameters, prior_precision, points)
+        return -np.log(np.einsum("maa->ma", lower)).sum(axis=1)
 
     def along(points):
-        # the ridge of b, and the room that b has about it
-        room = -np.log(np.einsum("maa->ma", working_lower(mode, parameters, prior_precision, points))).sum(axis=1)
-        return log_density(np.column_stack([common.centre(points), points])) + room
+        return log_density(np.column_stack([common.centre(points), points])) + room(points)
 
-    split, broad = first_proposals(along, mode.psi[p:], precision)
+    split, broad = first_proposals(along, _with_room(mode.psi[p:], covariance[p:, p:], room), precision)
     return JointProposal(split, common), None if broad is None else JointProposal(broad, common)
 
 
-def _positive(matrix):
-    eigenvalues, axes = np.linalg.eigh(matrix)
-    floor = 1e-10 * max(float(np.abs(eigenvalues).max(initial=0.0)), 1e-10)
-    return (axes * np.maximum(eigenvalues, floor)) @ axes.T
+def _with_room(theta: np.ndarray, covariance: np.ndarray, room: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Return the mode of theta with b integrated out: of a quadratic about the joint mode, and the room of b."""
+    reach = np.sqrt(np.diag(covariance))
+    steps = DIFFERENCE_STEP * np.diag(reach)
+    moved = theta
+    for _ in range(ROOM_STEPS):
+        values = room(np.concatenate([moved + steps, moved - steps]))
+        slope = (values[: len(theta)] - values[len(theta) :]) / (2 * DIFFERENCE_STEP * reach)
+        step = theta + covariance @ slope - moved
+        moved = moved + step * min(1.0, 1.0 / max(np.max(np.abs(step) / reach), 1e-300))
+    return moved
+
+
+def _inverse(precision: np.ndarray) -> np.ndarray:
+    """Return the inverse of a matrix whose flat directions, in units of its diagonal, count as `FLAT`."""
+    unit = np.sqrt(np.maximum(np.abs(np.diag(precision)), 1e-300))
+    eigenvalues, axes = np.linalg.eigh(precision / np.outer(unit, unit))
+    return (axes / np.maximum(eigenvalues, FLAT)) @ axes.T / np.outer(unit, unit)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hbsk._engine.generalized.families import FAMILIES
-from hbsk._engine.generalized.model import GeneralizedModel, ModeStart, mode_start
+from hbsk._engine.generalized.model import GeneralizedModel, ModeStart, mode_start, predictor_at
 from hbsk._engine.mode_search import LAST_STEP, Look, ModeSearch
 
 # Of more groups than these a share of them finds where the search for the mode begins.
@@ -32,12 +32,15 @@ class JointMode(NamedTuple):
         What the modes of groups follow from.
     xwx : ndarray of shape (p, p)
         ``X'WX`` there.
+    lean : ndarray of shape (p,)
+        How far the mean of b given theta is from its mode.
     """
 
     psi: np.ndarray
     precision: np.ndarray
     start: ModeStart
     xwx: np.ndarray
+    lean: np.ndarray
 
 
 class LouisSearch(ModeSearch):
@@ -62,7 +65,26 @@ def find_joint_mode(model: GeneralizedModel) -> JointMode:
     p = model.n_common
     factor = model.variance_points(last.theta[None, p:])[1][0]
     start, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, 0])
-    return JointMode(psi, last.precision, start, xwx)
+    return JointMode(psi, last.precision, start, xwx, lean(model, last, factor, search.modes[:, 0], start))
+
+
+def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndarray, start: ModeStart) -> np.ndarray:
+    """Return how far the mean of b given theta is from its mode, to first order: ``-C D'(m A''' h) / 2``.
+
+    Rows ``d_i = x_i - X'WZ H z_i`` of D, ``H = Lambda (I + Lambda'Z'WZ Lambda)^-1 Lambda'``, are the derivatives of the
+    predictor where the effects of the group follow b; C is the covariance of b and ``h_i = d_i'C d_i`` (Tierney, Kass,
+    Kadane 1989, JASA 84).
+    """
+    cells, p = model.cells, model.n_common
+    covariance = np.linalg.pinv(last.precision[:p, :p], hermitian=True)
+    third = FAMILIES[cells.family].third(predictor_at(cells, last.theta[:p], factor @ modes)) * cells.size
+    inner = np.einsum("ac,abj,bd->jcd", factor, start.zwz, factor, optimize=True) + np.eye(len(factor))
+    followed = np.einsum("jab,bjx->ajx", factor @ np.linalg.solve(inner, factor.T[None]), start.zwx)
+    derivative = cells.x.copy()
+    for a in range(cells.n_varying):
+        derivative -= followed[a, cells.group] * cells.columns[a][:, None]
+    variance = np.sum((derivative @ covariance) * derivative, axis=1)
+    return -0.5 * covariance @ (derivative.T @ (third * variance))
 
 
 def _start(model: GeneralizedModel) -> np.ndarray:
