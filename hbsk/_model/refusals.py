@@ -17,11 +17,12 @@ MOST_COPIES = 1e12
 
 def refuse_noise_lost_in_rounding(rows: Rows, noise: np.ndarray | float, name: str, argument: str) -> None:
     """Refuse known noise whose square vanishes beside the spread of y: the density would be rounding alone."""
-    weight = np.ones(len(rows.y_deviation)) if rows.sample_weight is None else rows.sample_weight
+    y = np.asarray(rows.y_deviation)
+    weight = np.ones(len(y)) if rows.sample_weight is None else rows.sample_weight
     smallest = float(np.min((noise / np.sqrt(np.maximum(weight, 1e-300)))[weight > 0]))
     weight = weight / weight.max()
-    mean = np.average(rows.y_deviation, weights=weight)
-    spread = float(np.sqrt(np.average((rows.y_deviation - mean) ** 2, weights=weight)))
+    mean = np.average(y, weights=weight)
+    spread = float(np.sqrt(np.average((y - mean) ** 2, weights=weight)))
     if smallest < SMALLEST_RELATIVE_ERROR * spread:
         over = "" if rows.sample_weight is None else ", over the root of sample_weight"
         raise ValueError(
