@@ -17,6 +17,7 @@ from hbsk._engine.crossed_sums import PairSums, collect_pairs, standardise_facto
 from hbsk._engine.fit import marginal_model
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
+from hbsk._engine.nested_passes import nested_order
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails, at_zero, posterior_tails
 from hbsk._engine.scaling import ColumnScaling
@@ -189,14 +190,16 @@ def _integrate_factors(options, frame, rows, collected, priors, exact, effect_me
     """Integrate several grouping factors."""
     factors = frame.specification.factors
     n_groups = [factor.n_groups for factor in rows.factors]
-    require_manageable([factor.name for factor in factors], n_groups, [len(factor.columns) for factor in factors])
+    is_nested = nested_order(rows.codes, n_groups) is not None
+    if not is_nested:
+        require_manageable([factor.name for factor in factors], n_groups, [len(factor.columns) for factor in factors])
     parts, pairs = collect_factors(frame, rows, effect_mean, collected)
     model, scalings = crossed_model(parts, pairs, exact)
     tails = _tails_at_zero(crossed_tails(model, _varying_labels(frame)), exact, parts)
     posterior, is_reliable = fit_crossed(
         model, scalings, collected.has_intercept, tails, options.sampling, options.integration
     )
-    why = "exact for several grouping factors"
+    why = "exact for nested grouping factors" if is_nested else "exact for several grouping factors"
     if not is_reliable:
         why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
     posterior = replace(posterior, effect_mean=effect_mean)

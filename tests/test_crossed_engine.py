@@ -188,6 +188,19 @@ def test_every_covariance_block_equals_the_dense_inverse(n_levels, n_varying, ne
         np.testing.assert_allclose(block, phi[np.ix_(own, own)], atol=1e-12)
 
 
+@pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
+def test_what_no_effects_explain_is_that_of_least_squares(n_levels, n_varying, nested):
+    rows = Rows(n_levels, n_varying, nested=nested)
+    model, scalings = rows.model()
+    Z, X, y = dense_columns(rows, scalings)
+    columns = np.column_stack([X, y])
+    left = columns - Z @ np.linalg.lstsq(Z, columns)[0]
+    np.testing.assert_allclose(CrossedPasses(model.sums).within, left.T @ left, atol=1e-11)
+    everything = np.hstack([Z, X])
+    unexplained = y - everything @ np.linalg.lstsq(everything, y)[0]
+    assert model._least_residual == pytest.approx(unexplained @ unexplained, rel=1e-7)
+
+
 def test_a_second_factor_that_is_switched_off_or_has_one_level_and_no_sd_is_no_factor():
     rows = Rows((12, 1), (2, 1))
     model, _ = rows.model()

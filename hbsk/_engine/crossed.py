@@ -14,10 +14,11 @@ from scipy.linalg import block_diag
 
 from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
-from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds
+from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds, start_candidates
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
+from hbsk._engine.nested_passes import NestedPasses, find_chain
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails
@@ -28,10 +29,8 @@ from hbsk._engine.variance_law import monitored_values
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
 
-# Remaining effects up to which a node costs next to nothing: the mode is polished, and more nodes are placed.
-FEW_EFFECTS = 300
-# Nodes of the first round for few effects, and for many by the number of variance parameters in theta. (Means pass the
-# monitor where sds are 12 % off with 32 nodes of three parameters; 64: 4 %, 128: 3 %.)
+# Nodes of the first round for few effects, and for many by the number of variance parameters, sigma among them. (Means
+# pass the monitor where sds are 12 % off with 32 nodes of three parameters; 64: 4 %, 128: 3 %.)
 NODES_OF_FEW = 512
 NODES_OF_MANY = {3: 64, 6: 128}
 LEAST_NODES = 32
@@ -58,13 +57,10 @@ class CrossedModel(MarginalModel):
     sums: CrossedSums  # type: ignore[assignment]
 
     @cached_property
-    def passes(self) -> CrossedPasses:  # type: ignore[override]
-        """Sums over levels for any Lambda."""
-        return CrossedPasses(self.sums)
-
-    @cached_property
-    def _least_residual(self) -> float:
-        return 0.0
+    def passes(self) -> CrossedPasses | NestedPasses:  # type: ignore[override]
+        """Sums over levels for any Lambda: from the innermost factor out where factors are nested, at linear cost."""
+        chain = find_chain(self.sums)
+        return CrossedPasses(self.sums) if chain is None else NestedPasses(self.sums, chain)
 
     def evaluate(self, theta: np.ndarray) -> MarginalPoints:
         """Return the log posterior density at points of shape (n_points, n_dim)."""
@@ -171,16 +167,18 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings)
         one = np.ones(1)
         points = model.evaluate(np.zeros((1, 0)))
         return IntegratedNodes(points, one, np.zeros(1, dtype=int), 0.0, 0.5 * one, tails, by_quadrature=True)
-    is_small = model.passes.n_remaining <= FEW_EFFECTS
+    is_small = model.passes.is_cheap
     if is_small:
-        mode, precision = find_mode(model.value_and_gradient, start_of(model))
+        starts = np.concatenate([start_of(model)[None], start_candidates(model)])
+        mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
     else:
         mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     drawn_from = proposals(model, mode, precision, thorough=is_small)
     n_dim = model.parameters.n_dim
     first = NODES_OF_FEW if is_small else LEAST_NODES
     if not is_small:
-        first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
+        n_parameters = n_dim + int(model.parameters.integrated)
+        first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_parameters >= least)])
     nodes = importance_sample(
         model.evaluate,
         drawn_from.first,

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from scipy.linalg import lapack
 
 from hbsk._engine.crossed_maps import between_factors, dense_rest, product_map, symmetric
 from hbsk._engine.crossed_sums import CrossedSums
-from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
+from hbsk._engine.group_algebra import nonnegative, relative_inverse, unpack_symmetric
 from hbsk._engine.group_passes import GroupPasses
 from hbsk._engine.threads import n_threads, one_thread_each
 
@@ -37,6 +38,10 @@ from hbsk._engine.threads import n_threads, one_thread_each
 MOST_REMAINING = 4_500
 # Remaining effects from which points are shared among threads.
 EFFECTS_FOR_THREADS = 200
+# Remaining effects up to which points cost next to nothing.
+CHEAP_REMAINING = 300
+# Relative sd, over that of estimates of effects, at which effects are hardly shrunken.
+HARDLY_SHRUNKEN = 1e5
 # Numbers of the matrices of points that are worked on together, and remaining effects up to which one call factorises
 # the matrices of all of them.
 BLOCK_NUMBERS = 2**18
@@ -150,6 +155,31 @@ class CrossedPasses:
         numbers = (self.n_remaining + self._zx.shape[2]) ** 2 + self._zx.size
         self._width = max(1, BLOCK_NUMBERS // numbers)
         self._kept: dict[bytes, Complement] | None = None
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether points cost next to nothing."""
+        return self.n_remaining <= CHEAP_REMAINING
+
+    @property
+    def numbers_kept(self) -> int:
+        """How many numbers the law of all effects takes at one point."""
+        return self.n_remaining**2 + 3 * self._zx.size
+
+    @cached_property
+    def within(self) -> np.ndarray:
+        """W, (p + 1, p + 1), the products of what no effects explain: of ridge regressions of next to no penalty."""
+        columns = [self.sums.columns[f] for f in self.order]
+        factor = np.zeros((1, self.sums.n_varying, self.sums.n_varying))
+        for f, at in zip(self.order, columns, strict=True):
+            size = np.einsum("kkj->k", self.sums.factors[f].zz) / self.sums.factors[f].n_groups
+            factor[0, at, at] = np.diag(HARDLY_SHRUNKEN / np.sqrt(np.where(size > 0, size, 1.0)))
+        _, reduced = self.reduce(factor)
+        rest, first = self._solved(self._complements(factor))
+        scaled = self._times(rest, [np.linalg.inv(factor[:, at, at]) for at in columns[1:]])[0]
+        of_first = np.linalg.inv(factor[0, columns[0], columns[0]]) @ first[0]
+        penalty = scaled.T @ scaled + np.einsum("jka,jkb->ab", of_first, of_first)
+        return nonnegative(reduced[0] - penalty, np.diag(self.sums.xx))
 
     # points
 

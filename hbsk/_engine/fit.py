@@ -276,8 +276,8 @@ def _starts(model: MarginalModel) -> np.ndarray:
     step = model.passes.n_cells // MANY_CELLS
     if step >= 2:
         few = model.thinned(step)
-        return find_mode(few.value_and_gradient, _best(few, _candidates(few)))[0]
-    candidates = _candidates(model)
+        return find_mode(few.value_and_gradient, _best(few, start_candidates(few)))[0]
+    candidates = start_candidates(model)
     points = len(candidates) * (model.parameters.n_dim + 1)
     return candidates if points * cost_of_node(model) <= CHEAP_STARTS else _best(model, candidates)
 
@@ -286,7 +286,7 @@ def _best(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
     return candidates[np.argmax(model.evaluate(candidates).log_density)]
 
 
-def _candidates(model: MarginalModel) -> np.ndarray:
+def start_candidates(model: MarginalModel) -> np.ndarray:
     """Return points, (n, d), with group sds from what all variance between groups would be down to a trifle of it.
 
     Where common columns explain what differs between groups the search would have a long way from the largest, along

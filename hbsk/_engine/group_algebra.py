@@ -110,7 +110,7 @@ def marginal_inverse(maps: np.ndarray, covariance: np.ndarray) -> tuple[np.ndarr
     entries = (covariance[:, row, column] @ maps.reshape(n_pairs, n_pairs * n_groups)).reshape(
         n_points, n_pairs, n_groups
     )
-    return _inverses(entries, q)
+    return inverses(entries, q)
 
 
 def _factors(entries, q):
@@ -137,7 +137,7 @@ def _factors(entries, q):
     return unit, pivots
 
 
-def _inverses(entries, q):
+def inverses(entries, q):
     """Return packed inverses of I + (semidefinite), given its lower entries, and determinants."""
     unit, pivots = _factors(entries, q)
     solved: dict[tuple[int, int], np.ndarray] = {}  # U^-1 below the diagonal

@@ -164,7 +164,7 @@ class GroupPasses:
         def work(block: _Block):
             inverse, _ = marginal_inverse(block.maps, covariance)
             crossed = np.tensordot(packed, block.products, axes=1) * half  # D N D'
-            return _block_gradient(
+            return block_gradient(
                 block.lower, block.n_equal, unpack_symmetric(inverse, q), unpack_symmetric(crossed, q)
             )
 
@@ -241,7 +241,7 @@ def find_cells(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cell, np.concatenate([first, stray])
 
 
-def _block_gradient(lower, count, inverse, crossed):
+def block_gradient(lower, count, inverse, crossed):
     """Return ``1/2 sum_j L (M^-1 Y M^-1 - M^-1) L'`` over a block of cells, (n_points, q, q)."""
     n_points, q = inverse.shape[:2]
     middle = np.empty_like(inverse)

@@ -26,6 +26,7 @@ LEAST_RADIUS = 1e-6
 # Gradient, in units of the sharpest direction, of a mode that is polished all the same.
 POLISHED = 1e-4
 MOST_STEPS = 100
+POLISHING_STEPS, POLISHED_DIGITS = 3, 6
 # Shorter steps that are looked at in the same call on a rough way, where Newton's overshoots: the best is taken.
 SHORTER = (0.3, 0.6)
 # Of what a quadratic foretold a step gains: below, it is not taken; below or above, the trust region shrinks or grows.
@@ -162,7 +163,10 @@ def trust_step(gradient: np.ndarray, precision: np.ndarray, radius: float) -> tu
 
 
 def find_mode(
-    value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], start: np.ndarray
+    value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+    start: np.ndarray,
+    *,
+    polish: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mode of a log density and minus its Hessian there.
 
@@ -172,6 +176,19 @@ def find_mode(
         Maps points (n, d) to log densities (n,) and gradients (n, d).
     start : ndarray of shape (d,) or (n, d)
         Where the search begins; at the best of several points, where points cost nothing beside calls.
+    polish : bool, default=False
+        Take a few more steps where the way was rough, and round what comes of them, so that neither mode nor Hessian
+        hang on the way: where sds are much alike the axes of a proposal turn with the last digits of the Hessian.
     """
-    last = ModeSearch(value_and_gradient).run(np.atleast_2d(start))
-    return last.theta + (last.step if last.is_within(LAST_STEP) else 0.0), last.precision
+    search = ModeSearch(value_and_gradient)
+    last = search.run(np.atleast_2d(start))
+    is_rough = polish and not search.was_smooth
+    for _ in range(POLISHING_STEPS if is_rough else 0):
+        if last.is_within(LAST_STEP):
+            last = search.look((last.theta + last.step)[None])
+    mode = last.theta + (last.step if last.is_within(LAST_STEP) else 0.0)
+    return (
+        (np.round(mode, POLISHED_DIGITS), np.round(last.precision, POLISHED_DIGITS))
+        if is_rough
+        else (mode, last.precision)
+    )

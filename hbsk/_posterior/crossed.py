@@ -174,9 +174,7 @@ class CrossedPosterior(Posterior):
 
     def _moment_nodes(self):
         """Return weights, sigma, Lambda, means and roots of the nodes that effects and rows are averaged over."""
-        passes = self.model.passes
-        numbers = passes.n_remaining**2 + 3 * passes.level_products().size
-        if self.n_nodes * numbers <= KEPT_NUMBERS or self.theta.shape[1] == 0:
+        if self.n_nodes * self.model.passes.numbers_kept <= KEPT_NUMBERS or self.theta.shape[1] == 0:
             return self.weight, self.sigma, self.factor, self.common_mean, self.common_root
         integrated, n = self.model.parameters.integrated, self.sigmas.shape[1]
         values, weight = np.repeat(self.theta, n, axis=0), np.repeat(self.weight / n, n)

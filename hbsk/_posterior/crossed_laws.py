@@ -19,8 +19,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from hbsk._engine.crossed_passes import CrossedPasses, Effects
+from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
 
 
 class NodeLaw(NamedTuple):
@@ -34,7 +36,7 @@ class NodeLaw(NamedTuple):
     common_mean : ndarray of shape (p,)
     common_root : ndarray of shape (p, p)
         R, with ``R R' = Var(b)``.
-    effects : Effects
+    effects : Effects or NestedEffects
     """
 
     weight: float
@@ -42,7 +44,7 @@ class NodeLaw(NamedTuple):
     factor: np.ndarray
     common_mean: np.ndarray
     common_root: np.ndarray
-    effects: Effects
+    effects: Effects | NestedEffects
 
 
 class KnownRows(NamedTuple):
@@ -95,7 +97,7 @@ class RowParts(NamedTuple):
 
 
 def rows_at_node(
-    law: NodeLaw, passes: CrossedPasses, rows: KnownRows, *, need_variance: bool = True
+    law: NodeLaw, passes: CrossedPasses | NestedPasses, rows: KnownRows, *, need_variance: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (n_rows,)."""
     parts = row_parts(law.effects, law.factor, passes, rows, need_variance=need_variance)
@@ -106,9 +108,27 @@ def rows_at_node(
 
 
 def row_parts(
-    effects: Effects, factor: np.ndarray, passes: CrossedPasses, rows: KnownRows, *, need_variance: bool = True
+    effects: Effects | NestedEffects,
+    factor: np.ndarray,
+    passes: CrossedPasses | NestedPasses,
+    rows: KnownRows,
+    *,
+    need_variance: bool = True,
 ) -> RowParts:
     """Return what the law of rows takes of Phi at one Lambda, (q, q)."""
+    if isinstance(effects, NestedEffects):
+        solved = effects_of_rows(effects, passes, rows.z, rows.codes)
+        relative = variances_of_rows(effects, passes, rows.z, rows.codes) if need_variance else None
+    else:
+        solved, relative = _schur_rows(effects, passes, rows, need_variance)
+    if relative is not None:
+        for f, at in enumerate(passes.sums.columns):
+            relative += np.sum((rows.fresh[f] @ factor[at, at]) ** 2, axis=1)
+    return RowParts(rows.x - solved[:, :-1], solved[:, -1], relative)
+
+
+def _schur_rows(effects, passes, rows, need_variance):
+    """Return ``v' Phi B`` and ``v' Phi v`` (or None) of rows."""
     zero = passes.order[0]
     z, code = rows.z[zero], rows.codes[zero]
     solved = np.einsum("rk,rka->ra", z, effects.first_solved[code])
@@ -118,9 +138,8 @@ def row_parts(
         entries += [(passes.starts[f] + rows.codes[f] * q + k, rows.z[f][:, k]) for k in range(q)]
     for at, value in entries:
         solved += value[:, None] * effects.rest_solved[at]
-    reach = rows.x - solved[:, :-1]
     if not need_variance:
-        return RowParts(reach, solved[:, -1], None)
+        return solved, None
     relative = np.einsum("rk,rkl,rl->r", z, effects.first_phi[code], z)
     for i, (at, value) in enumerate(entries):
         relative += value**2 * effects.rest_phi[at, at]
@@ -131,9 +150,7 @@ def row_parts(
     for at, value in entries:
         products = through.data * effects.rest_phi[through.indices, at[row]]
         relative -= 2.0 * value * np.bincount(row, products, len(z))
-    for f, at in enumerate(passes.sums.columns):
-        relative += np.sum((rows.fresh[f] @ factor[at, at]) ** 2, axis=1)
-    return RowParts(reach, solved[:, -1], relative)
+    return solved, relative
 
 
 def _through_levels(between, scaled, code) -> sp.csr_array:
@@ -161,16 +178,23 @@ class LevelMoments(NamedTuple):
     reach: np.ndarray
 
 
-def levels_at_node(law: NodeLaw, passes: CrossedPasses, f: int) -> LevelMoments:
+def levels_at_node(law: NodeLaw, passes: CrossedPasses | NestedPasses, f: int) -> LevelMoments:
     """Return the moments of all levels of factor f."""
     effects = law.effects
-    solved = effects.first_solved if f == passes.order[0] else effects.rest_solved[_places(passes, f)]
+    if isinstance(effects, NestedEffects):
+        solved = effects.solved[passes.order.index(f)]
+    else:
+        solved = effects.first_solved if f == passes.order[0] else effects.rest_solved[_places(passes, f)]
     reach = solved[:, :, :-1]
     return LevelMoments(solved[:, :, -1] - reach @ law.common_mean, _phi_blocks(effects, passes, f), reach)
 
 
 def share_kept(
-    effects: Effects, factor: np.ndarray, passes: CrossedPasses, f: int, scaling: ColumnScaling
+    effects: Effects | NestedEffects,
+    factor: np.ndarray,
+    passes: CrossedPasses | NestedPasses,
+    f: int,
+    scaling: ColumnScaling,
 ) -> np.ndarray:
     """Return the share of the prior variance of the effects of raw columns that the rows take off, (n_groups, q).
 
@@ -194,6 +218,8 @@ def share_kept(
 
 def _phi_blocks(effects, passes, f):
     """Return the blocks of Phi of the levels of factor f, (n_groups, q, q)."""
+    if isinstance(effects, NestedEffects):
+        return effects.phi[passes.order.index(f)]
     if f == passes.order[0]:
         return effects.first_phi
     at = _places(passes, f)
@@ -207,13 +233,18 @@ def _places(passes, f):
 
 
 def draw_levels(
-    passes: CrossedPasses, factor: np.ndarray, sigma: np.ndarray, common: np.ndarray, rng, groups: Sequence[np.ndarray]
+    passes: CrossedPasses | NestedPasses,
+    factor: np.ndarray,
+    sigma: np.ndarray,
+    common: np.ndarray,
+    rng,
+    groups: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
     """Return joint draws of effects at one Lambda, one array (n_draws, n_codes, q) per factor.
 
     Parameters
     ----------
-    passes : CrossedPasses
+    passes : CrossedPasses or NestedPasses
     factor : ndarray of shape (q, q)
     sigma : ndarray of shape (n_draws,)
     common : ndarray of shape (n_draws, p)
@@ -222,9 +253,11 @@ def draw_levels(
     groups : sequence of ndarray of shape (n_codes,), one per factor
         A code that is not below the number of levels is a new level.
     """
-    complement = passes.complement(factor)
     n_draws = len(common)
     contrast = np.concatenate([-common, np.ones((n_draws, 1))], axis=1).T
+    if isinstance(passes, NestedPasses):
+        return _draw_nested_levels(passes, factor, sigma, contrast, rng, groups)
+    complement = passes.complement(factor)
     rest = passes.solved(complement)[0] @ contrast
     rest += sigma * passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
     drawn = []
@@ -244,4 +277,15 @@ def draw_levels(
         columns = passes.sums.columns[f]
         fresh = noise @ factor[columns, columns].T
         drawn.append(np.where(known[:, None], effects, fresh))
+    return drawn
+
+
+def _draw_nested_levels(passes, factor, sigma, contrast, rng, groups):
+    n_groups = [own.n_groups for own in passes.sums.factors]
+    known = [codes < n for codes, n in zip(groups, n_groups, strict=True)]
+    at = [np.where(is_known, codes, 0) for is_known, codes in zip(known, groups, strict=True)]
+    drawn = draw_nested(passes, factor, sigma, contrast, rng, at)
+    for f, (of_factor, is_known, columns) in enumerate(zip(drawn, known, passes.sums.columns, strict=True)):
+        fresh = sigma[:, None, None] * rng.standard_normal(of_factor.shape) @ factor[columns, columns].T
+        drawn[f] = np.where(is_known[:, None], of_factor, fresh)
     return drawn

@@ -27,9 +27,11 @@ import scipy.sparse as sp
 from hbsk._engine.crossed import CrossedModel
 from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums, collect_pairs
+from hbsk._engine.nested_passes import NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
 from hbsk._engine.sums import GroupSums
 from hbsk._engine.threads import one_thread_each
+from hbsk._posterior.nested_laws import effects_of_rows, own_parts
 from hbsk.model_selection._leave_group_out import (
     GroupProducts,
     log_likelihood,
@@ -218,12 +220,46 @@ class _Node:
                 left = left - value * self.rest_solved[at]
         return left, half, np.einsum("rkl,rk->rl", self.first_root[code], own)
 
+    def explained(self, columns, z, codes, shape):
+        """Return T (*shape, p + 1), and D Phi D' of the rows of each level, (n_levels, size, size)."""
+        left, half, of_first = self.rows(columns, z, codes)
+        shared = _products(of_first, shape) * _together(codes[self.passes.order[0]], shape)
+        return left.reshape(*shape, -1), shared + _products(half, shape)
+
     def _picked(self, scaled, code):
         n_rows, q = scaled.shape
         at = (code[:, None] * q + np.arange(q)).ravel()
         between = self.passes.between
         shape = (n_rows, between.shape[0])
         return sp.csr_array((scaled.ravel(), at, np.arange(0, n_rows * q + 1, q)), shape=shape) @ between
+
+
+class _NestedNode:
+    """The same where factors are nested: rows share what the levels that hold both add on their own."""
+
+    def __init__(self, passes: NestedPasses, factor: np.ndarray):
+        self.passes, self.factor, self.effects = passes, factor, passes.effects(factor)
+
+    def explained(self, columns, z, codes, shape):
+        """Return T and D Phi D'; see `_Node`."""
+        left = columns - effects_of_rows(self.effects, self.passes, z, codes)
+        shared = sum(
+            _products(half, shape) * _together(codes[f], shape)
+            for f, half in own_parts(self.effects, self.passes, z, codes)
+        )
+        return left.reshape(*shape, -1), shared
+
+
+def _products(part, shape):
+    """Return the products of the rows of each level, (n_levels, size, size)."""
+    part = part.reshape(*shape, -1)
+    return part @ part.swapaxes(1, 2)
+
+
+def _together(code, shape):
+    """Return whether two rows have the same code, (n_levels, size, size)."""
+    code = code.reshape(shape)
+    return code[:, :, None] == code[:, None, :]
 
 
 @dataclass(frozen=True)
@@ -248,7 +284,7 @@ class _Change:
         return cls(2 * np.log(diagonal).sum(axis=1), white.swapaxes(1, 2) @ white, diagonal.min(axis=1) ** 2 < ROUNDING)
 
 
-def _changes(node: _Node, rows: LevelRows, renewed: list[int], at: np.ndarray) -> tuple[_Change, _Change]:
+def _changes(node: _Node | _NestedNode, rows: LevelRows, renewed: list[int], at: np.ndarray) -> tuple[_Change, _Change]:
     """Return what the sums lose without each level, and what they gain with it again; ``at`` is (n_levels, size)."""
     shape, is_row = at.shape, (at >= 0).ravel()
     picked = np.where(is_row, at.ravel(), 0)
@@ -256,29 +292,16 @@ def _changes(node: _Node, rows: LevelRows, renewed: list[int], at: np.ndarray) -
     z = [part[picked] * is_row[:, None] for part in rows.z]
     codes = [code[picked] for code in rows.codes]
 
-    def together(f):
-        code = codes[f].reshape(shape)
-        return code[:, :, None] == code[:, None, :]
-
-    def products(part):
-        part = part.reshape(*shape, -1)
-        return part @ part.swapaxes(1, 2)
-
-    def covariance(z):
-        left, half, of_first = node.rows(columns, z, codes)
-        shared = products(of_first) * together(node.passes.order[0])
-        return left.reshape(*shape, -1), shared + products(half)
-
     identity = np.eye(shape[1])
-    left, explained = covariance(z)
+    left, explained = node.explained(columns, z, codes, shape)
     without = _Change.of(identity - explained, left)
     fresh = sum(
-        products(z[f] @ node.factor[of, of]) * together(f)
+        _products(z[f] @ node.factor[of, of], shape) * _together(codes[f], shape)
         for f, of in enumerate(node.passes.sums.columns)
         if f in renewed
     )
     known = [np.zeros_like(part) if f in renewed else part for f, part in enumerate(z)]
-    left, uncertain = covariance(known)
+    left, uncertain = node.explained(columns, known, codes, shape)
     return without, _Change.of(identity + uncertain + fresh, left)
 
 
@@ -302,7 +325,7 @@ def score_levels(model: CrossedModel, rows: LevelRows, grid: VarianceGrid) -> Un
         lost = np.zeros((len(part.weight), len(sizes)), dtype=bool)
         with one_thread_each():
             for m, factor in enumerate(part.factor):
-                node = _Node(passes, factor)
+                node = _NestedNode(passes, factor) if isinstance(passes, NestedPasses) else _Node(passes, factor)
                 for levels, positions in batches:
                     for i, change in enumerate(_changes(node, rows, renewed, positions)):
                         changes[0][i, m, levels], changes[1][i, m, levels] = change.log_det, change.sums

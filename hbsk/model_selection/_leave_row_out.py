@@ -28,6 +28,7 @@ from hbsk._engine.crossed_passes import Effects
 from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.nested_passes import NestedEffects
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
 from hbsk._posterior.crossed import KEPT_NUMBERS
@@ -287,8 +288,8 @@ class _NodesOfFactors(_Nodes):
 
     def __post_init__(self):
         passes = self.model.passes
-        numbers = passes.n_remaining**2 + 3 * passes.level_products().size
-        self._kept = passes.effects_at(self.grid.factor) if self.grid.n_nodes * numbers <= KEPT_NUMBERS else None
+        is_held = self.grid.n_nodes * passes.numbers_kept <= KEPT_NUMBERS
+        self._kept = passes.effects_at(self.grid.factor) if is_held else None
 
     @property
     def width(self) -> int:
@@ -303,5 +304,5 @@ class _NodesOfFactors(_Nodes):
             parts = [row_parts(self._effects(m), self.grid.factor[m], passes, rows) for m in range(at.start, at.stop)]
             yield (at, *self._law(at, *(np.stack(part) for part in zip(*parts, strict=True))))
 
-    def _effects(self, m) -> Effects:
+    def _effects(self, m) -> Effects | NestedEffects:
         return self.model.passes.effects(self.grid.factor[m]) if self._kept is None else self._kept[m]
