@@ -17,8 +17,10 @@ QUESTIONS = {
     "plot_intercepts_first",
     "plot_james_stein_risk",
     "plot_predictive_check",
+    "plot_schools_in_districts",
     "plot_shrinkage_radon",
     "plot_sleepstudy_correlated_slopes",
+    "plot_students_and_lecturers",
 }
 
 
