@@ -157,8 +157,9 @@ def integrate_model(
         Where numbers leave floating point on the way to it.
     """
     tails = posterior_tails(model, names)
-    many_columns = model.sums.n_common >= COLUMNS_FOR_THREADS
-    with one_thread_each() if many_columns else nullcontext(), own_errors():
+    # matrices that are large enough for linear algebra to start threads, which wait for each other on busy cores
+    many = model.sums.n_common >= COLUMNS_FOR_THREADS or model.parameters.n_dim >= MANY_DIMENSIONS
+    with one_thread_each() if many else nullcontext(), own_errors():
         return _integrate(model, tails, settings)
 
 

@@ -20,7 +20,7 @@ from hbsk._engine.log_density_surface import LogDensitySurface, fit_surface
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import conditional_quantile, systematic_resample
-from hbsk._engine.proposals import proposals
+from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import HIGHEST_MOMENT, Tails
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.threads import one_thread_each
@@ -136,8 +136,8 @@ class VarianceLaw:
 @contextmanager
 def _calmly(model: MarginalModel) -> Iterator[None]:
     """Let floats overflow, since what comes of it has no weight, and start no threads for matrices of many columns."""
-    many_columns = model.sums.n_common >= COLUMNS_FOR_THREADS
-    with one_thread_each() if many_columns else nullcontext(), np.errstate(all="ignore"):
+    many = model.sums.n_common >= COLUMNS_FOR_THREADS or model.parameters.n_dim >= MANY_DIMENSIONS
+    with one_thread_each() if many else nullcontext(), np.errstate(all="ignore"):
         yield
 
 
