@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 from scipy import stats
-from scipy.special import log_expit
+from scipy.special import log_expit, logit
 
 from hbsk._engine.generalized.data import Responses
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.settings import IntegrationSettings
 from hbsk._posterior.generalized import fit_generalized
-from hbsk._posterior.response import inverse_link, response_mean
+from hbsk._posterior.response import inverse_link, response_interval, response_mean
 
 CASES = {
     "binary": ("binomial", [1, 1, 0, 1, 0, 0], [1] * 6, [0, 0, 1, 1, 2, 2]),
@@ -71,12 +71,30 @@ def test_few_groups_are_those_of_a_dense_grid(name):
     groups = np.arange(responses.n_groups)
     ones = np.ones((len(groups), 1))
     rates = response_mean(posterior, ones, [ones], [groups])
+    ends = response_interval(posterior, ones, [ones], [groups], np.array([0.05, 0.95]))
     for j, share in enumerate(shares):
         joint = probability[:, :, None] * share
         assert_moments(moments.mean[j, 0], moments.covariance[j, 0, 0], joint, tau[:, None] * z)
         rate = inverse_link(responses.family, b[:, None, None] + tau[:, None] * z)
         mean, sd = mean_and_sd(joint, rate)
         assert abs(rates[j] - mean) < 0.03 * sd
+        levels = [
+            np.sum(probability * below(share, (link(responses.family, end) - b[:, None]) / tau, z)) for end in ends[j]
+        ]
+        np.testing.assert_allclose(levels, [0.05, 0.95], atol=0.006)
+
+
+def link(family, rate):
+    return logit(rate) if family == "binomial" else np.log(rate)
+
+
+def below(share, at, z):
+    """Return the probability that z is below ``at``, (n_b, n_tau), by linear interpolation on its grid."""
+    cumulative = np.cumsum(share, axis=2) - 0.5 * share
+    position = np.clip((at - z[0]) / (z[1] - z[0]), 0, len(z) - 1.001)
+    first = position.astype(int)[:, :, None]
+    low, high = (np.take_along_axis(cumulative, first + k, axis=2)[:, :, 0] for k in (0, 1))
+    return low + (position - first[:, :, 0]) * (high - low)
 
 
 def assert_moments(mean, variance, probability, values):

@@ -1,9 +1,7 @@
 """Posterior of a binary or count model: weighted nodes of (b, Lambda), and moments of the group effects at each.
 
-The law of a row's linear predictor given a node is that of ``x'b + z'u_j``. It is not normal where groups have few
-rows; two normals of equal variance, with the weights at which their mixture has no excess kurtosis in the fourth
-power of their distance, have its mean, variance and third moment (``p (1 - p) = 1 / 6``), so that a row is a mixture
-of normals as in every other posterior.
+The law of a row's linear predictor given a node is that of ``x'b + z'u_j``. It is skew where groups have few rows;
+three normals stand for it (`hbsk._posterior.skew_normals`), so that a row is a mixture of normals as everywhere.
 """
 
 from __future__ import annotations
@@ -29,11 +27,8 @@ from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import usable_nodes
 from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes, standardised
+from hbsk._posterior.skew_normals import SHARES, skew_normals
 
-# Weight of one of the two normals that stand for a skew law.
-SHARE = 0.5 * (1.0 - 3.0**-0.5)
-# Skewness that two such normals have at most, less a little.
-MOST_SKEWNESS = 1.2
 COMPUTED = ("_effects",)
 
 
@@ -58,6 +53,8 @@ class GeneralizedPosterior(Posterior):
         ``log p(y_j | node)``, effects integrated out.
     scaling : ColumnScaling
     has_intercept : bool
+    log_growth : ndarray of shape (n_nodes, n_groups) or None
+        ``log E[e^u]`` given each node, of counts with a varying intercept alone.
     tails : Tails
     """
 
@@ -71,6 +68,7 @@ class GeneralizedPosterior(Posterior):
     group_log_likelihood: np.ndarray
     scaling: ColumnScaling
     has_intercept: bool
+    log_growth: np.ndarray | None = None
     tails: Tails = field(default_factory=Tails)
 
     n_chains = 0
@@ -161,18 +159,28 @@ class GeneralizedPosterior(Posterior):
         return mean, np.maximum(variance, 0.0), third
 
     def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
-        """Return the mixture of the linear predictor of rows: two normals for each node."""
+        """Return the mixture of the linear predictor of rows: three normals for each node."""
         mean, variance, third = self.row_laws(x, z, codes)
         if not self.n_groups:
             return RowMixture(self.weight, mean, variance)
         sd = np.sqrt(variance)
-        first, second, inner = skew_pair(standardised(third, sd))
-        shape = (2 * self.n_nodes, mean.shape[1])
+        means, sds = skew_normals(standardised(third, sd))
+        shape = (len(SHARES) * self.n_nodes, mean.shape[1])
         return RowMixture(
-            np.outer(self.weight, [SHARE, 1.0 - SHARE]).ravel(),
-            np.stack([mean + sd * first, mean + sd * second], axis=1).reshape(shape),
-            np.repeat(variance * inner**2, 2, axis=0),
+            np.outer(self.weight, SHARES).ravel(),
+            np.stack([mean + sd * part for part in means], axis=1).reshape(shape),
+            np.stack([(sd * part) ** 2 for part in sds], axis=1).reshape(shape),
         )
+
+    def log_rates(self, x: np.ndarray, z: Sequence[np.ndarray], codes: Sequence[np.ndarray]) -> np.ndarray | None:
+        """Return ``log E[e^eta]`` of rows given each node, (n_nodes, n_rows), where it is known exactly; else None."""
+        if self.log_growth is None or not np.all(z[0] == 1.0):
+            return None
+        log_rate, _, _ = self.row_laws(x, [np.zeros_like(z[0])], codes)
+        known = codes[0] < self.n_groups[0]
+        log_rate[:, known] += self.log_growth[:, codes[0][known]]
+        log_rate[:, ~known] += 0.5 * np.sum(self.factor**2, axis=(1, 2))[:, None]
+        return log_rate
 
     def row_moments(self, x: np.ndarray, z: Sequence, codes: Sequence, need_variance: bool = True):
         """Return mean and variance (or None) of the linear predictor of rows, through moments of the groups."""
@@ -274,11 +282,12 @@ class GeneralizedPosterior(Posterior):
             block = slice(start, start + width)
             seen, group = known[block], np.where(known[block], codes[block], 0)
             noise = rng.standard_normal((len(at), len(group), q))
-            chosen = rng.random((len(at), len(group), q)) < SHARE
+            chosen = np.searchsorted(np.cumsum(SHARES[:-1]), rng.random((len(at), len(group), q)), side="right")
             root = semidefinite_cholesky(_unpacked(self.effects.covariance[:, at][:, :, group], q))
             skewness = _skewness_of_axes(root, self.effects.third[:, at][:, :, group], q)
-            first, second, inner = skew_pair(skewness)
-            skew = np.where(chosen, first, second) + inner * noise
+            means, sds = skew_normals(skewness)
+            skew = np.take_along_axis(means, chosen[None], axis=0)[0]
+            skew += np.take_along_axis(sds, chosen[None], axis=0)[0] * noise
             mean = self.effects.mean[:, at][:, :, group].transpose(1, 2, 0)
             drawn = mean + np.einsum("sjkl,sjl->sjk", root, skew)
             fresh = np.einsum("skl,sjl->sjk", self.factor[at], noise)
@@ -309,18 +318,6 @@ def _skewness_of_axes(root, third, q):
     full = full.reshape(*third.shape[1:], q, q, q)
     inverse = np.linalg.pinv(root)
     return np.einsum("sjka,sjkb,sjkc,sjabc->sjk", inverse, inverse, inverse, full, optimize=True)
-
-
-def skew_pair(skewness: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return means of the two normals, of weights `SHARE` and the rest, and their common sd: mean 0, variance 1.
-
-    With the weights p and 1 - p, means ``d sqrt((1 - p) / p)`` and ``-d sqrt(p / (1 - p))``, and variance ``1 - d^2``,
-    the third moment is ``d^3 (1 - 2 p) / sqrt(p (1 - p))``, here ``sqrt(2) d^3``.
-    """
-    skewness = np.clip(skewness, -MOST_SKEWNESS, MOST_SKEWNESS)
-    distance = np.cbrt(skewness / np.sqrt(2.0))
-    odds = np.sqrt((1.0 - SHARE) / SHARE)
-    return distance * odds, -distance / odds, np.sqrt(1.0 - distance**2)
 
 
 @dataclass(frozen=True)
@@ -382,5 +379,6 @@ def fit_generalized(
         group_log_likelihood=points.log_integral[usable] + group_constants(responses, scaling),
         scaling=scaling.columns,
         has_intercept=responses.has_intercept,
+        log_growth=None if points.log_growth is None else points.log_growth[usable],
     )
     return FoundGeneralized(posterior, found.reliable, found)

@@ -39,16 +39,19 @@ def response_mean(
     offset : ndarray of shape (n_rows,), optional
         Added to the linear predictor.
     """
-    mean = np.empty(len(x))
-    if posterior.family == "poisson":
-        for at, mixture in _blocks(posterior, x, z, codes, offset):
-            mean[at] = mixture.weight @ np.exp(np.minimum(mixture.mean + 0.5 * mixture.variance, LARGEST_EXPONENT))
-        return mean
-    strata = _strata(posterior)
-    for at, mixture in _blocks(posterior, x, z, codes, offset):
-        points, weight = _points(mixture, strata)
-        mean[at] = weight @ expit(points)
-    return mean
+    mean, strata = np.empty(len(x)), _strata(posterior)
+    is_rate = posterior.family == "poisson"
+    log_rates = getattr(posterior, "log_rates", None) if is_rate else None
+    for at, rows in _row_blocks(posterior, x, z, codes):
+        exact = None if log_rates is None else log_rates(*rows)
+        if exact is not None:
+            mean[at] = posterior.weight @ np.exp(np.minimum(exact, LARGEST_EXPONENT))
+        else:
+            points, weight = _points(posterior.row_mixture(*rows), strata)
+            mean[at] = weight @ (
+                np.exp(np.minimum(points, LARGEST_EXPONENT)) if is_rate else expit(shifted(points, offset, at))
+            )
+    return mean * np.exp(offset) if is_rate and offset is not None else mean
 
 
 def response_log_means(
@@ -81,24 +84,33 @@ def inverse_link(family: str, predictor: np.ndarray) -> np.ndarray:
     return expit(predictor) if family == "binomial" else np.exp(np.minimum(predictor, LARGEST_EXPONENT))
 
 
-def _blocks(posterior, x, z, codes, offset):
-    """Yield rows, a few at a time, and their mixture."""
+def shifted(points, offset, at):
+    """Return points with the offset of their rows."""
+    return points if offset is None else points + offset[at]
+
+
+def _row_blocks(posterior, x, z, codes):
+    """Yield where rows are, a few at a time, and the rows."""
     width = max(16, BLOCK_ELEMENTS // posterior.n_nodes)
     for start in range(0, len(x), width):
         at = slice(start, start + width)
-        mixture = posterior.row_mixture(x[at], [part[at] for part in z], [code[at] for code in codes])
-        if offset is not None:
-            mixture = RowMixture(mixture.weight, mixture.mean + offset[at], mixture.variance)
-        yield at, mixture
+        yield at, (x[at], [part[at] for part in z], [code[at] for code in codes])
+
+
+def _blocks(posterior, x, z, codes, offset):
+    """Yield where rows are, a few at a time, and their mixture."""
+    for at, rows in _row_blocks(posterior, x, z, codes):
+        mixture = posterior.row_mixture(*rows)
+        yield at, RowMixture(mixture.weight, shifted(mixture.mean, offset, at), mixture.variance)
 
 
 def _strata(posterior) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the nodes in order of the spread between groups, and where each of a few strata of them begins.
 
     Within a stratum the law of a predictor is nearly normal; over all of them it has the tails of a mixture of spreads.
-    None of draws, which are points.
+    None of draws, and of nodes without groups, which are points.
     """
-    if posterior.are_draws:
+    if posterior.are_draws or not posterior.n_groups:
         return None
     spread = np.zeros(posterior.n_nodes)
     for sd in posterior.variance_nodes().group_sd:

@@ -228,4 +228,5 @@ def join_points(rounds: list[GeneralizedPoints]) -> GeneralizedPoints:
         VariancePoints(*(np.concatenate([getattr(part, name) for part in variance]) for name in names)),
         np.concatenate([points.log_integral for points in rounds]),
         effects,
+        None if rounds[0].log_growth is None else np.concatenate([points.log_growth for points in rounds]),
     )

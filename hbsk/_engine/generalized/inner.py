@@ -22,6 +22,7 @@ from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import logsumexp
 
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.likelihood import group_likelihood
@@ -270,6 +271,16 @@ def effect_moments(found: GroupIntegrals, factor: np.ndarray, rule: Rule) -> Eff
     outward = np.einsum("mab,bcmj->acmj", factor, found.root)
     mean = times(factor, found.mode) + np.einsum("acmj,cmj->amj", outward, first)
     return EffectMoments(mean, _turned(outward, second, 2), _turned(outward, central, 3))
+
+
+def log_mean_exponential(found: GroupIntegrals, factor: np.ndarray, rule: Rule) -> np.ndarray:
+    """Return ``log E[e^u]`` of each group, (n_points, n_groups), where there is one varying column.
+
+    Moments do not tell it: a group without counts has a long lower tail and a sharp upper end.
+    """
+    exponent = np.stack([factor[:, 0] * found.z_at(node)[0] for node in rule.node])
+    with np.errstate(divide="ignore"):
+        return logsumexp(exponent + np.log(found.share), axis=0)
 
 
 def _turned(outward, packed, order):

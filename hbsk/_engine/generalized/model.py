@@ -26,6 +26,7 @@ from hbsk._engine.generalized.inner import (
     effect_moments,
     hermite_rule,
     integrate_groups,
+    log_mean_exponential,
     pairs,
     times,
     triples,
@@ -50,6 +51,8 @@ class GeneralizedPoints:
         ``log p(y_j | b, theta)`` of each group, without what depends on y alone.
     effects : EffectMoments or None
         Moments of the group effects given each point.
+    log_growth : ndarray of shape (n_points, n_groups) or None
+        ``log E[e^u]`` of groups of counts with a varying intercept alone.
     """
 
     log_density: np.ndarray
@@ -57,6 +60,7 @@ class GeneralizedPoints:
     variance: VariancePoints
     log_integral: np.ndarray
     effects: EffectMoments | None = None
+    log_growth: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -133,7 +137,9 @@ class GeneralizedModel:
         variance, factor = self.variance_points(theta)
         n_groups, q = self.cells.n_groups, self.cells.n_varying
         log_integral = np.empty((len(psi), n_groups))
-        effects = None
+        effects, growth = None, None
+        if moments and self.cells.family == "poisson" and self.cells.varies_by_intercept:
+            growth = np.empty((len(psi), n_groups))
         if moments:
             sizes = (q, len(pairs(q)), len(triples(q)))
             effects = EffectMoments(*(np.empty((size, len(psi), n_groups)) for size in sizes))
@@ -145,8 +151,10 @@ class GeneralizedModel:
             if effects is not None:
                 for whole, part in zip(effects, effect_moments(found, scale, self.rule), strict=True):
                     whole[:, points, groups] = part
+            if growth is not None:
+                growth[points, groups] = log_mean_exponential(found, scale, self.rule)
         log_density = log_integral.sum(axis=1) + self.log_prior(common, theta, variance)
-        return GeneralizedPoints(log_density, common, variance, log_integral, effects)
+        return GeneralizedPoints(log_density, common, variance, log_integral, effects, growth)
 
     def variance_points(self, theta: np.ndarray) -> tuple[VariancePoints, np.ndarray]:
         """Return the variance parameters at theta, (n_points, n_theta), and ``Lambda``, (n_points, q, q)."""
