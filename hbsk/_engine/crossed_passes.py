@@ -168,7 +168,10 @@ class CrossedPasses:
 
     @cached_property
     def within(self) -> np.ndarray:
-        """W, (p + 1, p + 1), the products of what no effects explain: of ridge regressions of next to no penalty."""
+        """W, (p + 1, p + 1), the products of what no effects explain: of ridge regressions of next to no penalty.
+
+        Zero, which is no bound, where rounding rules even so.
+        """
         columns = [self.sums.columns[f] for f in self.order]
         factor = np.zeros((1, self.sums.n_varying, self.sums.n_varying))
         for f, at in zip(self.order, columns, strict=True):
@@ -179,7 +182,8 @@ class CrossedPasses:
         scaled = self._times(rest, [np.linalg.inv(factor[:, at, at]) for at in columns[1:]])[0]
         of_first = np.linalg.inv(factor[0, columns[0], columns[0]]) @ first[0]
         penalty = scaled.T @ scaled + np.einsum("jka,jkb->ab", of_first, of_first)
-        return nonnegative(reduced[0] - penalty, np.diag(self.sums.xx))
+        left = reduced[0] - penalty
+        return nonnegative(left, np.diag(self.sums.xx)) if np.isfinite(left).all() else np.zeros_like(left)
 
     # points
 
