@@ -1,8 +1,18 @@
 """Hierarchical Bayes for scikit-learn."""
 
+from hbsk.classification import PartialPoolingClassifier
+from hbsk.counts import PartialPoolingCountRegressor
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 from hbsk.serialization import from_json, to_json
 
-__all__ = ["JamesSteinEstimator", "PartialPoolingRegressor", "__version__", "from_json", "to_json"]
+__all__ = [
+    "JamesSteinEstimator",
+    "PartialPoolingClassifier",
+    "PartialPoolingCountRegressor",
+    "PartialPoolingRegressor",
+    "__version__",
+    "from_json",
+    "to_json",
+]
 __version__ = "0.1.0"

@@ -19,7 +19,8 @@ from hbsk._base import (
 )
 from hbsk._data.checks import check_coverage
 from hbsk._data.factor import Factor
-from hbsk._fit import Learnt, bambi_model, diagnose_fit, model_priors
+from hbsk._fit import bambi_model, diagnose_fit, model_priors
+from hbsk._learnt import Learnt
 from hbsk._messages import shown
 from hbsk._model.frame import read_training_frame, unknown_rows
 from hbsk._model.options import options_of
@@ -215,9 +216,9 @@ class PosteriorAnswersMixin:
     @property
     def diagnostics_(self):
         """Whether the posterior was found: one row for each parameter."""
-        known = self._learnt.known_errors
+        has_sigma = learnt_by(self).has_sigma
         return self._once(
-            "diagnostics", lambda: diagnose_fit(self._learnt.frame, self._learnt.fitted, sigma_is_parameter=not known)
+            "diagnostics", lambda: diagnose_fit(self._learnt.frame, self._learnt.fitted, sigma_is_parameter=has_sigma)
         )
 
     def _once(self, name, compute):
@@ -244,8 +245,8 @@ class PosteriorAnswersMixin:
             else is NaN.
         """
         check_is_fitted(self)
-        known = self._learnt.known_errors
-        return summary_table(self._learnt.frame, self._learnt.fitted, self.diagnostics_, known_errors=known)
+        has_sigma = self._learnt.has_sigma
+        return summary_table(self._learnt.frame, self._learnt.fitted, self.diagnostics_, known_errors=not has_sigma)
 
     def rank_groups(self, term=None, *, factor=None, ascending=False, top=None):
         """Return the posterior of every group's rank.
@@ -319,7 +320,7 @@ class PosteriorAnswersMixin:
             self._generator(random_state),
             rows,
             y,
-            self._learnt.known_errors,
+            not self._learnt.has_sigma,
         )
 
     def to_bambi(self, X, y, groups=None, *, standard_error=None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, wraps
 from numbers import Integral
 from typing import Any
@@ -14,7 +14,7 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from hbsk._data.factor import Factor
-from hbsk._data.rows import LEAST_ROWS, Rows
+from hbsk._data.rows import LEAST_ROWS, NO_NAN, Rows
 from hbsk._data.sources import GROUPS
 from hbsk._data.table import Table, read_table
 from hbsk._messages import shown
@@ -23,7 +23,7 @@ from hbsk._model.frame import read_new_rows
 from hbsk._model.options import options_of
 from hbsk._shrinkage.predictions import FittedMeans
 
-_METHODS = ("fit", "predict", "score")
+ROUTED_METHODS = ("fit", "predict", "predict_proba", "predict_log_proba", "decision_function", "score")
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,11 @@ def learnt_by(estimator: Any) -> Any:
     return estimator._learnt
 
 
+def sized_by(estimator: Any) -> str:
+    """Return whether an estimator was fitted with "exposure" or "trials"; "" for neither, and estimators of others."""
+    return getattr(getattr(estimator, "_learnt", None), "sized_by", "")
+
+
 def read_training_table(estimator: Any, X: Any) -> Table:
     """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here."""
     for attribute in [name for name in vars(estimator) if name.endswith("_") and not name.startswith("_")]:
@@ -68,12 +73,18 @@ def read_training_table(estimator: Any, X: Any) -> Table:
 
 
 def read_predicted(
-    estimator: Any, X: Any, groups: Any, standard_error: Any = None, y: Any = None
+    estimator: Any, X: Any, groups: Any, standard_error: Any = None, y: Any = None, *, must_answer: bool = False
 ) -> tuple[PredictedRows, Rows]:
-    """Read rows for a method after fit: as the model sees them, and as they came."""
+    """Read rows for a method after fit: as the model sees them, and as they came.
+
+    With ``must_answer`` rows that the estimator would answer with NaN are an error.
+    """
     frame = learnt_by(estimator).frame
     table = read_table(estimator, X, reset=False)
-    return read_new_rows(options_of(estimator), frame, table, groups, standard_error, y)
+    options = options_of(estimator)
+    if must_answer and options.unknown_groups == "nan":
+        options = replace(options, unknown_groups=NO_NAN)
+    return read_new_rows(options, frame, table, groups, standard_error, y)
 
 
 def generator(random_state: Any) -> np.random.Generator:
@@ -138,7 +149,7 @@ class GroupRoutingMixin:
         # A copy: the estimator's own requests must not change by being asked for.
         requests = super().get_metadata_routing()  # type: ignore[misc]
         if not self._labels_come_by_keyword():
-            for method in _METHODS:
+            for method in ROUTED_METHODS:
                 request = getattr(requests, method)
                 if GROUPS in request.requests:
                     request.add_request(param=GROUPS, alias=False)

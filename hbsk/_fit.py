@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from hbsk._engine.crossed_passes import require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
 from hbsk._engine.crossed_sums import PairSums, collect_pairs, standardise_factors
 from hbsk._engine.fit import marginal_model
-from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.merging import moved
 from hbsk._engine.nested_passes import nested_order
 from hbsk._engine.priors import EnginePriors
@@ -24,6 +23,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import CentredSums, collect
 from hbsk._engine.threads import n_threads
 from hbsk._engine.varying_location import at_zero as effects_at_zero
+from hbsk._learnt import Fitted
 from hbsk._messages import quoted, shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
@@ -39,7 +39,6 @@ from hbsk._model.refusals import (
     refuse_sums_beyond_floats,
 )
 from hbsk._model.tail_priors import tail_priors
-from hbsk._posterior.base import Posterior
 from hbsk._posterior.crossed import fit_crossed
 from hbsk._posterior.diagnostics import nuts_diagnostics
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
@@ -48,80 +47,6 @@ from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.own_estimates import own_effects
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What an engine leaves behind.
-
-    Attributes
-    ----------
-    posterior : Posterior
-    priors : dict
-        Plain data, the estimator's ``priors_``.
-    inference : str
-        Which engine ran, and why.
-    model : MarginalModel or None
-        Sums and priors in engine units, where there is at most one grouping factor.
-    scaling : ColumnScaling or None
-    reliable : bool
-        Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
-    sample_stats : dict of str to ndarray of shape (n_chains, n_draws), or None
-        What NUTS tells of each draw.
-    effect_mean : ndarray of shape (q,) or None
-        Fixed means of the effects of groups that were taken off y in ``model``; None for zeros.
-    """
-
-    posterior: Posterior
-    priors: dict[str, Any]
-    inference: str
-    model: MarginalModel | None = None
-    scaling: ColumnScaling | None = None
-    reliable: bool = True
-    sample_stats: dict[str, np.ndarray] | None = None
-    effect_mean: np.ndarray | None = None
-
-    def once(self, name: str, compute: Callable[[], Any]) -> Any:
-        """Return an answer, computed when it is first asked for; it ends with this fit and is left out of pickles."""
-        answers = self.__dict__.setdefault("_answers", {})
-        if name not in answers:
-            answers[name] = compute()
-        return answers[name]
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave what can be computed again out of a pickle."""
-        return {name: value for name, value in vars(self).items() if name != "_answers"}
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What a fit leaves behind, besides the public attributes; nothing of the size of the data.
-
-    Attributes
-    ----------
-    frame : ModelFrame
-        Layout of the data.
-    fitted : Fitted
-        Posterior and model.
-    copies : tuple of ndarray of shape (n_groups,)
-        Number of copies of rows in each group of each factor.
-    known_errors : bool
-        Whether the standard errors of y were given.
-    """
-
-    frame: ModelFrame
-    fitted: Fitted
-    copies: tuple[np.ndarray, ...]
-    known_errors: bool
-
-
-def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted) -> Learnt:
-    """Keep of a fit what later questions need."""
-    copies = tuple(
-        np.bincount(codes, weights=rows.sample_weight, minlength=factor.n_groups)
-        for factor, codes in zip(rows.factors, rows.codes, strict=True)
-    )
-    return Learnt(frame, fitted, copies, rows.standard_error is not None)
 
 
 def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
@@ -145,7 +70,7 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     if reason is None and options.pooling == "partial" and np.any(exact.group_mean):
         # known means are an offset, for known and new groups alike
         # priors are of effects at their point; rows are answered with those at zero
-        effect_mean = _effect_means(specification, exact)
+        effect_mean = effect_means(specification, exact)
         collected = collect_sums(frame, rows, effect_mean=effect_mean)
     if options.pooling == "none":
         return _no_pooling(options, frame, collected, priors, exact)
@@ -176,7 +101,7 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     )
 
 
-def _effect_means(specification, exact) -> np.ndarray:
+def effect_means(specification, exact) -> np.ndarray:
     """Return the fixed means of effects at zero, of all factors."""
     means, start = [], 0
     for factor in specification.factors:

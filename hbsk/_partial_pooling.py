@@ -11,15 +11,26 @@ from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from hbsk._answers import PosteriorAnswersMixin
-from hbsk._base import GroupRoutingMixin, generator, names_in, read_training_table
+from hbsk._base import (
+    GroupRoutingMixin,
+    generator,
+    learnt_by,
+    names_in,
+    read_predicted,
+    read_training_table,
+)
 from hbsk._data.rows import UNKNOWN_GROUPS, Rows
 from hbsk._data.sources import GROUPS
+from hbsk._data.suspicions import warn_of_single_rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
-from hbsk._fit import Fitted, learnt_of
-from hbsk._messages import warn
+from hbsk._fit_generalized import infer_generalized
+from hbsk._learnt import Fitted, learnt_of
+from hbsk._messages import shown, warn
+from hbsk._model.design import PredictedRows
 from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows
 from hbsk._model.options import Options, options_of
+from hbsk._posterior.datatree import posterior_datatree
 from hbsk._posterior.diagnostics import warn_if_unreliable
 from hbsk.exceptions import NoGroupsWarning
 
@@ -97,10 +108,12 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
             self._warn_no_groups()
         return frame, rows
 
-    def _learn(self, frame: ModelFrame, rows: Rows, fitted: Fitted) -> None:
+    def _learn(
+        self, frame: ModelFrame, rows: Rows, fitted: Fitted, family: str = "gaussian", sized_by: str = ""
+    ) -> None:
         """Store what was learnt; nothing of the size of the data."""
         specification, posterior = frame.specification, fitted.posterior
-        self._learnt = learnt_of(frame, rows, fitted)
+        self._learnt = learnt_of(frame, rows, fitted, family, sized_by)
         self.formula_ = specification.formula
         self.priors_ = fitted.priors
         first = int(specification.has_intercept)
@@ -150,3 +163,45 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
             "without a warning.",
             NoGroupsWarning,
         )
+
+
+class GeneralizedPoolingBase(PartialPoolingBase):
+    """Base of the estimators whose response is binary or a count."""
+
+    def _infer(self, options: Options, frame: ModelFrame, rows: Rows, family: str, sized_by: str = "") -> None:
+        """Find the posterior and learn it."""
+        self._learn(frame, rows, infer_generalized(options, frame, rows, family), family, sized_by)
+
+    def _rows(self, X: Any, groups: Any, *, must_answer: bool = False) -> tuple[PredictedRows, Rows]:
+        """Read rows after fit; those of unknown groups are refused where the answer cannot be NaN."""
+        return read_predicted(self, X, groups, must_answer=must_answer)
+
+    def _known_rows(self, X: Any, groups: Any) -> PredictedRows:
+        """Read rows for `to_datatree`, of groups that fit has seen."""
+        rows, read = self._rows(X, groups)
+        n_unknown = int(unknown_rows(read).sum())
+        if n_unknown:
+            raise ValueError(
+                f"{n_unknown} rows of X are of groups that fit has not seen, whose effects are no parameters of the "
+                "posterior. Leave them out of to_datatree; sample_y and predict_interval know new groups."
+            )
+        return rows
+
+    def _datatree(self, draws: Any, random_state: Any, rows: PredictedRows | None = None, y: Any = None) -> Any:
+        """Return the posterior as an ArviZ DataTree, and what follows for rows."""
+        if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):
+            raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
+        learnt = learnt_by(self)
+        n_draws = self.draws if draws is None else draws
+        generator = self._generator(random_state)
+        return posterior_datatree(
+            learnt.frame, learnt.fitted, self.chains, n_draws, generator, rows, y, not learnt.has_sigma
+        )
+
+    def _warn_of_single_rows(self, frame: ModelFrame, rows: Rows) -> None:
+        """Warn where every group has one binary row."""
+        if self.pooling == "partial":
+            factors = [
+                (factor.name, factor.labels, codes) for factor, codes in zip(frame.factors, rows.codes, strict=True)
+            ]
+            warn_of_single_rows(factors, rows.sample_weight, are_binary=True)

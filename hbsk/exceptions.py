@@ -7,6 +7,7 @@ __all__ = [
     "ExtrapolationWarning",
     "LabelMismatchWarning",
     "NoGroupsWarning",
+    "NonIntegerCountWarning",
     "RedundantColumnsWarning",
     "RowOrderWarning",
     "ShrinkageWarning",
@@ -29,6 +30,10 @@ class NoGroupsWarning(UserWarning):
     scikit-learn drops `groups=` on the way to `fit` in several places (for example `GridSearchCV.fit(X, y, groups=g)`
     with metadata routing off). Naming the group column in `group_features` is safe everywhere.
     """
+
+
+class NonIntegerCountWarning(UserWarning):
+    """Counts that are not whole numbers: most likely rates, whose exposure or trials got lost on the way."""
 
 
 class ConvergenceWarning(_SklearnConvergenceWarning):

@@ -13,8 +13,8 @@ MODEL = ENGINE | DATA
 BAMBI = MODEL | {"_model"}
 POSTERIOR = BAMBI | {"_bambi", "_shrinkage"}
 FIT = POSTERIOR | {"_posterior"}
-ESTIMATORS = FIT | {"_fit", "_base", "_answers"}
-ABOVE = ESTIMATORS | {"_partial_pooling", "partial_pooling", "james_stein", "diagnostics"}
+ESTIMATORS = FIT | {"_learnt", "_fit", "_fit_generalized", "_base", "_answers"}
+ABOVE = ESTIMATORS | {"_partial_pooling", "partial_pooling", "classification", "counts", "james_stein", "diagnostics"}
 MAY_IMPORT = {
     "_messages": {"exceptions"},
     "exceptions": set(),
@@ -24,12 +24,16 @@ MAY_IMPORT = {
     "_model": MODEL,
     "_bambi": BAMBI,
     "_posterior": POSTERIOR,
-    "_fit": FIT,
+    "_learnt": FIT,
+    "_fit": FIT | {"_learnt"},
+    "_fit_generalized": FIT | {"_learnt", "_fit"},
     "diagnostics": FIT,
-    "_base": FIT | {"_fit"},
-    "_answers": FIT | {"_fit", "_base"},
+    "_base": FIT | {"_learnt", "_fit", "_fit_generalized"},
+    "_answers": FIT | {"_learnt", "_fit", "_fit_generalized", "_base"},
     "_partial_pooling": ESTIMATORS,
     "partial_pooling": ESTIMATORS | {"_partial_pooling", "diagnostics"},
+    "classification": ESTIMATORS | {"_partial_pooling"},
+    "counts": ESTIMATORS | {"_partial_pooling"},
     "james_stein": ESTIMATORS,
     "datasets": set(),
     "model_selection": ABOVE,

@@ -296,7 +296,8 @@ def test_representation_copies_and_pickles():
     text = "make_group_scorer(mean_pinball_loss, greater_is_better=False, response='predict_interval', alpha=0.2)"
     for one in (scorer, copy.deepcopy(scorer), pickle.loads(pickle.dumps(scorer))):
         assert repr(one) == text
-        assert one.get_metadata_routing().score.requests == {"groups": True, "sample_weight": None, "multioutput": None}
+        requests = dict.fromkeys(("groups", "exposure", "trials"), True)
+    assert one.get_metadata_routing().score.requests == requests | {"sample_weight": None, "multioutput": None}
 
 
 def test_request_of_a_copy_is_its_own(routing):

@@ -158,14 +158,15 @@ def check_digits(values: np.ndarray, what: str) -> None:
         )
 
 
-def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | None:
+def check_weights(sample_weight: Any, n_rows: int, name: str, *, are_sizes: bool = False) -> np.ndarray | None:
     """Make sample_weight a float64 array of shape (n_rows,), or None; a number is the weight of every row.
 
     A weight says how many copies of its row there are, so it cannot be negative, and somewhere it must be positive.
+    Where weights may be trials or exposure (``are_sizes``), no size of them is suspicious.
     """
     if sample_weight is None:
         return None
-    weights = _per_row(sample_weight, n_rows, "sample_weight")
+    weights = check_per_row(sample_weight, n_rows, "sample_weight")
     if weights.min() < 0:
         raise ValueError(
             f"Negative values in sample_weight (smallest {shown(weights.min())}). {name} takes a weight as a number of "
@@ -173,7 +174,8 @@ def check_weights(sample_weight: Any, n_rows: int, name: str) -> np.ndarray | No
         )
     if not weights.any():
         raise ValueError("sample_weight is zero everywhere; it must contain at least one value that is not zero.")
-    warn_of_weights(weights)
+    if not are_sizes:
+        warn_of_weights(weights)
     return weights
 
 
@@ -181,7 +183,7 @@ def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndar
     """Make standard_error a float64 array of shape (n_rows,), or None; a number is the standard error of every row."""
     if standard_error is None:
         return None
-    errors = _per_row(standard_error, n_rows, "standard_error")
+    errors = check_per_row(standard_error, n_rows, "standard_error")
     if errors.min() <= 0:
         row = int(errors.argmin())
         raise ValueError(
@@ -199,7 +201,8 @@ def check_standard_error(standard_error: Any, n_rows: int, name: str) -> np.ndar
     return errors
 
 
-def _per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
+def check_per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
+    """Make an argument a float64 array of shape (n_rows,); a number is that of every row."""
     if isinstance(values, bool | np.bool_ | str | bytes):
         raise ValueError(f"{argument} must be a number, or one number per row; got {shown(values)}.")
     refuse_lazy(values, argument)

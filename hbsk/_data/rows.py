@@ -34,6 +34,8 @@ from hbsk.exceptions import LabelMismatchWarning, SuspiciousGroupsWarning
 __all__ = ["Factor", "FactorSource", "GroupFactor", "Rows", "read_rows", "read_training_rows"]
 
 UNKNOWN_GROUPS = ("population", "error", "nan")
+# What "nan" means where an answer, such as a class, cannot be NaN.
+NO_NAN = "nan, which is no answer here"
 # Fewest rows that any of our estimators learns from.
 LEAST_ROWS = 2
 _SHOWN_LABELS = 5
@@ -59,6 +61,8 @@ class Rows:
         y less `y_origin`, exact to its last digit where y, as float64, would lose its spread beside its location;
         otherwise y itself, and the origin 0.
     y_origin : float
+    size : ndarray of shape (n_rows,) or None
+        Trials or exposure of each row.
     """
 
     features: Table
@@ -70,6 +74,7 @@ class Rows:
     unknown: list[np.ndarray] = field(default_factory=list)
     y_deviation: np.ndarray | None = None
     y_origin: float = 0.0
+    size: np.ndarray | None = None
 
     @property
     def n_rows(self) -> int:
@@ -98,6 +103,8 @@ def read_training_rows(
     sources: Iterable[FactorSource] | None = None,
     standard_error: Any = None,
     sample_weight: Any = None,
+    size: np.ndarray | None = None,
+    are_sizes: bool = False,
     used_columns: Iterable[str] | None = None,
     min_samples: int = 1,
 ) -> Rows:
@@ -116,6 +123,10 @@ def read_training_rows(
     sources : iterable of FactorSource, default=None
         The factors that a formula names, instead of `group_features`. None: those of `group_features`,
         else those of `groups`.
+    size : ndarray of shape (n_rows,), default=None
+        Trials or exposure, checked already.
+    are_sizes : bool, default=False
+        Whether weights may be trials or exposure.
     used_columns : iterable of str, default=None
         Features to be checked for missing, infinite or unusable values. None: every column that holds no group labels.
     min_samples : int, default=1
@@ -124,7 +135,7 @@ def read_training_rows(
     given, y = y, check_target(y, table.n_rows, name)
     beside = {"y": given, "groups": groups, "sample_weight": sample_weight, "standard_error": standard_error}
     warn_of_order(table, beside.items())
-    sample_weight = check_weights(sample_weight, table.n_rows, name)
+    sample_weight = check_weights(sample_weight, table.n_rows, name, are_sizes=are_sizes)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
     if sources is None:
@@ -136,7 +147,7 @@ def read_training_rows(
             f"(factors: {[source.name for source in sources]}). Leave groups= out, or name it in the model."
         )
     rows = Rows(table, [Factor(source.name, source=source) for source in sources])
-    rows.y, rows.sample_weight, rows.standard_error = y, sample_weight, standard_error
+    rows.y, rows.sample_weight, rows.standard_error, rows.size = y, sample_weight, standard_error, size
     rows.y_deviation, rows.y_origin = about_origin(given, y)
     rows.features.check_features(rows.feature_names if used_columns is None else used_columns, name)
     if sample_weight is not None and not sample_weight.all():
@@ -156,10 +167,9 @@ def read_training_rows(
 
 def _drop_rows(rows: Rows, keyword: dict[str, Values], keep: np.ndarray) -> dict[str, Values]:
     rows.features = rows.features.where(keep)
-    rows.y = None if rows.y is None else rows.y[keep]
-    rows.y_deviation = None if rows.y_deviation is None else rows.y_deviation[keep]
-    rows.sample_weight = None if rows.sample_weight is None else rows.sample_weight[keep]
-    rows.standard_error = None if rows.standard_error is None else rows.standard_error[keep]
+    for name in ("y", "y_deviation", "sample_weight", "standard_error", "size"):
+        values = getattr(rows, name)
+        setattr(rows, name, None if values is None else values[keep])
     return {name: labels[keep] for name, labels in keyword.items()}
 
 
@@ -250,7 +260,7 @@ def read_rows(
     y : array-like of shape (n_rows,), default=None
         Responses, where the method has them.
     """
-    if unknown_groups not in UNKNOWN_GROUPS:
+    if unknown_groups not in (*UNKNOWN_GROUPS, NO_NAN):
         # fit has checked it, and set_params may have changed it since
         raise ValueError(
             f"unknown_groups of {name} must be one of {', '.join(map(repr, UNKNOWN_GROUPS))}; got "
@@ -331,7 +341,7 @@ def apply_unknown_policy(
         Number of groups seen in fit.
     labels_seen : sequence of columns
         The labels that were encoded, for the message.
-    policy : {"population", "error", "nan"}
+    policy : {"population", "error", "nan"} or `NO_NAN`
         Value of `unknown_groups`.
     source : FactorSource
         The factor, for the message.
@@ -339,17 +349,24 @@ def apply_unknown_policy(
         How the labels are written otherwise than in fit, from `written_otherwise`.
     """
     unknown = codes >= n_known
-    if policy == "error" and unknown.any():
+    if policy in ("error", NO_NAN) and unknown.any():
         _, first = np.unique(codes[unknown], return_index=True)
         rows = np.flatnonzero(unknown)[np.sort(first)]
         labels = ", ".join(_show_label(labels_seen, row) for row in rows[:_SHOWN_LABELS])
         more = f" and {len(rows) - _SHOWN_LABELS} more" if len(rows) > _SHOWN_LABELS else ""
         raise ValueError(
             f"{where_labels_stand(source)} has {len(rows)} group{'s' * (len(rows) > 1)} not seen in fit: "
-            f'{labels}{more}{otherwise and f"; {otherwise}"}. unknown_groups="error" asks for this error; "population" '
-            'answers with the population mean, "nan" with NaN.'
+            f"{labels}{more}{otherwise and f'; {otherwise}'}. {_WHY_REFUSED[policy]}"
         )
     return unknown
+
+
+_WHY_REFUSED = {
+    "error": 'unknown_groups="error" asks for this error; "population" answers with the population mean, "nan" with '
+    "NaN.",
+    NO_NAN: 'unknown_groups="nan" answers with NaN, which is no class: ask for predict_proba, or set '
+    'unknown_groups="population".',
+}
 
 
 def _show_label(columns: Sequence[Values], row: int) -> str:

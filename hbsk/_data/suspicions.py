@@ -86,7 +86,7 @@ def are_measurements(labels: np.ndarray) -> bool:
 
 
 def warn_of_single_rows(
-    factors: Iterable[tuple[str, np.ndarray, np.ndarray]], sample_weight: np.ndarray | None
+    factors: Iterable[tuple[str, np.ndarray, np.ndarray]], sample_weight: np.ndarray | None, *, are_binary: bool = False
 ) -> None:
     """Warn where every group of a factor has one row: its sd cannot be told from that of the noise.
 
@@ -97,14 +97,16 @@ def warn_of_single_rows(
         warning of their own.
     sample_weight : ndarray of shape (n_rows,) or None
         Copies of a row are rows.
+    are_binary : bool, default=False
+        Whether responses are classes, which have no standard errors.
     """
     if sample_weight is not None and sample_weight.max() > 1:
         return
+    given = "" if are_binary else "standard_error= if the error of each row is known, or "
     for name, labels, codes in factors:
         if len(labels) == len(codes) and not are_measurements(labels):
             warn(
                 f"Every group of {name!r} has one row, so the data cannot tell how much groups differ from how much "
-                "rows do: the priors decide. Pass standard_error= if the error of each row is known, or more rows for "
-                "each group.",
+                f"rows do: the priors decide. Pass {given}more rows for each group.",
                 ShrinkageWarning,
             )

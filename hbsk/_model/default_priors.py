@@ -4,6 +4,10 @@ The rule is that of `bambi.priors.scaler.PriorScaler` (Bambi 0.21) for responses
 with s the sd of y (1 for counts), a coefficient of a column of sd s_k is Normal(0, 2.5 s / s_k), an intercept
 Normal(mean(y), sqrt((2.5 s)^2 + sum_k (2.5 s / s_k)^2 mean_k^2)), over the common columns; effects of groups have
 HalfNormal sds of the same scales, and the residual sd is HalfStudentT(4, s).
+
+With a logit link a coefficient of a numeric column is Normal(0, 1 / s_k), that of a level of a category Normal(0, 1),
+all columns of an interaction of both have the sd of their sum, and the intercept is Normal(0, 1.5); effects of groups
+as for counts, with these coefficients in the sum.
 """
 
 from __future__ import annotations
@@ -13,13 +17,17 @@ from typing import Any
 import numpy as np
 
 from hbsk._model.centres import centre_array, centre_key, centre_of, movable_columns
-from hbsk._model.design import columns_by_term
+from hbsk._model.design import columns_by_term, term_width
 
 # Standard deviations of y that a change of one sd of a column may make.
 WIDTH = 2.5
+# Sd of the logit at the means of the columns.
+LOGIT_INTERCEPT = 1.5
 
 
-def default_priors(specification, moments, centres=None) -> dict[str, Any]:
+def default_priors(
+    specification, moments, centres=None, *, family: str = "gaussian", location: float = 0.0, interaction_sd=None
+) -> dict[str, Any]:
     """Return the default priors of a specification, as the plain data of `priors_`.
 
     With an intercept the common columns without a varying counterpart count as centred. Bambi widens the priors on the
@@ -43,6 +51,12 @@ def default_priors(specification, moments, centres=None) -> dict[str, Any]:
         Means and population standard deviations of y and of the design columns, over copies.
     centres : dict, optional
         Points that the priors of effects refer to, by key; zero by default.
+    family : {"gaussian", "binomial", "poisson"}, default="gaussian"
+    location : float, default=0.0
+        Mean of the prior of the intercept where y is not Gaussian. Bambi has 0, a rate of 1 for one unit of exposure;
+        the log of the pooled rate makes the unit of exposure matter nothing.
+    interaction_sd : ndarray of shape (p,), optional
+        From `sds_of_interactions`, for a binomial y.
 
     Returns
     -------
@@ -50,11 +64,15 @@ def default_priors(specification, moments, centres=None) -> dict[str, Any]:
         Term name -> (distribution name, arguments); a term of several columns has lists with one number for each of
         its columns.
     """
-    y_scale = float(usable_scale(moments.y_mean, moments.y_spread))
+    is_gaussian = family == "gaussian"
+    y_scale = float(usable_scale(moments.y_mean, moments.y_spread)) if is_gaussian else 1.0
     first = int(specification.has_intercept)
     terms = specification.common_terms[first:]
     mean, sd = np.asarray(moments.x_mean)[first:], np.asarray(moments.x_sd)[first:]
-    scale = WIDTH * y_scale / usable_scale(mean, sd)
+    if family == "binomial":
+        scale = _logit_scales(specification, moments, interaction_sd)[first:]
+    else:
+        scale = WIDTH * y_scale / usable_scale(mean, sd)
     distances = _distances(specification, terms, mean, centres or {})
     if specification.has_intercept:
         distances = [np.where(sd > 0, distance, 0.0) for distance in distances]
@@ -65,7 +83,9 @@ def default_priors(specification, moments, centres=None) -> dict[str, Any]:
 
     priors: dict[str, Any] = {}
     if specification.has_intercept:
-        priors["Intercept"] = ("Normal", {"mu": float(moments.y_mean), "sigma": of_intercept})
+        of_intercept = LOGIT_INTERCEPT if family == "binomial" else of_intercept
+        mu = float(moments.y_mean) if is_gaussian else float(location)
+        priors["Intercept"] = ("Normal", {"mu": mu, "sigma": of_intercept})
     for term, columns in columns_by_term(terms).items():
         priors[term] = ("Normal", {"mu": _plain(np.zeros(len(columns))), "sigma": _plain(scale[columns])})
     for f, factor in enumerate(specification.factors):
@@ -79,8 +99,54 @@ def default_priors(specification, moments, centres=None) -> dict[str, Any]:
         if movable_columns(factor):
             key = centre_key(factor)
             priors[key] = centre_of(factor, (centres or {}).get(key, {}))
-    priors["sigma"] = ("HalfStudentT", {"nu": 4.0, "sigma": y_scale})
+    if is_gaussian:
+        priors["sigma"] = ("HalfStudentT", {"nu": 4.0, "sigma": y_scale})
     return priors
+
+
+def sds_of_interactions(specification, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Return the sd of the sum of its columns for each column of a term that is partly numeric; NaN for others.
+
+    Parameters
+    ----------
+    specification : Specification
+    x : ndarray of shape (n_rows, p)
+        Common columns.
+    weight : ndarray of shape (n_rows,)
+        Copies of the rows.
+    """
+    sds = np.full(x.shape[1], np.nan)
+    for term, columns in _columns_of_recipes(specification):
+        if len(term) > 1 and len(columns) > 1 and not _is_categoric(term):
+            total = x[:, columns].sum(axis=1)
+            mean = np.average(total, weights=weight)
+            sds[columns] = np.sqrt(np.average((total - mean) ** 2, weights=weight))
+    return sds
+
+
+def _logit_scales(specification, moments, interaction_sd) -> np.ndarray:
+    """Return the sds of the priors of common coefficients on the scale of logits."""
+    sd = np.array(moments.x_sd, dtype=float)
+    if interaction_sd is not None:
+        sd = np.where(np.isnan(interaction_sd), sd, interaction_sd)
+    scale = 1.0 / usable_scale(np.asarray(moments.x_mean), sd)
+    for term, columns in _columns_of_recipes(specification):
+        if term and _is_categoric(term):
+            scale[columns] = 1.0
+    return scale
+
+
+def _columns_of_recipes(specification):
+    """Yield how to compute each common term, and its columns."""
+    start = 0
+    for term in specification.recipe.common:
+        width = term_width(term)
+        yield term, list(range(start, start + width))
+        start += width
+
+
+def _is_categoric(term) -> bool:
+    return all(component.levels is not None for component in term)
 
 
 def _distances(specification, terms, mean, centres) -> list[np.ndarray]:

@@ -327,11 +327,14 @@ class PredictedRows:
     codes : list of ndarray of shape (n_rows,), one per factor
         Codes not below the number of groups are new groups.
     standard_error : ndarray of shape (n_rows,) or None
+    size : ndarray of shape (n_rows,) or None
+        Trials or exposure.
     """
 
     design: Design
     codes: Sequence[np.ndarray]
     standard_error: np.ndarray | None
+    size: np.ndarray | None = None
 
     def blocks(self) -> Iterator[tuple]:
         """Yield (rows, x, z, codes, offset) for stretches of rows, shorter ones where there are many columns."""

@@ -45,7 +45,7 @@ class ModelFrame:
 
 
 def read_training_frame(
-    options: Options, table: Table, y, groups, standard_error, sample_weight
+    options: Options, table: Table, y, groups, standard_error=None, sample_weight=None, size=None, are_sizes=False
 ) -> tuple[ModelFrame, Rows]:
     """Read what `fit` was given, find the groups, and settle the columns of the model."""
     parsed, sources, used = None, None, None
@@ -66,6 +66,8 @@ def read_training_frame(
         sources=sources,
         standard_error=standard_error,
         sample_weight=sample_weight,
+        size=size,
+        are_sizes=are_sizes,
         used_columns=used,
         min_samples=LEAST_ROWS,
     )

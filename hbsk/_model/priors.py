@@ -61,6 +61,7 @@ def resolve_priors(
     user_priors: Mapping[str, Any] | None,
     *,
     known_standard_error: bool = False,
+    family: str = "gaussian",
     unused: Specification | None = None,
 ) -> dict[str, Any]:
     """Fill the user's priors into the defaults.
@@ -74,6 +75,8 @@ def resolve_priors(
         `bambi.Prior` objects, plain data or numbers, by term name.
     known_standard_error : bool
         Whether the residual sd is known and has no prior.
+    family : {"gaussian", "binomial", "poisson"}, default="gaussian"
+        Of y; only a Gaussian y has a residual sd.
     unused : Specification, optional
         A larger model whose keys are accepted and left unused, such as the one with groups where they are ignored.
 
@@ -82,9 +85,10 @@ def resolve_priors(
     dict
         Term name to plain data, or to a number where the parameter is fixed.
     """
-    terms = _Terms(specification, known_standard_error)
+    no_sigma = _why_no_sigma(known_standard_error, family)
+    terms = _Terms(specification, no_sigma)
     resolved = {key: value for key, value in defaults.items() if key in terms.order}
-    if not known_standard_error and "sigma" not in resolved:
+    if not no_sigma and "sigma" not in resolved:
         raise ValueError("defaults lack a prior for 'sigma'.")
     for key in terms.correlated:
         resolved.setdefault(key, ("LKJ", {"eta": 1.0}))
@@ -93,7 +97,7 @@ def resolve_priors(
     given = {} if user_priors is None else user_priors
     if not isinstance(given, Mapping):
         raise TypeError(f"priors must be a dict from term names to priors, got {shown(user_priors)}.")
-    given = terms.by_name(given, _Terms(unused, known_standard_error) if unused is not None else None)
+    given = terms.by_name(given, _Terms(unused, no_sigma) if unused is not None else None)
     for kind, members in (("common", terms.common), ("group_specific", terms.varying)):
         if kind in given:
             value = given.pop(kind)
@@ -118,7 +122,7 @@ def resolve_centres(
         Means of the varying columns of each factor, over copies.
     user_priors : dict or None
     """
-    terms = _Terms(specification, known_standard_error=False)
+    terms = _Terms(specification)
     given = user_priors if isinstance(user_priors, Mapping) else {}
     given = {terms.names.get(name, name): value for name, value in given.items() if isinstance(name, str)}
     centres = {}
@@ -129,10 +133,19 @@ def resolve_centres(
     return centres
 
 
+def _why_no_sigma(known_standard_error: bool, family: str) -> str:
+    """Return why the residual sd is no parameter; empty where it is one."""
+    if family != "gaussian":
+        return f"a {family} response has no residual sd; leave it out."
+    if known_standard_error:
+        return "the residual sd is known from standard_error= and has no prior; leave one of them out."
+    return ""
+
+
 class _Terms:
     """What a model can have priors on."""
 
-    def __init__(self, specification: Specification, known_standard_error: bool):
+    def __init__(self, specification: Specification, no_sigma: str = ""):
         self.common = _counts(specification.common_terms)
         self.varying: dict[str, int] = {}
         for factor in specification.factors:
@@ -145,8 +158,8 @@ class _Terms:
         self.centres = {centre_key(factor): factor for factor in specification.factors if movable_columns(factor)}
         self.unmoved = {centre_key(factor): factor for factor in specification.factors}
         self.independent = {f"corr|{factor.name}" for factor in specification.factors} - set(self.correlated)
-        self.known_standard_error = known_standard_error
-        sigma = [] if known_standard_error else ["sigma"]
+        self.no_sigma = no_sigma
+        sigma = [] if no_sigma else ["sigma"]
         self.order = [*self.common, *self.varying, *self.correlated, *self.centres, *sigma]
         self.empty = set(specification.empty_terms)
         # RESERVED names mean what they say; a column of that name is reached by its backquoted name.
@@ -157,11 +170,8 @@ class _Terms:
         found: dict[str, Any] = {}
         for name, value in given.items():
             key = self.names.get(name, name) if isinstance(name, str) else name
-            if key == "sigma" and self.known_standard_error:
-                raise ValueError(
-                    f"priors has a prior for 'sigma' ({shown(value)}), but the residual sd is known from "
-                    "standard_error= and has no prior; leave one of them out."
-                )
+            if key == "sigma" and self.no_sigma:
+                raise ValueError(f"priors has a prior for 'sigma' ({shown(value)}), but {self.no_sigma}")
             if key in self.empty or (larger is not None and key not in self.order and larger.accepts(key)):
                 continue
             if key in self.unmoved and key not in self.centres:

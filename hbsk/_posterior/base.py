@@ -41,6 +41,8 @@ class Posterior(ABC):
         Whether groups have estimates of their own.
     has_crossed_model : bool
         Whether it was integrated from the sums of several factors, which are in its ``model``, with its ``scalings``.
+    family : {"gaussian", "binomial", "poisson"}
+        Of y given the linear predictor; posteriors of a linear model do not look at it.
     """
 
     weight: np.ndarray
@@ -53,6 +55,7 @@ class Posterior(ABC):
     has_crossed_model: bool = False
     model: Any
     scalings: tuple
+    family: str = "gaussian"
 
     @property
     def n_nodes(self) -> int:

@@ -10,10 +10,10 @@ import numpy as np
 from hbsk._data.labels import group_names
 from hbsk._model.design import PredictedRows, columns_by_term
 from hbsk._posterior.diagnostics import variance_shares
+from hbsk._posterior.likelihoods import draw_observations, log_density
 
 # Bytes of group effects or of pointwise values that a tree may hold.
 SIZE_LIMIT = 4 * 2**30
-LOG_TWO_PI = np.log(2 * np.pi)
 
 
 def posterior_datatree(frame, fitted, n_chains: int, n_draws: int, rng, rows: PredictedRows | None, y, known_errors):
@@ -29,7 +29,7 @@ def posterior_datatree(frame, fitted, n_chains: int, n_draws: int, rng, rows: Pr
     rows : PredictedRows or None
     y : ndarray of shape (n_rows,) or None
     known_errors : bool
-        Whether standard errors are known, so that sigma is no parameter.
+        Whether sigma is no parameter: standard errors are known, or y is not Gaussian.
     """
     from arviz_base import from_dict
 
@@ -112,14 +112,21 @@ def _row_groups(response, posterior, draws, rows, y, shape, rng):
     predictor[:, posterior.unidentified_rows(x, z, rows.codes)] = np.nan
     if offset is not None:
         predictor += offset
-    scale = draws.variance.sigma[:, None] if rows.standard_error is None else rows.standard_error
-    replicates = predictor + scale * rng.standard_normal(predictor.shape)
+    scale = _scale(posterior.family, draws, rows)
+    replicates = draw_observations(posterior.family, predictor, scale, rng)
     groups = {"posterior_predictive": {response: replicates.reshape(*shape, -1)}}
     if y is not None:
-        log_likelihood = -0.5 * (LOG_TWO_PI + ((y - predictor) / scale) ** 2) - np.log(scale)
+        log_likelihood = log_density(posterior.family, y, predictor, scale)
         groups["log_likelihood"] = {response: log_likelihood.reshape(*shape, -1)}
         groups["observed_data"] = {response: y}
     return groups
+
+
+def _scale(family, draws, rows):
+    """Return what an observation has beside its predictor: the sd of its noise, or its trials or exposure."""
+    if family != "gaussian":
+        return np.ones(rows.design.n_rows) if rows.size is None else rows.size
+    return draws.variance.sigma[:, None] if rows.standard_error is None else rows.standard_error
 
 
 def _check_size(specification, posterior, n_draws, n_rows):

@@ -40,7 +40,6 @@ class GeneralizedPosterior(Posterior):
 
     Attributes
     ----------
-    family : {"binomial", "poisson"}
     weight : ndarray of shape (n_nodes,)
     replicate : ndarray of shape (n_nodes,), dtype int
     pareto_k : float
@@ -56,9 +55,11 @@ class GeneralizedPosterior(Posterior):
     log_growth : ndarray of shape (n_nodes, n_groups) or None
         ``log E[e^u]`` given each node, of counts with a varying intercept alone.
     tails : Tails
+    effect_mean : ndarray of shape (q,) or None
+        Fixed means of the effects, in the units of the user; the rest is that of the deviations from them.
+    family : {"binomial", "poisson"}
     """
 
-    family: str
     weight: np.ndarray
     replicate: np.ndarray
     pareto_k: float
@@ -70,6 +71,8 @@ class GeneralizedPosterior(Posterior):
     has_intercept: bool
     log_growth: np.ndarray | None = None
     tails: Tails = field(default_factory=Tails)
+    effect_mean: np.ndarray | None = None
+    family: str = "binomial"
 
     n_chains = 0
     by_quadrature = False
@@ -138,6 +141,8 @@ class GeneralizedPosterior(Posterior):
         variance, third = np.zeros_like(mean), np.zeros_like(mean)
         if not self.n_groups:
             return mean, variance, third
+        if self.effect_mean is not None:
+            mean += z[0] @ self.effect_mean
         varying = self.scaling.varying(z[0])
         known = codes[0] < self.n_groups[0]
         code = codes[0][known]
@@ -193,6 +198,8 @@ class GeneralizedPosterior(Posterior):
         variance = np.einsum("ri,ij,rj->r", scaled, covariance, scaled, optimize=True) if need_variance else None
         if not self.n_groups:
             return mean, variance
+        if self.effect_mean is not None:
+            mean += z[0] @ self.effect_mean
         z = self.scaling.varying(z[0])
         known = codes[0] < self.n_groups[0]
         at = np.where(known, codes[0], 0)
@@ -230,7 +237,7 @@ class GeneralizedPosterior(Posterior):
         if self.has_intercept:
             jacobian[:, 0] -= self.scaling.y_centre
         return GroupMoments(
-            raw(moments.mean),
+            raw(moments.mean) + (0.0 if self.effect_mean is None else self.effect_mean),
             raw(raw(moments.covariance).swapaxes(1, 2)),
             raw(np.einsum("ia,jik->jak", jacobian, moments.with_common)),
         )
@@ -292,7 +299,7 @@ class GeneralizedPosterior(Posterior):
             drawn = mean + np.einsum("sjkl,sjl->sjk", root, skew)
             fresh = np.einsum("skl,sjl->sjk", self.factor[at], noise)
             effects[:, block] = np.where(seen[:, None], drawn, fresh)
-        return self.scaling.effects(effects)
+        return self.scaling.effects(effects) + (0.0 if self.effect_mean is None else self.effect_mean)
 
 
 def _times_repeats(index: tuple[int, ...]) -> int:

@@ -6,7 +6,7 @@ is not the inverse link of the mean: with an uncertain predictor probabilities a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.special import expit, log_expit, logsumexp
@@ -77,6 +77,15 @@ def response_interval(
     for at, mixture in _blocks(posterior, x, z, codes, offset):
         quantiles[at] = mixture_quantiles(mixture, levels)
     return inverse_link(posterior.family, quantiles)
+
+
+def response_points(
+    posterior, x: np.ndarray, z: Sequence, codes: Sequence, offset: np.ndarray | None = None
+) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+    """Yield rows, and points (n_points, n_rows) and weights (n_points,) that stand for the law of their predictor."""
+    strata = _strata(posterior)
+    for at, mixture in _blocks(posterior, x, z, codes, offset):
+        yield at, *_points(mixture, strata)
 
 
 def inverse_link(family: str, predictor: np.ndarray) -> np.ndarray:

@@ -10,12 +10,14 @@ import numpy as np
 from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
+from hbsk._base import sized_by
 from hbsk._messages import shown
 from hbsk.model_selection._responses import GROUPS, answering_step, respond
 
 __all__ = ["make_group_scorer"]
 
 MEAN_AND_STD = "mean_and_std"
+SIZES = ("exposure", "trials")
 
 
 def make_group_scorer(
@@ -45,9 +47,10 @@ def make_group_scorer(
     Returns
     -------
     scorer : GroupScorer
-        Callable as `scorer(estimator, X, y_true, groups=None)`, for use as `scoring`. It requests `groups` from the
-        start, without `set_score_request`; `set_score_request(groups="school")` gives them another name,
-        `set_score_request(groups=False)` does without, `set_score_request(sample_weight=True)` adds weights.
+        Callable as `scorer(estimator, X, y_true, groups=None)`, for use as `scoring`. It requests `groups`, `exposure`
+        and `trials` from the start, without `set_score_request`; `set_score_request(groups="school")` gives them
+        another name, `set_score_request(groups=False)` does without, `set_score_request(sample_weight=True)` adds
+        weights.
 
     See Also
     --------
@@ -127,8 +130,8 @@ class GroupScorer:
         self._kwargs = kwargs
         self._metric_parameters = _keyword_parameters(metric, 3 if response == MEAN_AND_STD else 2)
         # What scikit-learn does for its own scorers: metadata that the metric knows is an error until it is asked for.
-        others = {name: None for name in self._metric_parameters if name != GROUPS and name not in kwargs}
-        self._requests: dict[str, Any] = {GROUPS: True, **others}
+        others = {name: None for name in self._metric_parameters if name not in kwargs}
+        self._requests: dict[str, Any] = {**others, GROUPS: True, **dict.fromkeys(SIZES, True)}
 
     def __call__(self, estimator: Any, X: Any, y_true: Any, groups: Any = None, **metadata: Any) -> float:
         """Score the predictions of a fitted estimator.
@@ -144,7 +147,8 @@ class GroupScorer:
         groups : array-like of shape (n_samples,), default=None
             Their groups.
         **metadata : object
-            Further metadata for the metric, `sample_weight` for example.
+            Further metadata for the metric, `sample_weight` for example. ``exposure`` or ``trials`` of counts go to a
+            metric that has a parameter of that name; any other gets rates or proportions, weighted by them.
 
         Returns
         -------
@@ -161,6 +165,7 @@ class GroupScorer:
                     "scorers only with metadata routing on: sklearn.set_config(enable_metadata_routing=True), and "
                     "params={'groups': ...} in cross_validate or groups=... in GridSearchCV.fit."
                 )
+        y_true, further = self._sized(estimator, X, y_true, further)
         score = self._metric(y_true, *self._predictions(estimator, X, groups), **further)
         return score if self._greater_is_better else -score
 
@@ -220,6 +225,32 @@ class GroupScorer:
 
     def _accept_sample_weight(self) -> bool:
         return "sample_weight" in self._metric_parameters
+
+    def _sized(self, estimator: Any, X: Any, y_true: Any, further: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Give the metric exposure or trials: by name, or rates with weights, which is what predictions are."""
+        last, _ = answering_step(estimator, X)
+        wanted = sized_by(last)
+        given = [name for name in SIZES if further.get(name) is not None]
+        further = {name: value for name, value in further.items() if name not in SIZES or value is not None}
+        if wanted and wanted not in given:
+            raise ValueError(
+                f"{type(last).__name__} was fitted with {wanted}=, and none arrived at {self!r}. Predictions are per "
+                f"unit of it, so that a score without compares other things. Pass {wanted}= to the scorer made by "
+                "make_group_scorer; scikit-learn does so with metadata routing on."
+            )
+        for name in given:
+            if name in self._metric_parameters:
+                continue
+            if "sample_weight" not in self._metric_parameters:
+                raise TypeError(
+                    f"{_name(self._metric)} takes neither {name} nor sample_weight, and y are counts where predictions "
+                    f"are per unit of {name}. Use a metric with one of these parameters."
+                )
+            size = np.asarray(further.pop(name), dtype=np.float64)
+            weight = further.get("sample_weight")
+            further["sample_weight"] = size if weight is None else size * np.asarray(weight)
+            y_true = np.asarray(y_true) / size
+        return y_true, further
 
     def _predictions(self, estimator: Any, X: Any, groups: Any) -> tuple:
         estimator, X = answering_step(estimator, X)

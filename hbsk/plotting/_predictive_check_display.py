@@ -82,7 +82,9 @@ class PredictiveCheckDisplay:
         groups: Any = None,
         *,
         standard_error: Any = None,
-        statistics: Any = ("mean", "std", "min", "max"),
+        exposure: Any = None,
+        trials: Any = None,
+        statistics: Any = None,
         n_samples: int = 1000,
         random_state: Any = None,
         new_groups: bool = False,
@@ -106,7 +108,9 @@ class PredictiveCheckDisplay:
             Group labels, where `fit` had them by `groups=`.
         standard_error : array-like of shape (n_samples,) or float, default=None
             Known sampling sd of each y, where `fit` had them.
-        statistics : str, callable, sequence or dict of these, default=("mean", "std", "min", "max")
+        exposure, trials : array-like of shape (n_samples,) or float, default=None
+            Of each y, where `fit` of a PartialPoolingCountRegressor had them.
+        statistics : str, callable, sequence or dict of these, default=None
             What to compare, see `posterior_predictive_check`.
         n_samples : int, default=1000
             Number of replicated data sets.
@@ -133,6 +137,8 @@ class PredictiveCheckDisplay:
             y,
             groups,
             standard_error=standard_error,
+            exposure=exposure,
+            trials=trials,
             statistics=statistics,
             n_samples=n_samples,
             random_state=random_state,

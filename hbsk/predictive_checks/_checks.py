@@ -16,18 +16,24 @@ from hbsk._answers import PosteriorAnswersMixin
 from hbsk._base import learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
+from hbsk._data.responses import positions_of_classes
 from hbsk._data.sources import label_columns, read_keyword
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
 from hbsk._messages import quoted, shown
 from hbsk._posterior.prediction import sample_observations
+from hbsk._posterior.response_rows import predict_response, sample_responses
 from hbsk.model_selection._responses import answering_step, parameters
+from hbsk.predictive_checks._counts import count_statistics, named_statistics
 from hbsk.predictive_checks._statistics import bind_statistics, evaluate, per_group
 
 __all__ = ["PredictiveCheck", "per_group", "posterior_predictive_check"]
 
 # Replicated numbers held at a time; the sampler needs a few times as much for its own arrays.
 NUMBERS_PER_BATCH = 4_000_000
+# Statistics that are compared where none are named.
+OF_NUMBERS, OF_COUNTS = ("mean", "std", "min", "max"), ("proportion", "zeros", "dispersion")
+SIZES = ("exposure", "trials")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -90,7 +96,9 @@ def posterior_predictive_check(
     groups: Any = None,
     *,
     standard_error: Any = None,
-    statistics: Any = ("mean", "std", "min", "max"),
+    exposure: Any = None,
+    trials: Any = None,
+    statistics: Any = None,
     n_samples: int = 1000,
     random_state: Any = None,
     new_groups: bool = False,
@@ -114,8 +122,14 @@ def posterior_predictive_check(
         Group labels, where `fit` had them by `groups=`.
     standard_error : array-like of shape (n_samples,) or float, default=None
         Known sampling sd of each y, where `fit` had them.
-    statistics : str, callable, sequence or dict of these, default=("mean", "std", "min", "max")
-        What to compare. Strings are "mean", "std" (with n - 1), "min", "max" and "median". A callable T(y) gets the
+    exposure, trials : array-like of shape (n_samples,) or float, default=None
+        Of each y, where `fit` of a PartialPoolingCountRegressor had them.
+    statistics : str, callable, sequence or dict of these, default=None
+        What to compare. Strings are "mean", "std" (with n - 1), "min", "max", "median" and "zeros", the share of rows
+        where y is 0; for classes (1 for the second label) and counts also "proportion", the sum of y over that of
+        trials or exposure, and "dispersion", the mean of ``(y - expected)^2 / variance`` with both as predicted. None
+        is ("mean", "std", "min", "max"), and ("proportion", "zeros", "dispersion") for classes and counts; one that
+        varies by more than its model says has a small p-value of the dispersion. A callable T(y) gets the
         responses as an array; where it has a parameter `groups` it gets the labels of the rows too (an array, or a
         DataFrame with a column for each of several grouping factors), and where it has a parameter `X` it gets X as it
         is given here. It returns a number, or several as a 1-D array or Series, each of which is checked; numbers of
@@ -190,12 +204,22 @@ def posterior_predictive_check(
     estimator, X_seen = answering_step(estimator, X)
     _check_estimator(estimator)
     warn_of_order(X, [("y", y)])
-    y = check_target(y, _num_samples(X), type(estimator).__name__)
+    y = _numbers(estimator, y, _num_samples(X))
+    beside = {
+        name: value
+        for name, value in (("standard_error", standard_error), ("exposure", exposure), ("trials", trials))
+        if value is not None
+    }
     if _is_ours(estimator):
         _refuse_unidentified(estimator, X_seen, groups, standard_error)
+    if statistics is None:
+        statistics = OF_COUNTS if _counts(estimator) else OF_NUMBERS
+    if _counts(estimator):
+        mean, size = expected_counts(estimator, X_seen, groups, exposure, trials)
+        statistics = named_statistics(statistics, count_statistics(learnt_by(estimator).family, mean, size))
     bound = bind_statistics(statistics, X, _read_labels(estimator, X_seen, groups))
     draw = _fresh_sampler if new_groups else _sampler
-    sample = draw(estimator, X_seen, groups, standard_error, _random_state(estimator, random_state))
+    sample = draw(estimator, X_seen, groups, beside, _random_state(estimator, random_state))
     observed, names = evaluate(bound, y[:, None])
     width = max(1, NUMBERS_PER_BATCH // len(y))
     batches = [evaluate(bound, sample(min(width, n_samples - start)))[0] for start in range(0, n_samples, width)]
@@ -224,7 +248,7 @@ def _check_estimator(estimator: Any) -> None:
     if not hasattr(estimator, "sample_y"):
         raise TypeError(
             f"{name} has no method sample_y, so there is nothing to draw replicated data from. Pass a fitted "
-            "PartialPoolingRegressor, or a pipeline or search that ends in one."
+            "estimator of partial pooling, or a pipeline or search that ends in one."
         )
     check_is_fitted(estimator)
 
@@ -280,17 +304,38 @@ def _refuse_unidentified(estimator: Any, X: Any, groups: Any, standard_error: An
         )
 
 
-def _sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, random_state: Any) -> Callable:
-    options = {} if standard_error is None else {"standard_error": standard_error}
+def _counts(estimator: Any) -> bool:
+    """Tell whether an estimator is ours, of classes or counts."""
+    return _is_ours(estimator) and learnt_by(estimator).family != "gaussian"
+
+
+def _numbers(estimator: Any, y: Any, n_rows: int) -> np.ndarray:
+    """Return y as numbers: 1 for the second of two classes."""
+    if _counts(estimator) and hasattr(estimator, "classes_"):
+        return positions_of_classes(y, estimator.classes_, n_rows, type(estimator).__name__)
+    return check_target(y, n_rows, type(estimator).__name__)
+
+
+def _sampler(estimator: Any, X: Any, groups: Any, beside: dict[str, Any], random_state: Any) -> Callable:
+    options = dict(beside)
     if groups is not None and (_is_ours(estimator) or "groups" in parameters(estimator.sample_y)):
         options["groups"] = groups
-    return lambda n_samples: estimator.sample_y(X, n_samples=n_samples, random_state=random_state, **options)
+    classes = estimator.classes_ if _counts(estimator) and hasattr(estimator, "classes_") else None
+
+    def sample(n_samples):
+        drawn = estimator.sample_y(X, n_samples=n_samples, random_state=random_state, **options)
+        return drawn if classes is None else (drawn == classes[1]).astype(np.float64)
+
+    return sample
 
 
-def _fresh_sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, random_state: Any) -> Callable:
+def _fresh_sampler(estimator: Any, X: Any, groups: Any, beside: dict[str, Any], random_state: Any) -> Callable:
     """Return a sampler in which no group is known: codes beyond the known ones stand for new groups."""
     if not _is_ours(estimator):
-        raise TypeError(f"new_groups=True needs a PartialPoolingRegressor, got {type(estimator).__name__}.")
+        raise TypeError(
+            "new_groups=True needs a PartialPoolingRegressor or another estimator of partial pooling, got "
+            f"{type(estimator).__name__}."
+        )
     learnt = learnt_by(estimator)
     factors = [factor.name for factor in learnt.frame.factors]
     if not learnt.frame.specification.factors or estimator.pooling != "partial":
@@ -298,9 +343,26 @@ def _fresh_sampler(estimator: Any, X: Any, groups: Any, standard_error: Any, ran
             "new_groups=True draws groups from the distribution between groups, and this model has none "
             f"(pooling={estimator.pooling!r}, factors {factors}). Use new_groups=False."
         )
+    standard_error = beside.get("standard_error")
     require_standard_error(estimator, standard_error, "posterior_predictive_check")
     rows, _ = read_predicted(estimator, X, groups, standard_error)
     posterior = learnt.fitted.posterior
-    fresh = replace(rows, codes=[code + known for code, known in zip(rows.codes, posterior.n_groups, strict=True)])
+    codes = [code + known for code, known in zip(rows.codes, posterior.n_groups, strict=True)]
+    size = next((np.broadcast_to(beside[name], rows.design.n_rows) for name in SIZES if name in beside), None)
+    fresh = replace(rows, codes=codes, size=size)
     rng = np.random.default_rng(random_state.randint(2**31 - 1))
-    return lambda n_samples: sample_observations(posterior, fresh, n_samples, rng)
+    draw = sample_responses if _counts(estimator) else sample_observations
+    return lambda n_samples: draw(posterior, fresh, n_samples, rng)
+
+
+def expected_counts(estimator: Any, X: Any, groups: Any, exposure: Any, trials: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return predicted probabilities or rates of rows, and their trials or exposure."""
+    learnt = learnt_by(estimator)
+    rows, _ = read_predicted(estimator, X, groups)
+    given = exposure if learnt.family == "poisson" else trials
+    if given is None and learnt.sized_by:
+        raise ValueError(
+            f"posterior_predictive_check needs {learnt.sized_by}= for these rows: the estimator was fitted with it."
+        )
+    size = np.broadcast_to(1.0 if given is None else np.asarray(given, dtype=np.float64), rows.design.n_rows)
+    return predict_response(learnt.fitted.posterior, rows), size

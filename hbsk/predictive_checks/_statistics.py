@@ -21,12 +21,18 @@ def _std(values: np.ndarray, axis: int) -> np.ndarray:
     return np.std(values, axis=axis, ddof=1)
 
 
+def _zeros(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return shares of zeros."""
+    return np.mean(values == 0, axis=axis)
+
+
 _NAMED: dict[str, Callable[..., np.ndarray]] = {
     "mean": np.mean,
     "std": _std,
     "min": np.min,
     "max": np.max,
     "median": np.median,
+    "zeros": _zeros,
 }
 
 
@@ -105,7 +111,7 @@ def per_group(statistic: str | Callable, factor: str | None = None) -> PerGroup:
 
     Parameters
     ----------
-    statistic : {"mean", "std", "min", "max", "median"} or callable
+    statistic : {"mean", "std", "min", "max", "median", "zeros"} or callable
         Statistic of the rows of one group; a callable T(y) gets their responses and returns a number.
     factor : str, default=None
         Which grouping factor, where there are several.

@@ -19,37 +19,11 @@ import pandas as pd
 from sklearn import config_context
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import LearntMeans
-from hbsk._data.factor import Factor
-from hbsk._data.labels import GroupFactor
-from hbsk._data.sources import FactorSource
-from hbsk._engine.crossed import CrossedModel
-from hbsk._engine.crossed_sums import CrossedSums, PairSums
-from hbsk._engine.effect_laws import EffectLaw
-from hbsk._engine.log_density_surface import LogDensitySurface
+from hbsk._base import ROUTED_METHODS
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.propriety import GrowingSds, Tails
-from hbsk._engine.scaling import ColumnScaling
-from hbsk._engine.sd_prior import SdPrior
-from hbsk._engine.sums import GroupSums
-from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.variance_parameters import VarianceParameters
-from hbsk._engine.varying_location import Location
-from hbsk._fit import Fitted, Learnt
-from hbsk._model.design import Component, Recipe
-from hbsk._model.expressions import Call, Name, Operation, Value
-from hbsk._model.frame import ModelFrame
-from hbsk._model.specification import Specification
-from hbsk._posterior.crossed import CrossedPosterior
-from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
-from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
-from hbsk._posterior.nodes import MarginalPosterior
-from hbsk._posterior.orders import RowOrders
-from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
-from hbsk._shrinkage.predictions import FittedMeans
-from hbsk._shrinkage.shrunken_groups import Departures
-from hbsk.james_stein import JamesSteinEstimator
-from hbsk.partial_pooling import PartialPoolingRegressor
+from hbsk._messages import listed
+from hbsk.serialization._classes import CLASSES, ESTIMATORS
 from hbsk.serialization._kinds import (
     NUMBER_KINDS,
     DamagedError,
@@ -63,17 +37,6 @@ from hbsk.serialization._kinds import (
 
 FORMAT = 2
 
-_ESTIMATORS = {cls.__name__: cls for cls in (PartialPoolingRegressor, JamesSteinEstimator)}
-_CLASSES: dict[str, type] = {
-    cls.__name__: cls
-    for cls in (
-        Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures, Directions,
-        DrawsLocation, DrawsPosterior, EffectLaw, Factor, FactorSource, Fitted, FittedMeans, GroupFactor, GroupSums,
-        GrowingSds, Learnt, LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel,
-        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior,
-        SeparateGroups, Specification, Tails, Value, VarianceLaw, VarianceParameters,
-    )
-}  # fmt: skip
 # Key that marks an object of the document as something else than a dict.
 _TAG = "$"
 _REQUESTS = "_metadata_request"
@@ -81,12 +44,12 @@ _REQUESTS = "_metadata_request"
 _BYTES_PER_CHARACTER, _SPARE_BYTES = 32, 2**20
 
 
-def to_json(estimator: PartialPoolingRegressor | JamesSteinEstimator) -> str:
+def to_json(estimator: Any) -> str:
     """Write a fitted estimator as JSON.
 
     Parameters
     ----------
-    estimator : PartialPoolingRegressor or JamesSteinEstimator
+    estimator : PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor or JamesSteinEstimator
         A fitted estimator.
 
     Returns
@@ -113,8 +76,8 @@ def to_json(estimator: PartialPoolingRegressor | JamesSteinEstimator) -> str:
     array([ True])
     """
     kind = type(estimator)
-    if kind not in _ESTIMATORS.values():
-        raise TypeError(f"to_json writes {' and '.join(_ESTIMATORS)}, got {estimator!r}.")
+    if kind not in ESTIMATORS.values():
+        raise TypeError(f"to_json writes {listed(ESTIMATORS)}, got {estimator!r}.")
     check_is_fitted(estimator)
     from hbsk import __version__
 
@@ -133,7 +96,7 @@ def to_json(estimator: PartialPoolingRegressor | JamesSteinEstimator) -> str:
     return json.dumps(document, allow_nan=False)
 
 
-def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
+def from_json(text: str) -> Any:
     """Read a fitted estimator from JSON that `to_json` wrote.
 
     Nothing in the text is run: it can name only classes from a list of this package, and numbers and strings to fill
@@ -146,7 +109,7 @@ def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
 
     Returns
     -------
-    estimator : PartialPoolingRegressor or JamesSteinEstimator
+    estimator : PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor or JamesSteinEstimator
         A fitted estimator.
 
     Raises
@@ -160,10 +123,10 @@ def from_json(text: str) -> PartialPoolingRegressor | JamesSteinEstimator:
     to_json : Write it.
     """
     document = _parse(text)
-    cls = _ESTIMATORS.get(document["estimator"])
+    cls = ESTIMATORS.get(document["estimator"])
     if cls is None:
         raise ValueError(
-            f"The document holds an estimator {document['estimator']!r}; from_json reads {' and '.join(_ESTIMATORS)}."
+            f"The document holds an estimator {document['estimator']!r}; from_json reads {listed(ESTIMATORS)}."
         )
     try:
         reader = _DocumentReader(document["arrays"], len(text))
@@ -224,14 +187,13 @@ def _requests(estimator: Any) -> dict[str, dict[str, Any]]:
     stored = vars(estimator).get(_REQUESTS)
     if stored is None:
         return {}
-    methods = ("fit", "predict", "score")
-    return {m: requests for m in methods if (requests := dict(getattr(stored, m).requests))}
+    return {m: requests for m in ROUTED_METHODS if (requests := dict(getattr(stored, m).requests))}
 
 
 def _request(estimator: Any, requests: dict[str, dict[str, Any]]) -> None:
     with config_context(enable_metadata_routing=True):
         for method, wanted in requests.items():
-            if method not in ("fit", "predict", "score"):
+            if method not in ROUTED_METHODS:
                 raise DamagedError(f"The document has metadata requests of {method!r}.")
             getattr(estimator, f"set_{method}_request")(**wanted)
 
@@ -273,7 +235,7 @@ class _Writer:
                 numeric = isinstance(value.dtype, np.dtype) or value.dtype.kind in NUMBER_KINDS
                 array = np.asarray(value) if numeric else np.asarray(value, dtype=object)
                 return self._array(array, where)
-        if type(value) in _CLASSES.values():
+        if type(value) in CLASSES.values():
             fields = {name: self.write(field, where) for name, field in _fields_of(value).items()}
             return {_TAG: type(value).__name__, "fields": fields}
         if isinstance(value, tuple):
@@ -404,8 +366,8 @@ class _DocumentReader:
         tag = value.get(_TAG)
         if tag is None:
             return {key: self.read(item) for key, item in value.items()}
-        if tag in _CLASSES:
-            return self._object(_CLASSES[tag], {name: self.read(field) for name, field in value["fields"].items()})
+        if tag in CLASSES:
+            return self._object(CLASSES[tag], {name: self.read(field) for name, field in value["fields"].items()})
         return self._special(tag, value["value"])
 
     def _object(self, cls: type, fields: dict[str, Any]) -> Any:

@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 
 from hbsk._base import LearntMeans, learnt_by
-from hbsk._fit import Learnt
+from hbsk._learnt import Learnt
+from hbsk.classification import PartialPoolingClassifier
+from hbsk.counts import PartialPoolingCountRegressor
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 
@@ -31,19 +33,21 @@ NUMBER_KINDS = "biuf"
 _MOST_AXES = 8
 
 # What every fit leaves behind, by estimator; the document must have it.
+_OF_POOLING: dict[str, Any] = {
+    "_learnt": Learnt,
+    "formula_": str,
+    "priors_": dict[str, Any],
+    "intercept_": float,
+    "coef_": np.ndarray,
+    "coef_names_": list[str],
+    "groups_": dict[str, np.ndarray],
+    "inference_": str,
+    "n_features_in_": int,
+}
 _LEARNT: dict[type, dict[str, Any]] = {
-    PartialPoolingRegressor: {
-        "_learnt": Learnt,
-        "formula_": str,
-        "priors_": dict[str, Any],
-        "intercept_": float,
-        "coef_": np.ndarray,
-        "coef_names_": list[str],
-        "sigma_": float,
-        "groups_": dict[str, np.ndarray],
-        "inference_": str,
-        "n_features_in_": int,
-    },
+    PartialPoolingRegressor: {**_OF_POOLING, "sigma_": float},
+    PartialPoolingClassifier: {**_OF_POOLING, "classes_": np.ndarray},
+    PartialPoolingCountRegressor: _OF_POOLING,
     JamesSteinEstimator: {
         "_learnt": LearntMeans,
         "groups_": dict[str, np.ndarray],

@@ -1,0 +1,111 @@
+"""What a fit leaves behind: the posterior, and what later questions need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hbsk._data.rows import Rows
+from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.scaling import ColumnScaling
+from hbsk._model.frame import ModelFrame
+from hbsk._posterior.base import Posterior
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What an engine leaves behind.
+
+    Attributes
+    ----------
+    posterior : Posterior
+    priors : dict
+        Plain data, the estimator's ``priors_``.
+    inference : str
+        Which engine ran, and why.
+    model : MarginalModel or None
+        Sums and priors in engine units, where there is at most one grouping factor.
+    scaling : ColumnScaling or None
+    reliable : bool
+        Whether the engine itself found nothing to worry about, so that nobody has to look at the diagnostics.
+    sample_stats : dict of str to ndarray of shape (n_chains, n_draws), or None
+        What NUTS tells of each draw.
+    effect_mean : ndarray of shape (q,) or None
+        Fixed means of the effects of groups that were taken off y in ``model``; None for zeros.
+    own_estimates : ndarray of shape (n_groups, q) or None
+        Coefficients of each group by its own rows, where they were found in fit.
+    """
+
+    posterior: Posterior
+    priors: dict[str, Any]
+    inference: str
+    model: MarginalModel | None = None
+    scaling: ColumnScaling | None = None
+    reliable: bool = True
+    sample_stats: dict[str, np.ndarray] | None = None
+    effect_mean: np.ndarray | None = None
+    own_estimates: np.ndarray | None = None
+
+    def once(self, name: str, compute: Callable[[], Any]) -> Any:
+        """Return an answer, computed when it is first asked for; it ends with this fit and is left out of pickles."""
+        answers = self.__dict__.setdefault("_answers", {})
+        if name not in answers:
+            answers[name] = compute()
+        return answers[name]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave what can be computed again out of a pickle."""
+        return {name: value for name, value in vars(self).items() if name != "_answers"}
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """What a fit leaves behind, besides the public attributes; nothing of the size of the data.
+
+    Attributes
+    ----------
+    frame : ModelFrame
+        Layout of the data.
+    fitted : Fitted
+        Posterior and model.
+    copies : tuple of ndarray of shape (n_groups,)
+        Number of copies of rows in each group of each factor, times their trials or exposure.
+    known_errors : bool
+        Whether the standard errors of y were given.
+    family : {"gaussian", "binomial", "poisson"}
+        Of y given the linear predictor.
+    sized_by : {"", "exposure", "trials"}
+        What fit was given beside y, and answers about y need.
+    """
+
+    frame: ModelFrame
+    fitted: Fitted
+    copies: tuple[np.ndarray, ...]
+    known_errors: bool
+    family: str = "gaussian"
+    sized_by: str = ""
+
+    @property
+    def has_sigma(self) -> bool:
+        """Whether the residual sd is a parameter."""
+        return self.family == "gaussian" and not self.known_errors
+
+
+def copies_of_rows(rows: Rows) -> np.ndarray | None:
+    """Return what rows count: their weight, times their trials or exposure; None where it is 1."""
+    if rows.size is None or rows.sample_weight is None:
+        return rows.size if rows.sample_weight is None else rows.sample_weight
+    return rows.size * rows.sample_weight
+
+
+def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, sized_by: str) -> Learnt:
+    """Keep of a fit what later questions need."""
+    counted = copies_of_rows(rows)
+    copies = tuple(
+        np.bincount(codes, weights=counted, minlength=factor.n_groups)
+        for factor, codes in zip(rows.factors, rows.codes, strict=True)
+    )
+    return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by)
