@@ -101,29 +101,37 @@ def test_a_level_left_out_has_the_density_of_a_dense_law(fixed, factor):
     assert result.p == pytest.approx(np.sum(again - result.elpd_i.to_numpy()), rel=1e-9)
 
 
-def test_rows_of_a_new_parent_are_in_new_classes():
+@pytest.mark.parametrize("left_out", ["district", "district:school", "district:school:class"])
+def test_rows_of_a_new_parent_are_in_new_classes(left_out):
     rng = np.random.default_rng(6)
-    X = pd.DataFrame({"school": np.repeat(np.arange(5), 8), "class": np.tile(np.repeat([0, 1], 4), 5)})
-    y = rng.normal(size=40) + rng.normal(size=5)[X["school"]]
-    priors = {"sigma": 0.8, "1|school": ("Normal", {"mu": 0, "sigma": 0.7})}
-    priors |= {"1|school:class": ("Normal", {"mu": 0, "sigma": 0.5}), "Intercept": ("Normal", {"mu": 0.0, "sigma": 2})}
-    model = PartialPoolingRegressor("(1 | school/class)", priors=priors).fit(X, y)
-    result = loo(model, X, y, unit="group", factor="school")
+    names = ["district", "school", "class"]
+    X = pd.DataFrame({name: rng.integers(0, n, 50) for name, n in zip(names, (4, 3, 2), strict=True)})
+    y = rng.normal(size=50) + rng.normal(size=4)[X["district"]]
+    factors = ["district", "district:school", "district:school:class"]
+    sds = dict(zip(factors, (0.7, 0.5, 0.9), strict=True))
+    priors = {"sigma": 0.8, "Intercept": ("Normal", {"mu": 0.0, "sigma": 2})}
+    priors |= {f"1|{name}": ("Normal", {"mu": 0, "sigma": sd}) for name, sd in sds.items()}
+    model = PartialPoolingRegressor("(1 | district/school/class)", priors=priors).fit(X, y)
+    result = loo(model, X, y, unit="group", factor=left_out)
 
-    def law(school, room):
-        same = school[:, None] == school
-        both = same & (room[:, None] == room)
-        return np.zeros(len(school)), 4.0 + 0.49 * same + 0.25 * both + 0.64 * np.eye(len(school))
+    def law(labels):
+        together = np.ones((len(labels), len(labels)), dtype=bool)
+        covariance = 4.0 + 0.64 * np.eye(len(labels))
+        for label, sd in zip(labels.T, sds.values(), strict=True):
+            together &= label[:, None] == label
+            covariance += sd**2 * together
+        return np.zeros(len(labels)), covariance
 
-    school, room = X["school"].to_numpy(), X["class"].to_numpy()
-    whole = log_density(y, law(school, room))
+    labels, depth = X.to_numpy(), factors.index(left_out)
+    levels, level_of = np.unique(labels[:, : depth + 1], axis=0, return_inverse=True)
+    whole = log_density(y, law(labels))
     elpd, lpd = [], []
-    for level in range(5):
-        elpd.append(whole - log_density(y, law(school, room), np.flatnonzero(school != level)))
-        rows = np.concatenate([np.arange(40), np.flatnonzero(school == level)])
-        parent = school[rows]
-        parent[40:] = 99
-        lpd.append(log_density(y[rows], law(parent, room[rows])) - whole)
+    for level in range(len(levels)):
+        left = level_of == level
+        elpd.append(whole - log_density(y, law(labels), np.flatnonzero(~left)))
+        again = labels[left]
+        again[:, depth] = 99  # a new one of the same parent, with new children
+        lpd.append(log_density(np.concatenate([y, y[left]]), law(np.concatenate([labels, again]))) - whole)
     np.testing.assert_allclose(result.elpd_i, elpd, rtol=1e-10)
     assert result.p == pytest.approx(np.sum(lpd) - np.sum(elpd), rel=1e-9)
 

@@ -64,7 +64,7 @@ def own_parts(
     Two rows have the covariance, over sigma^2, of the products of these halves, (n_rows, q), over all factors of which
     they have the same level.
     """
-    outer = np.zeros((len(z[0]), effects.through[0].shape[2]))
+    outer = np.zeros((len(z[0]), sum(part.shape[1] for part in z)))
     for h, f in enumerate(passes.order):
         q = z[f].shape[1]
         here = z[f] + outer[:, :q]
