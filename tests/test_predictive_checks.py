@@ -183,6 +183,15 @@ def test_several_factors_need_a_name(rng):
         posterior_predictive_check(model, X, y, statistics=per_group("mean"), n_samples=2)
 
 
+def test_the_name_of_a_single_factor_may_be_given_and_no_other(rng):
+    X, y = pd.DataFrame({"a": ["u", "v"] * 10}), rng.normal(size=20)
+    model = PartialPoolingRegressor(group_features="a").fit(X, y)
+    check = posterior_predictive_check(model, X, y, statistics=per_group("mean", factor="a"), n_samples=2)
+    assert list(check.observed.index) == ["group_mean[u]", "group_mean[v]"]
+    with pytest.raises(ValueError, match=r"per_group\('mean', factor='b'\): the one grouping factor is 'a'"):
+        posterior_predictive_check(model, X, y, statistics=per_group("mean", factor="b"), n_samples=2)
+
+
 def test_groups_and_standard_errors_by_keyword(schools):
     model, X, y, labels, standard_error = schools
     check = posterior_predictive_check(

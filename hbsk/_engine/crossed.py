@@ -58,9 +58,8 @@ class CrossedModel(MarginalModel):
 
     @cached_property
     def passes(self) -> CrossedPasses | NestedPasses:  # type: ignore[override]
-        """Sums over levels for any Lambda: from the innermost factor out where factors are nested, at linear cost."""
-        chain = find_chain(self.sums)
-        return CrossedPasses(self.sums) if chain is None else NestedPasses(self.sums, chain)
+        """Sums over levels for any Lambda."""
+        return passes_of(self.sums)
 
     def evaluate(self, theta: np.ndarray) -> MarginalPoints:
         """Return the log posterior density at points of shape (n_points, n_dim)."""
@@ -73,6 +72,12 @@ class CrossedModel(MarginalModel):
 
     def _factor_gradient(self, factor, adjoint):
         return self.passes.factor_gradient(factor, adjoint)
+
+
+def passes_of(sums: CrossedSums) -> CrossedPasses | NestedPasses:
+    """Return sums over levels for any Lambda; from the innermost factor out, at linear cost, where they are nested."""
+    chain = find_chain(sums)
+    return CrossedPasses(sums) if chain is None else NestedPasses(sums, chain)
 
 
 def crossed_model(

@@ -8,7 +8,7 @@ from functools import cached_property, partial
 import numpy as np
 import pandas as pd
 
-from hbsk._engine.crossed_passes import CrossedPasses
+from hbsk._engine.crossed import passes_of
 from hbsk._engine.effect_laws import EffectLaw
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.propriety import Tails
@@ -396,7 +396,7 @@ class DrawsPosterior(Posterior):
         """Return the shrinkage of every factor, each (n_groups, q), averaged over some of the draws."""
         assert self.orders is not None  # of several factors it is there
         sums, scalings = self.orders.sums, self.orders.scalings
-        passes = CrossedPasses(sums)
+        passes = passes_of(sums)
         n_draws = int(np.clip(OPERATIONS / max(passes.n_remaining, 1) ** 3, LEAST_DRAWS, MOST_DRAWS))
         at = np.linspace(0, self.n_nodes - 1, min(self.n_nodes, n_draws)).astype(int)
         sigma = self.sigma[at] / scalings[0].y_scale

@@ -217,7 +217,9 @@ def posterior_predictive_check(
     if _counts(estimator):
         mean, size = expected_counts(estimator, X_seen, groups, exposure, trials)
         statistics = named_statistics(statistics, count_statistics(learnt_by(estimator).family, mean, size))
-    bound = bind_statistics(statistics, X, _read_labels(estimator, X_seen, groups))
+    known = [factor.name for factor in learnt_by(estimator).frame.factors] if _is_ours(estimator) else []
+    labels = _read_labels(estimator, X_seen, groups)
+    bound = bind_statistics(statistics, X, labels, known[0] if len(known) == 1 else None)
     draw = _fresh_sampler if new_groups else _sampler
     sample = draw(estimator, X_seen, groups, beside, _random_state(estimator, random_state))
     observed, names = evaluate(bound, y[:, None])

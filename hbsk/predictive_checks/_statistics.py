@@ -132,8 +132,16 @@ def per_group(statistic: str | Callable, factor: str | None = None) -> PerGroup:
     return PerGroup(statistic, factor)
 
 
-def bind_statistics(statistics: Any, X: Any, groups: Any) -> dict[str, Callable]:
-    """Return name -> function from responses (n_rows, m) to values (m, k) and their labels (k,) or None."""
+def bind_statistics(statistics: Any, X: Any, groups: Any, factor: str | None = None) -> dict[str, Callable]:
+    """Return name -> function from responses (n_rows, m) to values (m, k) and their labels (k,) or None.
+
+    Parameters
+    ----------
+    statistics, X, groups
+        As in `posterior_predictive_check`.
+    factor : str, optional
+        Name of the one grouping factor, where `groups` are its labels.
+    """
     if isinstance(statistics, str) or callable(statistics):
         statistics = (statistics,)
     if isinstance(statistics, Mapping):
@@ -151,10 +159,10 @@ def bind_statistics(statistics: Any, X: Any, groups: Any) -> dict[str, Callable]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ValueError(f"statistics has two entries named {twice!r}; pass a dict, whose keys are the names.")
-    return {str(name): _bind(str(name), statistic, X, groups) for name, statistic in named}
+    return {str(name): _bind(str(name), statistic, X, groups, factor) for name, statistic in named}
 
 
-def _bind(name: str, statistic: Any, X: Any, groups: Any) -> Callable:
+def _bind(name: str, statistic: Any, X: Any, groups: Any, factor: str | None) -> Callable:
     if isinstance(statistic, str):
         _check_name(statistic)
         return lambda values: (_NAMED[statistic](values, axis=0)[:, None], None)
@@ -169,6 +177,8 @@ def _bind(name: str, statistic: Any, X: Any, groups: Any) -> Callable:
             "Give it group_features= or groups=, or leave the statistic out."
         )
     if isinstance(statistic, PerGroup):
+        if factor is not None and statistic.factor not in (None, factor):
+            raise ValueError(f"{statistic!r}: the one grouping factor is {factor!r}; name it, or leave factor= out.")
         return statistic.bind(groups)
     arguments = {key: value for key, value in (("groups", groups), ("X", X)) if key in known}
     return _Called(name, statistic, arguments)
