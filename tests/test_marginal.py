@@ -5,7 +5,6 @@ import pytest
 from scipy.special import erfinv
 
 from hbsk._engine import group_passes
-from hbsk._engine.common_coefficients import eigen_decompositions
 from hbsk._engine.fit import engine_common_prior, marginal_model
 from hbsk._engine.group_algebra import (
     congruences,
@@ -484,15 +483,3 @@ def test_parameters_without_groups(rng):
     points = model.evaluate(np.zeros((1, 0)))
     assert np.isfinite(points.log_density[0])
     assert points.weight.sum() == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("p", [1, 2, 3, 4])
-@pytest.mark.parametrize("size", [1.0, 1e-7])
-def test_eigen_decompositions_of_many_matrices_are_those_of_lapack(rng, p, size):
-    half = size * rng.normal(size=(100, p, p))
-    matrices = np.eye(p) - 0.1 * half @ half.swapaxes(1, 2)
-    matrices[:3] = np.eye(p), np.zeros((p, p)), np.diag(np.arange(p) / p)  # nothing to rotate
-    values, vectors = eigen_decompositions(matrices)
-    np.testing.assert_allclose(np.sort(values, axis=1), np.linalg.eigvalsh(matrices), rtol=0, atol=1e-14)
-    np.testing.assert_allclose(vectors.swapaxes(1, 2) @ vectors, np.broadcast_to(np.eye(p), matrices.shape), atol=1e-14)
-    np.testing.assert_allclose((vectors * values[:, None]) @ vectors.swapaxes(1, 2), matrices, atol=1e-14)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.linalg.lapack import dpotri, dtrtri, dtrtrs
 
+from hbsk._engine.group_algebra import ROUNDING
 from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR
 
 # Share of the data in the information on a direction of the common coefficients, at sigma = sd(y),
@@ -21,8 +22,8 @@ LEFT_OUT = 1e-3
 # Posterior sds of log sigma within which that is so.
 SIGMA_REACH = 4.0
 POINTS_FOR_SIGMA = 2
-# Columns and number of matrices that are rotated together, what is left off their diagonals, and most sweeps.
-ROTATED_COLUMNS, ROTATED_MATRICES = (2, 3), 64
+# Matrices of three columns from which all are rotated together, what is left off their diagonals, and most sweeps.
+ROTATED_MATRICES = 64
 ROTATED, MOST_SWEEPS = 1e-17, 12
 
 
@@ -49,27 +50,19 @@ class ConditionalCommon:
     def of(cls, reduced, prior_mean, prior_precision, n):
         """Diagonalise C_xx / reference^2 against K."""
         # Group sds beyond floating point: whatever stands for the sums, a residual that is no number has no weight.
-        is_beyond = ~np.isfinite(reduced).all(axis=(1, 2))
-        if is_beyond.any():
+        any_beyond = not np.isfinite(reduced).all()
+        if any_beyond:
+            is_beyond = ~np.isfinite(reduced).all(axis=(1, 2))
             reduced = np.where(is_beyond[:, None, None], np.eye(reduced.shape[1]), reduced)
         c_xx, c_xy, c_yy = reduced[:, :-1, :-1], reduced[:, :-1, -1], reduced[:, -1, -1]
         c_yy = np.maximum(c_yy, 0.0)
         reference = np.maximum(np.sqrt(c_yy / n), RESIDUAL_SD_FLOOR)
         scale = reference[:, None] ** -2.0
-        p = c_xy.shape[1]
-        precision = c_xx * scale[:, :, None] + np.diag(prior_precision)
-        # Cholesky of the matrix with unit diagonal: columns on different scales do no harm.
-        size = np.sqrt(np.maximum(np.einsum("mkk->mk", precision), 0.0))
-        size = np.where(size > 0, size, 1.0)
-        lower = _cholesky(precision / (size[:, :, None] * size[:, None, :]))
-        identity = np.broadcast_to(np.eye(p), precision.shape)
-        half_solve = np.linalg.solve(lower, identity) / size[:, None, :]
-        whitened = half_solve @ (c_xx * scale[:, :, None]) @ half_solve.swapaxes(1, 2)
-        share, vectors = eigen_decompositions(whitened)
-        basis = half_solve.swapaxes(1, 2) @ vectors
+        share, basis, log_det = diagonalised(c_xx * scale[:, :, None], prior_precision)
         transposed = basis.swapaxes(1, 2)
+        share, rest = _shares(share, prior_precision @ basis**2, NO_DATA * (len(prior_precision) + 10))
         slope = (transposed @ (c_xy * scale)[:, :, None])[:, :, 0]
-        share, rest = _shares(share, np.einsum("a,mai->mi", prior_precision, basis**2), NO_DATA * (p + 10))
+        residual = c_yy * scale[:, 0]
         return cls(
             basis=basis,
             share=share,
@@ -77,8 +70,8 @@ class ConditionalCommon:
             # What rounding leaves of a direction without data would be magnified where sigma is small.
             slope=np.where(share > 0, slope, 0.0),
             constant=transposed @ (prior_precision * prior_mean),
-            half_log_det=np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1),
-            residual=np.where(is_beyond, np.nan, c_yy * scale[:, 0]),
+            half_log_det=0.5 * log_det,
+            residual=np.where(is_beyond, np.nan, residual) if any_beyond else residual,
             reference=reference,
             tilt=np.zeros(len(reference)),
         )
@@ -168,24 +161,28 @@ class ConditionalCommon:
         moment = self.slope[:, None, :] * s[:, :, None] + self.constant[:, None, :]
         return s, eigenvalue, moment / eigenvalue
 
-    def reduce(self, log_sigma: np.ndarray, least: float, constant: float) -> tuple[np.ndarray, np.ndarray]:
+    def reduce(self, sigma: np.ndarray, least: float, constant: float) -> tuple[np.ndarray, np.ndarray]:
         """Return ``C_yy / sigma^2 + m' K m - r' Q^-1 r`` and ``log|Q|`` over a grid of sigma, (n_points, n_grid).
 
         A column at a time: for a thousand points, arrays (n_points, n_grid, p) take three times as long.
 
         Parameters
         ----------
-        log_sigma : ndarray of shape (n_points, n_grid)
+        sigma : ndarray of shape (n_points, n_grid)
         least : float
             What no coefficients take off C_yy: where group sds are beyond all bounds, rounding would.
         constant : float
             ``m' K m``.
         """
-        s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
-        quadratic = s * self.residual[:, None] + (1.0 - s) * self.tilt[:, None]
+        s = (self.reference[:, None] / sigma) ** 2
+        quadratic = s * self.residual[:, None]
         quadratic += constant
-        log_det = np.repeat(2 * self.half_log_det[:, None], s.shape[1], axis=1)
+        if self.tilt.any():
+            quadratic += (1.0 - s) * self.tilt[:, None]
+        log_det = np.empty_like(s)
+        log_det[...] = 2 * self.half_log_det[:, None]
         by_column = zip(self.share.T, self.rest.T, self.slope.T, self.constant.T, strict=True)
+        product = None
         for share, rest, slope, prior in by_column:
             eigenvalue = share[:, None] * s
             eigenvalue += rest[:, None]
@@ -194,8 +191,27 @@ class ConditionalCommon:
             moment *= moment
             moment /= eigenvalue
             quadratic -= moment
-            log_det += np.log(eigenvalue)
+            # one logarithm for two columns: more of them could leave floating point
+            if product is None:
+                product = eigenvalue
+            else:
+                product *= eigenvalue
+                log_det += np.log(product)
+                product = None
+        if product is not None:
+            log_det += np.log(product)
         return np.maximum(quadratic, s * (least / self.reference**2)[:, None]), log_det
+
+    def log_sigma_slope(self, log_sigma: np.ndarray, n: float) -> np.ndarray:
+        """Return d log p(y | sigma, Lambda) / d log sigma over a grid of sigma, a column at a time, as in `reduce`."""
+        s = np.exp(2 * (np.log(self.reference)[:, None] - log_sigma))
+        slope_of_quadratic = np.repeat((self.residual - self.tilt)[:, None], s.shape[1], axis=1)
+        for share, rest, slope, prior in zip(self.share.T, self.rest.T, self.slope.T, self.constant.T, strict=True):
+            share, slope = share[:, None], slope[:, None]
+            reciprocal = 1.0 / (share * s + rest[:, None])
+            coordinate = (slope * s + prior[:, None]) * reciprocal
+            slope_of_quadratic += share * (reciprocal + coordinate**2) - 2 * slope * coordinate
+        return s * slope_of_quadratic - n
 
 
 def _shares(of_data, of_prior, no_data):
@@ -280,36 +296,96 @@ def _factor(c_xx, prior_precision, reference):
     return np.linalg.cholesky(precision), size
 
 
-def eigen_decompositions(matrices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return eigenvalues (n, p), in no order, and eigenvectors (n, p, p) of symmetric matrices of size about 1.
+def diagonalised(of_data: np.ndarray, prior_precision: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return d (n, p), the basis (n, p, p), and log|Q| (n,), of ``Q = C_xx / sigma^2 + K``: see `ConditionalCommon`.
 
-    Of many matrices of two or three columns by Jacobi's rotations of all of them at once: a call of LAPACK for each
-    takes several times as long.
+    Parameters
+    ----------
+    of_data : ndarray of shape (n, p, p)
+        ``C_xx / sigma^2``.
+    prior_precision : ndarray of shape (p,)
     """
-    n, p = matrices.shape[:2]
-    if p not in ROTATED_COLUMNS or n < ROTATED_MATRICES:
-        return np.linalg.eigh(matrices)
-    a = np.ascontiguousarray(matrices.transpose(1, 2, 0))
-    vectors = np.zeros((p, p, n))  # by column, then by row
-    vectors[range(p), range(p)] = 1.0
-    pairs = [(i, j) for i in range(p) for j in range(i)]
-    for _ in range(MOST_SWEEPS):
-        if all(np.all(np.abs(a[pair]) <= ROTATED) for pair in pairs):
+    n, p = of_data.shape[:2]
+    if p in (1, 2) or (p == 3 and n >= ROTATED_MATRICES):
+        found = _diagonalised_at_once(of_data, prior_precision)
+        if found is not None:
+            return found
+    precision = of_data + np.diag(prior_precision)
+    # Cholesky of the matrix with unit diagonal: columns on different scales do no harm.
+    size = np.sqrt(np.maximum(np.einsum("mkk->mk", precision), 0.0))
+    size = np.where(size > 0, size, 1.0)
+    lower = _cholesky(precision / (size[:, :, None] * size[:, None, :]))
+    half_solve = np.linalg.solve(lower, np.broadcast_to(np.eye(p), precision.shape)) / size[:, None, :]
+    share, vectors = np.linalg.eigh(half_solve @ of_data @ half_solve.swapaxes(1, 2))
+    log_det = 2.0 * np.log(np.einsum("mkk->mk", lower) * size).sum(axis=1)
+    return share, half_solve.swapaxes(1, 2) @ vectors, log_det
+
+
+def _diagonalised_at_once(of_data, prior_precision):
+    """Return what `diagonalised` does, of all matrices at once, or None where one of them is singular to rounding.
+
+    Of two or three columns: a call of LAPACK for each matrix takes several times as long.
+    """
+    p = len(prior_precision)
+    of_data = np.ascontiguousarray(of_data.transpose(1, 2, 0))
+    lower: dict[tuple[int, int], np.ndarray] = {}  # Cholesky's factor of Q
+    rows, log_det = [], 0.0  # of its inverse
+    for i in range(p):
+        for j in range(i):
+            entry = of_data[i, j]
+            for k in range(j):
+                entry = entry - lower[i, k] * lower[j, k]
+            lower[i, j] = entry / lower[j, j]
+        diagonal = of_data[i, i] + prior_precision[i]
+        pivot = diagonal - sum(lower[i, k] ** 2 for k in range(i))
+        if not np.all(pivot > ROUNDING * diagonal):
+            return None
+        lower[i, i] = np.sqrt(pivot)
+        log_det = log_det + np.log(pivot)
+        row = np.zeros((p, len(pivot)))
+        row[i] = 1.0
+        for k in range(i):
+            row -= lower[i, k] * rows[k]
+        rows.append(row / lower[i, i])
+    moved = [np.einsum("kn,kjn->jn", row, of_data) for row in rows]
+    whitened = {(i, j): np.einsum("jn,jn->n", moved[i], rows[j]) for i in range(p) for j in range(i + 1)}
+    share = rotate_to_diagonal(whitened, rows)
+    return np.stack(share, axis=1), np.stack(rows).transpose(2, 1, 0), log_det
+
+
+def rotate_to_diagonal(matrix: dict[tuple[int, int], np.ndarray], basis: list[np.ndarray]) -> list[np.ndarray]:
+    """Return eigenvalues, p arrays (n,) in no order, of symmetric matrices of size about 1, by Jacobi's rotations.
+
+    Parameters
+    ----------
+    matrix : dict of (int, int) to ndarray of shape (n,)
+        Entries on and below the diagonal, of all matrices.
+    basis : list of p ndarray of shape (p, n)
+        Becomes its product with the eigenvectors, in place.
+    """
+    p = len(basis)
+    pairs = [pair for pair in matrix if pair[0] > pair[1]]
+    for sweep in range(MOST_SWEEPS):
+        # one rotation is all that two columns take
+        if sweep and (p == 2 or all(np.all(np.abs(matrix[pair]) <= ROTATED) for pair in pairs)):
             break
         for i, j in pairs:
-            twice, apart = 2.0 * a[i, j], a[i, i] - a[j, j]
-            slope = apart + np.copysign(np.hypot(apart, twice), apart)
-            tangent = np.divide(twice, slope, out=np.zeros(n), where=slope != 0)
+            twice, apart = 2.0 * matrix[i, j], matrix[i, i] - matrix[j, j]
+            # both are zero where nothing is to rotate
+            tangent = twice / (apart + np.copysign(np.hypot(apart, twice) + 1e-300, apart))
             cosine = 1.0 / np.sqrt(1.0 + tangent**2)
             sine = tangent * cosine
-            a[i, i] += 0.5 * tangent * twice
-            a[j, j] -= 0.5 * tangent * twice
-            a[i, j] = a[j, i] = 0.0
+            change = 0.5 * tangent * twice
+            matrix[i, i] = matrix[i, i] + change
+            matrix[j, j] = matrix[j, j] - change
+            matrix[i, j] = np.zeros_like(twice)
             for k in set(range(p)) - {i, j}:
-                a[k, j], a[k, i] = cosine * a[k, j] - sine * a[k, i], sine * a[k, j] + cosine * a[k, i]
-                a[j, k], a[i, k] = a[k, j], a[k, i]
-            vectors[j], vectors[i] = cosine * vectors[j] - sine * vectors[i], sine * vectors[j] + cosine * vectors[i]
-    return a[range(p), range(p)].T, vectors.transpose(2, 1, 0)
+                of_i, of_j = (max(k, i), min(k, i)), (max(k, j), min(k, j))
+                x, y = matrix[of_i], matrix[of_j]
+                matrix[of_j], matrix[of_i] = cosine * y - sine * x, sine * y + cosine * x
+            x, y = basis[i], basis[j]
+            basis[j], basis[i] = cosine * y - sine * x, sine * y + cosine * x
+    return [matrix[k, k] for k in range(p)]
 
 
 def _cholesky(matrices):

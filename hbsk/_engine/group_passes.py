@@ -243,17 +243,8 @@ def find_cells(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def block_gradient(lower, count, inverse, crossed):
     """Return ``1/2 sum_j L (M^-1 Y M^-1 - M^-1) L'`` over a block of cells, (n_points, q, q)."""
-    n_points, q = inverse.shape[:2]
-    middle = np.empty_like(inverse)
-    for k in range(q):
-        left = sum(inverse[:, k, i, None] * crossed[:, i] for i in range(q))
-        for m in range(k + 1):
-            inner = sum(left[:, i] * inverse[:, m, i] for i in range(q))
-            middle[:, k, m] = middle[:, m, k] = 0.5 * (inner - count * inverse[:, k, m])
-    total = np.empty((n_points, q, q))
-    for k in range(q):
-        left = sum(lower[k, i] * middle[:, i] for i in range(k + 1))
-        for m in range(k + 1):
-            inner = sum(left[:, i] * lower[m, i] for i in range(m + 1))
-            total[:, k, m] = total[:, m, k] = inner.sum(axis=1)
-    return total
+    half = np.einsum("mikj,mklj->milj", inverse, crossed)
+    middle = np.einsum("milj,mlkj->mikj", half, inverse)
+    middle -= count * inverse
+    half = np.einsum("kij,milj->mklj", lower, middle)
+    return 0.5 * np.einsum("mklj,nlj->mkn", half, lower)

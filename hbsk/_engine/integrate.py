@@ -30,7 +30,12 @@ PROPOSAL_DF = 4.0
 # (radon, intercepts and slopes: Pareto k 0.8 -> 0.2).
 INFLATION = 1.15
 MAX_ROUNDS = 6
+# Of 150 scramblings of the first round's points, by the number of their coordinates, one that does best by means,
+# squares, products and cubes of skew normal laws weighed against their proposals: half the error of most others.
+GOOD_NETS = {3: 78, 4: 33, 5: 48, 6: 35, 7: 26}
 SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
+# The distance along two axes at once at which a product along the axes is held against the density.
+CORNER, CLEARLY_LESS = 2.0, 0.9
 # Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
 SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
 SHOULDER_DROP = 12.0
@@ -197,16 +202,35 @@ def first_proposals(
     Both look at the density along lines from the mode, at points that are evaluated in one call: at few of them unless
     ``thorough``.
     """
+    d = len(mode)
     distances = (SPLIT_DISTANCES, SHOULDER_DISTANCES) if thorough else (SPLIT_DISTANCES[1:2], SHOULDER_DISTANCES[1:2])
-    eigenvalues, axes = np.linalg.eigh(precision)
-    # A flat or rising direction is given the length at which priors on log sds have decayed.
-    scale = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
-    near, far = (_lines(along, len(mode)) for along in distances)
-    everything = log_density(mode + np.concatenate([np.zeros((1, len(mode))), near @ scale.T, far]))
+    near, far = (_lines(along, d) for along in distances)
+    scales = _roots(precision) if thorough and d > 1 else _roots(precision)[:1]
+    corners = _corners(d) if len(scales) > 1 else near[:0]
+    of_scales = [np.concatenate([near, corners]) @ scale.T for scale in scales]
+    everything = log_density(mode + np.concatenate([np.zeros((1, d)), far, *of_scales]))
     drop = everything[0] - everything[1:]
     drop = np.where(np.isnan(drop), np.inf, drop)  # beyond floating point there is no density
-    split = _split_t(mode, scale, drop[: len(near)], distances[0])
-    return split, _broad_t(mode, scale, drop[len(near) :], distances[1])
+    broad = _broad_t(mode, scales[0], drop[: len(far)], distances[1])
+    splits, missed = [], []
+    for scale, part in zip(scales, drop[len(far) :].reshape(len(scales), -1), strict=True):
+        on_axes = part[: len(near)].reshape(2, len(distances[0]), d)
+        splits.append(_split_t(mode, scale, on_axes, distances[0]))
+        missed.append(_missed(on_axes[:, list(distances[0]).index(CORNER)], part[len(near) :]))
+    return splits[int(missed[-1] < CLEARLY_LESS * missed[0])], broad
+
+
+def _roots(precision):
+    """Return two roots of the covariance: axes along the coordinates, as near as they can be, and along eigenvectors.
+
+    The density is skew along coordinates, such as a sd that may be zero, and eigenvectors of two that are known equally
+    well point anywhere between them (radon, intercepts and slopes: Pareto k 0.6 by eigenvectors, -0.3 by coordinates);
+    along a narrow ridge it may be skew too.
+    """
+    eigenvalues, axes = np.linalg.eigh(precision)
+    # A flat or rising direction is given the length at which priors on log sds have decayed.
+    along_eigenvectors = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
+    return [along_eigenvectors @ axes.T, along_eigenvectors]
 
 
 def _lines(distances, d):
@@ -214,14 +238,36 @@ def _lines(distances, d):
     return np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in distances])
 
 
+def _corners(d):
+    """Return the sums of two points at `CORNER` on different axes, (2 d (d - 1), d)."""
+    return CORNER * np.concatenate(list(_on_pairs(np.stack([-np.eye(d), np.eye(d)]))))
+
+
+def _on_pairs(on_axes):
+    """Yield the sums of what two sides of different axes have, for each pair of sides; ``on_axes`` is (2, d, ...)."""
+    i, j = np.tril_indices(on_axes.shape[1], -1)
+    for one in on_axes:
+        for other in on_axes:
+            yield one[i] + other[j]
+
+
+def _missed(on_axes, at_corners):
+    """Return how much more density there is at the worst of the corners than a product along the axes would have.
+
+    Of drops of the log density at `CORNER` on the axes (2, d), and at the corners.
+    """
+    more = np.concatenate(list(_on_pairs(on_axes)))[: len(at_corners)] - at_corners
+    return float(np.max(more, where=~np.isnan(more), initial=0.0))
+
+
 def _split_t(mode, scale, drop, distances):
     """Return the split-t whose axes follow the curvature and whose tails follow the density.
 
     Geweke (1989), eq. 4.1: the scale on either side of an axis is the largest that a normal law
     would need to fall as the density does, over distances of 1 to 4.5 sds (2 where few points must do).
+    ``drop`` is (2, n_distances, d).
     """
-    drop = np.maximum(drop, 1e-3).reshape(2, len(distances), len(mode))
-    needed = distances[:, None] / np.sqrt(2 * drop)
+    needed = distances[:, None] / np.sqrt(2 * np.maximum(drop, 1e-3))
     below, above = INFLATION * np.clip(needed.max(axis=1), 0.7, 5.0)
     return SplitT(mode, scale, below, above)
 
@@ -321,7 +367,8 @@ def importance_sample(
         Share of the error of squared distances from the means that counts as well: means may be known where sds are
         not yet.
     """
-    rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, salt)]
+    net = salt + GOOD_NETS.get(1 + proposal.n_uniforms, 0)
+    rounds = [_Round.drawn(proposal, evaluate, first_per_replicate, net)]
     per_replicate = first_per_replicate
     grows = refit is None if grows is None else grows
     for number in range(1, MAX_ROUNDS + 1):

@@ -44,7 +44,7 @@ from hbsk._engine.variance_parameters import (
 # log p for a sum of squares of 60 degrees of freedom); with few it is skew, and x = mode + width
 # sinh(t) reaches its long tail. (Degrees of freedom below which a rule is used, low, high, step.)
 _STRETCHED_RULES = ((30, -3.4, 4.2, 0.13), (60, -3.4, 4.2, 0.2))
-_PLAIN_RULE = (-6.0, 7.0, 0.8)
+_PLAIN_RULE = (-5.5, 7.0, 1.0)
 SIGMA_NEWTON_STEPS = 60
 # Numbers of the matrices of common columns that are held at a time (8 MB, and as much for each of a few steps).
 HELD_NUMBERS = 2**20
@@ -74,8 +74,8 @@ class MarginalPoints:
         the constant log p(y).
     variance : VariancePoints
     common : ConditionalCommon
-    log_sigma, weight : ndarray of shape (n_points, n_grid)
-        Grid of log sigma and its conditional probabilities given theta (one column, weight 1,
+    sigma, log_sigma, weight : ndarray of shape (n_points, n_grid)
+        Grid of sigma, its logarithm, and conditional probabilities given theta (one column, weight 1,
         in the joint form).
     """
 
@@ -83,6 +83,7 @@ class MarginalPoints:
     log_density: np.ndarray
     variance: VariancePoints
     common: ConditionalCommon
+    sigma: np.ndarray
     log_sigma: np.ndarray
     weight: np.ndarray
 
@@ -147,21 +148,24 @@ class MarginalModel:
             mode, width = self._sigma_mode(common, variance.prior_sd)
             # x = log(sigma - floor) runs over the real line
             offset, step = self._sigma_rule
-            sigma = RESIDUAL_SD_FLOOR + np.exp(mode[:, None] + width[:, None] * offset)
-            log_step = np.log(width)[:, None] + np.log(step)
+            x = mode[:, None] + width[:, None] * offset
+            sigma = RESIDUAL_SD_FLOOR + np.exp(x)
+            log_sigma = np.log(sigma)
+            logs, log_step = (log_sigma, x), np.log(width)[:, None] + np.log(step)
         else:
             sigma = variance.sigma[:, None]
-            log_step = 0.0
-        log_sigma = np.log(sigma)
-        log_joint = self._log_likelihood(common, log_det, log_sigma)
-        log_joint += self.parameters.sd_log_prior(theta, sigma, variance.prior_sd)
+            log_sigma, logs, log_step = np.log(sigma), None, 0.0
+        log_joint = self._log_likelihood(common, log_det, sigma, log_sigma)
+        log_joint += self.parameters.sd_log_prior(theta, sigma, variance.prior_sd, logs)
         log_joint += log_step
         top = log_joint.max(axis=1, keepdims=True)
-        weight = np.exp(log_joint - top)
+        log_joint -= top
+        weight = np.exp(log_joint, out=log_joint)
         total = weight.sum(axis=1, keepdims=True)
+        weight /= total
         log_density = (top + np.log(total))[:, 0]
         log_density += self.parameters.correlation_log_prior(theta) + self.parameters.location_log_prior(variance)
-        return MarginalPoints(theta, log_density, variance, common, log_sigma, weight / total)
+        return MarginalPoints(theta, log_density, variance, common, sigma, log_sigma, weight)
 
     def _integrate_effects(self, variance: VariancePoints, keep_basis: bool) -> tuple[np.ndarray, ConditionalCommon]:
         """Return ``sum_j log|M_j|`` and the law of the common coefficients, a few points at a time."""
@@ -196,7 +200,7 @@ class MarginalModel:
 
         def log_density(x):
             sigma = transform.sd(x)
-            log_likelihood = self._log_likelihood(common, log_det, np.log(sigma)[None])[0]
+            log_likelihood = self._log_likelihood(common, log_det, sigma[None], np.log(sigma)[None])[0]
             return log_likelihood + prior.log_density(sigma) + transform.log_jacobian(x)[0]
 
         sigma = transform.sd(score_nodes(log_density, *transform.ends))
@@ -204,7 +208,8 @@ class MarginalModel:
         common = ConditionalCommon(**{name: np.repeat(part, n, axis=0) for name, part in vars(common).items()})
         no_sd = np.zeros((n, 0))
         variance = VariancePoints(no_sd, np.zeros((n, 0, 0)), sigma, no_sd, np.zeros((n, 0, 0)))
-        return MarginalPoints(no_sd, np.zeros(n), variance, common, np.log(sigma)[:, None], np.ones((n, 1)))
+        at, certain = sigma[:, None], np.ones((n, 1))
+        return MarginalPoints(no_sd, np.zeros(n), variance, common, at, np.log(at), certain)
 
     def gradient(self, points: MarginalPoints) -> np.ndarray:
         """Return the gradient of the log density at evaluated points, (n_points, n_dim)."""
@@ -213,12 +218,12 @@ class MarginalModel:
         by_factor = self._factor_gradient(points.variance.relative_factor, adjoint)
         by_log_sigma = None
         if not self.parameters.integrated:
-            slope = self._log_likelihood_slope(points.common, s, eigenvalue, coordinate)
+            slope = points.common.log_sigma_slope(points.log_sigma, self.sums.n)
             by_log_sigma = slope[:, 0]
         return self.parameters.gradient(
             points.theta,
             points.variance,
-            np.exp(points.log_sigma),
+            points.sigma,
             points.weight,
             by_factor,
             by_log_sigma,
@@ -243,12 +248,13 @@ class MarginalModel:
         common = ConditionalCommon.near(
             reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0), np.asarray(sigma, dtype=float)
         )
-        return self._log_likelihood(common, log_det, np.log(sigma)[:, None])[:, 0]
+        sigma = np.asarray(sigma, dtype=float)[:, None]
+        return self._log_likelihood(common, log_det, sigma, np.log(sigma))[:, 0]
 
-    def _log_likelihood(self, common, log_det, log_sigma):
+    def _log_likelihood(self, common, log_det, sigma, log_sigma):
         """Return log p(y | sigma, Lambda) over a grid of sigma."""
         prior = float(np.sum(self.prior_precision * self.prior_mean**2))
-        quadratic, log_q = common.reduce(log_sigma, self._least_residual, prior)
+        quadratic, log_q = common.reduce(sigma, self._least_residual, prior)
         total = log_q + quadratic
         total += (2 * self.sums.n) * log_sigma
         total += (log_det + self._log_constant)[:, None]
@@ -262,13 +268,6 @@ class MarginalModel:
         constant = -np.sum(np.log(self.prior_precision[proper]))
         return constant + (self.sums.n - np.sum(~proper)) * np.log(2 * np.pi) - self.sums.log_weight
 
-    def _log_likelihood_slope(self, common, s, eigenvalue, coordinate):
-        """Return d log p(y | sigma, Lambda) / d log sigma over a grid of sigma."""
-        inner = common.share[:, None, :] / eigenvalue
-        inner -= 2 * coordinate * common.slope[:, None, :]
-        inner += coordinate**2 * common.share[:, None, :]
-        return s * ((common.residual - common.tilt)[:, None] + inner.sum(axis=2)) - self.sums.n
-
     # sigma given theta
 
     def _sigma_mode(self, common, prior_sd):
@@ -276,7 +275,7 @@ class MarginalModel:
 
         def slope(x):
             log_sigma = _log_sigma(x)
-            likelihood = self._log_likelihood_slope(common, *common.at(log_sigma))
+            likelihood = common.log_sigma_slope(log_sigma, self.sums.n)
             prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), prior_sd)
             return (likelihood + prior) * np.exp(x - log_sigma)
 
@@ -304,13 +303,14 @@ class MarginalModel:
     def _adjoint(self, common, weight, s, eigenvalue, coordinate):
         """Return the expectation over sigma of ``-2 d log p(y) / d C``, (n_points, P, P)."""
         scale = weight * s / common.reference[:, None] ** 2
-        inner = np.einsum("mg,mgi,mgj->mij", scale, coordinate, coordinate)
+        scaled = scale[:, :, None] * coordinate
+        inner = scaled.swapaxes(1, 2) @ coordinate
+        diagonal = np.einsum("mii->mi", inner)
+        diagonal += np.sum(scale[:, :, None] / eigenvalue, axis=1)
         p = inner.shape[1]
-        inner[:, range(p), range(p)] += np.sum(scale[:, :, None] / eigenvalue, axis=1)
         adjoint = np.empty((len(scale), p + 1, p + 1))
         adjoint[:, :p, :p] = common.basis @ inner @ common.basis.swapaxes(1, 2)
-        mean = np.einsum("mg,mgi->mi", scale, coordinate)
-        adjoint[:, :p, p] = adjoint[:, p, :p] = -np.einsum("mij,mj->mi", common.basis, mean)
+        adjoint[:, :p, p] = adjoint[:, p, :p] = -(common.basis @ scaled.sum(axis=1)[:, :, None])[:, :, 0]
         adjoint[:, p, p] = scale.sum(axis=1)
         return adjoint
 

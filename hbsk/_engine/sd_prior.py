@@ -122,11 +122,11 @@ class SdPrior:
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             match self.family:
                 case "HalfNormal":
-                    value = -0.5 * (x / p["sigma"]) ** 2
+                    value = -0.5 * _squared_ratio(x, p["sigma"])
                 case "HalfStudentT":
-                    value = -(p["nu"] + 1) / 2 * np.log1p((x / p["sigma"]) ** 2 / p["nu"])
+                    value = -(p["nu"] + 1) / 2 * np.log1p(_squared_ratio(x, p["sigma"]) / p["nu"])
                 case "HalfCauchy":
-                    value = -np.log1p((x / p["beta"]) ** 2)
+                    value = -np.log1p(_squared_ratio(x, p["beta"]))
                 case "Exponential":
                     value = -p["lam"] * x
                 case "Gamma":
@@ -136,10 +136,11 @@ class SdPrior:
                     value = np.where(x == 0, -np.inf, -(p["alpha"] + 1) * np.log(x) - p["beta"] / x)
                 case _:
                     value = np.zeros_like(x)
-        value = value + self._log_constant
+        value += self._log_constant
         lower, upper = self.support
-        outside = x < lower if np.isinf(upper) else (x < lower) | (x > upper)
-        return np.where(outside, -np.inf, value) if np.any(outside) else value
+        if x.size and (x.min() < lower or x.max() > upper):
+            value = np.where((x < lower) | (x > upper), -np.inf, value)
+        return value
 
     def grad_log_density(self, x: np.ndarray | float) -> np.ndarray:
         """Return the derivative of the log density with respect to x, inside of the support."""
@@ -160,6 +161,13 @@ class SdPrior:
                 case "InverseGamma":
                     return (p["beta"] / x - (p["alpha"] + 1)) / x
         return np.zeros_like(x)
+
+
+def _squared_ratio(x: np.ndarray, scale: float) -> np.ndarray:
+    """Return (x / scale)^2, of one array of the size of x only."""
+    ratio = x / scale
+    ratio *= ratio
+    return ratio
 
 
 def _times_log(factor: float, x: np.ndarray) -> np.ndarray:

@@ -210,7 +210,7 @@ def monitored_values(tails: Tails) -> Callable[[list], np.ndarray]:
     def values(rounds: list[MarginalPoints]) -> np.ndarray:
         blocks = []
         for points in rounds:
-            sigma = np.sum(points.weight * np.exp(points.log_sigma), axis=1)
+            sigma = np.einsum("mg,mg->m", points.weight, points.sigma)
             sds = np.column_stack([sigma, sigma[:, None] * points.variance.relative_sd])
             # a sd whose variance does not exist has no finite error either; its logarithm has
             endless = np.append(tails.of_sigma(), tails.of_group_sds(sds.shape[1] - 1)) <= HIGHEST_MOMENT

@@ -203,25 +203,23 @@ class VarianceParameters:
         ratio = points.relative_sd[:, moved] / np.maximum(points.prior_sd[:, moved], 1e-300)
         return np.log(np.maximum(ratio, 1e-300)) @ power[moved]
 
-    def sd_log_prior(self, theta, sigma, relative_sd) -> np.ndarray:
+    def sd_log_prior(self, theta, sigma, relative_sd, logs=None) -> np.ndarray:
         """Return log prior and Jacobian of all sds, of the shape of ``sigma``.
 
-        ``sigma`` is (n_points, n_grid) and ``relative_sd``, that of the priors, (n_points, q).
+        ``sigma`` is (n_points, n_grid) and ``relative_sd``, that of the priors, (n_points, q); ``logs``, where they are
+        known, are those of sigma and of sigma less its floor.
         """
-        log_prior = np.zeros_like(sigma)
-        if self.integrated:
-            log_prior += self.residual_sd.log_density(sigma) + np.log(_above_floor(sigma))
-        elif self._n_sigma:
-            jacobian, _ = self.sigma_transform.log_jacobian(theta[:, 0])
-            log_prior += self.residual_sd.log_density(sigma) + jacobian[:, None]
-        for k, at in self._sd_at.items():
-            tau = sigma * relative_sd[:, k, None]
-            jacobian, _ = self._transforms[k].log_jacobian(theta[:, at])
-            log_prior += self.group_sd[k].log_density(tau)
-            log_prior += jacobian[:, None]
+        log_prior = self.residual_sd.log_density(sigma) if self.sigma_is_free else np.zeros_like(sigma)
+        jacobian = np.zeros(len(theta))
         if self.integrated:  # d tau = sigma d rho
-            log_prior += len(self._sd_at) * np.log(sigma)
-        return log_prior
+            log_sigma, log_above = logs or (np.log(sigma), np.log(_above_floor(sigma)))
+            log_prior = log_prior + log_above + len(self._sd_at) * log_sigma
+        elif self._n_sigma:
+            jacobian += self.sigma_transform.log_jacobian(theta[:, 0])[0]
+        for k, at in self._sd_at.items():
+            jacobian += self._transforms[k].log_jacobian(theta[:, at])[0]
+            log_prior = log_prior + self.group_sd[k].log_density(sigma * relative_sd[:, k, None])
+        return log_prior + jacobian[:, None]
 
     def sigma_slope_of_sd_log_prior(self, sigma, relative_sd) -> np.ndarray:
         """Return d/d log(sigma) of `sd_log_prior` in the integrated form."""
