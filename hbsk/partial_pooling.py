@@ -346,7 +346,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         posterior = fitted.posterior
         mean = np.inf
         if posterior.tails.of_sigma() > OF_MEAN:
-            mean = posterior.weight @ posterior.variance_nodes().sigma
+            mean = posterior.weight @ posterior.residual_sds()
         self.sigma_ = float("nan") if rows.standard_error is not None else float(mean)
         super()._learn(frame, rows, fitted)
         y = rows.y_deviation

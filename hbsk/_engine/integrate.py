@@ -158,11 +158,14 @@ def _t_quantile(level):
     return np.sign(level - 0.5) * 2.0 * np.sqrt(np.cos(np.arccos(root) / 3.0) / root - 1.0)
 
 
+_LOG_T_AT_ZERO = float(
+    special.gammaln((PROPOSAL_DF + 1) / 2) - special.gammaln(PROPOSAL_DF / 2) - 0.5 * np.log(PROPOSAL_DF * np.pi)
+)
+
+
 def _log_t(z):
     """Return the log density of Student's t with `PROPOSAL_DF` degrees of freedom."""
-    df = PROPOSAL_DF
-    log_norm = special.gammaln((df + 1) / 2) - special.gammaln(df / 2) - 0.5 * np.log(df * np.pi)
-    return log_norm - (df + 1) / 2 * np.log1p(z**2 / df)
+    return _LOG_T_AT_ZERO - (PROPOSAL_DF + 1) / 2 * np.log1p(z**2 / PROPOSAL_DF)
 
 
 @dataclass(frozen=True)
@@ -204,7 +207,7 @@ def first_proposals(
     """
     d = len(mode)
     distances = (SPLIT_DISTANCES, SHOULDER_DISTANCES) if thorough else (SPLIT_DISTANCES[1:2], SHOULDER_DISTANCES[1:2])
-    near, far = (_lines(along, d) for along in distances)
+    near, far = (_lines(tuple(along), d) for along in distances)
     scales = _roots(precision) if thorough and d > 1 else _roots(precision)[:1]
     corners = _corners(d) if len(scales) > 1 else near[:0]
     of_scales = [np.concatenate([near, corners]) @ scale.T for scale in scales]
@@ -233,11 +236,13 @@ def _roots(precision):
     return [along_eigenvectors @ axes.T, along_eigenvectors]
 
 
+@lru_cache(maxsize=64)
 def _lines(distances, d):
     """Return points (2 * n_distances * d, d) on the axes: below, then above; by distance; by axis."""
     return np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in distances])
 
 
+@lru_cache(maxsize=16)
 def _corners(d):
     """Return the sums of two points at `CORNER` on different axes, (2 d (d - 1), d)."""
     return CORNER * np.concatenate(list(_on_pairs(np.stack([-np.eye(d), np.eye(d)]))))
@@ -321,9 +326,9 @@ def monte_carlo_error(
     mean = weight @ values
     deviation = values - mean
     sd = np.sqrt(weight @ deviation**2)
-    by_replicate = np.zeros((N_REPLICATES, values.shape[1]))
-    np.add.at(by_replicate, replicate, weight[:, None] * deviation)
-    error = np.sqrt(N_REPLICATES / (N_REPLICATES - 1) * np.sum(by_replicate**2, axis=0))
+    of_nodes = (weight[:, None] * deviation).T
+    by_replicate = np.array([np.bincount(replicate, of_value, N_REPLICATES) for of_value in of_nodes])
+    error = np.sqrt(N_REPLICATES / (N_REPLICATES - 1) * np.sum(by_replicate**2, axis=-1))
     return mean, sd, error
 
 

@@ -281,8 +281,7 @@ class MarginalModel:
 
         # The residual sum of squares at sigma = reference, over the degrees of freedom that the coefficients and the
         # Jacobians of the sds leave, is a start within a tenth of a width where rows are many.
-        _, _, coordinate = common.at(np.log(common.reference)[:, None])
-        fitted = np.sum(coordinate[:, 0] * (common.slope + common.constant), axis=1)
+        fitted = np.sum((common.slope + common.constant) ** 2, axis=1)
         left = np.maximum(common.residual - fitted, 1e-3 * common.residual) + 1e-300
         degrees = self.sums.n - common.share.sum(axis=1) - self.parameters.n_varying - 1.0
         x = np.log(common.reference) + 0.5 * np.log(left / np.maximum(degrees, 0.5 * max(self.sums.n, 1.0)))

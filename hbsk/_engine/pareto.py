@@ -7,7 +7,6 @@ of a thousand rows takes, since its array functions cannot be had without xarray
 from __future__ import annotations
 
 import numpy as np
-from scipy.special import logsumexp
 
 # With fewer weights there is no tail to fit.
 FEWEST_WEIGHTS = 25
@@ -51,8 +50,7 @@ def smoothed_weights(log_weight: np.ndarray) -> tuple[np.ndarray, float]:
         log_survival = np.log1p(-(np.arange(n_tail) + 0.5) / n_tail)
         excess = -log_survival if shape == 0 else np.expm1(-shape * log_survival) / shape
         weight[order[-n_tail:]] = np.minimum(cutoff + scale * excess, 1.0)
-    log_weight = np.log(weight, where=weight > 0, out=np.full(n, -np.inf))
-    return np.exp(log_weight - logsumexp(log_weight)), float(shape)
+    return weight / weight.sum(), float(shape)
 
 
 def fit_generalized_pareto(excess: np.ndarray) -> tuple[float, float]:
@@ -70,7 +68,8 @@ def fit_generalized_pareto(excess: np.ndarray) -> tuple[float, float]:
     b = 1.0 / excess[-1] + (1.0 - np.sqrt(n_grid / (np.arange(n_grid) + 0.5))) / (PRIOR_QUARTILES * quartile)
     shape = np.mean(np.log1p(-b[:, None] * excess), axis=1)
     profile = n * (np.log(-b / shape) - shape - 1.0)
-    weight = np.exp(profile - logsumexp(profile))
+    weight = np.exp(profile - profile.max())
+    weight /= weight.sum()
     kept = weight >= 10 * np.finfo(float).eps
     b = b[kept] @ (weight[kept] / weight[kept].sum())
     k = np.mean(np.log1p(-b * excess))

@@ -134,6 +134,8 @@ def find_relations(xx: np.ndarray, kept: np.ndarray, has_intercept: bool) -> tup
     independent = np.append(kept[:start], columns[basis])
     if within[-1, -1] - reached @ reached <= SATURATED:
         return independent, None
+    if not len(redundant):
+        return independent, []
     weights = solve_triangular(upper, solve_triangular(upper, within[np.ix_(basis, redundant)], trans=1))
     relations = []
     for column, weight in zip(redundant, weights.T, strict=True):

@@ -83,6 +83,10 @@ class Posterior(ABC):
     def variance_nodes(self) -> VarianceNodes:
         """Return the variance parameters at the nodes."""
 
+    def residual_sds(self) -> np.ndarray:
+        """Return the residual sd at the nodes, (n_nodes,)."""
+        return self.variance_nodes().sigma
+
     @abstractmethod
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray | None]:
         """Return weighted points of the variance parameters, as many as their ends of intervals need.

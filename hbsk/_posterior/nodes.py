@@ -182,6 +182,10 @@ class MarginalPosterior(Posterior):
         """Return the variance parameters at the nodes."""
         return self._in_users_units(self.sigma, self.factor)
 
+    def residual_sds(self) -> np.ndarray:
+        """Return the residual sd at the nodes, (n_nodes,)."""
+        return self.sigma * self.scaling.y_scale
+
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
         """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
         sample = None if self.law is None else self.law.sample
