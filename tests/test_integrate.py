@@ -1,6 +1,7 @@
 """Integration over a few parameters: proposals that are what they say, means that are right, errors that are honest."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from scipy import integrate, stats
 from scipy.stats import qmc
 
 from hbsk._engine import integrate as engine
-from hbsk._engine import mode_search
+from hbsk._engine import fit, mode_search
 from hbsk._engine.integrate import (
     N_REPLICATES,
     KernelT,
@@ -198,16 +199,22 @@ def test_step_within_a_radius_gains_most(rng, radius, lowest, along_lowest):
     assert look.gain(step) >= max(map(look.gain, directions)) - 1e-9
 
 
-def test_search_begins_at_the_best_of_several_points_and_looks_at_them_in_one_call():
+@pytest.mark.parametrize(("try_shorter", "points"), [(True, [2, 6, 6]), (False, [2, 2, 2])])
+def test_shorter_steps_are_looked_at_in_the_same_call_where_points_are_cheap(try_shorter, points):
     calls = []
 
     def value_and_gradient(theta):
         calls.append(len(theta))
         return -np.cosh(theta).sum(axis=1), -np.sinh(theta)
 
-    mode, _ = find_mode(value_and_gradient, np.array([[9.0], [0.2], [np.nan]]))
-    assert calls == [6, 2]
+    mode, _ = find_mode(value_and_gradient, np.array([9.0]), try_shorter=try_shorter)
+    assert calls[:3] == points
     assert abs(mode[0]) < 0.01
+
+
+def test_search_begins_at_the_best_of_several_points_though_some_have_no_density():
+    model = SimpleNamespace(rough_log_density=lambda theta: np.where(theta[:, 0] < 0, np.nan, -theta[:, 0]))
+    np.testing.assert_array_equal(fit._best(model, np.array([[9.0], [-1.0], [0.2]])), [0.2])
 
 
 # The split-t

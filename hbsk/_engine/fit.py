@@ -48,12 +48,14 @@ MOST_FIRST, MANY_FIRST = 64, 256
 # Of all nodes there so many stand for all of them: what is asked of a posterior costs as much for every node, and most
 # have next to no weight.
 MANY_KEPT = 2_048
-# Points times groups of different design that the search may begin at in one call.
-CHEAP_STARTS = 10_000
-# Shares of the sd between groups, common columns left aside, at which the search for the mode may begin.
+# Points that cost nothing beside a call, times groups of different design.
+CHEAP_POINTS, CHEAP_ELEMENTS = 100, 10_000
+# Shares of the sd between groups, common columns left aside, at which the search for the mode may begin; and ends and
+# numbers of those that one sd has, or two have each.
 START_SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
-# The coordinate of a correlation on either side of zero: half of its law lies beyond.
-START_CORRELATION = 0.7
+FINE_SHARES, N_FINE_SHARES = (1.4, 0.2), {1: 24, 2: 7}
+# The coordinate of a correlation: a third of its law lies beyond one.
+START_CORRELATIONS = (-1.0, 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings
     if quadrature is not None:
         points, weight = quadrature
         return IntegratedNodes(points, weight, np.zeros(len(weight), dtype=int), 0.0, weight, tails, by_quadrature=True)
-    mode, precision = find_mode(model.value_and_gradient, _starts(model))
+    mode, precision = find_mode(model.value_and_gradient, _start(model), try_shorter=_points_are_cheap(model))
     low, high = settings.nodes_per_replicate
     high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
     affordable = FIRST_ROUND_ELEMENTS / N_REPLICATES
@@ -269,29 +271,29 @@ class LogDensity:
         return float(value[0]), gradient[0]
 
 
-def _starts(model: MarginalModel) -> np.ndarray:
-    """Return where the search for the mode may begin, points (n, d): several where looking at them costs nothing.
+def _start(model: MarginalModel) -> np.ndarray:
+    """Return where the search for the mode begins, (d,).
 
     Where many groups are it begins at the mode of every hundredth or so.
     """
     step = model.passes.n_cells // MANY_CELLS
     if step >= 2:
         few = model.thinned(step)
-        return find_mode(few.value_and_gradient, _best(few, start_candidates(few)))[0]
-    candidates = start_candidates(model)
-    points = len(candidates) * (model.parameters.n_dim + 1)
-    return candidates if points * cost_of_node(model) <= CHEAP_STARTS else _best(model, candidates)
+        return find_mode(few.value_and_gradient, _best(few, start_candidates(few, fine=_points_are_cheap(few))))[0]
+    return _best(model, start_candidates(model, fine=_points_are_cheap(model)))
 
 
 def _best(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
-    return candidates[np.argmax(model.evaluate(candidates).log_density)]
+    log_density = model.rough_log_density(candidates)
+    return candidates[np.argmax(np.where(np.isnan(log_density), -np.inf, log_density))]
 
 
-def start_candidates(model: MarginalModel) -> np.ndarray:
+def start_candidates(model: MarginalModel, *, fine: bool = False) -> np.ndarray:
     """Return points, (n, d), with group sds from what all variance between groups would be down to a trifle of it.
 
     Where common columns explain what differs between groups the search would have a long way from the largest, along
-    which correlations near one catch it. The largest half have the correlation of two columns on either side too.
+    which correlations near one catch it. A correlation is on either side too; a ``fine`` grid has shares of each of two
+    sds, and saves steps where points cost nothing.
     """
     sums, parameters = model.sums, model.parameters
     q = parameters.n_varying
@@ -305,15 +307,23 @@ def start_candidates(model: MarginalModel) -> np.ndarray:
     if parameters.location is not None:
         sds = sds / parameters.location.reach
     start = parameters.theta_of(sigma, sds)
-    candidates = np.tile(start, (len(START_SHARES), 1))
     at = list(parameters.sd_coordinates)
+    shares = np.repeat(np.log(START_SHARES)[:, None], len(at), axis=1)
+    correlations = START_CORRELATIONS if parameters.n_correlations == 1 else [0.0]
+    if fine and len(at) in N_FINE_SHARES:
+        apart = np.log(np.geomspace(*FINE_SHARES, N_FINE_SHARES[len(at)]))
+        shares = np.concatenate([shares, np.stack(np.meshgrid(*[apart] * len(at)), axis=-1).reshape(-1, len(at))])
+    candidates = np.tile(start, (len(correlations), len(shares), 1))
     # logarithms of sds, but where they are so small that the data cannot tell
-    candidates[:, at] = np.maximum(start[at] + np.log(START_SHARES)[:, None], np.minimum(start[at], -1.0))
-    if parameters.n_correlations != 1:
-        return candidates
-    largest = candidates[: len(START_SHARES) // 2]
-    on_either_side = [largest + sign * START_CORRELATION * np.eye(parameters.n_dim)[-1] for sign in (-1, 1)]
-    return np.concatenate([candidates, *on_either_side])
+    candidates[:, :, at] = np.maximum(start[at] + shares, np.minimum(start[at], -1.0))
+    if parameters.n_correlations == 1:
+        candidates[:, :, -1] = np.array(correlations)[:, None]
+    return candidates.reshape(-1, parameters.n_dim)
+
+
+def _points_are_cheap(model: MarginalModel) -> bool:
+    """Whether points cost nothing beside calls."""
+    return CHEAP_POINTS * cost_of_node(model) <= CHEAP_ELEMENTS
 
 
 def _by_quadrature(model: MarginalModel, most_cells: int) -> tuple[MarginalPoints, np.ndarray] | None:

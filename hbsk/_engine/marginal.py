@@ -167,6 +167,16 @@ class MarginalModel:
         log_density += self.parameters.correlation_log_prior(theta) + self.parameters.location_log_prior(variance)
         return MarginalPoints(theta, log_density, variance, common, sigma, log_sigma, weight)
 
+    def rough_log_density(self, theta: np.ndarray) -> np.ndarray:
+        """Return about the log density at points (n_points, n_dim), at one sigma each: good enough to choose one."""
+        variance = self.parameters.points(theta)
+        log_det, common = self._integrate_effects(variance, keep_basis=False)
+        sigma = (self._sigma_estimate(common) if self.parameters.integrated else variance.sigma)[:, None]
+        log_joint = self._log_likelihood(common, log_det, sigma, np.log(sigma))
+        log_joint += self.parameters.sd_log_prior(theta, sigma, variance.prior_sd)
+        log_prior = self.parameters.correlation_log_prior(theta) + self.parameters.location_log_prior(variance)
+        return log_joint[:, 0] + log_prior
+
     def _integrate_effects(self, variance: VariancePoints, keep_basis: bool) -> tuple[np.ndarray, ConditionalCommon]:
         """Return ``sum_j log|M_j|`` and the law of the common coefficients, a few points at a time."""
         factor, sigma = variance.relative_factor, None if self.parameters.integrated else variance.sigma
@@ -270,6 +280,16 @@ class MarginalModel:
 
     # sigma given theta
 
+    def _sigma_estimate(self, common):
+        """Return sigma from the residual sum of squares at sigma = reference, a tenth of a sd off where rows are many.
+
+        Over the degrees of freedom that the coefficients and the Jacobians of the sds leave.
+        """
+        fitted = np.sum((common.slope + common.constant) ** 2, axis=1)
+        left = np.maximum(common.residual - fitted, 1e-3 * common.residual) + 1e-300
+        degrees = self.sums.n - common.share.sum(axis=1) - self.parameters.n_varying - 1.0
+        return common.reference * np.sqrt(left / np.maximum(degrees, 0.5 * max(self.sums.n, 1.0)))
+
     def _sigma_mode(self, common, prior_sd):
         """Return mode and width of x = log(sigma - floor) given theta."""
 
@@ -279,12 +299,7 @@ class MarginalModel:
             prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), prior_sd)
             return (likelihood + prior) * np.exp(x - log_sigma)
 
-        # The residual sum of squares at sigma = reference, over the degrees of freedom that the coefficients and the
-        # Jacobians of the sds leave, is a start within a tenth of a width where rows are many.
-        fitted = np.sum((common.slope + common.constant) ** 2, axis=1)
-        left = np.maximum(common.residual - fitted, 1e-3 * common.residual) + 1e-300
-        degrees = self.sums.n - common.share.sum(axis=1) - self.parameters.n_varying - 1.0
-        x = np.log(common.reference) + 0.5 * np.log(left / np.maximum(degrees, 0.5 * max(self.sums.n, 1.0)))
+        x = np.log(self._sigma_estimate(common))
         difference = np.array([0.0, 1e-4])
         for _ in range(SIGMA_NEWTON_STEPS):
             here, above = slope(x[:, None] + difference).T

@@ -1,8 +1,8 @@
 """The mode of a log density of a few parameters, by Newton's method in a trust region.
 
 Knows nothing of models. What costs is a call, not the points in it: every call gives gradients at a
-point and at its neighbours, whose differences are the Hessian, and the first call may begin at many
-points at once. Forward differences: a step and the shape of a proposal need no more than their two digits.
+point and at its neighbours, whose differences are the Hessian. Forward differences: a step and the shape of a proposal
+need no more than their two digits.
 """
 
 from __future__ import annotations
@@ -78,18 +78,22 @@ class ModeSearch:
     ----------
     value_and_gradient : callable
         Maps points (n, d) to log densities (n,) and gradients (n, d).
+    try_shorter : bool, default=False
+        Whether points cost nothing beside calls, so that shorter steps are looked at too.
     """
 
-    def __init__(self, value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]):
+    def __init__(
+        self, value_and_gradient: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]], *, try_shorter: bool = False
+    ):
         self.value_and_gradient = value_and_gradient
+        self.try_shorter = try_shorter
         self.radius = TRUST_RADIUS
-        self.points_are_cheap = False
         # whether every step found what it expected, and how far the last one was from it
         self.was_smooth, self.surprise = True, 0.0
 
     def run(self, starts: np.ndarray) -> Look:
         """Return the last look, from the best of several starts (n, d)."""
-        self.points_are_cheap = len(starts) > 1
+        self.try_shorter = self.try_shorter or len(starts) > 1
         here = self.look(starts)
         polished = POLISHED * np.sqrt(max(1.0, np.abs(here.precision).max()))
         for _ in range(MOST_STEPS):
@@ -123,7 +127,7 @@ class ModeSearch:
         """Return the look after a step; the same where the step gains too little of what it expected."""
         step, is_bounded = trust_step(here.gradient, here.precision, self.radius)
         steps = [step]
-        if self.points_are_cheap and (is_bounded or not self.was_smooth):
+        if self.try_shorter and (is_bounded or not self.was_smooth):
             radii = np.multiply(SHORTER, np.linalg.norm(step))
             steps += [trust_step(here.gradient, here.precision, radius)[0] for radius in radii]
         there = self.look(here.theta + np.array(steps))
@@ -170,6 +174,7 @@ def find_mode(
     start: np.ndarray,
     *,
     polish: bool = False,
+    try_shorter: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the mode of a log density and minus its Hessian there.
 
@@ -182,8 +187,10 @@ def find_mode(
     polish : bool, default=False
         Take a few more steps where the way was rough, and round what comes of them, so that neither mode nor Hessian
         hang on the way: where sds are much alike the axes of a proposal turn with the last digits of the Hessian.
+    try_shorter : bool, default=False
+        Whether points cost nothing beside calls, though there is one start.
     """
-    search = ModeSearch(value_and_gradient)
+    search = ModeSearch(value_and_gradient, try_shorter=try_shorter)
     last = search.run(np.atleast_2d(start))
     is_rough = polish and not search.was_smooth
     for _ in range(POLISHING_STEPS if is_rough else 0):
