@@ -341,7 +341,7 @@ def test_resampling_never_takes_a_node_without_weight(rng):
 @pytest.mark.parametrize("n_points", [4, 17])
 def test_finer_grids_interpolate_cubics_from_end_to_end(n_points):
     at = np.arange(n_points)
-    finer = np.linspace(0, n_points - 1, 4 * (n_points - 1) + 1)
+    finer = np.linspace(0, n_points - 1, _node_algebra.FINER * (n_points - 1) + 1)
     for power in range(4):
         found = at.astype(float) ** power @ _node_algebra._cubic_interpolation(n_points)
         np.testing.assert_allclose(found, finer**power, rtol=1e-9, atol=1e-9)
