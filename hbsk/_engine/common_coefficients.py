@@ -329,7 +329,8 @@ def _diagonalised_at_once(of_data, prior_precision):
     p = len(prior_precision)
     of_data = np.ascontiguousarray(of_data.transpose(1, 2, 0))
     lower: dict[tuple[int, int], np.ndarray] = {}  # Cholesky's factor of Q
-    rows, log_det = [], 0.0  # of its inverse
+    rows: list[np.ndarray] = []  # of its inverse
+    log_det = np.zeros(of_data.shape[2])
     for i in range(p):
         for j in range(i):
             entry = of_data[i, j]

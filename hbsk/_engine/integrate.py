@@ -327,8 +327,9 @@ def monte_carlo_error(
     deviation = values - mean
     sd = np.sqrt(weight @ deviation**2)
     of_nodes = (weight[:, None] * deviation).T
-    by_replicate = np.array([np.bincount(replicate, of_value, N_REPLICATES) for of_value in of_nodes])
-    error = np.sqrt(N_REPLICATES / (N_REPLICATES - 1) * np.sum(by_replicate**2, axis=-1))
+    by_replicate = [np.bincount(replicate, of_value, N_REPLICATES) for of_value in of_nodes]
+    squares = np.sum(np.reshape(by_replicate, (-1, N_REPLICATES)) ** 2, axis=1)
+    error = np.sqrt(N_REPLICATES / (N_REPLICATES - 1) * squares)
     return mean, sd, error
 
 

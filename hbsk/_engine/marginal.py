@@ -44,7 +44,7 @@ from hbsk._engine.variance_parameters import (
 # log p for a sum of squares of 60 degrees of freedom); with few it is skew, and x = mode + width
 # sinh(t) reaches its long tail. (Degrees of freedom below which a rule is used, low, high, step.)
 _STRETCHED_RULES = ((30, -3.4, 4.2, 0.13), (60, -3.4, 4.2, 0.2))
-_PLAIN_RULE = (-5.5, 7.0, 1.0)
+_PLAIN_RULE = (-6.0, 7.0, 0.8)
 SIGMA_NEWTON_STEPS = 60
 # Numbers of the matrices of common columns that are held at a time (8 MB, and as much for each of a few steps).
 HELD_NUMBERS = 2**20
