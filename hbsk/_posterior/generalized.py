@@ -17,7 +17,7 @@ from hbsk._engine.generalized.data import Responses, group_constants
 from hbsk._engine.generalized.fit import GeneralizedNodes, generalized_model, integrate_generalized
 from hbsk._engine.generalized.inner import EffectMoments, pairs, triples
 from hbsk._engine.generalized.leave_out import row_log_predictive
-from hbsk._engine.node_algebra import semidefinite_cholesky, systematic_resample
+from hbsk._engine.node_algebra import semidefinite_cholesky, systematic_resample, thinned
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
@@ -30,6 +30,8 @@ from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowM
 from hbsk._posterior.skew_normals import SHARES, skew_normals
 
 COMPUTED = ("_effects",)
+# Of more nodes so many stand for all: what is asked of a posterior costs as much for every node.
+MOST_NODES = 2_048
 
 
 @dataclass(frozen=True)
@@ -338,24 +340,27 @@ class FoundGeneralized:
         Whether Pareto k and the Monte Carlo error met their targets.
     found : GeneralizedNodes
         With the cells of the data.
+    kept : ndarray of int
+        Which of its nodes are those of the posterior.
     """
 
     posterior: GeneralizedPosterior
     reliable: bool
     found: GeneralizedNodes
+    kept: np.ndarray
 
     def row_log_predictive(self, responses: Responses) -> tuple[np.ndarray, np.ndarray]:
         """Return ``log p(y_i | y_-i, node)`` of the rows of the fit, (n_nodes, n_rows), and weights of the nodes."""
-        found = self.found
-        kept = found.nodes.weight > 0
-        points = found.points
-        law = (found.mode.start, points.common[kept], points.variance.relative_factor[kept])
-        weight = found.nodes.weight[kept]
-        return row_log_predictive(found.model, found.scaling, responses, *law), weight / weight.sum()
+        found, points = self.found, self.found.points
+        law = (found.mode.start, points.common[self.kept], points.variance.relative_factor[self.kept])
+        return row_log_predictive(found.model, found.scaling, responses, *law), self.posterior.weight
 
 
 def fit_generalized(
-    responses: Responses, priors: EnginePriors, settings: IntegrationSettings = DEFAULT
+    responses: Responses,
+    priors: EnginePriors,
+    settings: IntegrationSettings = DEFAULT,
+    names: Sequence[str] | None = None,
 ) -> FoundGeneralized:
     """Integrate a binary or count model with at most one grouping factor.
 
@@ -365,27 +370,32 @@ def fit_generalized(
     priors : EnginePriors
         In the user's units.
     settings : IntegrationSettings, optional
+    names : sequence of str, optional
+        Of the varying columns, for messages.
     """
     model, scaling = generalized_model(responses, priors)
-    found = integrate_generalized(model, scaling, settings)
+    found = integrate_generalized(model, scaling, settings, names)
     points, sign = found.points, scaling.sign
     with own_errors():
         usable = usable_nodes(found.nodes.weight, points.common, points.variance.relative_factor, points.log_integral)
-    weight = found.nodes.weight[usable]
+    kept = np.flatnonzero(usable)
+    weight = found.nodes.weight[kept]
+    if len(kept) > MOST_NODES:
+        at, weight = thinned(weight, MOST_NODES)
+        kept = kept[at]
     effects = points.effects
     posterior = GeneralizedPosterior(
         family=responses.family,
         weight=weight / weight.sum(),
-        replicate=found.nodes.replicate[usable],
+        replicate=found.nodes.replicate[kept],
         pareto_k=found.nodes.pareto_k,
-        common=sign * points.common[usable],
-        factor=points.variance.relative_factor[usable],
-        effects=EffectMoments(
-            sign * effects.mean[:, usable], effects.covariance[:, usable], sign * effects.third[:, usable]
-        ),
-        group_log_likelihood=points.log_integral[usable] + group_constants(responses, scaling),
+        common=sign * points.common[kept],
+        factor=points.variance.relative_factor[kept],
+        effects=EffectMoments(sign * effects.mean[:, kept], effects.covariance[:, kept], sign * effects.third[:, kept]),
+        group_log_likelihood=points.log_integral[kept] + group_constants(responses, scaling),
         scaling=scaling.columns,
         has_intercept=responses.has_intercept,
-        log_growth=None if points.log_growth is None else points.log_growth[usable],
+        tails=found.tails,
+        log_growth=None if points.log_growth is None else points.log_growth[kept],
     )
-    return FoundGeneralized(posterior, found.reliable, found)
+    return FoundGeneralized(posterior, found.reliable, found, kept)

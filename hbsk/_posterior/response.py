@@ -17,6 +17,11 @@ from hbsk._posterior.prediction import mixture_quantiles
 # Points of the rule for the standard normal law, its weights summing to 1.
 NODE, WEIGHT = np.polynomial.hermite_e.hermegauss(20)
 WEIGHT /= WEIGHT.sum()
+# The same for components of mixtures, which are narrower and many.
+FEW_NODES, FEW_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
+FEW_WEIGHTS /= FEW_WEIGHTS.sum()
+# Skewness of a coefficient from which strata of nodes are not nearly normal.
+SKEW = 0.5
 # Nodes of a stratum, and strata.
 NODES_OF_A_STRATUM, MOST_STRATA = 16, 16
 # Nodes times rows worked on at a time.
@@ -117,9 +122,10 @@ def _strata(posterior) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the nodes in order of the spread between groups, and where each of a few strata of them begins.
 
     Within a stratum the law of a predictor is nearly normal; over all of them it has the tails of a mixture of spreads.
-    None of draws, and of nodes without groups, which are points.
+    None where no stratum is nearly normal: of draws, of nodes without groups, which are points, and of coefficients
+    whose own laws are skew, as where they separate rows under wide priors.
     """
-    if posterior.are_draws or not posterior.n_groups:
+    if posterior.are_draws or not posterior.n_groups or _largest_skewness(posterior) > SKEW:
         return None
     spread = np.zeros(posterior.n_nodes)
     for sd in posterior.variance_nodes().group_sd:
@@ -129,6 +135,14 @@ def _strata(posterior) -> tuple[np.ndarray, np.ndarray] | None:
     level = np.cumsum(posterior.weight[order]) - 0.5 * posterior.weight[order]
     number = np.minimum((level * n_strata).astype(int), n_strata - 1)
     return order, np.flatnonzero(np.diff(number, prepend=-1))
+
+
+def _largest_skewness(posterior) -> float:
+    """Return the largest skewness of a coefficient over the nodes."""
+    common, _ = posterior.common_mixture()
+    deviation = common - posterior.weight @ common
+    sd = np.sqrt(posterior.weight @ deviation**2)
+    return float(np.max(np.abs(standardised(posterior.weight @ deviation**3, sd)), initial=0.0))
 
 
 def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
@@ -164,5 +178,5 @@ def _points_of_components(mixture: RowMixture) -> tuple[np.ndarray, np.ndarray]:
     sd = np.sqrt(mixture.variance)
     if not sd.any():
         return mixture.mean, mixture.weight
-    points = mixture.mean + sd * NODE[:, None, None]
-    return points.reshape(-1, points.shape[2]), np.outer(WEIGHT, mixture.weight).ravel()
+    points = mixture.mean + sd * FEW_NODES[:, None, None]
+    return points.reshape(-1, points.shape[2]), np.outer(FEW_WEIGHTS, mixture.weight).ravel()

@@ -97,6 +97,19 @@ class Cells:
         """Whether every size is 1."""
         return bool(np.all(self.size == 1.0))
 
+    def runs(self, length: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return where runs of so many cells of one group begin, and which of them begin a group; None without any.
+
+        None where sizes are not 1.
+        """
+        if not self.has_single_trials:
+            return None
+        if "_runs" not in vars(self):
+            position = np.arange(self.n_cells) - self.starts[self.group]
+            first = np.flatnonzero(position % length == 0)
+            vars(self)["_runs"] = first, np.searchsorted(first, self.starts)
+        return vars(self)["_runs"]
+
     def sums(self, values: np.ndarray) -> np.ndarray:
         """Return sums over the cells of each group, (n_points, n_groups), of values (n_points, n_cells)."""
         return np.add.reduceat(values, self.starts, axis=1)

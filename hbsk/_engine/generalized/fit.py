@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,26 +13,30 @@ from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standar
 from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints, mode_start
 from hbsk._engine.generalized.proposal import MANY_COLUMNS, JointProposal, joint_proposals
-from hbsk._engine.generalized.search import JointMode, complete_pooling, find_joint_mode
+from hbsk._engine.generalized.propriety import generalized_tails
+from hbsk._engine.generalized.search import JointMode, find_joint_mode
 from hbsk._engine.integrate import N_REPLICATES, PARETO_K_ADAPT, Nodes, importance_sample
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.propriety import Tails
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
 from hbsk._engine.varying_location import locate
 
 # Points of the quadrature on each axis, by number of varying columns; the last for more.
 POINTS_PER_AXIS = (1, 7, 5, 4)
+# For counts with a varying intercept alone, where points cost little.
+POINTS_OF_COUNTS = 11
 # For binary rows of few to a group, whose conditional laws are far from normal.
 POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
 # Of all axes together, beyond which no finer rule is tried.
-MOST_POINTS = 260
-# Nodes of the first round: of most models, of many groups, whose laws are nearly normal, and of many columns.
-NODES, NODES_OF_MANY, NODES_OF_WIDE = 256, 32, 1024
-MANY_GROUPS = 10_000
+MOST_POINTS = 130
+# Nodes of the first round by numbers of groups, and of many columns.
+GROUPS, NODES, NODES_OF_WIDE = (200, 1_000, 4_000), (256, 128, 64, 32), 1024
 # Share of effective nodes from which on more of the same are as good as others.
 EFFICIENT = 0.4
-# Error of a difference of log densities that is let pass, so many sds of theta from its mode, and groups looked at.
-FINE, LOOKED_AT, GROUPS_LOOKED_AT = 0.01, 2.0, 1_000
+# Error of a difference of log densities that is let pass, so many sds of theta from its mode: where it grows evenly the
+# mean of theta is off by a quarter of it, in posterior sds. Groups that are looked at.
+FINE, LOOKED_AT, GROUPS_LOOKED_AT = 0.04, 2.0, 500
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class GeneralizedNodes:
         The nodes, evaluated, with moments of group effects.
     reliable : bool
         Whether Pareto k and the Monte Carlo error met their targets.
+    tails : Tails
+        Which moments do not exist.
     """
 
     model: GeneralizedModel
@@ -60,6 +67,7 @@ class GeneralizedNodes:
     nodes: Nodes
     points: GeneralizedPoints
     reliable: bool
+    tails: Tails
 
 
 def generalized_model(responses: Responses, priors: EnginePriors) -> tuple[GeneralizedModel, GeneralizedScaling]:
@@ -93,11 +101,15 @@ def generalized_model(responses: Responses, priors: EnginePriors) -> tuple[Gener
     parameters = VarianceParameters(1.0, group_sd, blocks, etas, np.ones(q), location)
     model = GeneralizedModel(cells, parameters, scaling.sign * mean, precision, points_per_axis(cells))
     small = small_sds(model, location)
-    return replace(model, parameters=VarianceParameters(1.0, group_sd, blocks, etas, small, location)), scaling
+    settled = replace(model, parameters=VarianceParameters(1.0, group_sd, blocks, etas, small, location))
+    vars(settled)["pooled"] = model.pooled
+    return settled, scaling
 
 
 def points_per_axis(cells: Cells) -> int:
     """Return the points of the quadrature on each axis."""
+    if cells.varies_by_intercept and cells.family == "poisson":
+        return POINTS_OF_COUNTS
     if cells.n_varying == 1 and cells.family == "binomial":
         per_group = np.add.reduceat(cells.size, cells.starts)
         if np.median(per_group) <= SMALL_GROUP:
@@ -111,17 +123,28 @@ def small_sds(model: GeneralizedModel, location) -> np.ndarray:
     q = cells.n_varying
     if not q:
         return np.ones(0)
-    common = complete_pooling(model)
-    start, _ = mode_start(cells, common, np.zeros((q, q)), np.zeros((q, cells.n_groups)))
+    start, _ = mode_start(cells, model.pooled, np.zeros((q, q)), np.zeros((q, cells.n_groups)))
     to_engine = np.eye(q) if location is None else location.to_engine
     information = np.sum(to_engine * (start.zwz.sum(axis=2) @ to_engine), axis=0) / cells.n_groups
     return 2.0 * (np.maximum(information, 1e-12) * np.sqrt(max(cells.n_groups, 2) / 2)) ** -0.5
 
 
 def integrate_generalized(
-    model: GeneralizedModel, scaling: GeneralizedScaling, settings: IntegrationSettings = DEFAULT
+    model: GeneralizedModel,
+    scaling: GeneralizedScaling,
+    settings: IntegrationSettings = DEFAULT,
+    names: Sequence[str] | None = None,
 ) -> GeneralizedNodes:
-    """Find the joint mode, place nodes and weigh them."""
+    """Find the joint mode, place nodes and weigh them.
+
+    Raises
+    ------
+    ImproperPosteriorError
+        Where there is no posterior, with the reason; ``names`` are those of the varying columns, for it.
+    ValueError
+        Where numbers leave floating point on the way to it.
+    """
+    tails = generalized_tails(model, names)
     with own_errors():
         model, mode = resolved(model)
         precision = model.prior_precision
@@ -140,7 +163,7 @@ def integrate_generalized(
             grows=not is_wide(model),
         )
         reliable = nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target
-        return GeneralizedNodes(model, scaling, mode, first, nodes, join_points(nodes.evaluated), reliable)
+        return GeneralizedNodes(model, scaling, mode, first, nodes, join_points(nodes.evaluated), reliable, tails)
 
 
 class Sequel:
@@ -162,12 +185,14 @@ class Sequel:
 
 def resolved(model: GeneralizedModel) -> tuple[GeneralizedModel, JointMode]:
     """Return the model with a quadrature that is fine enough where its posterior is, and its joint mode."""
+    start = None
     while True:
-        mode = find_joint_mode(model)
-        finer = 2 * model.points_per_axis + 1
-        if not model.parameters.n_dim or finer**model.cells.n_varying > MOST_POINTS or is_fine(model, mode, finer):
+        mode = find_joint_mode(model, start)
+        q = model.cells.n_varying
+        finer = model.points_per_axis + (4 if q == 1 else 2)
+        if not model.parameters.n_dim or finer**q > MOST_POINTS or is_fine(model, mode, 2 * finer - 3):
             return model, mode
-        model = replace(model, points_per_axis=finer)
+        model, start = replace(model, points_per_axis=finer), mode.psi
 
 
 def is_fine(model: GeneralizedModel, mode: JointMode, finer: int) -> bool:
@@ -195,10 +220,11 @@ def is_wide(model: GeneralizedModel) -> bool:
 
 
 def first_nodes(model: GeneralizedModel) -> int:
-    """Return the number of nodes of the first round, a power of two."""
+    """Return the nodes of the first round, a power of two: few for many groups, whose laws are nearly normal."""
     if is_wide(model):
         return NODES_OF_WIDE
-    return NODES_OF_MANY if model.cells.n_groups >= MANY_GROUPS else NODES
+    at = np.searchsorted(GROUPS, model.cells.n_groups, side="right")
+    return NODES[at]
 
 
 def monitored(rounds: list[GeneralizedPoints]) -> np.ndarray:

@@ -22,7 +22,6 @@ from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import logsumexp
 
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.likelihood import group_likelihood
@@ -278,9 +277,10 @@ def log_mean_exponential(found: GroupIntegrals, factor: np.ndarray, rule: Rule) 
 
     Moments do not tell it: a group without counts has a long lower tail and a sharp upper end.
     """
-    exponent = np.stack([factor[:, 0] * found.z_at(node)[0] for node in rule.node])
-    with np.errstate(divide="ignore"):
-        return logsumexp(exponent + np.log(found.share), axis=0)
+    reach = factor[:, 0] * found.root[0, 0]
+    top = rule.node[-1, 0] * reach
+    total = sum(share * np.exp(node[0] * reach - top) for share, node in zip(found.share, rule.node, strict=True))
+    return factor[:, 0] * found.mode[0] + top + np.log(total)
 
 
 def _turned(outward, packed, order):

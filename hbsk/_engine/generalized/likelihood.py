@@ -1,7 +1,8 @@
 """Sums over the cells of groups at many values of the group effects, for the same common coefficients.
 
 With a varying intercept alone ``e^eta = e^base e^u``: exponentials are taken once for each cell and once for each
-group, not for each cell at each point of the quadrature; and a Poisson group needs ``sum_i m_i e^base_i`` only.
+group, not for each cell at each point of the quadrature; and a Poisson group needs ``sum_i m_i e^base_i`` only. Of
+binary rows ``sum_i log(1 + e^eta_i)`` is the log of products of a few factors each, and logarithms cost most of all.
 """
 
 from __future__ import annotations
@@ -32,26 +33,29 @@ class GroupLikelihood:
 
     def cumulants(self, effects: np.ndarray) -> np.ndarray:
         """Return ``sum_i m_i A(eta_i)`` of each group, (n_points, n_groups), at effects (q, n_points, n_groups)."""
-        return self.cells.sums(self.cells.size * self.family.cumulant(self._predictor(effects)))
+        return self.cells.sums(self.cells.size * self.family.cumulant(self.predictor(effects)))
 
     def derivatives(self, effects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``sum_i m_i A'(eta_i) z_i`` and ``sum_i m_i A''(eta_i) z_i z_i'``.
 
         Their shapes are (q, n_points, n_groups) and (q, q, n_points, n_groups).
         """
-        q = self.cells.n_varying
-        mean, weight = self.family.mean_and_weight(self._predictor(effects))
-        mean, weight = self.cells.size * mean, self.cells.size * weight
-        first = np.empty((q, *effects.shape[1:]))
+        mean, weight = self.family.mean_and_weight(self.predictor(effects))
+        return self.projected(self.cells.size * mean, self.cells.size * weight)
+
+    def projected(self, mean, weight):
+        """Return sums over groups of ``mean z`` and ``weight z z'``."""
+        q, columns = self.cells.n_varying, self.cells.columns
+        first = np.stack([self.cells.sums(mean * columns[a]) for a in range(q)])
         second = np.empty((q, *first.shape))
         for a in range(q):
-            first[a] = self.cells.sums(mean * self.cells.columns[a])
-            weighted = weight * self.cells.columns[a]
+            weighted = weight * columns[a]
             for c in range(a + 1):
-                second[a, c] = second[c, a] = self.cells.sums(weighted * self.cells.columns[c])
+                second[a, c] = second[c, a] = self.cells.sums(weighted * columns[c])
         return first, second
 
-    def _predictor(self, effects):
+    def predictor(self, effects):
+        """Return the linear predictor of cells, (n_points, n_cells)."""
         eta = self.base.copy()
         for a, effect in enumerate(effects):
             eta += effect[:, self.cells.group] * self.cells.columns[a]
@@ -74,62 +78,64 @@ class PoissonIntercepts:
         return expected[None], expected[None, None]
 
 
-class BinomialIntercepts:
-    """`GroupLikelihood` of binomial counts with a varying intercept alone."""
-
-    def __init__(self, cells: Cells, base: np.ndarray):
-        self.cells, self.base = cells, base
-        self.largest = float(np.max(np.abs(base), initial=0.0))
-        self.odds = np.exp(np.minimum(base, LARGEST_EXPONENT))
-        # products of few factors leave floating point for no predictor that small
-        self.runs = None
-        if cells.has_single_trials:
-            self.runs = _runs(cells)
+class BinomialLikelihood(GroupLikelihood):
+    """`GroupLikelihood` of binomial counts by their odds."""
 
     def cumulants(self, effects: np.ndarray) -> np.ndarray:
         """Return ``sum_i m_i A(eta_i)``."""
-        u = effects[0]
-        largest = self.largest + float(np.max(np.abs(u), initial=0.0))
-        if largest > LARGEST_EXPONENT:
-            return GroupLikelihood(self.cells, self.base).cumulants(effects)
-        factor = self._odds_at(u)
-        factor += 1.0
-        if self.runs is not None and largest * FACTORS_OF_A_LOGARITHM < LARGEST_EXPONENT:
-            first, starts = self.runs
-            product = np.multiply.reduceat(factor, first, axis=1)
+        odds, largest = self.odds(effects)
+        if odds is None:
+            return super().cumulants(effects)
+        odds += 1.0
+        runs = self.cells.runs(FACTORS_OF_A_LOGARITHM)
+        if runs is not None and largest * FACTORS_OF_A_LOGARITHM < LARGEST_EXPONENT:
+            first, starts = runs
+            product = np.multiply.reduceat(odds, first, axis=1)
             return np.add.reduceat(np.log(product, out=product), starts, axis=1)
-        np.log(factor, out=factor)
-        factor *= self.cells.size
-        return self.cells.sums(factor)
+        np.log(odds, out=odds)
+        odds *= self.cells.size
+        return self.cells.sums(odds)
 
     def derivatives(self, effects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return ``sum_i m_i A'(eta_i)`` and ``sum_i m_i A''(eta_i)``."""
-        u = effects[0]
-        if self.largest + float(np.max(np.abs(u), initial=0.0)) > LARGEST_EXPONENT:
-            return GroupLikelihood(self.cells, self.base).derivatives(effects)
-        odds = self._odds_at(u)
+        """Return ``sum_i m_i A'(eta_i) z_i`` and ``sum_i m_i A''(eta_i) z_i z_i'``."""
+        odds, _ = self.odds(effects)
+        if odds is None:
+            return super().derivatives(effects)
         lower = 1.0 / (1.0 + odds)
-        mean = odds * lower
+        odds *= lower
         if not self.cells.has_single_trials:
-            mean *= self.cells.size
-        first = self.cells.sums(mean)
-        mean *= lower
-        return first[None], self.cells.sums(mean)[None, None]
+            odds *= self.cells.size
+        lower *= odds
+        if self.cells.varies_by_intercept:
+            return self.cells.sums(odds)[None], self.cells.sums(lower)[None, None]
+        return self.projected(odds, lower)
 
-    def _odds_at(self, u):
-        odds = np.exp(u)[:, self.cells.group]
-        odds *= self.odds
-        return odds
-
-
-def _runs(cells: Cells) -> tuple[np.ndarray, np.ndarray]:
-    """Return where runs of few cells of one group begin, and which of them begin a group."""
-    position = np.arange(cells.n_cells) - cells.starts[cells.group]
-    first = np.flatnonzero(position % FACTORS_OF_A_LOGARITHM == 0)
-    return first, np.searchsorted(first, cells.starts)
+    def odds(self, effects: np.ndarray) -> tuple[np.ndarray | None, float]:
+        """Return ``e^eta``, or None where it leaves floating point, and the largest size of eta."""
+        eta = self.predictor(effects)
+        largest = float(np.max(np.abs(eta), initial=0.0))
+        return (None if largest > LARGEST_EXPONENT else np.exp(eta, out=eta)), largest
 
 
-def group_likelihood(cells: Cells, base: np.ndarray) -> GroupLikelihood | PoissonIntercepts | BinomialIntercepts:
+class BinomialIntercepts(BinomialLikelihood):
+    """`BinomialLikelihood` with a varying intercept alone."""
+
+    def __init__(self, cells: Cells, base: np.ndarray):
+        super().__init__(cells, base)
+        self.largest = float(np.max(np.abs(base), initial=0.0))
+        self.base_odds = np.exp(np.minimum(base, LARGEST_EXPONENT))
+
+    def odds(self, effects: np.ndarray) -> tuple[np.ndarray | None, float]:
+        """Return ``e^eta`` from one exponential a group, and a bound of the size of eta."""
+        largest = self.largest + float(np.max(np.abs(effects[0]), initial=0.0))
+        if largest > LARGEST_EXPONENT:
+            return None, largest
+        odds = np.exp(effects[0])[:, self.cells.group]
+        odds *= self.base_odds
+        return odds, largest
+
+
+def group_likelihood(cells: Cells, base: np.ndarray) -> GroupLikelihood | PoissonIntercepts:
     """Return the likelihood of groups by the shortest way.
 
     Parameters
@@ -137,6 +143,6 @@ def group_likelihood(cells: Cells, base: np.ndarray) -> GroupLikelihood | Poisso
     cells : Cells
     base : ndarray of shape (n_points, n_cells)
     """
-    if not cells.varies_by_intercept:
-        return GroupLikelihood(cells, base)
-    return (PoissonIntercepts if cells.family == "poisson" else BinomialIntercepts)(cells, base)
+    if cells.family == "binomial":
+        return (BinomialIntercepts if cells.varies_by_intercept else BinomialLikelihood)(cells, base)
+    return (PoissonIntercepts if cells.varies_by_intercept else GroupLikelihood)(cells, base)

@@ -36,6 +36,9 @@ from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
 
 # Step in theta of the differences that carry derivatives in Lambda over to theta: those of a few smooth functions.
 DIFFERENCE_STEP = 1e-4
+# Steps of complete pooling, and the longest in units of the predictor.
+POOLED_STEPS, LONGEST_STEP = 50, 3.0
+POOLED_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,11 @@ class GeneralizedModel:
     def thinned(self, step: int) -> GeneralizedModel:
         """Return the model of every step-th group."""
         return replace(self, cells=self.cells.of(np.arange(0, self.cells.n_groups, step)))
+
+    @cached_property
+    def pooled(self) -> np.ndarray:
+        """Mode of the coefficients without effects of groups, (p,)."""
+        return complete_pooling(self.cells, self.prior_mean, self.prior_precision)
 
     # priors
 
@@ -272,6 +280,24 @@ def _information(cells, weight):
             information[p + q * a : p + q * (a + 1), p + q * c : p + q * (c + 1)] = block.reshape(q, q)
     information[p:, :p] = information[:p, p:].T
     return information
+
+
+def complete_pooling(cells: Cells, prior_mean: np.ndarray, prior_precision: np.ndarray) -> np.ndarray:
+    """Return the mode of the coefficients without effects of groups, by iterated weighted least squares."""
+    family = FAMILIES[cells.family]
+    common = np.where(prior_precision > 0, prior_mean, 0.0)
+    if not len(common):
+        return common
+    for _ in range(POOLED_STEPS):
+        mean, weight = family.mean_and_weight(cells.predictor(common[None])[0])
+        gradient = (cells.y - cells.size * mean) @ cells.x - prior_precision * (common - prior_mean)
+        precision = cells.x.T @ (cells.x * (weight * cells.size)[:, None]) + np.diag(prior_precision)
+        step = np.linalg.lstsq(precision, gradient, rcond=1e-12)[0]
+        step *= min(1.0, LONGEST_STEP / max(np.abs(cells.x @ step).max(), 1e-300))
+        common = common + step
+        if step @ precision @ step < POOLED_TOLERANCE:
+            break
+    return common
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,6 @@ MANY_GROUPS = 4_000
 FEW_GROUPS = 500
 # Sds between groups, in units of the linear predictor for one sd of a column, that the search may begin at.
 START_SDS = (0.1, 0.3, 0.8, 2.0)
-# Steps of complete pooling, and the longest in units of the predictor.
-POOLED_STEPS, LONGEST_STEP = 50, 3.0
-POOLED_TOLERANCE = 1e-4
 
 
 class JointMode(NamedTuple):
@@ -57,15 +54,15 @@ class LouisSearch(ModeSearch):
         return look
 
 
-def find_joint_mode(model: GeneralizedModel) -> JointMode:
-    """Return the joint mode of (b, theta), to a hundredth of a posterior sd."""
+def find_joint_mode(model: GeneralizedModel, start: np.ndarray | None = None) -> JointMode:
+    """Return the joint mode of (b, theta), to a hundredth of a posterior sd; ``start`` is (n_dim,)."""
     search = LouisSearch(model)
-    last = search.run(_start(model)[None])
+    last = search.run((_start(model) if start is None else start)[None])
     psi = last.theta + (last.step if last.is_within(LAST_STEP) else 0.0)
     p = model.n_common
     factor = model.variance_points(last.theta[None, p:])[1][0]
-    start, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, 0])
-    return JointMode(psi, last.precision, start, xwx, lean(model, last, factor, search.modes[:, 0], start))
+    near, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, 0])
+    return JointMode(psi, last.precision, near, xwx, lean(model, last, factor, search.modes[:, 0], near))
 
 
 def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndarray, start: ModeStart) -> np.ndarray:
@@ -94,29 +91,10 @@ def _start(model: GeneralizedModel) -> np.ndarray:
         few = model.thinned(step)
         last = LouisSearch(few).run(_start(few)[None])
         return last.theta
-    common = complete_pooling(model)
-    parameters = model.parameters
+    common, parameters = model.pooled, model.parameters
     if not parameters.n_dim:
         return common
     reach = np.ones(parameters.n_varying) if parameters.location is None else parameters.location.reach
     candidates = np.array([parameters.theta_of(1.0, sd / np.maximum(reach, 1.0)) for sd in START_SDS])
     psi = np.column_stack([np.repeat(common[None], len(candidates), axis=0), candidates])
     return psi[np.argmax(model.evaluate(psi).log_density)]
-
-
-def complete_pooling(model: GeneralizedModel) -> np.ndarray:
-    """Return the mode of the coefficients without effects of groups, by iterated weighted least squares."""
-    cells, family = model.cells, FAMILIES[model.cells.family]
-    common = np.where(model.prior_precision > 0, model.prior_mean, 0.0)
-    if not len(common):
-        return common
-    for _ in range(POOLED_STEPS):
-        mean, weight = family.mean_and_weight(cells.predictor(common[None])[0])
-        gradient = (cells.y - cells.size * mean) @ cells.x - model.prior_precision * (common - model.prior_mean)
-        precision = cells.x.T @ (cells.x * (weight * cells.size)[:, None]) + np.diag(model.prior_precision)
-        step = np.linalg.lstsq(precision, gradient, rcond=1e-12)[0]
-        step *= min(1.0, LONGEST_STEP / max(np.abs(cells.x @ step).max(), 1e-300))
-        common = common + step
-        if step @ precision @ step < POOLED_TOLERANCE:
-            break
-    return common
