@@ -32,6 +32,7 @@ from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows
 from hbsk._model.options import Options, options_of
 from hbsk._posterior.datatree import posterior_datatree
 from hbsk._posterior.diagnostics import warn_if_unreliable
+from hbsk._posterior.response_tables import on_response_scale, with_ratios
 from hbsk.exceptions import NoGroupsWarning
 
 
@@ -186,6 +187,50 @@ class GeneralizedPoolingBase(PartialPoolingBase):
                 "posterior. Leave them out of to_datatree; sample_y and predict_interval know new groups."
             )
         return rows
+
+    def group_effects(self, coverage=0.95, *, scale="link"):
+        """Return the coefficients of every group beside their no-pooling estimates.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals; None leaves them out.
+        scale : {"link", "response"}, default="link"
+            "link": coefficients, of the log odds or the log rate. "response": those of varying intercepts as
+            probabilities or rates, where all other columns are 0; those of slopes as odds ratios or rate ratios.
+
+        Returns
+        -------
+        table : DataFrame
+            One row for each factor, term and group: ``factor``, ``group``, ``term``, ``n`` (copies of rows, times their
+            trials or exposure) and
+
+            - ``mean``, ``sd``, ``lower``, ``upper`` of the group's coefficient: the common coefficient of the same
+              column, where there is one, plus the group's own effect;
+            - ``deviation``, ``deviation_sd`` of the own effect alone; not on the scale of the response;
+            - ``no_pooling``, the maximum likelihood estimate from the group's rows, other common coefficients at their
+              posterior means: infinite (0 or 1 as a probability) where the group has seen nothing but failures or
+              successes, NaN where its rows do not identify it, or with several factors;
+            - ``shrinkage``, see `shrinkage_`.
+        """
+        if scale not in ("link", "response"):
+            raise ValueError(f"scale must be 'link' or 'response', got {shown(scale)}.")
+        table = super().group_effects(coverage)
+        learnt = learnt_by(self)
+        return table if scale == "link" else on_response_scale(learnt.frame, learnt.fitted, table)
+
+    def summary(self):
+        """Return posterior mean, sd, 89 % interval, ratios and diagnostics of every parameter.
+
+        Returns
+        -------
+        table : DataFrame
+            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine. Of common
+            coefficients ``ratio``, ``ratio_eti89_lb`` and ``ratio_eti89_ub`` are the exponentials of the mean and of
+            the ends of the interval: odds ratios, or rate ratios; of the intercept the odds or the rate where all
+            columns are 0.
+        """
+        return with_ratios(super().summary(), learnt_by(self).frame.specification.common_columns)
 
     def _datatree(self, draws: Any, random_state: Any, rows: PredictedRows | None = None, y: Any = None) -> Any:
         """Return the posterior as an ArviZ DataTree, and what follows for rows."""

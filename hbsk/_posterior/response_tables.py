@@ -1,0 +1,72 @@
+"""Tables of binary and count responses on the scale of y: probabilities and rates of groups, ratios of coefficients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from scipy.special import expit
+
+from hbsk._posterior.group_tables import INTERCEPT_COLUMNS, column_labels, common_counterparts
+from hbsk._posterior.response import LARGEST_EXPONENT, response_points
+
+# What an exponential makes of a coefficient, by the name of the interval's ends in `summary`.
+RATIOS = {"ratio": "mean", "ratio_eti89_lb": "eti89_lb", "ratio_eti89_ub": "eti89_ub"}
+ON_RESPONSE = ("no_pooling", "lower", "upper")
+
+
+def on_response_scale(frame, fitted, table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of group effects with coefficients through the link.
+
+    Those of intercepts are probabilities or rates where all other columns are 0; those of other columns odds ratios or
+    rate ratios. Means and sds are posterior moments of these, ends of intervals the ends through the link.
+
+    Parameters
+    ----------
+    frame : ModelFrame
+    fitted : Fitted
+    table : DataFrame
+        What `hbsk._posterior.group_tables.group_effect_table` returned.
+    """
+    table = table.drop(columns=[name for name in table if name.startswith("deviation")])
+    posterior = fitted.posterior
+    for f, factor in enumerate(frame.specification.factors):
+        for k, (column, label) in enumerate(zip(factor.columns, column_labels(factor), strict=True)):
+            at = ((table["factor"] == factor.name) & (table["term"] == label)).to_numpy()
+            inverse = _inverse(posterior.family, column)
+            for name in ON_RESPONSE:
+                if name in table:
+                    table.loc[at, name] = inverse(table.loc[at, name].to_numpy())
+            table.loc[at, "mean"], table.loc[at, "sd"] = _moments(frame.specification, posterior, f, k, inverse)
+    return table
+
+
+def with_ratios(table: pd.DataFrame, columns) -> pd.DataFrame:
+    """Return a summary with odds ratios or rate ratios of the common coefficients: exponentials of mean and ends."""
+    table = table.copy()
+    for name, of in RATIOS.items():
+        table[name] = np.exp(table[of]).where(table.index.isin(list(columns)))
+    return table
+
+
+def _inverse(family, column):
+    if column in INTERCEPT_COLUMNS and family == "binomial":
+        return expit
+    return lambda eta: np.exp(np.minimum(eta, LARGEST_EXPONENT))
+
+
+def _moments(specification, posterior, f, k, inverse):
+    """Return posterior means and sds of one coefficient of every group through a function."""
+    n_groups = posterior.n_groups[f]
+    x = np.zeros((n_groups, len(specification.common_columns)))
+    counterpart = common_counterparts(specification, specification.factors[f])[k]
+    if counterpart is not None:
+        x[:, counterpart] = 1.0
+    z = [np.zeros((n_groups, len(factor.columns))) for factor in specification.factors]
+    z[f][:, k] = 1.0
+    codes = [np.arange(n_groups) if i == f else np.zeros(n_groups, dtype=int) for i in range(len(z))]
+    mean, sd = np.empty(n_groups), np.empty(n_groups)
+    for at, points, weight in response_points(posterior, x, z, codes):
+        values = inverse(points)
+        mean[at] = weight @ values
+        sd[at] = np.sqrt(weight @ (values - mean[at]) ** 2)
+    return mean, sd
