@@ -254,7 +254,7 @@ def _nuts(options, frame, rows, collected, priors, exact, why) -> Fitted:
     tails, orders = _tails_of_draws(frame, rows, [collected, *more], priors)
     draws = sample_posterior(bambi_model(frame, rows, priors), **options.sampling)
     engine_model, scaling = _sums_for_comparison(specification, collected, exact)
-    posterior = _draws_posterior(draws, (collected, *more) if specification.factors else ())
+    posterior = draws_posterior(draws, (collected, *more) if specification.factors else ())
     posterior = replace(posterior, tails=tails, orders=orders)
     stats = draws.datatree["sample_stats"]
     diagnosed = nuts_diagnostics(specification, posterior, diagnose(draws), int(draws.divergent.sum()))
@@ -355,7 +355,7 @@ def _own_effects(frame, rows, posterior, parts) -> tuple[np.ndarray, ...]:
     return tuple(own)
 
 
-def _draws_posterior(draws, parts) -> DrawsPosterior:
+def draws_posterior(draws, parts) -> DrawsPosterior:
     """Stack the chains of what NUTS returned; ``parts`` are the sums over the groups of each factor."""
 
     def stacked(array):
@@ -386,6 +386,6 @@ def _draws_posterior(draws, parts) -> DrawsPosterior:
                 np.zeros_like(factor.centre) if part.z_centre is None else part.z_centre,
                 factor.intercept,
             )
-            for factor, part in zip(factors, parts, strict=True)
+            for factor, part in zip(factors, parts, strict=bool(parts))
         ),
     )

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._data.responses import are_whole
 from hbsk._data.rows import Rows
+from hbsk._engine.crossed import crossed_model
 from hbsk._engine.generalized.data import Responses
+from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sums import CentredSums
-from hbsk._fit import collect_sums, effect_means
+from hbsk._fit import collect_factor_pairs, collect_sums, draws_posterior, effect_means
 from hbsk._learnt import Fitted, copies_of_rows
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors, sds_of_interactions
@@ -22,8 +25,11 @@ from hbsk._model.options import Options
 from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._model.refusals import refuse_sums_beyond_floats
+from hbsk._model.tail_priors import tail_priors
+from hbsk._posterior.diagnostics import nuts_diagnostics
 from hbsk._posterior.generalized import fit_generalized
 from hbsk._posterior.group_tables import common_counterparts
+from hbsk._posterior.orders import RowOrders
 
 
 def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: str) -> Fitted:
@@ -40,10 +46,17 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
     exact = engine_priors(specification, priors, known_standard_error=True)
     reason = _why_sampled(options, frame, exact)
     if reason is not None:
-        raise ValueError(
-            f"{options.name} integrates, and cannot fit this model: {reason}. Sampling by NUTS of binary and count "
-            "responses is not there yet; to_bambi is, for the same model in Bambi."
-        )
+        if options.inference == "marginal":
+            raise ValueError(
+                f"inference='marginal' cannot fit this model: {reason}. Use inference='auto' or 'nuts', or a model "
+                "with one grouping factor, Normal or Flat priors on common terms and one of the listed priors on sds."
+            )
+        if not are_countable(rows, family):
+            raise ValueError(
+                f"This model must be sampled by NUTS ({reason}), which takes whole counts and trials: y, and trials, "
+                "times sample_weight are not whole. Use whole numbers, or a model that can be integrated."
+            )
+        return _sample(options, frame, rows, priors, family, f"nuts ({reason})")
     assert isinstance(exact, EnginePriors)
     if options.pooling == "none":
         exact = replace(
@@ -52,6 +65,8 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
     effect_mean = effect_means(specification, exact) if np.any(exact.group_mean) else None
     responses = responses_of(frame, rows, collected, family, effect_mean)
     found = fit_generalized(responses, exact, options.integration)
+    if not found.reliable and options.inference == "auto" and options.pooling != "none" and are_countable(rows, family):
+        return _sample(options, frame, rows, priors, family, "nuts (importance sampling was not reliable)")
     why = "quadrature over the effects of one grouping factor" if specification.factors else "without groups"
     posterior = replace(found.posterior, effect_mean=effect_mean)
     return Fitted(
@@ -60,7 +75,7 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
         f"marginal ({why})",
         reliable=found.reliable,
         effect_mean=effect_mean,
-        own_estimates=_own_estimates(frame, responses, posterior, effect_mean),
+        own_estimates=_own_estimates(frame, rows, posterior, family),
     )
 
 
@@ -82,7 +97,9 @@ def sums_of_columns(frame: ModelFrame, rows: Rows) -> CentredSums:
 
 def generalized_priors(options: Options, frame: ModelFrame, rows: Rows, family: str) -> dict[str, Any]:
     """Return every prior of the model, the user's and the defaults, as plain data."""
-    return _resolved(options, frame, _defaults(options, frame, rows, sums_of_columns(frame, rows), family), family)
+    defaults = _defaults(options, frame, rows, sums_of_columns(frame, rows), family)
+    priors = _resolved(options, frame, defaults, family)
+    return without_pooling(options, frame, priors, defaults) if options.pooling == "none" else priors
 
 
 def _defaults(options, frame, rows, collected, family) -> dict[str, Any]:
@@ -171,28 +188,102 @@ def responses_of(
     )
 
 
-def _own_estimates(frame, responses, posterior, effect_mean) -> np.ndarray | None:
-    """Return what each group's own rows say of its coefficients, beside the other columns' posterior means."""
+def _own_estimates(frame, rows, posterior, family) -> tuple[np.ndarray, ...]:
+    """Return for each factor what each group's own rows say of its coefficients, all else at posterior means."""
     specification = frame.specification
-    if not specification.factors:
-        return None
-    (factor,) = specification.factors
-    others = posterior.common_estimates().copy()
-    for column in common_counterparts(specification, factor):
-        if column is not None:
-            others[column] = 0.0
-    offset = responses.x @ others
-    if responses.offset is not None:
-        offset += responses.offset
-    if effect_mean is not None:  # the means are part of what a group's rows tell
-        offset -= responses.z @ effect_mean
-    return own_estimates(
-        responses.family,
-        responses.y,
-        responses.size,
-        responses.z,
-        responses.codes,
-        responses.n_groups,
-        offset,
-        responses.weight,
+    x, z, offset = specification.design(rows.features).block(0, rows.n_rows)
+    rest = np.zeros(rows.n_rows) if offset is None else offset
+    effects = (
+        [
+            np.einsum("rk,rk->r", columns, posterior.group_moments(f, need_covariance=False).mean[codes])
+            for f, (columns, codes) in enumerate(zip(z, rows.codes, strict=True))
+        ]
+        if specification.factors
+        else []
     )
+    found = []
+    for f, factor in enumerate(specification.factors):
+        others = posterior.common_estimates().copy()
+        for column in common_counterparts(specification, factor):
+            if column is not None:
+                others[column] = 0.0
+        beside = rest + x @ others + sum(effect for i, effect in enumerate(effects) if i != f)
+        size = np.ones(rows.n_rows) if rows.size is None else rows.size
+        n_groups = rows.factors[f].n_groups
+        found.append(own_estimates(family, rows.y, size, z[f], rows.codes[f], n_groups, beside, rows.sample_weight))
+    return tuple(found)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# NUTS
+
+
+def are_countable(rows: Rows, family: str) -> bool:
+    """Tell whether y and trials of all copies of a row are whole, which is what Bambi takes."""
+    weight = np.ones(rows.n_rows) if rows.sample_weight is None else rows.sample_weight
+    trials = weight if rows.size is None else rows.size * weight
+    return bool(are_whole(rows.y * weight).all()) and (family == "poisson" or bool(are_whole(trials).all()))
+
+
+def generalized_bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any], family: str):
+    """Return the model as a `bambi.Model` with explicit priors."""
+    from hbsk._bambi.model import build_model
+    from hbsk._bambi.raw_terms import raw_terms
+
+    specification = frame.specification
+    factors = specification.factors
+    return build_model(
+        specification,
+        priors,
+        specification.design(rows.features),
+        rows.y,
+        {factor.name: codes for factor, codes in zip(factors, rows.codes, strict=bool(factors))},
+        {factor.name: factor.labels for factor in factors},
+        sample_weight=rows.sample_weight,
+        raw=raw_terms(specification, rows.features),
+        family=family,
+        size=rows.size,
+    )
+
+
+def _sample(options, frame, rows, priors, family, why) -> Fitted:
+    """Sample the posterior by NUTS through Bambi."""
+    from hbsk._bambi.sampling import diagnose, sample_posterior
+
+    specification = frame.specification
+    n_factors = len(specification.factors)
+    draws = sample_posterior(generalized_bambi_model(frame, rows, priors, family), **options.sampling)
+    posterior = replace(draws_posterior(draws, ()), family=family)
+    working = _working_rows(frame, rows, posterior, family)
+    parts = [collect_sums(frame, working, f) for f in range(n_factors)]
+    posterior = replace(draws_posterior(draws, parts), family=family)
+    if n_factors > 1:
+        stand_in, _ = tail_priors(specification, priors, True)
+        model, scalings = crossed_model(parts, collect_factor_pairs(frame, working, parts), stand_in)
+        posterior = replace(posterior, orders=RowOrders(model.sums, scalings, parts[0].has_intercept))
+    stats = draws.datatree["sample_stats"]
+    diagnosed = nuts_diagnostics(specification, posterior, diagnose(draws), int(draws.divergent.sum()))
+    return Fitted(
+        replace(posterior, diagnosed=diagnosed),
+        priors,
+        why,
+        reliable=False,
+        sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
+        own_estimates=_own_estimates(frame, rows, posterior, family),
+    )
+
+
+def _working_rows(frame, rows, posterior, family) -> Rows:
+    """Return rows with the errors of their working responses at the mean predictor, as iterated least squares has them.
+
+    McCullagh and Nelder (1989), section 2.5: shrinkage is told by the curvature of the likelihood.
+    """
+    x, z, offset = frame.specification.design(rows.features).block(0, rows.n_rows)
+    predictor, _ = posterior.row_moments(x, z, rows.codes, False)
+    if offset is not None:
+        predictor = predictor + offset
+    mean, curvature = FAMILIES[family].mean_and_weight(predictor)
+    size = np.ones(rows.n_rows) if rows.size is None else rows.size
+    information = np.maximum(size * curvature, 1e-12)
+    y = predictor + (rows.y - size * mean) / information
+    return replace(rows, y=y, y_deviation=y, y_origin=0.0, size=None, standard_error=information**-0.5)

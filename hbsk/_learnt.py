@@ -35,7 +35,7 @@ class Fitted:
         What NUTS tells of each draw.
     effect_mean : ndarray of shape (q,) or None
         Fixed means of the effects of groups that were taken off y in ``model``; None for zeros.
-    own_estimates : ndarray of shape (n_groups, q) or None
+    own_estimates : tuple of ndarray of shape (n_groups, q), one per factor, or None
         Coefficients of each group by its own rows, where they were found in fit.
     """
 
@@ -47,7 +47,7 @@ class Fitted:
     reliable: bool = True
     sample_stats: dict[str, np.ndarray] | None = None
     effect_mean: np.ndarray | None = None
-    own_estimates: np.ndarray | None = None
+    own_estimates: tuple[np.ndarray, ...] | None = None
 
     def once(self, name: str, compute: Callable[[], Any]) -> Any:
         """Return an answer, computed when it is first asked for; it ends with this fit and is left out of pickles."""

@@ -24,7 +24,7 @@ from hbsk._data.sources import GROUPS
 from hbsk._data.suspicions import warn_of_single_rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
-from hbsk._fit_generalized import infer_generalized
+from hbsk._fit_generalized import generalized_bambi_model, generalized_priors, infer_generalized
 from hbsk._learnt import Fitted, learnt_of
 from hbsk._messages import shown, warn
 from hbsk._model.design import PredictedRows
@@ -176,6 +176,11 @@ class GeneralizedPoolingBase(PartialPoolingBase):
     def _rows(self, X: Any, groups: Any, *, must_answer: bool = False) -> tuple[PredictedRows, Rows]:
         """Read rows after fit; those of unknown groups are refused where the answer cannot be NaN."""
         return read_predicted(self, X, groups, must_answer=must_answer)
+
+    def _bambi(self, options: Options, frame: ModelFrame, rows: Rows, family: str) -> Any:
+        """Return the model in Bambi."""
+        rows = replace(rows, y_deviation=rows.y, y_origin=0.0)
+        return generalized_bambi_model(frame, rows, generalized_priors(options, frame, rows, family), family)
 
     def _known_rows(self, X: Any, groups: Any) -> PredictedRows:
         """Read rows for `to_datatree`, of groups that fit has seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +13,7 @@ from hbsk._base import check_n_samples, keeps_former_fit
 from hbsk._data.checks import check_coverage
 from hbsk._data.responses import positions_of_classes, read_classes, two_classes
 from hbsk._data.suspicions import warn_of_order
+from hbsk._model.frame import read_training_frame
 from hbsk._partial_pooling import GeneralizedPoolingBase
 from hbsk._posterior.response_rows import predict_log_probabilities, predict_response_interval, sample_responses
 
@@ -377,9 +379,14 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Returns
         -------
         model : bambi.Model
-            Of the family "bernoulli", 1 for the second label; not built yet.
+            Of the family "bernoulli", 1 for the second label; not built yet. ``model.fit()`` samples it.
         """
-        raise NotImplementedError("to_bambi of binary and count responses is not there yet.")
+        other = copy(self)  # what is read here is not learnt
+        options, table = other._begin(X)
+        codes, labels = read_classes(y, table.n_rows, type(self).__name__)
+        frame, rows = read_training_frame(options, table, codes, groups)
+        rows.y, _ = two_classes(rows.y, labels, type(self).__name__)
+        return self._bambi(options, frame, rows, "binomial")
 
     # private
 

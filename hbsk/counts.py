@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from typing import ClassVar
 
@@ -12,6 +13,7 @@ from hbsk._base import check_n_samples, keeps_former_fit, learnt_by
 from hbsk._data.checks import check_interval, check_target, check_weights
 from hbsk._data.responses import as_counts, check_counts, check_sizes, check_whole_trials
 from hbsk._data.suspicions import warn_of_order
+from hbsk._model.frame import read_training_frame
 from hbsk._partial_pooling import GeneralizedPoolingBase, PartialPoolingBase
 from hbsk._posterior.deviances import explained_deviance
 from hbsk._posterior.response_rows import (
@@ -433,9 +435,13 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         Returns
         -------
         model : bambi.Model
-            Not built yet.
+            Of the family "poisson", "binomial" or "bernoulli"; not built yet. ``model.fit()`` samples it.
         """
-        raise NotImplementedError("to_bambi of binary and count responses is not there yet.")
+        other = copy(self)  # what is read here is not learnt
+        options, table = other._begin(X)
+        size = self._sizes(self.family, table.n_rows, exposure, trials)
+        frame, rows = read_training_frame(options, table, y, groups, size=size, are_sizes=True)
+        return self._bambi(options, frame, as_counts(rows, self.family), self.family)
 
     # private
 

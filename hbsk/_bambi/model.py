@@ -83,6 +83,8 @@ def build_model(
     standard_error=None,
     noncentered=None,
     raw=None,
+    family="gaussian",
+    size=None,
 ):
     """Return the model of the marginal engine as a `bambi.Model`, all priors explicit.
 
@@ -122,6 +124,11 @@ def build_model(
         each factor by default: offsets unless the data tell its groups well apart (`F_FOR_CENTRED`).
     raw : RawTerms, optional
         Columns that Bambi can compute.
+    family : {"gaussian", "binomial", "poisson"}, default="gaussian"
+        Of y. Copies of binomial or Poisson rows are taken together: their successes or counts, and their trials or
+        exposure, add up.
+    size : ndarray of shape (n_rows,), optional
+        Trials or exposure.
 
     Returns
     -------
@@ -133,19 +140,27 @@ def build_model(
     X, Z, offset = design.block(0, design.n_rows)
     copies = np.ones(len(y)) if sample_weight is None else np.asarray(sample_weight, dtype=float)
     weighted = sample_weight is not None
+    is_gaussian = family == "gaussian"
+    if not is_gaussian:
+        y, size = y * copies, copies if size is None else size * copies
+        copies, weighted = size, np.ptp(size) > 0
     raw = RawTerms() if raw is None else raw
     of_factors = raw.varying or tuple({} for _ in specification.factors)
 
     columns = _Columns()
     response = columns.variable(columns.add(specification.response, y))
-    y_mean = float(copies @ y / copies.sum())
-    y_scale = float(usable_scale(y_mean, np.sqrt(copies @ (y - y_mean) ** 2 / copies.sum())))
+    y_mean = float(copies @ y / copies.sum()) if is_gaussian else _start_of_predictor(family, y, size)
+    y_scale = 1.0
+    if is_gaussian:
+        y_scale = float(usable_scale(y_mean, np.sqrt(copies @ (y - y_mean) ** 2 / copies.sum())))
     # Varying terms claim their column names first: theirs are never centred, and the name of the
     # column is part of the name of the variable.
     parts, factors = [], []
     for factor, values, own in zip(specification.factors, Z, of_factors, strict=True):
         code, labels = codes[factor.name], groups[factor.name]
-        if noncentered is None:
+        if noncentered is None and not is_gaussian:
+            offsets = True
+        elif noncentered is None:
             offsets = _f_statistic(X, y, code, copies, standard_error) < F_FOR_CENTRED
         else:
             offsets = noncentered
@@ -166,26 +181,34 @@ def build_model(
         texts += [each.text for each in raw.offsets]
     elif offset is not None:
         texts.append(f"offset(`{columns.add('offset', offset)}`)")
-    left_side = f"`{response}`"
-    if weighted:
+    left_side, bambi_family = f"`{response}`", family
+    if family == "binomial":
+        bambi_family = "bernoulli" if np.all(size == 1) else "binomial"
+        if bambi_family == "binomial":
+            left_side = f"p({left_side}, `{columns.add('trials', size)}`)"
+    elif family == "poisson" and np.any(size != 1):
+        texts.append(f"offset(`{columns.add('log exposure', np.log(size))}`)")
+    elif is_gaussian and weighted:
         left_side = f"weighted({left_side}, `{columns.add('weight', copies)}`)"
     formulas = [f"{left_side} ~ {' + '.join(texts)}"]
     term_priors = {part.bambi_name: part.prior for part in parts}
     if specification.has_intercept:
         term_priors["Intercept"] = as_bambi_prior(priors["Intercept"])
-    model_priors = {"mu": term_priors}
-    sigma = np.nan if standard_error is not None else priors["sigma"]
-    if standard_error is not None:
+    parent = "p" if family == "binomial" else "mu"
+    model_priors = {parent: term_priors}
+    sigma = np.nan if standard_error is not None or not is_gaussian else priors["sigma"]
+    if is_gaussian and standard_error is not None:
         log_error = columns.add("log standard error", np.log(standard_error))
         formulas.append(f"sigma ~ 0 + offset(`{log_error}`)")
-    else:
+    elif is_gaussian:
         model_priors["sigma"] = float(sigma) if is_number(sigma) else as_bambi_prior(sigma)
 
-    model = _bambi_model(formulas, columns.frame(), model_priors, specification.has_intercept and not weighted)
+    center = specification.has_intercept and not weighted
+    model = _bambi_model(formulas, columns.frame(), model_priors, center, bambi_family)
     for part in parts:
         if part.bambi_name != part.variable:
-            model.parameters["mu"].terms[part.bambi_name].alias = part.variable
-    if weighted:
+            model.parameters[parent].terms[part.bambi_name].alias = part.variable
+    if left_side != f"`{response}`":
         model.response_term.alias = response
     model.hbsk_layout = Layout(
         columns=tuple(specification.common_columns),
@@ -219,11 +242,17 @@ def _f_statistic(X, y, codes, copies, standard_error):
     return between / within if within > 0 else np.inf
 
 
-def _bambi_model(formulas, data, priors, center_predictors):
+def _start_of_predictor(family, y, size):
+    """Return the log odds, or the log of the rate, of all rows together."""
+    total, exposure = y.sum() + 0.5, size.sum() + 1.0
+    return float(np.log(total / (exposure - total)) if family == "binomial" else np.log(total / exposure))
+
+
+def _bambi_model(formulas, data, priors, center_predictors, family):
     """Make the `bambi.Model`, in a frame of its own: formulae looks functions up in its caller's variables first."""
     import bambi as bmb
 
-    return bmb.Model(bmb.Formula(*formulas), data, priors=priors, center_predictors=center_predictors)
+    return bmb.Model(bmb.Formula(*formulas), data, family=family, priors=priors, center_predictors=center_predictors)
 
 
 def check_dummy_block(specification, n_rows, groups):

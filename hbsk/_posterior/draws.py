@@ -73,6 +73,9 @@ class DrawsPosterior(Posterior):
         Which moments do not exist, whatever draws say.
     orders : RowOrders or None
         What tells it of rows, and the sums of several factors; None with one where all moments exist.
+    family : {"gaussian", "binomial", "poisson"}
+        Of y; where it is not Gaussian, sigma is NaN and ``W`` holds the weights of the likelihood's curvature at the
+        mean predictor.
     """
 
     common: np.ndarray
@@ -89,6 +92,7 @@ class DrawsPosterior(Posterior):
     diagnosed: pd.DataFrame | None = None
     tails: Tails = field(default_factory=Tails)
     orders: RowOrders | None = None
+    family: str = "gaussian"
 
     by_quadrature = False
     are_draws = True
@@ -359,6 +363,7 @@ class DrawsPosterior(Posterior):
             self.n_rows,
             tails=self.tails,
             orders=self.orders,
+            family=self.family,
         )
 
     def shrinkage(self, factor: int = 0) -> np.ndarray:

@@ -175,7 +175,7 @@ def _without_variance(specification, posterior, f, with_common, n_groups):
 
 def _no_pooling_estimates(fitted, specification, f, with_common):
     if fitted.own_estimates is not None:
-        return fitted.own_estimates
+        return fitted.own_estimates[f]
     posterior = fitted.posterior
     own = posterior.own_effects(f)
     if own is not None:
