@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar
@@ -97,10 +98,12 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
 
     # for the estimators
 
-    def _begin(self, X: Any) -> tuple[Options, Table]:
-        """Take down the options of a fit, and read X."""
+    def _begin(self, X: Any, learning: bool = True) -> tuple[Options, Table]:
+        """Take down the options of a fit, and read X; what is read is learnt, or is not."""
         self._check_options()
-        return replace(options_of(self), integration=self._integration), read_training_table(self, X)
+        return replace(options_of(self), integration=self._integration), read_training_table(
+            self if learning else copy(self), X
+        )
 
     def _read(self, options: Options, table: Table, y, groups, **beside: Any) -> tuple[ModelFrame, Rows]:
         """Read what fit was given besides X; warn where nothing can be pooled."""

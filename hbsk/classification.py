@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
 
 import numpy as np
@@ -381,8 +380,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         model : bambi.Model
             Of the family "bernoulli", 1 for the second label; not built yet. ``model.fit()`` samples it.
         """
-        other = copy(self)  # what is read here is not learnt
-        options, table = other._begin(X)
+        options, table = self._begin(X, learning=False)
         codes, labels = read_classes(y, table.n_rows, type(self).__name__)
         frame, rows = read_training_frame(options, table, codes, groups)
         rows.y, _ = two_classes(rows.y, labels, type(self).__name__)

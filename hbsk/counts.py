@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
 from typing import ClassVar
 
@@ -152,7 +151,7 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
     ``fit(X, successes / trials, sample_weight=trials)``; every scorer and search then weighs rows rightly.
 
     Counts that vary by more than the model says are overdispersed. A group of its own for every row, ``(1 | row)``,
-    mends that; beside other groups it is a second grouping factor, which is sampled by NUTS.
+    mends that; beside other groups it is a second grouping factor, and several factors are sampled by NUTS.
 
     Default priors are Bambi's for the family, on mean-centred columns. For "poisson" coefficients are Normal(0, 2.5 /
     sd), the sd between groups HalfNormal(2.5) and the intercept Normal(log(sum y / sum exposure), 2.5), where Bambi has
@@ -160,8 +159,8 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
     Means, sds and pooled rates are of rows weighted by exposure or trials.
 
     The mean rate of a new group is that of a log-normal law whose sd is itself uncertain. Under a prior of that sd as
-    wide as HalfNormal(1) or wider it does not exist, strictly; what is returned leaves out sds beyond the farthest
-    node. With few groups tighten the prior, or take the median, an interval of little coverage.
+    wide as HalfNormal(1) or wider it does not exist, strictly; what is returned leaves out the widest 0.5 % of the
+    posterior. With few groups tighten the prior, or take the median, an interval of little coverage.
 
     References
     ----------
@@ -437,8 +436,7 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         model : bambi.Model
             Of the family "poisson", "binomial" or "bernoulli"; not built yet. ``model.fit()`` samples it.
         """
-        other = copy(self)  # what is read here is not learnt
-        options, table = other._begin(X)
+        options, table = self._begin(X, learning=False)
         size = self._sizes(self.family, table.n_rows, exposure, trials)
         frame, rows = read_training_frame(options, table, y, groups, size=size, are_sizes=True)
         return self._bambi(options, frame, as_counts(rows, self.family), self.family)

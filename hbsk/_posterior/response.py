@@ -26,6 +26,8 @@ SKEW = 0.5
 NODES_OF_A_STRATUM, MOST_STRATA = 16, 16
 # Nodes times rows worked on at a time.
 BLOCK_ELEMENTS = 200_000
+# Share of the posterior, that of the widest laws, that mean rates of new groups leave out.
+WIDEST = 0.005
 # Largest exponent in floating point.
 LARGEST_EXPONENT = 700.0
 
@@ -49,6 +51,14 @@ def response_mean(
     log_rates = getattr(posterior, "log_rates", None) if is_rate else None
     for at, rows in _row_blocks(posterior, x, z, codes):
         exact = None if log_rates is None else log_rates(*rows)
+        fresh = _are_new(posterior, rows[2]) if is_rate else np.zeros(0, dtype=bool)
+        if fresh.any():
+            part = np.arange(len(x))[at]
+            mean[part[fresh]] = _mean_rates_of_new(posterior, _taken(rows, fresh))
+            if fresh.all():
+                continue
+            at, rows = part[~fresh], _taken(rows, ~fresh)
+            exact = None if exact is None else exact[:, ~fresh]
         if exact is not None:
             mean[at] = posterior.weight @ np.exp(np.minimum(exact, LARGEST_EXPONENT))
         else:
@@ -57,6 +67,38 @@ def response_mean(
                 np.exp(np.minimum(points, LARGEST_EXPONENT)) if is_rate else expit(shifted(points, offset, at))
             )
     return mean * np.exp(offset) if is_rate and offset is not None else mean
+
+
+def _taken(rows, which):
+    """Return some of the rows (x, z, codes)."""
+    x, z, codes = rows
+    return x[which], [part[which] for part in z], [code[which] for code in codes]
+
+
+def _are_new(posterior, codes):
+    """Tell which rows are of a group that fit has not seen."""
+    new = np.zeros(len(codes[0]) if codes else 0, dtype=bool)
+    for code, n_groups in zip(codes, posterior.n_groups, strict=True):
+        new |= code >= n_groups
+    return new
+
+
+def _mean_rates_of_new(posterior, rows):
+    """Return mean rates of new groups: of log-normal laws, one for each node, the widest left out.
+
+    With a prior of the sd as wide as HalfNormal(1) the mean over all of them does not exist: what is left out is
+    `WIDEST` of the posterior, in the order of the spread.
+    """
+    mixture = posterior.row_mixture(*rows)
+    order = np.argsort(mixture.variance, axis=0, kind="stable")
+    variance = np.take_along_axis(mixture.variance, order, axis=0)
+    log_mean = np.take_along_axis(mixture.mean, order, axis=0) + 0.5 * variance
+    weight = mixture.weight[order]
+    # nodes as wide as the first that is left in are left in
+    below = np.cumsum(weight, axis=0) - weight
+    widest = np.take_along_axis(variance, np.argmax(below >= 1.0 - WIDEST, axis=0)[None] - 1, axis=0)
+    weight = np.where((below < 1.0 - WIDEST) | (variance <= widest), weight, 0.0)
+    return np.sum(weight * np.exp(np.minimum(log_mean, LARGEST_EXPONENT)), axis=0) / weight.sum(axis=0)
 
 
 def response_log_means(
