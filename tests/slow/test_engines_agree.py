@@ -1,6 +1,7 @@
 """The marginal engine and NUTS on Bambi's graph find the same posterior."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor
@@ -35,7 +36,15 @@ def eight_schools():
     return schools.data, schools.target, options, {"standard_error": schools.standard_error}
 
 
-@pytest.mark.parametrize("case", [sleepstudy, radon, eight_schools])
+def slopes_beside_a_crossed_factor():
+    rng = np.random.default_rng(12)
+    X = pd.DataFrame({"a": rng.integers(0, 14, 240), "b": rng.integers(0, 6, 240), "x": rng.normal(1.0, 1.0, 240)})
+    y = 1.0 + rng.normal(size=240) + 0.7 * rng.normal(size=6)[X["b"]]
+    y += 0.8 * rng.normal(size=14)[X["a"]] + (0.5 + 0.6 * rng.normal(size=14)[X["a"]]) * X["x"]
+    return X, y, {"formula": "x + (x | a) + (1 | b)", "sampler_options": {"target_accept": 0.95}}, {}
+
+
+@pytest.mark.parametrize("case", [sleepstudy, radon, eight_schools, slopes_beside_a_crossed_factor])
 def test_means_and_sds_agree_within_monte_carlo_error(case):
     X, y, options, known = case()
     marginal = PartialPoolingRegressor(**options).fit(X, y, **known)
@@ -52,7 +61,12 @@ def test_means_and_sds_agree_within_monte_carlo_error(case):
         # skewed) have up to twice that
         assert abs(exact.loc[name, "sd"] / sd - 1) < 2 * ERRORS / np.sqrt(2 * ess), name
     effects, drawn = marginal.group_effects_, nuts.group_effects_
-    difference = (effects["mean"] - drawn["mean"]) / drawn["sd"]
-    # of hundreds of effects the largest of their errors counts; each has an ESS of some thousands
-    assert np.abs(difference).max() < 0.1
-    assert np.abs(np.log(effects["sd"] / drawn["sd"])).max() < 0.1
+    for mean, sd in (("mean", "sd"), ("deviation", "deviation_sd")):
+        difference = (effects[mean] - drawn[mean]) / drawn[sd]
+        # of hundreds of effects the largest of their errors counts; each has an ESS of some thousands
+        assert np.abs(difference).max() < 0.1
+        assert np.abs(np.log(effects[sd] / drawn[sd])).max() < 0.1
+    assert np.abs(effects["shrinkage"] - drawn["shrinkage"]).max() < 0.02
+    # what the others' posterior means leave of y, which differ by their own errors
+    difference = (effects["no_pooling"] - drawn["no_pooling"]) / drawn["sd"]
+    assert np.abs(difference.dropna()).max() < 0.1
