@@ -66,7 +66,8 @@ def test_means_and_sds_agree_within_monte_carlo_error(case):
         # of hundreds of effects the largest of their errors counts; each has an ESS of some thousands
         assert np.abs(difference).max() < 0.1
         assert np.abs(np.log(effects[sd] / drawn[sd])).max() < 0.1
-    assert np.abs(effects["shrinkage"] - drawn["shrinkage"]).max() < 0.02
+    # averaged over 500 of the draws, among which it varies by a quarter at most
+    assert np.abs(effects["shrinkage"] - drawn["shrinkage"]).max() < ERRORS * 0.25 / np.sqrt(500)
     # what the others' posterior means leave of y, which differ by their own errors
     difference = (effects["no_pooling"] - drawn["no_pooling"]) / drawn["sd"]
     assert np.abs(difference.dropna()).max() < 0.1
