@@ -58,12 +58,7 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
             )
         return _sample(options, frame, rows, priors, family, f"nuts ({reason})")
     assert isinstance(exact, EnginePriors)
-    if options.pooling == "none":
-        exact = replace(
-            exact, blocks=tuple((k,) for k in range(len(exact.group_sd))), lkj_eta=(1.0,) * len(exact.group_sd)
-        )
-    effect_mean = effect_means(specification, exact) if np.any(exact.group_mean) else None
-    responses = responses_of(frame, rows, collected, family, effect_mean)
+    responses, exact, effect_mean = stated(options, frame, rows, collected, family, exact)
     found = fit_generalized(responses, exact, options.integration)
     if not found.reliable and options.inference == "auto" and options.pooling != "none" and are_countable(rows, family):
         return _sample(options, frame, rows, priors, family, "nuts (importance sampling was not reliable)")
@@ -77,6 +72,17 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
         effect_mean=effect_mean,
         own_estimates=_own_estimates(frame, rows, posterior, family),
     )
+
+
+def stated(
+    options: Options, frame: ModelFrame, rows: Rows, collected: CentredSums, family: str, exact: EnginePriors
+) -> tuple[Responses, EnginePriors, np.ndarray | None]:
+    """Return rows and priors as the engine takes them, and the fixed means of effects."""
+    if options.pooling == "none":
+        columns = range(len(exact.group_sd))
+        exact = replace(exact, blocks=tuple((k,) for k in columns), lkj_eta=tuple(1.0 for _ in columns))
+    effect_mean = effect_means(frame.specification, exact) if np.any(exact.group_mean) else None
+    return responses_of(frame, rows, collected, family, effect_mean), exact, effect_mean
 
 
 def _why_sampled(options, frame, exact) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hbsk._base import learnt_by
+from hbsk._base import learnt_by, sized_by
+from hbsk.model_selection._generalized_information import is_generalized, loo_of_counts, waic_of_counts
 from hbsk.model_selection._group_information import loo_of_groups, waic_of_groups
 from hbsk.model_selection._level_information import loo_of_levels
+from hbsk.model_selection._responses import answering_step
 from hbsk.model_selection._row_information import loo_of_rows, waic_of_rows
 from hbsk.model_selection._training_rows import check_unit, fitted_regressor, read_training_rows_again
 
@@ -21,6 +23,8 @@ def loo(
     groups: Any = None,
     *,
     standard_error: Any = None,
+    exposure: Any = None,
+    trials: Any = None,
     unit: str = "row",
     factor: str | None = None,
 ) -> Any:
@@ -30,7 +34,7 @@ def loo(
 
     Parameters
     ----------
-    estimator : PartialPoolingRegressor
+    estimator : PartialPoolingRegressor, PartialPoolingClassifier or PartialPoolingCountRegressor
         Fitted; or a fitted pipeline or search that ends in one.
     X : array-like or dataframe of shape (n_samples, n_features)
         The rows that the estimator was fitted to.
@@ -40,6 +44,8 @@ def loo(
         Group labels, where `fit` had them by ``groups=``.
     standard_error : array-like of shape (n_samples,), default=None
         Known sampling sd of each y, where `fit` had them.
+    exposure, trials : array-like of shape (n_samples,), default=None
+        Of counts, where `fit` had them.
     unit : {"row", "group"}, default="row"
         What is left out. "row": one row, the rest of its group stays; the question where new rows of known groups will
         be predicted. "group": all rows of one group, their joint density with the effects of the group integrated out;
@@ -90,6 +96,10 @@ def loo(
     with the priors and the centring of the full fit, and ``pareto_k`` is 0; not where common coefficients are drawn,
     nor for rows after NUTS.
 
+    Classes and counts: nodes of the engine hold common coefficients and sds; given these, a row leaves the quadrature
+    over the effects of its group, and a group is its own integral. A row whose Pareto k is too large is left out by
+    integrating again. After NUTS rows are left out by weights of draws, and groups are not. One grouping factor.
+
     The rows are checked against the sums that the fit has kept, in any order. Fits with `sample_weight` are refused:
     repeat the rows instead.
 
@@ -115,6 +125,10 @@ def loo(
     >>> result.elpd_i.to_series().idxmin()     # the subject that the others say least about
     '332'
     """
+    last, X_last = answering_step(estimator, X)
+    if is_generalized(last):
+        check_unit(unit, factor)
+        return loo_of_counts(last, X_last, y, _beside(groups, standard_error, exposure, trials, factor), unit)
     training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, factor, "loo")
     if unit == "row":
         return loo_of_rows(training)
@@ -128,6 +142,8 @@ def waic(
     groups: Any = None,
     *,
     standard_error: Any = None,
+    exposure: Any = None,
+    trials: Any = None,
     unit: str = "row",
     factor: str | None = None,
 ) -> Any:
@@ -135,7 +151,7 @@ def waic(
 
     Parameters
     ----------
-    estimator : PartialPoolingRegressor
+    estimator : PartialPoolingRegressor, PartialPoolingClassifier or PartialPoolingCountRegressor
         Fitted; or a fitted pipeline or search that ends in one.
     X : array-like or dataframe of shape (n_samples, n_features)
         The rows that the estimator was fitted to.
@@ -145,6 +161,8 @@ def waic(
         Group labels, where `fit` had them by ``groups=``.
     standard_error : array-like of shape (n_samples,), default=None
         Known sampling sd of each y, where `fit` had them.
+    exposure, trials : array-like of shape (n_samples,), default=None
+        Of counts, where `fit` had them.
     unit : {"row", "group"}, default="row"
         What is predicted, as in `loo`. Groups only where the model has one grouping factor.
     factor : str, default=None
@@ -195,6 +213,10 @@ def waic(
     >>> print(f"{result.elpd:.1f}")
     -30.9
     """
+    last, X_last = answering_step(estimator, X)
+    if is_generalized(last):
+        check_unit(unit, factor)
+        return waic_of_counts(last, X_last, y, _beside(groups, standard_error, exposure, trials, factor), unit)
     training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, factor, "waic")
     if unit == "row":
         return waic_of_rows(training)
@@ -207,6 +229,17 @@ def waic(
     return waic_of_groups(training)
 
 
+def _beside(groups, standard_error, exposure, trials, factor) -> dict[str, Any]:
+    """Return what was given beside X and y, by name."""
+    return {
+        "groups": groups,
+        "standard_error": standard_error,
+        "exposure": exposure,
+        "trials": trials,
+        "factor": factor,
+    }
+
+
 def compare(
     estimators: Mapping[str, Any],
     X: Any,
@@ -214,6 +247,8 @@ def compare(
     groups: Any = None,
     *,
     standard_error: Any = None,
+    exposure: Any = None,
+    trials: Any = None,
     unit: str = "row",
     factor: str | None = None,
 ) -> Any:
@@ -283,18 +318,23 @@ def compare(
     handed = set()
     for name, estimator in estimators.items():
         try:
-            last, X_last = fitted_regressor(estimator, X, "compare")
+            last, X_last = answering_step(estimator, X)
+            if not is_generalized(last):
+                last, X_last = fitted_regressor(estimator, X, "compare")
             given = {}
             if groups is not None and any(factor.source.from_keyword for factor in learnt_by(last).frame.factors):
                 given["groups"] = groups
             if standard_error is not None and learnt_by(last).known_errors:
                 given["standard_error"] = standard_error
+            beside = {"exposure": exposure, "trials": trials}
+            given |= {key: value for key, value in beside.items() if value is not None and sized_by(last) == key}
             handed |= set(given)
             results[name] = loo(last, X_last, y, **given, unit=unit, factor=factor)
         except (ValueError, TypeError) as error:
             error.add_note(f"This is estimators[{name!r}].")
             raise
-    for argument, value in {"groups": groups, "standard_error": standard_error}.items():
+    beside = {"groups": groups, "standard_error": standard_error, "exposure": exposure, "trials": trials}
+    for argument, value in beside.items():
         if value is not None and argument not in handed:
             raise ValueError(f"{argument}= was given, but none of the models had it in fit. Leave it out.")
     _check_same_units(results)
