@@ -8,6 +8,7 @@ from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
@@ -31,8 +32,9 @@ from hbsk._messages import shown, warn
 from hbsk._model.design import PredictedRows
 from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows
 from hbsk._model.options import Options, options_of
+from hbsk._posterior.base import Posterior
 from hbsk._posterior.datatree import posterior_datatree
-from hbsk._posterior.diagnostics import warn_if_unreliable
+from hbsk._posterior.diagnostics import marginal_diagnostics, warn_if_unreliable
 from hbsk._posterior.response_tables import on_response_scale, with_ratios
 from hbsk.exceptions import NoGroupsWarning
 
@@ -128,7 +130,14 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
         self.groups_ = {factor.name: factor.labels for factor in frame.factors}
         self.inference_ = fitted.inference  # the last one: it marks the estimator as fitted
         if not fitted.reliable:
-            warn_if_unreliable(self.diagnostics_, engine=fitted.inference.split()[0])
+            warn_if_unreliable(self._judged(frame, posterior), engine=fitted.inference.split()[0])
+
+    def _judged(self, frame: ModelFrame, posterior: Posterior) -> pd.DataFrame:
+        """Return of the diagnostics what a fit looks at before it warns."""
+        common, has_sigma = posterior.judged_mixture(), self._learnt.has_sigma
+        if common is None:
+            return self.diagnostics_
+        return marginal_diagnostics(frame.specification, posterior, sigma_is_parameter=has_sigma, common=common)
 
     def _mark_unknown(self, answer, read):
         if self.unknown_groups == "nan" and answer is not None:

@@ -39,7 +39,6 @@ from hbsk._shrinkage.draws import draw_rows
 from hbsk._shrinkage.linear_predictor import shrink_regression
 from hbsk._shrinkage.predictions import fitted_means, fitted_slopes
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown, shrink_groups
-from hbsk._shrinkage.shrunken_means import t_quantile
 from hbsk.exceptions import ShrinkageWarning
 
 __all__ = ["JamesSteinEstimator"]
@@ -178,8 +177,10 @@ class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixi
 
     **Intervals.** `predict_interval` uses quantiles of Student's t with :math:`\nu` degrees of freedom, exact for known
     groups where nothing is shrunken. The sd of a group not seen in `fit` holds :math:`\tau^2` corrected for being
-    estimated in the same way as `theta_sd_`: :math:`((J - r) \tau^2 + 2 \bar v) / (J - r - 2)`, infinite for J - r of 2
-    or less; a number given as `between_group_variance` is taken as it is.
+    estimated as in `theta_sd_`: :math:`((J - r) \tau^2 + 2 \bar v) / (J - r - 2)`, infinite for J - r of 2 or less. Its
+    interval averages over :math:`\tau^2` by restricted likelihood times the variance of what is asked for times
+    :math:`\sum_j (v_j + \tau^2)^{-2}`: right to second order, exact for large :math:`\tau^2`, too wide where few groups
+    cannot tell it from 0. A number given as `between_group_variance` is taken as it is.
 
     References
     ----------
@@ -347,8 +348,7 @@ class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixi
         check_interval(coverage, kind)
         is_mean = kind == "mean"
         rows, noise = self._read(X, groups, standard_error, None if is_mean else "kind='prediction'")
-        variance = infinite_where_unknown(means.variance(*rows) + (0.0 if is_mean else noise))
-        reach = t_quantile(0.5 + float(coverage) / 2, np.array([means.nu])) * np.sqrt(variance)
+        reach = means.reach(*rows, 0.0 if is_mean else noise, float(coverage))
         return self._mark_unknown(means.mean(*rows)[:, None] + np.column_stack([-reach, reach]), rows[-1])
 
     def sample_y(self, X, groups=None, *, n_samples=1, standard_error=None, random_state=None):

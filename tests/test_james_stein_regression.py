@@ -300,7 +300,8 @@ def test_sure_takes_the_variance_of_new_groups_from_reml(rng):
         vbar = np.average(error**2, weights=1 / totals)
         new = (8 * tau2 + 2 * vbar) / 6 if isinstance(between, str) else tau2
         expected = new + np.sum(w**2 * totals) / np.sum(w) ** 2
-        np.testing.assert_allclose(variance_of_mean(sure, [[99]]), expected, rtol=1e-10)
+        _, std = sure.predict([[99]], return_std=True, standard_error=2.0)
+        np.testing.assert_allclose(std**2 - 4.0, [expected], rtol=1e-10)
 
 
 # Arguments

@@ -20,6 +20,7 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
+from hbsk.exceptions import RowOrderWarning
 from hbsk.model_selection import WithinGroupKFold, make_group_scorer
 
 
@@ -356,3 +357,25 @@ def test_fixed_arguments_cannot_be_requested(routing):
     with pytest.raises(ValueError, match="alias"):
         scorer.set_score_request(groups="not a name")
     assert scorer.get_metadata_routing().score.requests["groups"] is True
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["alone", "behind a step that drops the index"])
+def test_rows_in_another_order_are_told(wrapped):
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.normal(size=12)})
+    groups, y = pd.Series(list("abcd") * 3), pd.Series(rng.normal(size=12))
+    model = JamesSteinEstimator(target="regression").fit(X, y, groups=groups)
+    if wrapped:
+        model = Pipeline([("scale", StandardScaler().fit(X)), ("model", model)])
+        model[-1].fit(model[0].transform(X), y, groups=groups)
+    scorer = make_group_scorer(mean_absolute_error)
+    turned = X.index[::-1]
+    with pytest.warns(RowOrderWarning, match="y has the index of X in another order"):
+        scorer(model, X, y.loc[turned], groups=groups)
+    with pytest.warns(RowOrderWarning, match="groups has the index of X in another order"):
+        scorer(model, X, y, groups=groups.loc[turned])
+    with pytest.warns(RowOrderWarning, match="sample_weight has the index of X in another order"):
+        scorer(model, X, y, groups=groups, sample_weight=y.abs().loc[turned])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        scorer(model, X, y, groups=groups)

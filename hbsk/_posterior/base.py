@@ -102,6 +102,10 @@ class Posterior(ABC):
     def diagnostics(self, specification, *, sigma_is_parameter: bool) -> pd.DataFrame:
         """Return errors and convergence of every parameter, see `hbsk._posterior.diagnostics`."""
 
+    def judged_mixture(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return what a fit judges coefficients by where `diagnostics` costs too much; None where it does not."""
+        return None
+
     # rows
 
     @abstractmethod

@@ -27,6 +27,8 @@ ERRORS = ["mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences", "pareto_k", "in_model"]
 # A residual sd is near its floor up to this many times it, and held there with this share of its posterior.
 NEAR_FLOOR, SHARE_AT_FLOOR = 2.0, 0.01
+# Of many columns a fit judges those whose conditional means differ most between nodes, which are known worst.
+JUDGED_COEFFICIENTS = 20
 # Relative spread that is rounding.
 NO_SPREAD = 1e-10
 
@@ -113,13 +115,21 @@ def derived_diagnostics(posterior, names, values_of) -> pd.DataFrame:
     return table
 
 
-def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) -> pd.DataFrame:
+def marginal_diagnostics(
+    specification, posterior, *, sigma_is_parameter: bool, common: tuple[np.ndarray, np.ndarray] | None = None
+) -> pd.DataFrame:
     """Return the table of diagnostics of the marginal engine.
 
     Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
     probabilities in the 5 % tails (tail); of logarithms where there is no posterior variance, infinite where the nodes
-    are a quadrature.
+    are a quadrature. With ``common``, means and sds of the coefficients at nodes, of those alone that a fit judges.
     """
+    if common is None:
+        common, judged = posterior.common_mixture(), slice(None)
+    else:
+        judged = _most_affected(*common, posterior.weight)
+    common, common_sd = (part[:, judged] for part in common)
+    columns = np.asarray(specification.common_columns, dtype=object)
     nodes = posterior.variance_nodes()
     names, values = variance_names(specification, nodes), variance_values(specification, nodes)
     finite = np.isfinite(values).all(axis=0)
@@ -127,20 +137,20 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     # a mean without a variance has no finite error; a logarithm has, and the same ranks
     endless = variance_orders(specification, posterior, names) <= OF_VARIANCE
     values = np.where(endless, np.log(np.maximum(values, 1e-300)), values)
-    common, common_sd = posterior.common_mixture()
-    in_model = np.zeros(common.shape[1], dtype=bool)
+    in_model = np.zeros(len(columns), dtype=bool)
     in_model[posterior.scaling.kept] = True
-    names = [*np.asarray(names, dtype=object)[finite], *specification.common_columns]
+    in_model, columns = in_model[judged], columns[judged]
+    names = [*np.asarray(names, dtype=object)[finite], *columns]
     values = np.concatenate([values[:, finite], common], axis=1)
     if posterior.n_chains:
-        return _sampled_diagnostics(names, values, posterior.n_chains, len(specification.common_columns), in_model)
+        return _sampled_diagnostics(names, values, posterior.n_chains, len(columns), in_model)
     mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
     if posterior.by_quadrature:
         error[:] = 0.0
     # A coefficient's sd is wider than that of its conditional mean.
     deviation = common - posterior.weight @ common
     of_common = np.sqrt(posterior.weight @ (common_sd**2 + deviation**2))
-    of_common = np.where(common_orders(specification, posterior) <= OF_VARIANCE, np.inf, of_common)
+    of_common = np.where(common_orders(specification, posterior)[judged] <= OF_VARIANCE, np.inf, of_common)
     sd[len(sd) - common.shape[1] :] = of_common
     table = pd.DataFrame(index=pd.Index(names, name="parameter"), columns=COLUMNS, dtype=float)
     table["ess_bulk"] = effective_size(mean, sd, error)
@@ -156,6 +166,14 @@ def marginal_diagnostics(specification, posterior, *, sigma_is_parameter: bool) 
     table["pareto_k"] = posterior.pareto_k
     table["in_model"] = np.concatenate([np.ones(n_variance, dtype=bool), in_model])
     return table
+
+
+def _most_affected(mean, sd, weight) -> np.ndarray:
+    """Return the columns whose conditional means have the largest share in the variance, in their order."""
+    between = weight @ (mean - weight @ mean) ** 2
+    with np.errstate(invalid="ignore"):
+        share = between / (between + weight @ sd**2)
+    return np.sort(np.argsort(-np.nan_to_num(share, nan=-1.0), kind="stable")[:JUDGED_COEFFICIENTS])
 
 
 def _sampled_diagnostics(names, values, n_chains, n_common, in_model) -> pd.DataFrame:

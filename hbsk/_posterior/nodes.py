@@ -49,6 +49,8 @@ FAR = 1e-8
 # Weight of nodes beyond floating point that cannot be missed.
 LOST_WEIGHT = 1e-6
 LARGEST_PARAMETER = 1e75
+# Nodes at which sds of many coefficients are looked at before a fit warns.
+NODES_FOR_SDS = 16
 # What a posterior computes when it is first asked, and leaves out of pickles.
 COMPUTED = ("_effects", "_effects_with_spread", "_expected_covariance", "_passes", "common_root")
 
@@ -139,9 +141,29 @@ class MarginalPosterior(Posterior):
     def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns."""
         mean = self.scaling.coefficients(self.common_mean, self.has_intercept)
-        jacobian = self._jacobian()
-        sds = [np.sqrt(np.sum((jacobian.T @ self.roots(nodes)) ** 2, axis=2)) for nodes in self.node_blocks()]
-        return mean, np.concatenate(sds)
+        return mean, np.sqrt(np.concatenate([self._common_variances(nodes) for nodes in self.node_blocks()]))
+
+    def _common_variances(self, nodes) -> np.ndarray:
+        """Return variances (n_nodes, p) of the coefficients of the raw columns at nodes."""
+        root, jacobian = self.roots(nodes), self._jacobian()
+        # all but the intercept are multiples of one coefficient each
+        mixed = np.count_nonzero(jacobian, axis=0) > 1
+        variance = np.sum(root**2, axis=2) @ jacobian**2
+        variance[:, mixed] = np.sum((jacobian[:, mixed].T @ root) ** 2, axis=2)
+        return variance
+
+    def judged_mixture(self) -> tuple[np.ndarray, np.ndarray] | None:
+        """Return `common_mixture` with sds averaged over a few nodes; None where those of all nodes are at hand.
+
+        From node to node sds differ as the variance parameters do, which are judged themselves.
+        """
+        if "common_root" in vars(self) or len(self.node_blocks()) == 1:
+            return None
+        levels = (np.arange(NODES_FOR_SDS) + 0.5) / NODES_FOR_SDS
+        few = np.minimum(np.searchsorted(np.cumsum(self.weight), levels), self.n_nodes - 1)
+        sd = np.sqrt(np.mean(self._common_variances(few), axis=0))
+        mean = self.scaling.coefficients(self.common_mean, self.has_intercept)
+        return mean, np.broadcast_to(sd, mean.shape)
 
     # given a node
 
@@ -277,7 +299,9 @@ class MarginalPosterior(Posterior):
         at_once = few and self.n_nodes * len(x) * max(x.shape[1], self.factor.shape[1] ** 2) <= BLOCK_ELEMENTS
         few = few and (at_once or not self.has_short_moments)
         if few and (need_variance or not at_once):
-            return moments_by_block(self, x, z, codes)
+            first, *others = self.node_blocks()
+            at_once = None if not others or "common_root" in vars(self) else first.stop
+            return moments_by_block(self, x, z, codes, at_once)
         # In engine units, where columns are centred: raw coefficients of a column far from zero would cancel.
         offset = self._offset(x, z)
         x = self.scaling.common(x, self.has_intercept)

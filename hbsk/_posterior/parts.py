@@ -123,11 +123,15 @@ def standardised(third: np.ndarray, sd: np.ndarray) -> np.ndarray:
     return np.divide(third, sd**3, out=np.zeros_like(third), where=sd > SMALLEST_SD)
 
 
-def moments_by_block(posterior, x, z, codes):
-    """Return mean and variance of rows through their mixture, a block of rows at a time."""
+def moments_by_block(posterior, x, z, codes, nodes_at_once=None):
+    """Return mean and variance of rows through their mixture, a block of rows at a time.
+
+    Where a posterior holds matrices of ``nodes_at_once`` nodes only, and makes them anew for each block of rows,
+    blocks are as long as that allows.
+    """
     n_rows = len(x)
     mean, variance = np.empty(n_rows), np.empty(n_rows)
-    width = max(1, BLOCK_ELEMENTS // (posterior.n_nodes * max(x.shape[1], 1)))
+    width = max(1, BLOCK_ELEMENTS // max((nodes_at_once or posterior.n_nodes) * x.shape[1], posterior.n_nodes))
     for start in range(0, n_rows, width):
         rows = slice(start, start + width)
         block = posterior.row_mixture(x[rows], [part[rows] for part in z], [c[rows] for c in codes])

@@ -230,6 +230,14 @@ def log_likelihood(cells: Cells, tau2: float | np.ndarray, *, restricted: bool) 
     return -0.5 * (value + fit.log_det) if restricted else -0.5 * value
 
 
+def restricted_fits(cells: Cells, tau2: np.ndarray) -> tuple[_Fit, np.ndarray, np.ndarray]:
+    """Fit beta at each tau^2: the fits, sum log(v_j + tau^2) + log |Z'WZ|, and sum (v_j + tau^2)^-2."""
+    few = _merge_cells(cells)
+    totals = _totals(few, tau2)
+    fit = _least_squares(few, 1.0 / totals)
+    return fit, np.log(totals) @ few.counts + fit.log_det, np.square(1.0 / totals) @ few.counts
+
+
 def likelihood_slope(cells: Cells, tau2: float | np.ndarray, *, restricted: bool) -> np.ndarray:
     """Differentiate `log_likelihood` by tau^2: 1/2 (y'PPy - tr P), or 1/2 (y'PPy - tr W) for ML."""
     weights = 1.0 / _totals(cells, tau2)

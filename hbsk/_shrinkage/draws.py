@@ -116,8 +116,11 @@ def draw_rows(
     if codes is not None:
         y[known] += (draws.theta - fitted.theta).T[groups]
         labels, place = np.unique(codes[~known], return_inverse=True)
-        sd = np.sqrt(np.nan_to_num(fitted.new_variance, nan=0.0, posinf=0.0))
-        y[~known] += (draws.scale * sd * rng.standard_normal((len(labels), n_draws)))[place]
+        if fitted.new_groups is None or not len(labels):
+            sd = draws.scale * np.sqrt(np.nan_to_num(fitted.new_variance, nan=0.0, posinf=0.0))
+        else:
+            sd = np.sqrt(fitted.new_groups.draw(n_draws, float(np.mean(noise[~known])), rng))
+        y[~known] += (sd * rng.standard_normal((len(labels), n_draws)))[place]
     unknown = ~np.isfinite(infinite_where_unknown(fitted.variance(columns, n_rows, codes) + noise))
     y += draws.scale * rng.standard_normal(y.shape) * np.sqrt(np.where(unknown, 0.0, noise))[:, None]
     y[unknown] = np.nan

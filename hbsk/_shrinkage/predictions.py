@@ -6,9 +6,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy.stats import t as student_t
 
 from hbsk._shrinkage.linear_predictor import LinearPredictor, ShrunkenRegression
+from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.shrunken_groups import Departures, ShrunkenGroups, infinite_where_unknown
+from hbsk._shrinkage.shrunken_means import t_quantile
 
 
 class FittedMeans(NamedTuple):
@@ -34,6 +37,8 @@ class FittedMeans(NamedTuple):
         Number of coefficients of the target that the group means had to tell.
     new_variance : float
         Variance of a new group around the target.
+    new_groups : NewGroups or None
+        Law of new groups where tau^2 was estimated.
     """
 
     theta: np.ndarray
@@ -46,6 +51,7 @@ class FittedMeans(NamedTuple):
     sigma2: float
     n_target: float
     new_variance: float
+    new_groups: NewGroups | None = None
 
     def mean(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
         """Compute the mean of each row, shape (n_rows,); codes not below J are new groups, None is no groups."""
@@ -72,6 +78,29 @@ class FittedMeans(NamedTuple):
         # Rounding could take a variance of almost nothing below it.
         return np.maximum(variance, 0.0)
 
+    def reach(
+        self,
+        columns: Sequence[np.ndarray],
+        n_rows: int,
+        codes: np.ndarray | None,
+        noise: np.ndarray | float,
+        coverage: float,
+    ) -> np.ndarray:
+        """Compute half the width of the interval of each row, shape (n_rows,); noise is 0 for that of its mean."""
+        level = 0.5 + coverage / 2
+        variance = infinite_where_unknown(self.variance(columns, n_rows, codes) + noise)
+        reach = t_quantile(level, np.array([self.nu])) * np.sqrt(variance)
+        if codes is None or self.new_groups is None or not (codes >= len(self.theta)).any():
+            return reach
+        new = codes >= len(self.theta)
+        predictor = self.predictor._replace(covariance=self.new_groups.covariance)
+        leverage = predictor.variance([column[new] for column in columns], int(new.sum()))
+        noise = np.broadcast_to(np.asarray(noise, dtype=np.float64), n_rows)[new]
+        own = np.isfinite(self.nu) & (noise > 0)  # of rows like those of fit, whose variance was estimated
+        scale, degrees = self.new_groups.student(np.maximum(leverage, 0.0), np.where(own, np.nan, noise))
+        reach[new] = np.where(np.isfinite(variance[new]), student_t.ppf(level, degrees) * np.sqrt(scale), np.inf)
+        return reach
+
 
 def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
     """Keep of shrunken groups what predictions need."""
@@ -87,6 +116,7 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
         sigma2=groups.sigma2,
         n_target=means.n_target,
         new_variance=means.new_tau2,
+        new_groups=means.new_groups,
     )
 
 

@@ -9,6 +9,7 @@ from scipy.stats import t as student_t
 
 from hbsk._shrinkage import between_group_variance as _shrinkage
 from hbsk._shrinkage.group_means import GroupMeans
+from hbsk._shrinkage.new_groups import NewGroups, law_of_new_groups
 from hbsk._shrinkage.within_groups import PooledSlopes, WithinSlopes, pool_slopes
 
 
@@ -39,6 +40,8 @@ class ShrunkenMeans(NamedTuple):
         What "sure" takes for tau^2 in the shrinkage; NaN under other methods and where nothing was shrunken.
     n_target : float
         Number of coefficients of the target that the group means had to tell.
+    new_groups : NewGroups or None
+        Law of new groups where tau^2 was estimated; None where it was given, or nothing was shrunken.
     why_not : str
         Why nothing was shrunken; empty where something was.
     """
@@ -54,6 +57,7 @@ class ShrunkenMeans(NamedTuple):
     new_tau2: float
     sure_tau2: float
     n_target: float
+    new_groups: NewGroups | None
     why_not: str
 
 
@@ -112,6 +116,12 @@ def shrink_means(
     covariance = target.covariance(pull.fit, variances + tau2)
     # The height of the target is known well enough; far from the centre the slopes' own growth is what matters.
     covariance[1:, 1:] = target.covariance(pull.fit, growth * (variances + tau2))[1:, 1:]
+    new_groups = None
+    if not (given or why_not) and groups.unit > 0:
+        tau_free = groups.means - offset - basis @ within.slopes
+        told = within.information if within.rank else None
+        cells = _shrinkage.collect_cells(tau_free, groups.relative_variances, basis, told)
+        new_groups = law_of_new_groups(cells, pull.fit.coef - within.slopes, groups.unit * groups.nu, groups.nu)
     moved = np.where(
         pull.own < 0.5,
         offset + (groups.means - offset - pull.deviations) + pull.own * pull.deviations,
@@ -129,6 +139,7 @@ def shrink_means(
         new_tau2=tau2 if given else _shrinkage.variance_of_new_groups(variances, tau2, slopes.n_target),
         sure_tau2=pull.sure_tau2,
         n_target=slopes.n_target,
+        new_groups=new_groups,
         why_not=why_not,
     )
 

@@ -11,6 +11,7 @@ from sklearn import get_config
 from sklearn.utils.metadata_routing import MetadataRequest
 
 from hbsk._base import sized_by
+from hbsk._data.suspicions import warn_of_order
 from hbsk._messages import shown
 from hbsk.model_selection._responses import GROUPS, answering_step, respond
 
@@ -165,6 +166,7 @@ class GroupScorer:
                     "scorers only with metadata routing on: sklearn.set_config(enable_metadata_routing=True), and "
                     "params={'groups': ...} in cross_validate or groups=... in GridSearchCV.fit."
                 )
+        warn_of_order(X, [("y", y_true), *metadata.items()])
         y_true, further = self._sized(estimator, X, y_true, further)
         score = self._metric(y_true, *self._predictions(estimator, X, groups), **further)
         return score if self._greater_is_better else -score
@@ -253,7 +255,10 @@ class GroupScorer:
         return y_true, further
 
     def _predictions(self, estimator: Any, X: Any, groups: Any) -> tuple:
-        estimator, X = answering_step(estimator, X)
+        step, answered = answering_step(estimator, X)
+        if step is not estimator:  # steps before it may have lost the index
+            warn_of_order(X, [("groups", groups)])
+        estimator, X = step, answered
         if self._response == MEAN_AND_STD:
             return tuple(respond(estimator, "predict", X, groups, return_std=True))
         return (respond(estimator, self._response, X, groups),)

@@ -31,6 +31,7 @@ from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._posterior.orders import RowOrders
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
+from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk.classification import PartialPoolingClassifier
@@ -48,8 +49,8 @@ CLASSES: dict[str, type] = {
         Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures, Directions,
         DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, Factor, FactorSource, Fitted, FittedMeans,
         GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, LinearPredictor,
-        Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NoPoolingPosterior,
-        Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value,
+        Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NewGroups,
+        NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value,
         VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip

@@ -34,6 +34,7 @@ from hbsk.serialization._kinds import (
     number_type,
     numbers_of,
 )
+from hbsk.serialization._shapes import check_arrays
 
 FORMAT = 2
 
@@ -371,12 +372,12 @@ class _DocumentReader:
         return self._special(tag, value["value"])
 
     def _object(self, cls: type, fields: dict[str, Any]) -> Any:
-        if cls is VarianceParameters:
-            for block in fields["blocks"]:
-                check_block(block, len(fields["group_sd"]))
-                self._spend(2 * len(block) ** 3)  # it lists the columns before each pair of columns
+        for block in fields["blocks"] if cls is VarianceParameters else ():
+            check_block(block, len(fields["group_sd"]))
+            self._spend(2 * len(block) ** 3)  # it lists the columns before each pair of columns
         value = cls(**fields)
         check_fields(value)
+        check_arrays(value)
         return value
 
     def _spend(self, n_bytes: int) -> None:

@@ -130,6 +130,9 @@ def check_learnt(estimator: Any) -> None:
             raise DamagedError(f"The document is damaged: it lacks {attribute!r} of a fitted {name}.")
         if not is_of_kind(state[attribute], kind):
             raise DamagedError(f"The document is damaged: {attribute!r} of a {name} is {_short(state[attribute])}.")
+    names = state.get("feature_names_in_")
+    if names is not None and np.shape(names) != (estimator.n_features_in_,):
+        raise DamagedError(f"The document is damaged: 'n_features_in_' is not the number of the names of a {name}.")
     for what, size, wanted in _sizes(estimator):
         if size != wanted:
             raise DamagedError(f"The document is damaged: {what} has {size} entries, where {wanted} are due.")

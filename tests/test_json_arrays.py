@@ -1,0 +1,73 @@
+"""Documents whose arrays do not fit one another, or hold what none can hold, are refused by name."""
+
+import base64
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
+
+rng = np.random.default_rng(0)
+X = pd.DataFrame({"x": rng.normal(size=40), "g": rng.choice(list("pqrstu"), 40), "h": rng.choice(list("vwxy"), 40)})
+Y = X["x"] + rng.normal(size=40)
+MODELS = {
+    "means": lambda: JamesSteinEstimator(group_features="g", method="sure").fit(X[["x", "g"]], Y),
+    "regression": lambda: JamesSteinEstimator(group_features="g", target="regression").fit(X[["x", "g"]], Y),
+    "one factor": lambda: PartialPoolingRegressor("x + (x | g)").fit(X, Y),
+}
+
+
+def encoded(values):
+    content = base64.b64encode(np.ascontiguousarray(values).tobytes()).decode()
+    axes = list(range(values.ndim))
+    return {"dtype": values.dtype.str, "shape": list(values.shape), "axes": axes, "base64": content}
+
+
+def changes(values):
+    yield values[:-1]
+    yield np.concatenate([values, values[:1]])
+    yield values[None]
+    if values.dtype.kind == "f":
+        for number in (np.nan, np.inf, -np.inf):
+            changed = values.copy()
+            changed.flat[-1] = number
+            yield changed
+        yield -np.abs(values) - 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_array_changed_is_refused_in_our_words_or_answers_in_finite_numbers(name):
+    fitted = MODELS[name]()
+    ask = X.loc[:3, fitted.feature_names_in_]
+    content = json.loads(to_json(fitted))
+    refused = []
+    for number, array in enumerate(content["arrays"]):
+        if "base64" not in array or 0 in array["shape"]:
+            continue
+        values = np.frombuffer(base64.b64decode(array["base64"]), array["dtype"]).reshape(array["shape"])
+        for changed in changes(values):
+            arrays = list(content["arrays"])
+            arrays[number] = encoded(changed)
+            try:
+                model = from_json(json.dumps(content | {"arrays": arrays}))
+            except ValueError as error:
+                refused.append(str(error))
+            else:
+                assert np.isfinite(model.predict(ask)).all(), (number, changed.shape)
+    assert len(refused) > 20
+    assert all(message.startswith("The document") for message in refused)
+
+
+def test_the_field_is_named():
+    content = json.loads(to_json(MODELS["means"]()))
+    number = content["state"]["_learnt"]["fields"]["means"]["fields"]["theta_sd"]["value"]
+    arrays = list(content["arrays"])
+    arrays[number] = encoded(np.full(6, -1.0))
+    with pytest.raises(ValueError, match="theta_sd of a FittedMeans has numbers that no fit has"):
+        from_json(json.dumps(content | {"arrays": arrays}))
+    means = content["state"]["_learnt"]["fields"]["means"]["fields"]
+    means["new_variance"] = -0.5
+    with pytest.raises(ValueError, match="new_variance of a FittedMeans is negative"):
+        from_json(json.dumps(content))
