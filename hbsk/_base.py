@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import copy
 from dataclasses import dataclass, replace
@@ -170,6 +171,12 @@ def _names_in(formula: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     except (TypeError, ValueError):
         return (), ()
     return parsed.feature_names, parsed.factor_names
+
+
+def takes_groups_from_columns(formula: Any) -> bool:
+    """Tell it by the text alone: a fit that was read back answers without importing formulae."""
+    sides = re.findall(r"\|\s*([^|)]+)", re.sub("`[^`]*`", "quoted", formula)) if isinstance(formula, str) else []
+    return any(side.strip() != GROUPS for side in sides)
 
 
 def reads_columns(estimator: Any) -> bool:

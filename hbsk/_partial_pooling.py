@@ -17,12 +17,11 @@ from hbsk._base import (
     GroupRoutingMixin,
     generator,
     learnt_by,
-    names_in,
     read_predicted,
     read_training_table,
+    takes_groups_from_columns,
 )
 from hbsk._data.rows import UNKNOWN_GROUPS, Rows
-from hbsk._data.sources import GROUPS
 from hbsk._data.suspicions import warn_of_single_rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
@@ -154,8 +153,7 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        _, factors = names_in(self.formula)
-        tags.input_tags.categorical = self.group_features is not None or bool(set(factors) - {GROUPS})
+        tags.input_tags.categorical = self.group_features is not None or takes_groups_from_columns(self.formula)
         tags.input_tags.string = True
         return tags
 

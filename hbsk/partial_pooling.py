@@ -326,9 +326,10 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        features, factors = names_in(self.formula)
-        # what only groups explain is nothing where columns that are no groups are taken for labels
-        tags.regressor_tags.poor_score = bool(factors) and not features
+        if not self.__sklearn_is_fitted__():  # a fit that was read back answers without importing formulae
+            features, factors = names_in(self.formula)
+            # what only groups explain is nothing where columns that are no groups are taken for labels
+            tags.regressor_tags.poor_score = bool(factors) and not features
         return tags
 
     def _warn_of_single_rows(self, frame, rows):

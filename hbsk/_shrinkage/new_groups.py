@@ -93,9 +93,9 @@ class NewGroups(NamedTuple):
         mean = np.sum(weight * logs, axis=1)
         variance = np.sum(weight * np.square(logs - mean[:, None]), axis=1)
         if np.isfinite(self.degrees):
-            half = self.degrees / 2
-            mean += np.log(half) - digamma(half)
-            variance += polygamma(1, half)
+            half_degrees = self.degrees / 2
+            mean += np.log(half_degrees) - digamma(half_degrees)
+            variance += polygamma(1, half_degrees)
         half = inverse_trigamma(np.maximum(variance, 1e-9))
         return np.stack([np.exp(mean - np.log(half) + digamma(half)), 2.0 * half])
 

@@ -50,7 +50,7 @@ CLASSES: dict[str, type] = {
         DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, Factor, FactorSource, Fitted, FittedMeans,
         GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, LinearPredictor,
         Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NewGroups,
-        NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value,
-        VarianceLaw, VarianceParameters,
+        NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails,
+        Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip
