@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 # encoders and marginal_against_nuts measure accuracy, the others time.
-FILES = ("speed", "effective_samples", "grid_search", "scaling", "columns", "encoders")
+FILES = ("speed", "effective_samples", "grid_search", "scaling", "columns", "crossed", "encoders")
 
 for name in FILES:
     print(f"\n=== benchmarks.{name}\n", flush=True)

