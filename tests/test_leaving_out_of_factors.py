@@ -7,8 +7,10 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal
 
 from hbsk import PartialPoolingRegressor
+from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection import compare, loo, waic
+from hbsk.model_selection._variance_grid import grid_of_draws
 
 PRIORS = {
     "sigma": 0.7,
@@ -207,6 +209,27 @@ def test_levels_left_out_as_by_quadrature(tiny, evidence, factor):
     X, y, model = tiny
     exact = [evidence((X[factor] == level).to_numpy()) for level in np.unique(X[factor])]
     np.testing.assert_allclose(loo(model, X, y, unit="group", factor=factor).elpd_i, exact, atol=0.03)
+
+
+def test_draws_of_sds_are_those_of_the_engine_again():
+    # to the units of y and of raw columns, at zero, by the posterior; back again by the grid
+    X, y = make_rows()
+    posterior = PartialPoolingRegressor("x + (x | a) + (1 | b)").fit(X, y)._learnt.fitted.posterior
+    nodes = posterior.variance_nodes()
+    draws = DrawsPosterior(
+        common=np.zeros((posterior.n_nodes, 2)),
+        sigma=nodes.sigma,
+        group_sd=nodes.group_sd,
+        correlation=nodes.correlation,
+        effects=[],
+        n_chains=1,
+        locations=tuple(DrawsLocation(np.zeros(q), np.zeros(q), 0) for q in (2, 1)),
+    )
+    grid = grid_of_draws(draws, posterior.scalings)
+    np.testing.assert_allclose(np.exp(grid.log_sigma[:, 0]), posterior.sigma, rtol=1e-12)
+    covariance = grid.factor @ grid.factor.swapaxes(1, 2)
+    of_nodes = posterior.factor @ posterior.factor.swapaxes(1, 2)
+    np.testing.assert_allclose(covariance, of_nodes, atol=1e-9 * of_nodes.max())
 
 
 # What is asked for
