@@ -94,7 +94,8 @@ def loo(
 
     Where Pareto k of a row or a group is too large, the variance parameters are integrated again without it, from sums,
     with the priors and the centring of the full fit, and ``pareto_k`` is 0; not where common coefficients are drawn,
-    nor for rows after NUTS.
+    nor for rows after NUTS, and with several factors for the 50 worst only. Groups of several factors with more than
+    500 rows are always integrated again, and are refused where they are more than 50.
 
     Classes and counts: nodes of the engine hold common coefficients and sds; given these, a row leaves the quadrature
     over the effects of its group, and a group is its own integral. A row whose Pareto k is too large is left out by

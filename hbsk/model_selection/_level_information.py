@@ -28,6 +28,7 @@ from hbsk.model_selection._leave_row_out import RowData
 from hbsk.model_selection._training_rows import TrainingRows
 from hbsk.model_selection._variance_grid import (
     LEAST_NODES,
+    MOST_REFITS,
     LeftOut,
     VarianceGrid,
     grid_of_draws,
@@ -38,8 +39,6 @@ from hbsk.model_selection._variance_grid import (
     refit,
 )
 
-# Levels with more rows than `MOST_ROWS` that are fitted again.
-MOST_REFITS = 50
 # Pareto k above which a level is fitted again: weights of infinite variance put one of five levels off by .06.
 REFIT_ABOVE = 0.5
 # Operations that take as long as scoring a row.
@@ -70,7 +69,7 @@ def loo_of_levels(training: TrainingRows) -> Any:
         )
     good_k, start = largest_good_k(grid.n_nodes), grid.start()
     scores = _leave_out(model, rows, grid, large)
-    scores = refit(scores, min(good_k, REFIT_ABOVE), lambda j: score_level_again(model, rows, j, start))
+    scores = refit(scores, min(good_k, REFIT_ABOVE), lambda j: score_level_again(model, rows, j, start), MOST_REFITS)
     bad = np.flatnonzero(scores.pareto_k > good_k)
     if len(bad):
         which = listed([names[j] for j in bad])

@@ -15,6 +15,7 @@ from hbsk.model_selection._elpd import loo_data, waic_data
 from hbsk.model_selection._leave_row_out import ROWS_PER_UNIT, RowData, score_row_again, score_rows, unidentified_row
 from hbsk.model_selection._training_rows import TrainingRows
 from hbsk.model_selection._variance_grid import (
+    MOST_REFITS,
     LeftOut,
     VarianceGrid,
     expected,
@@ -39,7 +40,8 @@ def loo_of_rows(training: TrainingRows) -> Any:
     scores = LeftOut(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("elpd", "lpd", "pareto_k")))
     good_k = largest_good_k(grid.n_nodes)
     start = grid.start()
-    scores = refit(scores, good_k, lambda row: score_row_again(model, rows, row, start))
+    most = MOST_REFITS if training.has_several_factors else None
+    scores = refit(scores, good_k, lambda row: score_row_again(model, rows, row, start), most)
     shift = -np.log(training.scalings[0].y_scale)
     result = loo_data(
         scores.elpd + shift, scores.lpd + shift, scores.pareto_k, good_k, grid.n_points, _template(len(rows.y))

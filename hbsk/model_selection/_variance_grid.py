@@ -39,6 +39,8 @@ NODES_PER_REPLICATE = (4, 128)
 MAX_NODES = 12_000
 # Nodes times rows for which those of several factors are looked at, and the number that are left of many in any case.
 NODES_BY_ROWS, LEAST_NODES = 5_000_000, 64
+# Units of several factors that are left out by integrating again, which costs as much as a fit.
+MOST_REFITS = 50
 # Of the fine grids of sigma that few rows need, every second point serves here.
 MOST_SIGMAS = 30
 # The grid was laid out for all data; without a unit, sigma must neither lie beyond its ends nor between its points.
@@ -282,7 +284,9 @@ def leave_out(scores: UnitScores, weight: np.ndarray) -> LeftOut:
     return LeftOut(elpd, expected(scores.seen.T, log_weight), pareto_k)
 
 
-def refit(scores: LeftOut, good_k: float, score_again: Callable[[int], tuple[float, float]]) -> LeftOut:
+def refit(
+    scores: LeftOut, good_k: float, score_again: Callable[[int], tuple[float, float]], most: int | None = None
+) -> LeftOut:
     """Replace the scores of units whose Pareto k is too large.
 
     Parameters
@@ -292,9 +296,12 @@ def refit(scores: LeftOut, good_k: float, score_again: Callable[[int], tuple[flo
     score_again : callable
         Maps the number of a unit to ``log p(y_i | y_-i)`` from a posterior that was integrated without it, and to the
         Pareto k of that posterior.
+    most : int, optional
+        Of the units, where each costs as much as a fit: those with the largest Pareto k.
     """
     elpd, pareto_k = scores.elpd.copy(), scores.pareto_k.copy()
-    for i in np.flatnonzero(pareto_k > good_k):
+    worst = np.argsort(-pareto_k, kind="stable")[:most]
+    for i in np.sort(worst[pareto_k[worst] > good_k]):
         elpd[i], refitted_k = score_again(int(i))
         if refitted_k <= PARETO_K_THRESHOLD:
             pareto_k[i] = 0.0
