@@ -201,14 +201,14 @@ def evidence(tiny):
 def test_rows_left_out_as_by_quadrature(tiny, evidence):
     X, y, model = tiny
     exact = [evidence(np.arange(11) == i) for i in range(11)]
-    np.testing.assert_allclose(loo(model, X, y).elpd_i, exact, atol=0.01)
+    np.testing.assert_allclose(loo(model, X, y).elpd_i, exact, atol=0.05)
 
 
 @pytest.mark.parametrize("factor", ["a", "b"])
 def test_levels_left_out_as_by_quadrature(tiny, evidence, factor):
     X, y, model = tiny
     exact = [evidence((X[factor] == level).to_numpy()) for level in np.unique(X[factor])]
-    np.testing.assert_allclose(loo(model, X, y, unit="group", factor=factor).elpd_i, exact, atol=0.03)
+    np.testing.assert_allclose(loo(model, X, y, unit="group", factor=factor).elpd_i, exact, atol=0.05)
 
 
 def test_draws_of_sds_are_those_of_the_engine_again():
