@@ -3,6 +3,7 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor
@@ -55,5 +56,30 @@ def test_rows_as_arviz_on_draws_of_nuts(both_engines):
 def test_groups_as_from_draws_of_nuts(both_engines):
     X, y, integrated, sampled = both_engines
     by_nodes, by_draws = (loo(model, X, y, unit="group") for model in (integrated, sampled))
+    np.testing.assert_allclose(by_draws.elpd_i, by_nodes.elpd_i, atol=0.1)
+    assert by_draws.elpd == pytest.approx(by_nodes.elpd, abs=0.3)
+
+
+@pytest.fixture(scope="module")
+def two_factors():
+    rng = np.random.default_rng(3)
+    X = pd.DataFrame({"a": rng.integers(0, 9, 120), "b": rng.integers(0, 6, 120), "x": rng.normal(4.0, 1.0, 120)})
+    y = rng.normal(size=120) + 0.5 * X["x"] + rng.normal(size=9)[X["a"]] + rng.normal(size=6)[X["b"]]
+    how = {"formula": "x + (1 | a) + (1 | b)", "random_state": 1}
+    sampled = PartialPoolingRegressor(**how, inference="nuts", sampler_options={"target_accept": 0.95}).fit(X, y)
+    return X, y, PartialPoolingRegressor(**how).fit(X, y), sampled
+
+
+@pytest.mark.parametrize("factor", ["a", "b"])
+def test_groups_of_two_factors_as_from_draws_of_nuts(two_factors, factor):
+    X, y, integrated, sampled = two_factors
+    by_nodes, by_draws = (loo(model, X, y, unit="group", factor=factor) for model in (integrated, sampled))
+    np.testing.assert_allclose(by_draws.elpd_i, by_nodes.elpd_i, atol=0.1)
+    assert by_draws.elpd == pytest.approx(by_nodes.elpd, abs=0.2)
+
+
+def test_rows_of_two_factors_as_from_draws_of_nuts(two_factors):
+    X, y, integrated, sampled = two_factors
+    by_nodes, by_draws = loo(integrated, X, y), loo(sampled, X, y)
     np.testing.assert_allclose(by_draws.elpd_i, by_nodes.elpd_i, atol=0.1)
     assert by_draws.elpd == pytest.approx(by_nodes.elpd, abs=0.3)
