@@ -11,17 +11,20 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
+from scipy.special import ndtri
 
 from hbsk._engine.fit import own_errors
 from hbsk._engine.generalized.data import Responses, group_constants
 from hbsk._engine.generalized.fit import GeneralizedNodes, generalized_model, integrate_generalized
 from hbsk._engine.generalized.inner import EffectMoments, pairs, triples
 from hbsk._engine.generalized.leave_out import row_log_predictive
+from hbsk._engine.integrate import N_REPLICATES, unit_cube_points
 from hbsk._engine.node_algebra import semidefinite_cholesky, systematic_resample, thinned
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
+from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
@@ -32,6 +35,9 @@ from hbsk._posterior.skew_normals import SHARES, skew_normals
 COMPUTED = ("_effects",)
 # Of more nodes so many stand for all: what is asked of a posterior costs as much for every node.
 MOST_NODES = 2_048
+# Width of kernels on nodes, in posterior sds times the fifth root of their number (Silverman 1986, eq. 3.28); points of
+# the law of the variance parameters, and which quasi-random ones.
+KERNEL_WIDTH, LAW_POINTS, LAW_SALT = 1.06, 8_192, 700
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,10 @@ class GeneralizedPosterior(Posterior):
     common : ndarray of shape (n_nodes, p)
     factor : ndarray of shape (n_nodes, q, q)
         ``Lambda``, a root of the covariance of the effects.
+    theta : ndarray of shape (n_nodes, n_theta)
+        Variance parameters where they are unconstrained.
+    parameters : VarianceParameters
+        The map from there.
     effects : EffectMoments
         Of the groups, given each node.
     group_log_likelihood : ndarray of shape (n_nodes, n_groups)
@@ -67,6 +77,8 @@ class GeneralizedPosterior(Posterior):
     pareto_k: float
     common: np.ndarray
     factor: np.ndarray
+    theta: np.ndarray
+    parameters: VarianceParameters
     effects: EffectMoments
     group_log_likelihood: np.ndarray
     scaling: ColumnScaling
@@ -103,9 +115,23 @@ class GeneralizedPosterior(Posterior):
         return mean, (self.weight[:, None] * deviation).T @ deviation
 
     def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return means and sds (zero), each (n_nodes, p), of the coefficients, which a node fixes."""
-        raw = self._raw_common
-        return raw, np.zeros_like(raw)
+        """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns: nodes as kernels."""
+        return self._kernels(self._raw_common)
+
+    def _kernels(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and sds of normal kernels on values (n_nodes, k) of the nodes, with their mean and variance.
+
+        Nodes are drawn towards their mean by what kernels add to the variance (West 1993, J. R. Stat. Soc. B 55), of
+        the width of Silverman's rule: ends of intervals would else be those of the outermost nodes.
+        """
+        mean = self.weight @ values
+        sd = np.sqrt(self.weight @ (values - mean) ** 2)
+        width = self._kernel_width
+        return mean + np.sqrt(1.0 - width**2) * (values - mean), np.broadcast_to(width * sd, values.shape)
+
+    @property
+    def _kernel_width(self) -> float:
+        return float(min(KERNEL_WIDTH * np.sum(self.weight**2) ** 0.2, 0.9))
 
     @property
     def _raw_common(self) -> np.ndarray:
@@ -113,19 +139,34 @@ class GeneralizedPosterior(Posterior):
 
     def variance_nodes(self) -> VarianceNodes:
         """Return the variance parameters at the nodes; sigma, which there is none of, is 0."""
-        sigma = np.zeros(self.n_nodes)
-        if not self.factor.shape[1]:
+        return self._variance_of(self.factor)
+
+    def _variance_of(self, factor: np.ndarray) -> VarianceNodes:
+        sigma = np.zeros(len(factor))
+        if not factor.shape[1]:
             return VarianceNodes(sigma, [], [])
-        sd, correlation = sds_and_correlations(self._raw_factor)
+        sd, correlation = sds_and_correlations(self._raw(factor))
         return VarianceNodes(sigma, [sd], [correlation])
 
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray | None]:
-        """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
-        return self.variance_nodes(), self.weight, self.replicate
+        """Return weighted points of the variance parameters, several about each node; see `Posterior.variance_law`."""
+        n_theta = self.theta.shape[1]
+        if not n_theta:
+            return self.variance_nodes(), self.weight, self.replicate
+        repeats = -(-LAW_POINTS // self.n_nodes)
+        mean = self.weight @ self.theta
+        deviation = self.theta - mean
+        root = semidefinite_cholesky((self.weight[:, None] * deviation).T @ deviation)
+        width = self._kernel_width
+        uniforms = unit_cube_points(n_theta, -(-repeats * self.n_nodes // N_REPLICATES), LAW_SALT)
+        noise = ndtri(uniforms[: repeats * self.n_nodes]) @ root.T
+        theta = mean + np.sqrt(1.0 - width**2) * np.repeat(deviation, repeats, axis=0) + width * noise
+        factor = self.parameters.points(theta).relative_factor
+        weight = np.repeat(self.weight / repeats, repeats)
+        return self._variance_of(factor), weight, np.repeat(self.replicate, repeats)
 
-    @property
-    def _raw_factor(self) -> np.ndarray:
-        return self.scaling.effects(self.factor.swapaxes(1, 2)).swapaxes(1, 2)
+    def _raw(self, factor: np.ndarray) -> np.ndarray:
+        return self.scaling.effects(factor.swapaxes(1, 2)).swapaxes(1, 2)
 
     def diagnostics(self, specification, *, sigma_is_parameter: bool = False):
         """Return Monte Carlo errors of every parameter."""
@@ -169,7 +210,8 @@ class GeneralizedPosterior(Posterior):
         """Return the mixture of the linear predictor of rows: three normals for each node."""
         mean, variance, third = self.row_laws(x, z, codes)
         if not self.n_groups:
-            return RowMixture(self.weight, mean, variance)
+            mean, sd = self._kernels(mean)
+            return RowMixture(self.weight, mean, sd**2)
         sd = np.sqrt(variance)
         means, sds = skew_normals(standardised(third, sd))
         shape = (len(SHARES) * self.n_nodes, mean.shape[1])
@@ -248,7 +290,7 @@ class GeneralizedPosterior(Posterior):
         """Return ``1 - Var(u_jk | y, b, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
         q = self.factor.shape[1]
         n_groups = self.n_groups[0]
-        prior = np.sum(self._raw_factor**2, axis=2)
+        prior = np.sum(self._raw(self.factor) ** 2, axis=2)
         shrinkage = np.empty((n_groups, q))
         width = max(1, BLOCK_ELEMENTS // (self.n_nodes * q * q))
         for start in range(0, n_groups, width):
@@ -391,6 +433,8 @@ def fit_generalized(
         pareto_k=found.nodes.pareto_k,
         common=sign * points.common[kept],
         factor=points.variance.relative_factor[kept],
+        theta=found.nodes.theta[kept, model.n_common :],
+        parameters=model.parameters,
         effects=EffectMoments(sign * effects.mean[:, kept], effects.covariance[:, kept], sign * effects.third[:, kept]),
         group_log_likelihood=points.log_integral[kept] + group_constants(responses, scaling),
         scaling=scaling.columns,

@@ -21,7 +21,7 @@ WEIGHT /= WEIGHT.sum()
 FEW_NODES, FEW_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 FEW_WEIGHTS /= FEW_WEIGHTS.sum()
 # Skewness of a coefficient from which strata of nodes are not nearly normal.
-SKEW = 0.5
+SKEW = 0.4
 # Nodes of a stratum, and strata.
 NODES_OF_A_STRATUM, MOST_STRATA = 16, 16
 # Nodes times rows worked on at a time.

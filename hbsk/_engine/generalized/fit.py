@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._engine.fit import engine_common_prior, own_errors
+from hbsk._engine.fit import FEW_GROUPS, engine_common_prior, own_errors
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standardise_responses
 from hbsk._engine.generalized.inner import EffectMoments
@@ -30,7 +30,7 @@ POINTS_OF_COUNTS = 11
 POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
 # Of all axes together, beyond which no finer rule is tried.
 MOST_POINTS = 130
-# Nodes of the first round by numbers of groups, and of many columns.
+# Nodes of the first round by numbers of groups, and of many columns or of several variance parameters and few groups.
 GROUPS, NODES, NODES_OF_WIDE = (200, 1_000, 4_000), (256, 128, 64, 32), 1024
 # Share of effective nodes from which on more of the same are as good as others.
 EFFICIENT = 0.4
@@ -222,6 +222,8 @@ def is_wide(model: GeneralizedModel) -> bool:
 def first_nodes(model: GeneralizedModel) -> int:
     """Return the nodes of the first round, a power of two: few for many groups, whose laws are nearly normal."""
     if is_wide(model):
+        return NODES_OF_WIDE
+    if model.cells.n_groups < FEW_GROUPS and model.parameters.n_dim > 1:
         return NODES_OF_WIDE
     at = np.searchsorted(GROUPS, model.cells.n_groups, side="right")
     return NODES[at]
