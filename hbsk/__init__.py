@@ -2,6 +2,7 @@
 
 from hbsk.classification import PartialPoolingClassifier
 from hbsk.counts import PartialPoolingCountRegressor
+from hbsk.encoder import PartialPoolingEncoder
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 from hbsk.serialization import from_json, to_json
@@ -10,6 +11,7 @@ __all__ = [
     "JamesSteinEstimator",
     "PartialPoolingClassifier",
     "PartialPoolingCountRegressor",
+    "PartialPoolingEncoder",
     "PartialPoolingRegressor",
     "__version__",
     "from_json",

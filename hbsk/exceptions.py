@@ -6,6 +6,7 @@ __all__ = [
     "ConvergenceWarning",
     "ExtrapolationWarning",
     "LabelMismatchWarning",
+    "ManyClassesWarning",
     "NoGroupsWarning",
     "NonIntegerCountWarning",
     "RedundantColumnsWarning",
@@ -22,6 +23,10 @@ class LabelMismatchWarning(UserWarning):
     Labels of another type (1 for "001", a date for a Timestamp), or such as differ in case, spaces or zeros alone. Rows
     of plain new groups do not warn.
     """
+
+
+class ManyClassesWarning(UserWarning):
+    """PartialPoolingEncoder took numbers for more than 10 classes; counts want target_type="continuous"."""
 
 
 class NoGroupsWarning(UserWarning):

@@ -14,7 +14,15 @@ BAMBI = MODEL | {"_model"}
 POSTERIOR = BAMBI | {"_bambi", "_shrinkage"}
 FIT = POSTERIOR | {"_posterior"}
 ESTIMATORS = FIT | {"_learnt", "_fit", "_fit_generalized", "_base", "_answers"}
-ABOVE = ESTIMATORS | {"_partial_pooling", "partial_pooling", "classification", "counts", "james_stein", "diagnostics"}
+ABOVE = ESTIMATORS | {
+    "_partial_pooling",
+    "partial_pooling",
+    "classification",
+    "counts",
+    "james_stein",
+    "encoder",
+    "diagnostics",
+}
 MAY_IMPORT = {
     "_messages": {"exceptions"},
     "exceptions": set(),
@@ -35,6 +43,7 @@ MAY_IMPORT = {
     "classification": ESTIMATORS | {"_partial_pooling"},
     "counts": ESTIMATORS | {"_partial_pooling"},
     "james_stein": ESTIMATORS,
+    "encoder": ESTIMATORS,
     "datasets": set(),
     "model_selection": ABOVE,
     "predictive_checks": ABOVE | {"model_selection"},

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hbsk._shrinkage.group_means import GroupMeans, group_averages, row_precision, summarise_groups
-from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor, find_directions, no_directions
+from hbsk._shrinkage.linear_predictor import Coordinates, Directions, LinearPredictor, find_directions, no_directions
 from hbsk._shrinkage.shrunken_means import ShrunkenMeans, shrink_means
 from hbsk._shrinkage.within_groups import within_triangle
 
@@ -108,13 +108,51 @@ def shrink_groups(
     """
     groups = summarise_groups(codes, n_groups, y, weight, standard_error)
     precision = row_precision(weight, standard_error)
-    directions, points, within = no_directions(), np.empty((n_groups, 0)), None
-    redundant = np.zeros(len(columns), dtype=bool)
     averages = [group_averages(codes, n_groups, column, precision) for column in columns]
+    surface = None
     if columns:
         triangle = within_triangle(codes, averages, columns, groups.means, y, precision)
-        directions, points, within, redundant = find_directions(averages, np.full(n_groups, 1.0 / n_groups), triangle)
-        groups = groups.around_slopes(within)
+        surface = find_directions(averages, np.full(n_groups, 1.0 / n_groups), triangle)
+        groups = groups.around_slopes(surface.within)
+    return shrink_averages(
+        groups,
+        averages,
+        surface,
+        method=method,
+        target=target,
+        between_group_variance=between_group_variance,
+        positive_part=positive_part,
+    )
+
+
+def shrink_averages(
+    groups: GroupMeans,
+    averages: Sequence[np.ndarray] = (),
+    surface: Coordinates | None = None,
+    *,
+    method: str,
+    target: str | float,
+    between_group_variance: str | float,
+    positive_part: bool,
+) -> ShrunkenGroups:
+    """Shrink averages, of y and of the columns of the target, which rows are no longer needed for.
+
+    Parameters
+    ----------
+    groups : GroupMeans
+        J averages of y.
+    averages : sequence of p ndarrays of shape (J,)
+        Averages of the columns of the target "regression".
+    surface : Coordinates or None
+        What the columns span; None without columns.
+    method, target, between_group_variance, positive_part
+        As in JamesSteinEstimator.
+    """
+    n_groups = len(groups.means)
+    directions, points, within = no_directions(), np.empty((n_groups, 0)), None
+    redundant = np.zeros(len(averages), dtype=bool)
+    if surface is not None:
+        directions, points, within, redundant = surface
     if target == "zero" or not isinstance(target, str):
         basis, offset = np.empty((n_groups, 0)), 0.0 if target == "zero" else float(target)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from hbsk._base import LearntMeans
+from hbsk._data.encoded_labels import EncodedLabels
 from hbsk._data.factor import Factor
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import FactorSource
@@ -36,21 +37,25 @@ from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk.classification import PartialPoolingClassifier
 from hbsk.counts import PartialPoolingCountRegressor
+from hbsk.encoder import EncodedColumn, LearntEncodings, PartialPoolingEncoder
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 
 ESTIMATORS = {
     cls.__name__: cls
-    for cls in (PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor, JamesSteinEstimator)
-}
+    for cls in (
+        PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor, JamesSteinEstimator,
+        PartialPoolingEncoder,
+    )
+}  # fmt: skip
 CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures, Directions,
-        DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, Factor, FactorSource, Fitted, FittedMeans,
-        GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, Learnt, LearntMeans, LinearPredictor,
-        Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame, Name, NewGroups,
-        NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails,
-        Value, VarianceLaw, VarianceParameters,
+        DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, EncodedColumn, EncodedLabels, Factor, FactorSource,
+        Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, Learnt, LearntEncodings,
+        LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame,
+        Name, NewGroups, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups,
+        Specification, Tails, Value, VarianceLaw, VarianceParameters,
     )
 }  # fmt: skip

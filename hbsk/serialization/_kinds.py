@@ -21,6 +21,7 @@ from hbsk._base import LearntMeans, learnt_by
 from hbsk._learnt import Learnt
 from hbsk.classification import PartialPoolingClassifier
 from hbsk.counts import PartialPoolingCountRegressor
+from hbsk.encoder import LearntEncodings, PartialPoolingEncoder
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 
@@ -59,6 +60,15 @@ _LEARNT: dict[type, dict[str, Any]] = {
         "between_group_variance_": float,
         "sigma2_": float,
         "sigma_": float,
+        "n_features_in_": int,
+    },
+    PartialPoolingEncoder: {
+        "_learnt": LearntEncodings,
+        "groups_": dict[str, np.ndarray],
+        "encodings_": dict[str, np.ndarray],
+        "target_type_": str,
+        "target_mean_": np.ndarray | float,
+        "classes_": np.ndarray | None,
         "n_features_in_": int,
     },
 }
@@ -140,6 +150,16 @@ def check_learnt(estimator: Any) -> None:
 
 def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
     """Return what must have how many entries: (name, found, due)."""
+    if isinstance(estimator, PartialPoolingEncoder):
+        found = [
+            ("columns", len(learnt_by(estimator).columns) + len(learnt_by(estimator).passed), estimator.n_features_in_)
+        ]
+        for name, column in learnt_by(estimator).columns.items():
+            due = column.labels.n_labels + 1
+            found += [(f"{part} of {name!r}", len(getattr(column, part)), due) for part in ("value", "sd", "count")]
+            found.append((f"groups_[{name!r}]", len(estimator.groups_[name]), column.labels.groups.n_groups))
+            found.append((f"encodings_[{name!r}]", len(estimator.encodings_[name]), due - 1))
+        return found
     if isinstance(estimator, JamesSteinEstimator):
         learnt, due = learnt_by(estimator), len(estimator.theta_)
         names = ["group_sizes_", "group_means_", "theta_", "theta_sd_"]
