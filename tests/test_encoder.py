@@ -57,9 +57,9 @@ def test_numbers_are_those_of_the_estimator(method):
     np.testing.assert_allclose(encoded[[0, 2], 1], model.theta_sd_[places], rtol=1e-12)
     np.testing.assert_array_equal(encoded[:, 2], [(X.shop == s).sum() for s in ("s03", "never", "s00")])
     np.testing.assert_array_equal(encoded[:, 3:], new[["town", "price"]])
-    # an interval of the mean of a new group is its sd times a quantile of t, which that of a known group tells
-    known, unknown = np.diff(model.predict_interval(new[["shop"]], kind="mean"), axis=1).ravel()[:2]
-    np.testing.assert_allclose(encoded[1, 1] / encoded[0, 1], unknown / known, rtol=1e-9)
+    # the sd of an observation holds that of the mean, and sigma
+    _, sd = model.predict(new[["shop"]], return_std=True)
+    np.testing.assert_allclose(encoded[:, 1], np.sqrt(sd**2 - model.sigma2_), rtol=1e-9)
 
 
 def test_shares_are_beta_binomial():
