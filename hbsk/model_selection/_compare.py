@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from sklearn import get_config
-from sklearn.base import BaseEstimator, RegressorMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone, is_classifier
 from sklearn.metrics import get_scorer
 from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, indexable
+from sklearn.utils import _safe_indexing, column_or_1d, indexable
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _num_samples
+from sklearn.utils.validation import _num_samples, has_fit_parameter
 
-from hbsk._data.checks import check_target
+from hbsk._data.checks import check_target, check_weights
 from hbsk._data.suspicions import warn_of_order
 from hbsk._messages import shown
 from hbsk.model_selection import _scores
@@ -29,7 +29,10 @@ from hbsk.partial_pooling import PartialPoolingRegressor
 
 __all__ = ["compare_estimators"]
 
-METRICS = ("rmse", "mae", "crps", "log_score", "coverage", "width", "fit_seconds", "predict_seconds")
+SECONDS = ("fit_seconds", "predict_seconds")
+METRICS = ("rmse", "mae", "crps", "log_score", "coverage", "width", *SECONDS)
+# Of classes; and what is measured of counts where it is named.
+OF_CLASSES, OF_COUNTS = ("log_loss", "brier"), ("poisson_deviance",)
 
 
 def compare_estimators(
@@ -40,6 +43,7 @@ def compare_estimators(
     *,
     cv: Any = "both",
     scoring: Any = None,
+    sample_weight: Any = None,
     n_jobs: int | None = None,
 ) -> pd.DataFrame:
     """Cross-validate estimators of any kind under both questions that grouped data ask.
@@ -73,6 +77,10 @@ def compare_estimators(
         What is measured. None: all of the metrics below. A list may name these and scikit-learn's scorers ("r2"). A
         dict maps names to either, or to functions `scorer(estimator, X, y)`; :func:`make_group_scorer` makes such
         functions that are given the groups too.
+    sample_weight : array-like of shape (n_samples,), default=None
+        Weight of each row in `fit`, where an estimator takes it, and in "log_loss", "brier" and "poisson_deviance": the
+        exposure behind rates, or the trials behind proportions, as `PartialPoolingCountRegressor` and
+        `PoissonRegressor` take them.
     n_jobs : int, default=None
         Number of fits at a time. Seconds are comparable only with one.
 
@@ -109,6 +117,11 @@ def compare_estimators(
       of "crps" are NaN, or there is an ImportError if `scoring` names "crps".
     - "coverage", "width": fraction of 90 % intervals that hold their y (0.9 is right, not 1), and their mean width.
       From `predict_interval(X, coverage=0.9)`, else from the same normal distribution.
+    - "log_loss", "brier": of classifiers, minus the mean log probability of the class that was seen, and the mean
+      squared distance of the probability of the second of two classes from it (of several classes the sum of squared
+      distances of all). With classifiers they are measured by default, instead of those above; NaN without
+      `predict_proba`.
+    - "poisson_deviance": of counts and rates, where it is named; infinite where a prediction is not positive.
     - "fit_seconds", "predict_seconds": wall time of `fit` and `predict`, pipelines included, the first import of Bambi
       not included.
 
@@ -150,8 +163,14 @@ def compare_estimators(
     refuse_name(groups, "compare_estimators")
     X, y, groups = indexable(X, y, groups)
     warn_of_order(X, [("y", y), ("groups", groups)])
-    y = check_target(y, _num_samples(X), "compare_estimators")
-    measures = _check_scoring(scoring)
+    classes = None
+    if _are_classifiers(estimators):
+        y = column_or_1d(y)
+        classes = np.unique(y)
+    else:
+        y = check_target(y, _num_samples(X), "compare_estimators")
+    weight = check_weights(sample_weight, _num_samples(X), "compare_estimators", are_sizes=True)
+    measures = _check_scoring(scoring, METRICS if classes is None else (*OF_CLASSES, *SECONDS))
     jobs = [
         _Job(question, name, fold, train, test)
         for question, folds in questions(cv, X, y, groups, estimators).items()
@@ -159,10 +178,18 @@ def compare_estimators(
         for fold, (train, test) in enumerate(folds)
     ]
     results = Parallel(n_jobs=n_jobs)(
-        delayed(_run)(job, estimators[job.estimator], X, y, groups, measures) for job in jobs
+        delayed(_run)(job, estimators[job.estimator], X, y, groups, weight, measures, classes) for job in jobs
     )
     rows = [
-        (job.question, job.estimator, label, job.fold, _measure(label, measures[label], y[job.test], result))
+        (
+            job.question,
+            job.estimator,
+            label,
+            job.fold,
+            _measure(
+                label, measures[label], y[job.test], result, classes, None if weight is None else weight[job.test]
+            ),
+        )
         for job, result in zip(jobs, results, strict=True)
         for label in measures
     ]
@@ -186,10 +213,22 @@ def _check_estimators(estimators: Any) -> dict[str, Any]:
     return dict(estimators)
 
 
-def _check_scoring(scoring: Any) -> dict[str, Any]:
+def _are_classifiers(estimators: Mapping[str, Any]) -> bool:
+    """Tell whether all estimators are classifiers; a mixture has no common y."""
+    kinds = {name: is_classifier(estimator) for name, estimator in estimators.items()}
+    if len(set(kinds.values())) > 1:
+        one, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
+        raise TypeError(
+            f"estimators[{one!r}] is a classifier and estimators[{other!r}] is none: they have no metric in common. "
+            "Compare classifiers with each other."
+        )
+    return all(kinds.values())
+
+
+def _check_scoring(scoring: Any, default: tuple[str, ...]) -> dict[str, Any]:
     """Map the names of what is measured to names of our metrics, or to scorers."""
     if scoring is None:
-        return {metric: metric for metric in METRICS}
+        return {metric: metric for metric in default}
     if isinstance(scoring, str) or not isinstance(scoring, Iterable):
         raise TypeError(
             f"scoring must be a list of names or a dict of scorers, got {shown(scoring)}. A single one goes in a list: "
@@ -198,12 +237,13 @@ def _check_scoring(scoring: Any) -> dict[str, Any]:
     named = dict(scoring) if isinstance(scoring, Mapping) else {name: name for name in scoring}
     measures = {}
     for label, measure in named.items():
-        if isinstance(measure, str) and measure not in METRICS:
+        known = {*default, *SECONDS, *(OF_COUNTS if "rmse" in default else ())}
+        if isinstance(measure, str) and measure not in known:
             try:
                 measure = get_scorer(measure)
             except ValueError:
                 raise ValueError(
-                    f"scoring names {shown(measure)}, which is neither one of {list(METRICS)} nor a scorer of "
+                    f"scoring names {shown(measure)}, which is neither one of {sorted(known)} nor a scorer of "
                     "scikit-learn (sklearn.metrics.get_scorer_names() lists those)."
                 ) from None
         elif not isinstance(measure, str) and not callable(measure):
@@ -249,18 +289,20 @@ class _Result:
         What the scorers said.
     """
 
-    mean: np.ndarray
+    mean: np.ndarray | None
     sd: np.ndarray | None
     interval: np.ndarray | None
     seconds: dict[str, float]
     scores: dict[str, float] = field(default_factory=dict)
+    probability: np.ndarray | None = None
 
 
-def _run(job: _Job, estimator: Any, X: Any, y: np.ndarray, groups: Any, measures: dict[str, Any]) -> _Result:
+def _run(job, estimator, X, y, groups, weight, measures, classes) -> _Result:
     """Fit to the training rows of a fold and answer for its test rows."""
     try:
         train, test = ((_safe_indexing(X, rows), y[rows], _take(groups, rows)) for rows in (job.train, job.test))
-        return _fit_and_answer(clone(estimator), train, test, measures)
+        weight = None if weight is None else weight[job.train]
+        return _fit_and_answer(clone(estimator), train, test, weight, measures, classes)
     except Exception as error:
         error.add_note(f"This is estimators[{job.estimator!r}] in fold {job.fold} of {job.question!r}.")
         raise
@@ -270,25 +312,46 @@ def _take(groups: Any, rows: np.ndarray) -> Any:
     return None if groups is None else _safe_indexing(groups, rows)
 
 
-def _fit_and_answer(estimator: Any, train: tuple, test: tuple, measures: dict[str, Any]) -> _Result:
+def _fit_and_answer(estimator, train, test, weight, measures, classes) -> _Result:
     X_train, y_train, groups_train = train
     X, y, groups = test
     _import_before_timing(estimator)
     start = time.perf_counter()
-    estimator.fit(X_train, y_train, **_fit_arguments(estimator, groups_train))
+    estimator.fit(X_train, y_train, **_fit_arguments(estimator, groups_train), **_weights(estimator, weight))
     fitted = time.perf_counter()
     # A pipeline's predict takes no groups in some settings, its last step always does.
     last, X_last = answering_step(estimator, X)
-    mean = np.asarray(respond(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
+    mean, probability = None, None
+    if classes is None:
+        mean = np.asarray(respond(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
+    elif hasattr(last, "predict_proba"):
+        probability = _of_classes(respond(last, "predict_proba", X_last, groups), last.classes_, classes)
     seconds = {"fit_seconds": fitted - start, "predict_seconds": time.perf_counter() - fitted}
     metrics = {measure for measure in measures.values() if isinstance(measure, str)}
-    sd, interval = _distribution(last, X_last, groups, metrics)
+    sd, interval = _distribution(last, X_last, groups, metrics) if classes is None else (None, None)
     scores = {
         label: _scorer_value(scorer, estimator, X, y, groups)
         for label, scorer in measures.items()
         if not isinstance(scorer, str)
     }
-    return _Result(mean, sd, interval, seconds, scores)
+    return _Result(mean, sd, interval, seconds, scores, probability)
+
+
+def _of_classes(probability: np.ndarray, known: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Return probabilities of all classes; 0 of those that an estimator has not seen."""
+    full = np.zeros((len(probability), len(classes)))
+    full[:, np.searchsorted(classes, known)] = probability
+    return full
+
+
+def _weights(estimator: Any, weight: np.ndarray | None) -> dict[str, Any]:
+    """Find the keyword by which `fit` takes weights; none where it does not."""
+    if weight is None:
+        return {}
+    if isinstance(estimator, Pipeline):
+        name, last = estimator.steps[-1]
+        return {f"{name}__{keyword}": value for keyword, value in _weights(last, weight).items()}
+    return {"sample_weight": weight} if has_fit_parameter(estimator, "sample_weight") else {}
 
 
 def _import_before_timing(estimator: Any) -> None:
@@ -330,7 +393,8 @@ def _scorer_value(scorer: Callable, estimator: Any, X: Any, y: np.ndarray, group
         return scorer(estimator, X, y, groups=groups)
     last, X_last = answering_step(estimator, X)
     if groups is not None and takes_groups(last, "predict"):
-        return scorer(_PredictsWithGroups(last, groups), X_last, y)
+        wrapped = _ClassifiesWithGroups if is_classifier(last) else _PredictsWithGroups
+        return scorer(wrapped(last, groups), X_last, y)
     return scorer(estimator, X, y)
 
 
@@ -345,16 +409,34 @@ class _PredictsWithGroups(RegressorMixin, BaseEstimator):
         return respond(self.estimator, "predict", X, self.groups)
 
 
+class _ClassifiesWithGroups(ClassifierMixin, _PredictsWithGroups):
+    """The same of a classifier."""
+
+    @property
+    def classes_(self) -> np.ndarray:
+        return self.estimator.classes_
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        return respond(self.estimator, "predict_proba", X, self.groups)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers
 
 
-def _measure(label: str, measure: Any, y: np.ndarray, result: _Result) -> float:
+def _measure(label, measure, y, result: _Result, classes, weight) -> float:
     """Give one number of one fold; NaN where the estimator gives no answer of that kind."""
     if not isinstance(measure, str):
         return result.scores[label]
     if measure in result.seconds:
         return result.seconds[measure]
+    if measure in OF_CLASSES:
+        if result.probability is None:
+            return np.nan
+        return getattr(_scores, measure)(np.searchsorted(classes, y), result.probability, weight)
+    assert result.mean is not None
+    if measure in OF_COUNTS:
+        return _scores.poisson_deviance(y, result.mean, weight)
     if measure in ("rmse", "mae"):
         return getattr(_scores, measure)(y, result.mean)
     if measure == "crps" and not _scores.crps_is_available():

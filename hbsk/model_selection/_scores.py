@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 import numpy as np
+from scipy.special import xlogy
 from scipy.stats import norm
 
 COVERAGE = 0.9
@@ -43,6 +44,26 @@ def log_score(y: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> float:
         density = norm.logpdf((y - mean) / sd) - np.log(sd)
     density[sd == 0] = np.where(y == mean, np.inf, -np.inf)[sd == 0]
     return float(-np.mean(density))
+
+
+def log_loss(y: np.ndarray, probability: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Mean of minus the log of the probability, (n, n_classes), of the class at position y; infinite for a 0."""
+    with np.errstate(divide="ignore"):
+        return float(np.average(-np.log(probability[np.arange(len(y)), y]), weights=weight))
+
+
+def brier(y: np.ndarray, probability: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Mean squared distance of probabilities from what was seen: of the second of two classes, of all together else."""
+    seen = np.eye(probability.shape[1])[y]
+    square = np.square(probability - seen)
+    return float(np.average(square[:, 1] if square.shape[1] == 2 else square.sum(axis=1), weights=weight))
+
+
+def poisson_deviance(y: np.ndarray, mean: np.ndarray, weight: np.ndarray | None = None) -> float:
+    """Mean Poisson deviance; infinite where a prediction is not positive."""
+    if np.any(mean <= 0):
+        return float("inf")
+    return float(np.average(2 * (xlogy(y, y / mean) - y + mean), weights=weight))
 
 
 def coverage(y: np.ndarray, interval: np.ndarray) -> float:
