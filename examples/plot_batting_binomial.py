@@ -28,16 +28,17 @@ for name, estimate in {"own average": players.target, "partial pooling": model.p
 
 # %%
 # Probabilities of groups with their intervals are one line; on the scale of the link they would be log odds.
-table = model.group_effects(scale="response").set_index("group")
+table = model.group_effects(scale="response").set_index("group").sort_values("mean", ascending=False)
+season = pd.Series(rest.to_numpy(), index=X["player"]).loc[table.index]
 place = np.arange(len(table))
-fig, ax = plt.subplots(figsize=(6.4, 5), layout="constrained")
+fig, ax = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
 ax.hlines(place, table["lower"], table["upper"], color="0.7")
 ax.plot(table["mean"], place, "o", label="partial pooling, 95 % interval")
 ax.plot(table["no_pooling"], place, "x", label="first 45 at-bats")
-ax.plot(rest, place, "|", ms=12, color="k", label="rest of the season")
+ax.plot(season, place, "|", ms=12, color="k", label="rest of the season")
 ax.set(yticks=place, yticklabels=table.index, xlabel="batting average")
 ax.invert_yaxis()
-ax.legend(frameon=False, loc="lower right")
+fig.legend(frameon=False, loc="outside lower center", ncols=3)
 
 # %%
 # Players seen for a moment

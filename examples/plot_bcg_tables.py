@@ -53,7 +53,7 @@ for shift, table, label in ((-0.15, effects, "log odds ratio, counts"), (0.15, p
 ax.axvline(0.0, color="0.8", lw=1)
 ax.set(yticks=place, yticklabels=effects.index, xlabel="effect of the vaccine, 95 % intervals")
 ax.invert_yaxis()
-ax.legend(frameon=False, loc="lower left")
+fig.legend(frameon=False, loc="outside lower center", ncols=2)
 
 # %%
 # A new trial

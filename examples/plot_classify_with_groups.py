@@ -36,13 +36,13 @@ folds = StratifiedKFold(5, shuffle=True, random_state=0)
 one_hot = OneHotEncoder(handle_unknown="ignore", sparse_output=False)
 trees = HistGradientBoostingClassifier(max_iter=50, max_leaf_nodes=4, random_state=0)
 contenders = {
+    "hbsk": PartialPoolingClassifier(group_features="county"),
     "LogisticRegression, no counties": make_pipeline(
         make_column_transformer((StandardScaler(), numbers)), LogisticRegression()
     ),
     "LogisticRegression, one-hot": with_counties(one_hot, LogisticRegression()),
     "LogisticRegression, TargetEncoder": with_counties(TargetEncoder(cv=folds), LogisticRegression()),
     "boosting, TargetEncoder": with_counties(TargetEncoder(cv=folds), trees),
-    "hbsk": PartialPoolingClassifier(group_features="county"),
 }
 with threadpool_limits(1):
     comparison = compare_estimators(contenders, X, high, X["county"], scoring=["log_loss", "brier", "fit_seconds"])
@@ -58,7 +58,7 @@ fig, axes = plt.subplots(1, 2, figsize=(8, 3), sharey=True, layout="constrained"
 for ax, (question, part) in zip(axes, losses.groupby(level="question", observed=True), strict=True):
     part = part.droplevel("question").loc[names]
     ax.errorbar(
-        part["difference"] - part["difference"].loc["hbsk"],
+        part["difference"],
         np.arange(len(names)),
         xerr=2 * part["difference_standard_error"].fillna(0.0),
         fmt="o",

@@ -27,7 +27,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from hbsk import PartialPoolingClassifier
-from hbsk.exceptions import NoGroupsWarning
+from hbsk.exceptions import NoGroupsWarning, SuspiciousWeightsWarning
 from hbsk.model_selection import make_group_scorer
 
 N, J = 160, 8
@@ -41,6 +41,7 @@ def make_schools():
 
 
 X, Y = make_schools()
+FLOATS = X.astype(float)
 
 
 def model(**parameters):
@@ -79,8 +80,8 @@ TOOLS = {
         1
     ].mean(),
     "GridSearchCV": lambda: searched(GridSearchCV(model(), GRID, cv=3)),
-    "GridSearchCV of Brier scores": lambda: searched(
-        GridSearchCV(model(), GRID, cv=3, scoring=["accuracy", "neg_brier_score"], refit="accuracy")
+    "GridSearchCV of two scores": lambda: searched(
+        GridSearchCV(model(), GRID, cv=3, scoring=["accuracy", "neg_log_loss"], refit="accuracy")
     ),
     "RandomizedSearchCV": lambda: searched(RandomizedSearchCV(model(), GRID, n_iter=2, cv=3, random_state=0)),
     "Pipeline": lambda: fitted(make_pipeline(StandardScaler().set_output(transform="pandas"), model())),
@@ -88,7 +89,6 @@ TOOLS = {
         make_pipeline(make_column_transformer((StandardScaler(), ["x"]), remainder="passthrough"), at(1))
     ),
     "BaggingClassifier": lambda: fitted(BaggingClassifier(at(1), n_estimators=3, random_state=0)),
-    "AdaBoostClassifier": lambda: fitted(AdaBoostClassifier(at(1), n_estimators=2, random_state=0)),
     "VotingClassifier": lambda: fitted(VotingClassifier([("model", model())], voting="soft")),
     "StackingClassifier": lambda: fitted(StackingClassifier([("model", model())], LogisticRegression(), cv=3)),
     "CalibratedClassifierCV": lambda: fitted(CalibratedClassifierCV(model(), cv=3)),
@@ -103,7 +103,7 @@ TOOLS = {
         0.5 + permutation_importance(model().fit(X, Y), X, Y, n_repeats=2, random_state=0).importances_mean[1]
     ),
     "partial_dependence": lambda: (
-        0.5 + np.ptp(partial_dependence(model().fit(X, Y), X, ["school"], kind="average")["average"]) / 2
+        0.5 + np.ptp(partial_dependence(model().fit(FLOATS, Y), FLOATS, ["school"])["average"]) / 2
     ),
 }
 
@@ -134,5 +134,10 @@ def test_groups_by_keyword_are_never_lost_in_silence():
     features, schools = X[["x"]], X["school"]
     with pytest.warns(UserWarning, match="groups= is missing"):
         assert np.isnan(cross_val_score(PartialPoolingClassifier(), features, Y, params={"groups": schools})).all()
-    with pytest.warns(NoGroupsWarning):
+    with pytest.warns(UserWarning, match="ignored by StratifiedKFold"), pytest.warns(NoGroupsWarning):
         GridSearchCV(PartialPoolingClassifier(), {"draws": [10]}, cv=2).fit(features, Y, groups=schools)
+
+
+def test_shares_of_boosting_are_no_copies_of_rows():
+    with pytest.warns(SuspiciousWeightsWarning, match="add up to 1"):
+        AdaBoostClassifier(at(1), n_estimators=2, random_state=0).fit(X, Y)
