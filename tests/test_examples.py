@@ -12,7 +12,10 @@ EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"
 # The questions that the gallery answers: a script that is renamed or lost is noticed.
 QUESTIONS = {
     "plot_baseball_ranks",
+    "plot_batting_binomial",
     "plot_bcg_meta_analysis",
+    "plot_bcg_tables",
+    "plot_classify_with_groups",
     "plot_eight_schools",
     "plot_intercepts_first",
     "plot_james_stein_risk",
