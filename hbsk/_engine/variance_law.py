@@ -196,11 +196,13 @@ def _sample_of(nodes: Nodes) -> VariancePointsSample:
     conditional = np.concatenate([points.weight for points in nodes.evaluated])
     n_sigmas = SIGMAS if grid.shape[1] > 1 else 1
     log_sigma = conditional_quantile(grid, conditional, (np.arange(n_sigmas) + nodes.spare[:, None]) / n_sigmas)
+    # nodes without weight may lie where a float ends, and zero times infinity is NaN
+    counted = nodes.weight > 0
     return VariancePointsSample(
-        np.repeat(nodes.theta, n_sigmas, axis=0),
-        log_sigma.ravel(),
-        np.repeat(nodes.weight / n_sigmas, n_sigmas),
-        np.repeat(nodes.replicate, n_sigmas),
+        np.repeat(nodes.theta[counted], n_sigmas, axis=0),
+        log_sigma[counted].ravel(),
+        np.repeat(nodes.weight[counted] / n_sigmas, n_sigmas),
+        np.repeat(nodes.replicate[counted], n_sigmas),
     )
 
 
