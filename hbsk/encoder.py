@@ -43,13 +43,13 @@ class EncodedColumn:
     labels : EncodedLabels
     value, sd : ndarray of shape (n_labels + 1, n_classes)
         The last row is that of labels that fit has not seen.
-    count : ndarray of shape (n_labels + 1,)
+    counts : ndarray of shape (n_labels + 1,)
     """
 
     labels: EncodedLabels
     value: np.ndarray
     sd: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
     array(['x0', 'x0_sd', 'x0_count'], dtype=object)
     >>> encoder.transform([["d"], ["new"]]).round(1)
     array([[8.3, 1.1, 1. ],
-           [6.6, 2.6, 0. ]])
+           [6.6, 2.8, 0. ]])
     """
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
@@ -330,8 +330,9 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
                     "columns is empty. Name at least one column of X, or leave it out (None: every column)."
                 )
         weight = check_weights(sample_weight, table.n_rows, name)
-        kept = None if weight is None or weight.all() else np.flatnonzero(weight > 0)
-        if kept is not None:
+        kept = None
+        if weight is not None and not weight.all():
+            kept = np.flatnonzero(weight > 0)
             weight = weight[kept]
             if len(kept) < LEAST_ROWS:
                 raise ValueError(
@@ -401,7 +402,9 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
     def _names_of(self, column):
         """Return the names of what one column becomes."""
         add = self._learnt.add
-        heads = [column] if self.target_type_ != "multiclass" else [f"{column}_{label}" for label in self.classes_]
+        heads = [column]
+        if self.target_type_ == "multiclass" and self.classes_ is not None:
+            heads = [f"{column}_{label}" for label in self.classes_]
         names = [name for head in heads for name in ((head, f"{head}_sd") if "sd" in add else (head,))]
         return [*names, f"{column}_count"] if "count" in add else names
 
@@ -451,7 +454,7 @@ def _wanted(encodings: Encodings | EncodedColumn, add: tuple[str, ...], policy: 
     wanted = [encodings.value] + ([encodings.sd] if "sd" in add else [])
     if policy == "nan":
         wanted = [np.vstack([part[:-1], np.full_like(part[-1:], np.nan)]) for part in wanted]
-    return wanted + ([encodings.count] if "count" in add else [])
+    return wanted + ([encodings.counts] if "count" in add else [])
 
 
 def _places(fold: np.ndarray, kept: np.ndarray | None) -> np.ndarray:

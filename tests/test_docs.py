@@ -192,6 +192,7 @@ def test_api_page_knows_all_public_modules():
         "hbsk.classification",
         "hbsk.counts",
         "hbsk.james_stein",
+        "hbsk.encoder",
         "hbsk.serialization",
     } == set(PUBLIC_MODULES)
     assert set(names_on_the_api_page()) == set(PUBLIC_MODULES)

@@ -55,7 +55,9 @@ class EncodedLabels:
         """
         if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype):
             categories = values.cat.categories
-            of_categories = self._codes(pd.Series(categories.astype(object), dtype=object)) if len(categories) else []
+            of_categories = np.empty(0, dtype=np.int64)
+            if len(categories):
+                of_categories = self._codes(pd.Series(categories.astype(object), dtype=object))
             codes = np.append(of_categories, self._missing_code).astype(np.int64)[values.cat.codes.to_numpy()]
         else:
             codes = self._codes(values)

@@ -8,7 +8,7 @@ with a events in n is Beta(kappa m + a, kappa (1 - m) + n - a), or Gamma(kappa m
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq, minimize_scalar
@@ -123,7 +123,7 @@ def log_rising(x: np.ndarray, a: np.ndarray) -> np.ndarray:
     return np.where(x > 100.0, series, gammaln(small + a) - gammaln(small))
 
 
-def digamma_rise(x: np.ndarray, a: np.ndarray) -> np.ndarray:
+def digamma_rise(x: Any, a: np.ndarray) -> np.ndarray:
     """Compute digamma(x + a) - digamma(x), by the asymptotic series where x is large."""
     small = np.minimum(x, 1000.0)
     large = np.maximum(x, 1000.0)
@@ -156,7 +156,7 @@ def _pooled_log_likelihood(cells: RateCells) -> float:
     return float(events * np.log(rate) - size * rate)
 
 
-def _mean_at(cells: RateCells, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _mean_at(cells: RateCells, x: Any) -> tuple[np.ndarray, np.ndarray]:
     """Mean and 1 - mean at a logit, or at the logarithm of a rate."""
     return (expit(x), expit(-x)) if cells.family == "binomial" else (np.exp(x), np.ones_like(x))
 
@@ -255,7 +255,7 @@ def rate_nodes(cells: RateCells) -> RateNodes:
         ends = [
             x + sign * away[np.argmax(_drops(_log_density(cells, typical, u, x + sign * away)))] for sign in (-1.0, 1.0)
         ]
-        nodes = np.linspace(*ends, 2 * few)
+        nodes = np.linspace(ends[0], ends[1], 2 * few)
         log_weights.append(_log_density(cells, typical, u, nodes) + np.log(nodes[1] - nodes[0]))
         u_nodes.append(np.full(2 * few, u))
         x_nodes.append(nodes)

@@ -22,7 +22,7 @@ class Encodings(NamedTuple):
     ----------
     value, sd : ndarray of shape (J + 1, C)
         Shrunken means or rates, a column for each class, and their posterior sds; NaN where an sd is not known.
-    count : ndarray of shape (J + 1,)
+    counts : ndarray of shape (J + 1,)
         Sums of weights.
     why_not : str
         Why nothing could be shrunken; empty where it could.
@@ -30,7 +30,7 @@ class Encodings(NamedTuple):
 
     value: np.ndarray
     sd: np.ndarray
-    count: np.ndarray
+    counts: np.ndarray
     why_not: str
 
 

@@ -156,7 +156,7 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
         ]
         for name, column in learnt_by(estimator).columns.items():
             due = column.labels.n_labels + 1
-            found += [(f"{part} of {name!r}", len(getattr(column, part)), due) for part in ("value", "sd", "count")]
+            found += [(f"{part} of {name!r}", len(getattr(column, part)), due) for part in ("value", "sd", "counts")]
             found.append((f"groups_[{name!r}]", len(estimator.groups_[name]), column.labels.groups.n_groups))
             found.append((f"encodings_[{name!r}]", len(estimator.encodings_[name]), due - 1))
         return found
