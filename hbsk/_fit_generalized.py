@@ -129,6 +129,7 @@ def _log_rate(rows: Rows, offset: np.ndarray | None) -> float:
     size = np.ones(rows.n_rows) if rows.size is None else rows.size
     with np.errstate(over="ignore"):
         exposure = weight @ (size if offset is None else size * np.exp(offset))
+    assert rows.y is not None
     total = weight @ rows.y
     rate = total / exposure
     return float(np.log(rate)) if total > 0 and 0 < rate < np.inf else 0.0
@@ -173,9 +174,9 @@ def responses_of(
     """Return rows as the engine takes them."""
     specification = frame.specification
     design = specification.design(rows.features)
-    if effect_mean is not None:
-        design = DesignWithMeans(design, effect_mean)
-    x, z, offset = design.block(0, rows.n_rows)
+    whole = design if effect_mean is None else DesignWithMeans(design, effect_mean)
+    x, z, offset = whole.block(0, rows.n_rows)
+    assert rows.y is not None
     moments, factors = collected.moments, specification.factors
     return Responses(
         family,
@@ -228,6 +229,7 @@ def are_countable(rows: Rows, family: str) -> bool:
     """Tell whether y and trials of all copies of a row are whole, which is what Bambi takes."""
     weight = np.ones(rows.n_rows) if rows.sample_weight is None else rows.sample_weight
     trials = weight if rows.size is None else rows.size * weight
+    assert rows.y is not None
     return bool(are_whole(rows.y * weight).all()) and (family == "poisson" or bool(are_whole(trials).all()))
 
 

@@ -252,7 +252,7 @@ class GeneralizedPoolingBase(PartialPoolingBase):
         if draws is not None and (not isinstance(draws, Integral) or isinstance(draws, bool) or draws < 1):
             raise ValueError(f"draws must be a positive integer, the draws of each chain; got {shown(draws)}.")
         learnt = learnt_by(self)
-        n_draws = self.draws if draws is None else draws
+        n_draws = int(self.draws if draws is None else draws)
         generator = self._generator(random_state)
         return posterior_datatree(
             learnt.frame, learnt.fitted, self.chains, n_draws, generator, rows, y, not learnt.has_sigma

@@ -195,6 +195,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         options, table = self._begin(X)
         codes, labels = read_classes(y, table.n_rows, type(self).__name__)
         frame, rows = self._read(options, table, codes, groups, sample_weight=sample_weight)
+        assert rows.y is not None
         rows.y, self.classes_ = two_classes(rows.y, labels, type(self).__name__)
         self._warn_of_single_rows(frame, rows)
         self._infer(options, frame, replace(rows, y_deviation=rows.y), "binomial")
@@ -340,7 +341,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
         return accuracy_score(y, self.predict(X, groups), sample_weight=sample_weight)
 
-    def to_datatree(self, X=None, y=None, groups=None, *, draws=None, random_state=None):
+    def to_datatree(self, X=None, y=None, groups=None, *, draws=None, random_state=None):  # type: ignore[override]
         """Return the posterior as an ArviZ DataTree.
 
         Parameters
@@ -367,7 +368,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             y = positions_of_classes(y, self.classes_, rows.design.n_rows, type(self).__name__)
         return self._datatree(draws, random_state, rows, y)
 
-    def to_bambi(self, X, y, groups=None):
+    def to_bambi(self, X, y, groups=None):  # type: ignore[override]
         """Return the same model as a `bambi.Model`, every prior explicit.
 
         Parameters
@@ -383,6 +384,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         options, table = self._begin(X, learning=False)
         codes, labels = read_classes(y, table.n_rows, type(self).__name__)
         frame, rows = read_training_frame(options, table, codes, groups)
+        assert rows.y is not None
         rows.y, _ = two_classes(rows.y, labels, type(self).__name__)
         return self._bambi(options, frame, rows, "binomial")
 

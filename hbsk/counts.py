@@ -394,7 +394,9 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         mean = predict_response(self._learnt.fitted.posterior, rows)
         return explained_deviance(family, y, mean, size, weight)
 
-    def to_datatree(self, X=None, y=None, groups=None, *, exposure=None, trials=None, draws=None, random_state=None):
+    def to_datatree(  # type: ignore[override]
+        self, X=None, y=None, groups=None, *, exposure=None, trials=None, draws=None, random_state=None
+    ):
         """Return the posterior as an ArviZ DataTree.
 
         Parameters
@@ -423,7 +425,7 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
             check_counts(y, rows.size, self._learnt.family)
         return self._datatree(draws, random_state, rows, y)
 
-    def to_bambi(self, X, y, groups=None, *, exposure=None, trials=None):
+    def to_bambi(self, X, y, groups=None, *, exposure=None, trials=None):  # type: ignore[override]
         """Return the same model as a `bambi.Model`, every prior explicit.
 
         Parameters

@@ -342,14 +342,14 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             ]
             warn_of_single_rows(factors, rows.sample_weight)
 
-    def _learn(self, frame, rows, fitted):
+    def _learn(self, frame, rows, fitted, family="gaussian", sized_by=""):
         """Store what was learnt, the residual sd too."""
         posterior = fitted.posterior
         mean = np.inf
         if posterior.tails.of_sigma() > OF_MEAN:
             mean = posterior.weight @ posterior.residual_sds()
         self.sigma_ = float("nan") if rows.standard_error is not None else float(mean)
-        super()._learn(frame, rows, fitted)
+        super()._learn(frame, rows, fitted, family, sized_by)
         y = rows.y_deviation
         # a constant y has no noise to be known
         varies = no_rounding(np.std(y), np.abs(y).max()) > 0

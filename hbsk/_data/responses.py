@@ -137,6 +137,7 @@ def as_counts(rows: Rows, family: str) -> Rows:
     Proportions whose weights are their trials, and rates whose weights are their exposure, become successes of trials
     and counts over exposure: the likelihood is the same.
     """
+    assert rows.y is not None
     check_counts(rows.y, rows.size, family)
     if are_whole(rows.y).all():
         return replace(rows, y=np.round(rows.y))

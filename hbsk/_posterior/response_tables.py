@@ -27,7 +27,7 @@ def on_response_scale(frame, fitted, table: pd.DataFrame) -> pd.DataFrame:
     table : DataFrame
         What `hbsk._posterior.group_tables.group_effect_table` returned.
     """
-    table = table.drop(columns=[name for name in table if name.startswith("deviation")])
+    table = table.drop(columns=[name for name in table if str(name).startswith("deviation")])
     posterior = fitted.posterior
     for f, factor in enumerate(frame.specification.factors):
         for k, (column, label) in enumerate(zip(factor.columns, column_labels(factor), strict=True)):

@@ -79,8 +79,9 @@ def loo_of_counts(estimator: Any, X: Any, y: Any, given: dict[str, Any], unit: s
         names = np.arange(problem.rows.n_rows)
     scores = leave_out(UnitScores(left, left, np.zeros(left.shape, dtype=bool)), weight)
     elpd, pareto_k, good_k = scores.elpd.copy(), scores.pareto_k.copy(), largest_good_k(len(weight))
-    for i in np.flatnonzero(pareto_k > good_k) if again is not None else ():
-        elpd[i], pareto_k[i] = again(int(i)), 0.0
+    if again is not None:
+        for i in np.flatnonzero(pareto_k > good_k):
+            elpd[i], pareto_k[i] = again(int(i)), 0.0
     bad = np.flatnonzero(pareto_k > good_k)
     if len(bad):
         warn(
