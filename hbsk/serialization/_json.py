@@ -50,8 +50,9 @@ def to_json(estimator: Any) -> str:
 
     Parameters
     ----------
-    estimator : PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor or JamesSteinEstimator
-        A fitted estimator.
+    estimator : estimator of hbsk
+        A fitted PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor, JamesSteinEstimator
+        or PartialPoolingEncoder.
 
     Returns
     -------
@@ -110,8 +111,9 @@ def from_json(text: str) -> Any:
 
     Returns
     -------
-    estimator : PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor or JamesSteinEstimator
-        A fitted estimator.
+    estimator : estimator of hbsk
+        A fitted PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor, JamesSteinEstimator
+        or PartialPoolingEncoder.
 
     Raises
     ------
