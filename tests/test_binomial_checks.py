@@ -15,10 +15,11 @@ pytestmark = pytest.mark.filterwarnings(
 
 def valid(y):
     """Return 1 where y is above 1/2; what is no vector of numbers stays as it is."""
-    if np.iscomplexobj(y):
-        return y
     try:
-        numbers = np.asarray(y, dtype=float)
+        numbers = np.asarray(y)
+        if numbers.dtype.kind == "c":
+            return y
+        numbers = numbers.astype(float)
     except (TypeError, ValueError):
         return y
     if numbers.ndim == 0 or not numbers.size or not np.isfinite(numbers).all():
