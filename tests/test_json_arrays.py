@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
+from hbsk import JamesSteinEstimator, PartialPoolingClassifier, PartialPoolingRegressor, from_json, to_json
 
 rng = np.random.default_rng(0)
 X = pd.DataFrame({"x": rng.normal(size=40), "g": rng.choice(list("pqrstu"), 40), "h": rng.choice(list("vwxy"), 40)})
@@ -16,6 +16,9 @@ MODELS = {
     "means": lambda: JamesSteinEstimator(group_features="g", method="sure").fit(X[["x", "g"]], Y),
     "regression": lambda: JamesSteinEstimator(group_features="g", target="regression").fit(X[["x", "g"]], Y),
     "one factor": lambda: PartialPoolingRegressor("x + (x | g)").fit(X, Y),
+    "two factors": lambda: PartialPoolingRegressor("x + (1 | g) + (1 | h)").fit(X, Y),
+    "no pooling": lambda: PartialPoolingRegressor("x + (1 | g)", pooling="none").fit(X, Y),
+    "classes": lambda: PartialPoolingClassifier("x + (1 | g)").fit(X, Y > 0),
 }
 
 
@@ -55,7 +58,8 @@ def test_every_array_changed_is_refused_in_our_words_or_answers_in_finite_number
             except ValueError as error:
                 refused.append(str(error))
             else:
-                assert np.isfinite(model.predict(ask)).all(), (number, changed.shape)
+                answer = model.predict_proba(ask) if name == "classes" else model.predict(ask)
+                assert np.isfinite(answer).all(), (number, changed.shape)
     assert len(refused) > 20
     assert all(message.startswith("The document") for message in refused)
 
@@ -71,3 +75,32 @@ def test_the_field_is_named():
     means["new_variance"] = -0.5
     with pytest.raises(ValueError, match="new_variance of a FittedMeans is negative"):
         from_json(json.dumps(content))
+
+
+CHANGES = {
+    "unknown": lambda blocks: np.full_like(blocks, np.nan),
+    "infinite": lambda blocks: blocks * np.inf,
+    "negative": lambda blocks: -blocks,
+    "too large": lambda blocks: 9 * blocks,
+    "short": lambda blocks: blocks[:-1],
+    "wide": lambda blocks: np.concatenate([blocks, blocks], axis=2),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_sums_of_pairs_of_levels_are_refused_by_name(change):
+    model = PartialPoolingRegressor("x + (1 | g) + (1 | h)").fit(X, Y)
+    content = json.loads(to_json(model))
+    blocks = model._learnt.fitted.posterior.model.sums.pairs[0].blocks
+    (number,) = [i for i, array in enumerate(content["arrays"]) if array == encoded(blocks)]
+    content["arrays"][number] = encoded(change(blocks))
+    with pytest.raises(ValueError, match="blocks of a PairSums"):
+        from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    "formula", ["x + (x | g) + (x | h)", "(0 + x | g) + (1 | h)", "(1 | g) + (1 | h)", "x + (1 | g/h)"]
+)
+def test_sound_documents_of_several_factors_are_read(formula):
+    fitted = PartialPoolingRegressor(formula).fit(X.assign(x=1e6 + X["x"]), Y, sample_weight=np.linspace(0.1, 9.0, 40))
+    np.testing.assert_array_equal(from_json(to_json(fitted)).predict(X), fitted.predict(X))

@@ -6,19 +6,23 @@ its numbers may be. A document that disagrees with itself is refused by the name
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from math import comb
 from typing import Any
 
 import numpy as np
 
-from hbsk._engine.crossed_sums import PairSums
+from hbsk._engine.crossed_sums import CrossedSums, PairSums
+from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.log_density_surface import LogDensitySurface
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
 from hbsk._learnt import Fitted
 from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.draws import DrawsPosterior
-from hbsk._posterior.no_pooling import SeparateGroups
+from hbsk._posterior.generalized import GeneralizedPosterior
+from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.new_groups import NewGroups
@@ -30,11 +34,20 @@ from hbsk.serialization._kinds import DamagedError
 # infinite; weights, which sum to 1; whole and not negative; not negative, or NaN or infinite.
 _FINITE, _SIZE, _ENDLESS, _MISSING, _WEIGHT, _INDEX, _UNKNOWN = range(7)
 
-_NODES = {"weight": ("m", _WEIGHT), "replicate": ("m", _INDEX), "sigma": ("m", _SIZE), "factor": ("mqq", _FINITE)}
+_WEIGHTED = {"weight": ("m", _WEIGHT), "replicate": ("m", _INDEX)}
+_NODES = {**_WEIGHTED, "sigma": ("m", _SIZE), "factor": ("mqq", _FINITE)}
+_MARGINAL = {**_NODES, "common_mean": ("mp", _FINITE), "prior_precision": ("p", _ENDLESS)}
 _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
     GroupSums: {"zz": ("qqJ", _FINITE), "zx": ("qPJ", _FINITE), "xx": ("PP", _FINITE), "copies": ("J", _SIZE)},
     PairSums: {"first": ("n", _INDEX), "second": ("n", _INDEX), "blocks": ("nqr", _FINITE)},
-    MarginalPosterior: {**_NODES, "common_mean": ("mp", _FINITE), "prior_precision": ("p", _ENDLESS)},
+    MarginalPosterior: _MARGINAL,
+    SeparateGroups: {**_MARGINAL, "inverse": ("hJ", _FINITE), "shared": ("s", _INDEX)},
+    NoPoolingPosterior: {"absorbed": ("pa", _FINITE), "identified": ("Jqq", _FINITE)},
+    GeneralizedPosterior: {
+        **_WEIGHTED, "factor": ("mqq", _FINITE), "common": ("mp", _FINITE), "group_log_likelihood": ("mJ", _FINITE),
+        "log_growth": ("mJ", _FINITE),
+    },
+    EffectMoments: {"mean": ("qmJ", _FINITE), "covariance": ("hmJ", _FINITE), "third": ("tmJ", _FINITE)},
     CrossedPosterior: {
         **_NODES, "theta": ("md", _FINITE), "sigmas": ("ms", _SIZE), "common_mean": ("mp", _FINITE),
         "common_root": ("mpp", _FINITE),
@@ -62,12 +75,29 @@ _NUMBERS: dict[type, tuple[str, ...]] = {
     NewGroups: ("degrees",),
     GroupSums: ("n",),
 }
+# Letters that follow from others; h counts pairs of columns and t triples, each once.
+_COUNTED: tuple[tuple[str, str, Callable[[int], int]], ...] = (
+    ("P", "p", lambda p: p + 1),
+    ("K", "k", lambda k: k + 1),
+    ("h", "q", lambda q: comb(q + 1, 2)),
+    ("t", "q", lambda q: comb(q + 2, 3)),
+)
 # Parts whose letters mean the same as those of the whole: (field, letter of the whole, letter of the part).
 _LINKS: dict[type, tuple[tuple[str, str, str], ...]] = {
     MarginalPosterior: (("sums", "q", "q"), ("sums", "p", "p")),
+    SeparateGroups: (
+        ("sums", "q", "q"), ("sums", "p", "p"), ("sums", "J", "J"), ("part", "m", "m"), ("part", "s", "p"),
+    ),
+    NoPoolingPosterior: (
+        ("known", "p", "p"), ("known", "q", "q"), ("known", "J", "J"), ("known", "m", "m"), ("new", "m", "m"),
+        ("new", "p", "p"),
+    ),
+    GeneralizedPosterior: (("effects", "q", "q"), ("effects", "m", "m"), ("effects", "J", "J")),
     LinearPredictor: (("directions", "r", "K"),),
     FittedMeans: (("departures", "J", "J"), ("predictor", "r", "r"), ("new_groups", "r", "r")),
-}
+}  # fmt: skip
+# Share of a bound that rounding may go beyond.
+_ROUNDING = 1e-6
 
 
 def check_arrays(value: Any) -> None:
@@ -84,16 +114,73 @@ def check_arrays(value: Any) -> None:
             raise _damaged(value, name, f"is negative: {getattr(value, name)!r:.60}")
     if isinstance(value, ColumnScaling):
         _check_scaling(value)
-    if isinstance(value, Fitted) and type(value.posterior) is MarginalPosterior:
-        _, q, _ = value.posterior.factor.shape
-        scaling = value.posterior.scaling
-        if (len(scaling.kept), len(scaling.z_scale)) != (value.posterior.common_mean.shape[1], q):
-            raise _damaged(value.posterior, "scaling", "has other columns than the coefficients")
+    if isinstance(value, Fitted):
+        _check_columns(value.posterior)
     if isinstance(value, GroupSums):
         for name in ("zz", "xx"):
             if (np.einsum("kk...->k...", getattr(value, name)) < 0).any():
                 raise _damaged(value, name, "has negative sums of squares")
+    if isinstance(value, CrossedSums):
+        _check_pairs(value)
+    if isinstance(value, CrossedPosterior):
+        _check_counts(value)
+    if isinstance(value, SeparateGroups) and (value.shared >= sizes["p"]).any():
+        raise _damaged(value, "shared", f"names columns beyond the {sizes['p']} there are")
     _check_parts(value, sizes)
+
+
+def _check_pairs(sums: CrossedSums) -> None:
+    """Raise unless the sums over pairs of levels are of levels and columns there are, and small enough for them.
+
+    By Cauchy and Schwarz a sum of products over some rows of two levels is at most the root of the product of the sums
+    of squares over all of them.
+    """
+    factors = list(combinations(sums.factors, 2))
+    if len(sums.pairs) != len(factors):
+        raise _damaged(sums, "pairs", f"are {len(sums.pairs)}, where {len(factors)} are due")
+    for (f, g), pair in zip(factors, sums.pairs, strict=True):
+        if pair.blocks.shape[1:] != (f.n_varying, g.n_varying):
+            raise _damaged(pair, "blocks", f"has shape {pair.blocks.shape}, which is not that of the columns")
+        for name, levels, factor in (("first", pair.first, f), ("second", pair.second, g)):
+            if (levels >= factor.n_groups).any():
+                raise _damaged(pair, name, f"names levels beyond the {factor.n_groups} there are")
+        of_f, of_g = (np.sqrt(np.maximum(np.einsum("kkj->jk", factor.zz), 0.0)) for factor in (f, g))
+        most = of_f[pair.first][:, :, None] * of_g[pair.second][:, None, :]
+        if (np.abs(pair.blocks) > most + _ROUNDING * (most + f.n)).any():
+            raise _damaged(pair, "blocks", "has numbers that are too large for the sums of squares of their levels")
+
+
+def _check_counts(posterior: CrossedPosterior) -> None:
+    """Raise unless rows counted by pairs of levels are not negative, and add up to those of the levels."""
+    sums, scalings = posterior.model.sums, posterior.scalings
+    if len(scalings) != len(sums.factors):
+        raise _damaged(posterior, "scalings", f"are {len(scalings)}, where {len(sums.factors)} are due")
+    for (f, g), pair in zip(combinations(range(len(scalings)), 2), sums.pairs, strict=True):
+        at_f, at_g = scalings[f].varying_intercept, scalings[g].varying_intercept
+        if at_f is None or at_g is None:
+            continue
+        counts, due = pair.blocks[:, at_f, at_g], sums.factors[f].zz[at_f, at_f]
+        summed = np.bincount(pair.first, counts, minlength=len(due))
+        if (counts < 0).any() or not np.allclose(summed, due, rtol=_ROUNDING, atol=_ROUNDING):
+            raise _damaged(pair, "blocks", "has numbers of rows that are negative, or not those of the levels")
+
+
+def _check_columns(posterior: Any) -> None:
+    """Raise unless the scaling of a posterior is of the columns that it has coefficients of."""
+    if isinstance(posterior, NoPoolingPosterior):
+        _check_columns(posterior.known)
+        posterior = posterior.new
+    if isinstance(posterior, CrossedPosterior):
+        p, q, scalings = posterior.common_mean.shape[1], posterior.model.sums.n_varying, posterior.scalings
+    elif isinstance(posterior, MarginalPosterior | GeneralizedPosterior):
+        common = posterior.common if isinstance(posterior, GeneralizedPosterior) else posterior.common_mean
+        p, q, scalings = common.shape[1], posterior.factor.shape[1], (posterior.scaling,)
+    else:
+        return
+    n_varying = sum(len(scaling.z_scale) for scaling in scalings)
+    # without groups the scaling may be that of the model with them
+    if any(len(scaling.kept) != p for scaling in scalings) or (q and n_varying != q):
+        raise _damaged(posterior, "scaling", "has other columns than the coefficients")
 
 
 def _check_scaling(scaling: ColumnScaling) -> None:
@@ -108,21 +195,21 @@ def _check_scaling(scaling: ColumnScaling) -> None:
 
 def _arrays(value: Any) -> Iterator[tuple[str, np.ndarray, str, int]]:
     for kind, fields in _FIELDS.items():
-        if type(value) is kind or (kind is MarginalPosterior and type(value) is SeparateGroups):
+        if type(value) is kind:
             for name, (shape, numbers) in fields.items():
                 if getattr(value, name) is not None:
                     yield name, getattr(value, name), shape, numbers
 
 
 def _match(value: Any, name: str, array: Any, shape: str, sizes: dict[str, int]) -> None:
-    """Take the sizes of an array for what its letters mean, or compare them; P is p + 1, and K is k + 1 of a part."""
+    """Take the sizes of an array for what its letters mean, or compare them."""
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "biuf" or array.ndim != len(shape):
         raise _damaged(value, name, f"is no array of numbers with {len(shape)} axes")
     for letter, size in zip(shape, array.shape, strict=True):
         if sizes.setdefault(letter, size) != size:
             raise _damaged(value, name, f"has shape {array.shape}, where other arrays have {sizes[letter]} for {size}")
-    for plus_one, letter in (("P", "p"), ("K", "k")):
-        if {plus_one, letter} <= sizes.keys() and sizes[plus_one] != sizes[letter] + 1:
+    for letter, of, due in _COUNTED:
+        if {letter, of} <= sizes.keys() and sizes[letter] != due(sizes[of]):
             raise _damaged(value, name, f"has shape {array.shape}, which does not fit the other arrays")
 
 
@@ -137,11 +224,9 @@ def _check_parts(value: Any, sizes: dict[str, int]) -> None:
         found = inner.get(of_part)
         if of_part == "K":
             found = inner["k"] + 1
-        elif of_whole == "r" and of_whole not in sizes:
-            sizes["r"] = found if found is not None else 0
-        elif of_part == "p":
+        elif of_part == "p" and "P" in inner:
             found = inner["P"] - 1
-        if found != sizes[of_whole]:
+        if found != sizes.setdefault(of_whole, 0 if found is None else found):
             raise _damaged(value, field, f"has arrays of size {found}, where {sizes[of_whole]} is due")
 
 
