@@ -78,13 +78,13 @@ def _accuracy_of_points(values, weight, error):
         sd = np.sqrt(weight @ (values - mean) ** 2)
         mcse_sd = np.where(sd > 0, error(lambda v: (v - mean) ** 2) / (2 * sd), 0.0)
     mcse_sd = np.where(np.isnan(mcse_sd), np.inf, mcse_sd)
-    ends = []
-    for level, end in zip(END_LEVELS, mixture_quantiles(points, END_LEVELS).T, strict=True):
-        step = DENSITY_STEP * min(level, 1 - level)
-        below, above = mixture_quantiles(points, np.array([level - step, level + step])).T
-        ends.append(error(lambda v, end=end: (v <= end).astype(float)) * (above - below) / (2 * step))
-    tails = [error(lambda v, end=end: (v <= end).astype(float)) for end in mixture_quantiles(points, TAIL_LEVELS).T]
-    return Accuracy(mcse_sd, np.stack(ends, axis=1), _tail_size(tails))
+    step = DENSITY_STEP * np.minimum(END_LEVELS, 1 - END_LEVELS)
+    # sorted once for all levels
+    levels = np.concatenate([END_LEVELS, END_LEVELS - step, END_LEVELS + step, TAIL_LEVELS])
+    end, below, above, tail = np.split(mixture_quantiles(points, levels).T, 4)
+    in_ends, in_tails = ([error(lambda v, at=at: (v <= at).astype(float)) for at in part] for part in (end, tail))
+    ends = (np.array(in_ends) * (above - below) / (2 * step[:, None])).T
+    return Accuracy(mcse_sd, ends, _tail_size(in_tails))
 
 
 def mixture_accuracy(mean: np.ndarray, sd: np.ndarray, weight: np.ndarray, replicate: np.ndarray) -> Accuracy:

@@ -52,7 +52,7 @@ LARGEST_PARAMETER = 1e75
 # Nodes at which sds of many coefficients are looked at before a fit warns.
 NODES_FOR_SDS = 16
 # What a posterior computes when it is first asked, and leaves out of pickles.
-COMPUTED = ("_effects", "_effects_with_spread", "_expected_covariance", "_passes", "common_root")
+COMPUTED = ("_effects", "_effects_with_spread", "_expected_covariance", "_passes", "_law_points", "common_root")
 
 
 @dataclass(frozen=True)
@@ -210,9 +210,13 @@ class MarginalPosterior(Posterior):
 
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
         """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
-        sample = None if self.law is None else self.law.sample
-        if sample is None:
+        if self.law is None or self.law.sample is None:
             return self.variance_nodes(), self.weight, self.replicate
+        return self._law_points
+
+    @cached_property
+    def _law_points(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
+        sample = self.law.sample
         factor = self.law.model.parameters.points(sample.theta).relative_factor
         return self._in_users_units(np.exp(sample.log_sigma), factor), sample.weight, sample.replicate
 

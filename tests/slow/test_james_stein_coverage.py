@@ -58,8 +58,10 @@ SETTINGS = {
 }
 # Numbers of groups, and tau in units of the sd of an average group mean.
 SIZES = ((8, 0.0), (8, 1.0), (30, 1.0), (30, 3.0), (80, 1.0))
-# How far below nominal a coverage may be, and how far above where groups differ: beyond that it is no approximation.
-TOO_LOW, TOO_HIGH = 0.025, 0.06
+# How far below nominal a coverage may be. Means of known groups are the exception that the guide tells of.
+TOO_LOW = {"mean known": 0.025, "prediction known": 0.01, "mean new": 0.005, "prediction new": 0.005}
+# How far above, of known groups where groups differ; what few groups tell of new ones is too little for a bound.
+TOO_HIGH = 0.06
 
 
 @pytest.mark.parametrize(("n_groups", "tau"), SIZES)
@@ -67,8 +69,8 @@ TOO_LOW, TOO_HIGH = 0.025, 0.06
 def test_intervals_cover_over_their_own_model(name, n_groups, tau):
     for (kind, who), shares in coverage(n_groups, tau, **SETTINGS[name]).items():
         share, error = shares.T
-        # Four standard errors of 250 fits; none of them where all intervals cover.
+        # Three standard errors of 250 fits; none of them where all intervals cover.
         error = np.maximum(error, 0.5 * np.sqrt(COVERAGES * (1 - COVERAGES) / N_FITS) / 4)
-        assert np.all(share > COVERAGES - TOO_LOW - 4 * error), (kind, who, share)
-        if tau > 0:
-            assert np.all(share < COVERAGES + TOO_HIGH + 4 * error), (kind, who, share)
+        assert np.all(share > COVERAGES - TOO_LOW[f"{kind} {who}"] - 3 * error), (kind, who, share)
+        if tau > 0 and who == "known":
+            assert np.all(share < COVERAGES + TOO_HIGH + 3 * error), (kind, who, share)

@@ -12,14 +12,16 @@ pytestmark = pytest.mark.slow
 
 N_FITS, N_NEW = 300, 10
 METHODS = ("james-stein", "empirical-bayes", "sure")
-# Morris' variances are wide on purpose with few groups or little variance between them; they may not be narrow.
-TOO_LOW, TOO_HIGH = 0.02, 0.06
+# Intervals are wide on purpose with few groups or little variance between them. Narrow by this much may be those of
+# known groups, which the guide tells, and no others.
+TOO_LOW_KNOWN, TOO_HIGH = 0.02, 0.06
 
 
 def check(held, name, too_high=TOO_HIGH):
-    """Compare shares over fits with 0.9: within four standard errors of it, and what approximations may add."""
+    """Compare shares over fits with 0.9: within three or four standard errors, and what approximations may add."""
     share, error = np.mean(held), max(np.std(held, ddof=1) / np.sqrt(len(held)), 0.004)
-    assert 0.9 - TOO_LOW - 4 * error < share < 0.9 + too_high + 4 * error, (name, share, error)
+    too_low = TOO_LOW_KNOWN * ("known" in name)
+    assert 0.9 - too_low - 3 * error < share < 0.9 + too_high + 4 * error, (name, share, error)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
