@@ -96,6 +96,13 @@ _LINKS: dict[type, tuple[tuple[str, str, str], ...]] = {
     LinearPredictor: (("directions", "r", "K"),),
     FittedMeans: (("departures", "J", "J"), ("predictor", "r", "r"), ("new_groups", "r", "r")),
 }  # fmt: skip
+# Where posteriors that have a scaling keep their coefficients.
+_COEFFICIENTS: dict[type, str] = {
+    MarginalPosterior: "common_mean",
+    SeparateGroups: "common_mean",
+    CrossedPosterior: "common_mean",
+    GeneralizedPosterior: "common",
+}
 # Share of a bound that rounding may go beyond.
 _ROUNDING = 1e-6
 
@@ -120,12 +127,8 @@ def check_arrays(value: Any) -> None:
         for name in ("zz", "xx"):
             if (np.einsum("kk...->k...", getattr(value, name)) < 0).any():
                 raise _damaged(value, name, "has negative sums of squares")
-    if isinstance(value, CrossedSums):
-        _check_pairs(value)
-    if isinstance(value, CrossedPosterior):
-        _check_counts(value)
-    if isinstance(value, SeparateGroups) and (value.shared >= sizes["p"]).any():
-        raise _damaged(value, "shared", f"names columns beyond the {sizes['p']} there are")
+    if type(value) in _CHECKS:
+        _CHECKS[type(value)](value)
     _check_parts(value, sizes)
 
 
@@ -165,18 +168,27 @@ def _check_counts(posterior: CrossedPosterior) -> None:
             raise _damaged(pair, "blocks", "has numbers of rows that are negative, or not those of the levels")
 
 
+def _check_shared(separate: SeparateGroups) -> None:
+    if (separate.shared >= separate.common_mean.shape[1]).any():
+        raise _damaged(separate, "shared", f"names columns beyond the {separate.common_mean.shape[1]} there are")
+
+
+_CHECKS: dict[type, Callable[[Any], None]] = {
+    CrossedSums: _check_pairs,
+    CrossedPosterior: _check_counts,
+    SeparateGroups: _check_shared,
+}
+
+
 def _check_columns(posterior: Any) -> None:
     """Raise unless the scaling of a posterior is of the columns that it has coefficients of."""
-    if isinstance(posterior, NoPoolingPosterior):
+    if posterior.pools_nothing:
         _check_columns(posterior.known)
         posterior = posterior.new
-    if isinstance(posterior, CrossedPosterior):
-        p, q, scalings = posterior.common_mean.shape[1], posterior.model.sums.n_varying, posterior.scalings
-    elif isinstance(posterior, MarginalPosterior | GeneralizedPosterior):
-        common = posterior.common if isinstance(posterior, GeneralizedPosterior) else posterior.common_mean
-        p, q, scalings = common.shape[1], posterior.factor.shape[1], (posterior.scaling,)
-    else:
+    if type(posterior) not in _COEFFICIENTS:
         return
+    p, q = getattr(posterior, _COEFFICIENTS[type(posterior)]).shape[1], posterior.factor.shape[1]
+    scalings = posterior.scalings if posterior.has_crossed_model else (posterior.scaling,)
     n_varying = sum(len(scaling.z_scale) for scaling in scalings)
     # without groups the scaling may be that of the model with them
     if any(len(scaling.kept) != p for scaling in scalings) or (q and n_varying != q):
