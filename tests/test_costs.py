@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-from hbsk import PartialPoolingRegressor, _base, from_json, to_json
+from hbsk import PartialPoolingRegressor, _answers, from_json, to_json
 from hbsk._data import labels as _labels
 from hbsk._data.labels import GroupFactor
 from hbsk._engine import common_coefficients, marginal
@@ -37,12 +37,12 @@ def parts(answer):
 # Kept answers
 
 
-def test_base_are_computed_once_for_each_fit(data, monkeypatch):
+def test_tables_are_computed_once_for_each_fit(data, monkeypatch):
     calls = []
     for name in ("group_effect_table", "sd_series", "correlation_frames", "shrinkage_frames", "diagnose_fit"):
-        function = getattr(_base, name)
+        function = getattr(_answers, name)
         monkeypatch.setattr(
-            _base,
+            _answers,
             name,
             lambda *args, name=name, function=function, **kw: calls.append(name) or function(*args, **kw),
         )
@@ -72,7 +72,7 @@ def test_changing_an_answer_changes_no_other(data, name):
         assert part.equals(wanted)
 
 
-def test_kept_base_are_in_no_pickle_document_or_clone(data):
+def test_kept_tables_are_in_no_pickle_document_or_clone(data):
     model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(*data)
     pickled, document = pickle.dumps(model), to_json(model)
     for name in KEPT:

@@ -231,7 +231,7 @@ def test_position_that_does_not_exist(estimator_class, schools):
     X, y = schools
     text = (
         "group_features=3: X has no column at position 3; it has 3 columns, so positions go from -3 to 2. A "
-        "transformer before this step may have dropped or moved columns."
+        "transformer before this step may have dropped or moved columns. X has n_features = 3."
     )
     with pytest.raises(ValueError, match=exactly(text)):
         estimator_class(group_features=3).fit(X, y)

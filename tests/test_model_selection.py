@@ -430,8 +430,8 @@ TABLE = (np.arange(12.0)[:, None], np.arange(12.0) ** 2, list("aabbccaabbcc"))
             (LINE, *TABLE),
             {"scoring": ["RMSE"]},
             ValueError,
-            f"scoring names 'RMSE', which is neither one of {METRICS} nor a scorer of scikit-learn "
-            "(sklearn.metrics.get_scorer_names() lists those).",
+            f"scoring names 'RMSE', which is neither one of {sorted([*METRICS, 'poisson_deviance'])} nor a scorer "
+            "of scikit-learn (sklearn.metrics.get_scorer_names() lists those).",
         ),
         (
             (LINE, *TABLE),

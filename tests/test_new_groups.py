@@ -454,7 +454,7 @@ def test_leaving_a_group_out_of_a_model_with_a_prior_on_the_mean_given_its_draws
     priors = {key: hyper[key] for key in given} | {"common": ("Normal", {"mu": 0.0, "sigma": 2.0}), "sigma": HALF}
     model = fit(PartialPoolingRegressor("y ~ x0 + (x0 | g)", priors=priors, random_state=0), X, y)
     posterior = model._learnt.fitted.posterior
-    training = read_training_rows_again(model, X, y, None, None, "group", "loo")
+    training = read_training_rows_again(model, X, y, None, None, "group", None, "loo")
     problem = _problem(training)
     found = _scores(problem).seen + problem.shift
     # priors may refer to a point of the column

@@ -46,7 +46,7 @@ def test_rows_as_arviz_on_draws_of_nuts(both_engines):
         chains = [az.loo(tree.sel(chain=[chain]), pointwise=True, reff=1.0) for chain in range(4)]
     ours = loo(integrated, X, y)
     good = theirs.pareto_k.to_numpy() < 0.5
-    assert good.sum() >= 170
+    assert good.sum() >= 160
     # what 4,000 draws hardly know is told by refits, of 40,000 draws each
     for row in np.flatnonzero(~good):
         assert ours.elpd_i.to_numpy()[row] == pytest.approx(log_density_without(integrated, X, y, row), abs=0.12), row
@@ -63,7 +63,9 @@ def log_density_without(model, X, y, row):
     draws = rest.to_datatree(draws=40_000, random_state=0)["posterior"]
     days = X.loc[row, "Days"]
     subject = {"Subject__factor_dim": str(X.loc[row, "Subject"])}
-    of_subject = draws["1|Subject"].sel(subject) + days * draws["Days|Subject"].sel(subject)
+    of_subject = draws["1|Subject"].sel(subject)
+    if "Days|Subject" in draws:
+        of_subject = of_subject + days * draws["Days|Subject"].sel(subject)
     center = draws["Intercept"] + days * draws["Days"] + of_subject
     return float(np.log(norm.pdf(y[row], center, draws["sigma"]).mean()))
 
