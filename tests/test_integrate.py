@@ -367,6 +367,18 @@ def test_a_bad_proposal_is_refitted():
     assert nodes.pareto_k < DEFAULT.pareto_k_limit
 
 
+def test_what_is_not_reliable_has_all_nodes_that_it_may_have():
+    """Twice as many as in the last round would be too many; the law is normal, in closed form."""
+    proposal = SplitT(np.array([4.0, 4.0]), 0.3 * np.eye(2), np.ones(2), np.ones(2))
+    density = evaluator(stats.multivariate_normal([0.0, 0.0], [[1.0, 0.5], [0.5, 1.0]]).logpdf)
+    nodes = importance_sample(density, proposal, theta_of, first_per_replicate=32, max_nodes=4_000)
+    assert len(nodes.weight) <= 4_000
+    assert nodes.pareto_k < DEFAULT.pareto_k_limit
+    mean, sd, error = monte_carlo_error(nodes.theta, nodes.weight, nodes.replicate)
+    assert np.all(np.abs(mean) < 4 * error)
+    np.testing.assert_allclose(sd, 1.0, rtol=0.1)
+
+
 def test_one_node_with_all_the_weight_still_makes_a_proposal(rng):
     theta, weight = rng.normal(size=(64, 3)), np.eye(64)[5]
     kernels = engine.kernels_on_nodes(engine.Nodes([], theta, weight, np.zeros(64, int), np.nan, 0.0, weight))

@@ -204,7 +204,7 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings)
         pareto_k=nodes.pareto_k,
         level=nodes.spare,
         tails=tails,
-        reliable=nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target,
+        reliable=nodes.is_reliable(settings.error_target, settings.pareto_k_limit),
         nodes=nodes,
         law=None if is_small else _law(model, nodes, points, tails, settings),
     )

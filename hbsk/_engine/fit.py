@@ -218,7 +218,7 @@ def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings
         pareto_k=nodes.pareto_k,
         level=nodes.spare,
         tails=tails,
-        reliable=nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target,
+        reliable=nodes.is_reliable(settings.error_target, settings.pareto_k_limit),
         nodes=nodes,
         law=variance_law(model, nodes, points, tails, settings),
     )

@@ -196,6 +196,10 @@ class Nodes:
     error: float
     spare: np.ndarray
 
+    def is_reliable(self, error_target: float, pareto_k_limit: float = DEFAULT.pareto_k_limit) -> bool:
+        """Whether Pareto k is below its limit, and the Monte Carlo error near enough to its target."""
+        return self.pareto_k <= pareto_k_limit and self.error <= 2 * error_target
+
 
 def first_proposals(
     log_density, mode: np.ndarray, precision: np.ndarray, *, thorough: bool = True
@@ -382,7 +386,12 @@ def importance_sample(
         if nodes.error <= error_target and nodes.pareto_k <= PARETO_K_ADAPT:
             break
         many = 3 * len(nodes.weight) if grows else len(nodes.weight) + len(rounds[0].theta)
-        if many > max_nodes or number == MAX_ROUNDS:
+        if many > max_nodes:
+            # what is not reliable yet has further rounds as long as they fit, which need not grow
+            grows, many = False, len(nodes.weight) + N_REPLICATES * per_replicate
+            if nodes.is_reliable(error_target) or many > max_nodes:
+                break
+        if number == MAX_ROUNDS:
             break
         if broad is not None:
             rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt + 100))

@@ -162,7 +162,7 @@ def integrate_generalized(
             refit=Sequel(first, broad),
             grows=not is_wide(model),
         )
-        reliable = nodes.pareto_k <= settings.pareto_k_limit and nodes.error <= 2 * settings.error_target
+        reliable = nodes.is_reliable(settings.error_target, settings.pareto_k_limit)
         return GeneralizedNodes(model, scaling, mode, first, nodes, join_points(nodes.evaluated), reliable, tails)
 
 
