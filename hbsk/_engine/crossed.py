@@ -25,7 +25,7 @@ from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
-from hbsk._engine.variance_law import VarianceLaw, monitored_values, variance_law
+from hbsk._engine.variance_law import monitored_values, variance_law
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
 
@@ -206,14 +206,8 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings)
         tails=tails,
         reliable=nodes.is_reliable(settings.error_target, settings.pareto_k_limit),
         nodes=nodes,
-        law=None if is_small else _law(model, nodes, points, tails, settings),
+        law=None if is_small else variance_law(model, nodes, points, tails, settings, finer=False),
     )
-
-
-def _law(model, nodes, points, tails, settings) -> VarianceLaw | None:
-    """Return the law of the variance parameters by a polynomial, or None where the nodes say more: no finer ones."""
-    law = variance_law(model, nodes, points, tails, settings)
-    return None if law is None or law.surface is None else law
 
 
 def start_of(model: CrossedModel) -> np.ndarray:

@@ -29,7 +29,8 @@ class IntegrationSettings:
         What a node costs, in groups of different design: up to the first 4,096 nodes take a tenth of a second and no
         surface is wanted, above the last they take ten and are not placed.
     rough_surface : tuple of float
-        Largest error of the log density, and largest probability that is misplaced, of a surface where nodes are dear.
+        Largest error of the log density, and largest probability that is misplaced, of a surface where no more nodes
+        are placed.
     salt : int
         Chooses among the quasi-random points.
     """

@@ -142,7 +142,13 @@ def _calmly(model: MarginalModel) -> Iterator[None]:
 
 
 def variance_law(
-    model: MarginalModel, nodes: Nodes, points: MarginalPoints, tails: Tails, settings: IntegrationSettings = DEFAULT
+    model: MarginalModel,
+    nodes: Nodes,
+    points: MarginalPoints,
+    tails: Tails,
+    settings: IntegrationSettings = DEFAULT,
+    *,
+    finer: bool = True,
 ) -> VarianceLaw | None:
     """Return the law of the variance parameters, or None where the nodes are the best there is.
 
@@ -154,15 +160,19 @@ def variance_law(
         The nodes, evaluated.
     tails : Tails
     settings : IntegrationSettings, optional
+    finer : bool, default=True
+        Whether more nodes are placed where they are not dear. Where they never are, a surface need only be better than
+        the nodes there are: `settings.rough_surface`.
     """
     cost, surface = cost_of_node(model), None
+    finer = finer and cost <= settings.dearest_nodes
     if cost > settings.cheap_nodes:
         grid = (points.log_sigma, points.weight) if model.parameters.integrated else ()
         surface = fit_surface(nodes.theta, points.log_density, nodes.weight, *grid)
-        largest_error, most_misplaced = CLOSE if cost <= settings.dearest_nodes else settings.rough_surface
+        largest_error, most_misplaced = CLOSE if finer else settings.rough_surface
         if surface is not None and not (surface.error < largest_error and surface.misplaced < most_misplaced):
             surface = None
-    if surface is None and cost > settings.dearest_nodes:
+    if surface is None and not finer:
         return None
     return VarianceLaw(model, nodes.theta[np.argmax(nodes.weight)], surface, tails)
 
