@@ -326,10 +326,15 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
-        if not self.__sklearn_is_fitted__():  # a fit that was read back answers without importing formulae
+        if self.formula is None:
+            return tags
+        if self.__sklearn_is_fitted__():  # a fit that was read back answers without importing formulae
+            specification = self._learnt.frame.specification
+            features, factors = specification.feature_names, specification.factors
+        else:
             features, factors = names_in(self.formula)
-            # what only groups explain is nothing where columns that are no groups are taken for labels
-            tags.regressor_tags.poor_score = bool(factors) and not features
+        # what only groups explain is nothing where columns that are no groups are taken for labels
+        tags.regressor_tags.poor_score = bool(factors) and not features
         return tags
 
     def _warn_of_single_rows(self, frame, rows):
