@@ -45,8 +45,10 @@ def test_rows_as_arviz_on_draws_of_nuts(both_engines):
         theirs = az.loo(tree, pointwise=True)
         chains = [az.loo(tree.sel(chain=[chain]), pointwise=True, reff=1.0) for chain in range(4)]
     ours = loo(integrated, X, y)
-    good = theirs.pareto_k.to_numpy() < 0.5
-    assert good.sum() >= 160
+    # a row far out may be known to one chain and not to another whatever its k
+    spread = np.std([chain.elpd_i.to_numpy() for chain in chains], axis=0, ddof=1) / 2
+    good = (theirs.pareto_k.to_numpy() < 0.5) & (spread < 0.05)
+    assert good.sum() >= 150
     # what 4,000 draws hardly know is told by refits, of 40,000 draws each
     for row in np.flatnonzero(~good):
         assert ours.elpd_i.to_numpy()[row] == pytest.approx(log_density_without(integrated, X, y, row), abs=0.12), row
