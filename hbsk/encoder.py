@@ -125,7 +125,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
         Classes of y, None for numbers.
     n_features_in_ : int
         Number of columns of X.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the columns of X. Only if they are all strings.
 
     See Also
