@@ -12,8 +12,8 @@ from hbsk._base import check_n_samples, keeps_former_fit
 from hbsk._data.checks import check_coverage
 from hbsk._data.responses import positions_of_classes, read_classes, two_classes
 from hbsk._data.suspicions import warn_of_order
+from hbsk._estimators.partial_pooling import GeneralizedPoolingBase
 from hbsk._model.frame import read_training_frame
-from hbsk._partial_pooling import GeneralizedPoolingBase
 from hbsk._posterior.response_rows import predict_log_probabilities, predict_response_interval, sample_responses
 
 

@@ -12,8 +12,8 @@ from hbsk._base import check_n_samples, keeps_former_fit, learnt_by
 from hbsk._data.checks import check_interval, check_target, check_weights
 from hbsk._data.responses import as_counts, check_counts, check_sizes, check_whole_trials
 from hbsk._data.suspicions import warn_of_order
+from hbsk._estimators.partial_pooling import GeneralizedPoolingBase, PartialPoolingBase
 from hbsk._model.frame import read_training_frame
-from hbsk._partial_pooling import GeneralizedPoolingBase, PartialPoolingBase
 from hbsk._posterior.deviances import explained_deviance
 from hbsk._posterior.response_rows import (
     predict_count_interval,

@@ -11,7 +11,6 @@ from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 
-from hbsk._answers import ShrunkenAnswersMixin
 from hbsk._base import (
     GroupRoutingMixin,
     LearntMeans,
@@ -34,6 +33,7 @@ from hbsk._data.rows import (
 )
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
+from hbsk._estimators.answers import ShrunkenAnswersMixin
 from hbsk._messages import warn, warn_of_no_groups, warn_of_redundant_columns
 from hbsk._shrinkage.draws import draw_rows
 from hbsk._shrinkage.linear_predictor import shrink_regression

@@ -12,8 +12,8 @@ from hbsk._base import check_n_samples, keeps_former_fit, names_in, read_predict
 from hbsk._data.checks import check_interval
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
 from hbsk._engine.sums import no_rounding
-from hbsk._fit import infer
-from hbsk._partial_pooling import PartialPoolingBase
+from hbsk._estimators.partial_pooling import PartialPoolingBase
+from hbsk._fit.gaussian import infer
 from hbsk._posterior.diagnostics import warn_if_sigma_is_held
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations

@@ -9,11 +9,12 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-from hbsk import PartialPoolingRegressor, _answers, from_json, to_json
+from hbsk import PartialPoolingRegressor, from_json, to_json
 from hbsk._data import labels as _labels
 from hbsk._data.labels import GroupFactor
 from hbsk._engine import common_coefficients, marginal
 from hbsk._engine import common_roots as _common_roots
+from hbsk._estimators import answers
 from hbsk._posterior import group_moments as _group_moments
 from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
@@ -40,9 +41,9 @@ def parts(answer):
 def test_tables_are_computed_once_for_each_fit(data, monkeypatch):
     calls = []
     for name in ("group_effect_table", "sd_series", "correlation_frames", "shrinkage_frames", "diagnose_fit"):
-        function = getattr(_answers, name)
+        function = getattr(answers, name)
         monkeypatch.setattr(
-            _answers,
+            answers,
             name,
             lambda *args, name=name, function=function, **kw: calls.append(name) or function(*args, **kw),
         )

@@ -15,7 +15,7 @@ from hbsk._data.responses import as_counts, check_sizes, positions_of_classes
 from hbsk._data.rows import Rows
 from hbsk._engine.generalized.data import Responses
 from hbsk._engine.priors import EnginePriors
-from hbsk._fit_generalized import stated, sums_of_columns
+from hbsk._fit.generalized import stated, sums_of_columns
 from hbsk._messages import listed, warn
 from hbsk._model.design import PredictedRows
 from hbsk._model.frame import unknown_rows

@@ -10,9 +10,9 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._answers import check_only_factor
 from hbsk._base import learnt_by
 from hbsk._data.checks import check_coverage
+from hbsk._estimators.answers import check_only_factor
 from hbsk._posterior.group_tables import column_labels, common_counterparts, find_term
 from hbsk._shrinkage.shrunken_means import t_quantile
 

@@ -12,7 +12,6 @@ import pandas as pd
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from hbsk._answers import PosteriorAnswersMixin
 from hbsk._base import learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
@@ -20,6 +19,7 @@ from hbsk._data.responses import positions_of_classes
 from hbsk._data.sources import label_columns, read_keyword
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table
+from hbsk._estimators.answers import PosteriorAnswersMixin
 from hbsk._messages import quoted, shown
 from hbsk._posterior.prediction import sample_observations
 from hbsk._posterior.response_rows import predict_response, sample_responses

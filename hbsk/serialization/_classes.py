@@ -20,7 +20,7 @@ from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location
-from hbsk._learnt import Fitted, Learnt
+from hbsk._fit.learnt import Fitted, Learnt
 from hbsk._model.design import Component, Recipe
 from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._base import LearntMeans, learnt_by
-from hbsk._learnt import Learnt
+from hbsk._fit.learnt import Learnt
 from hbsk.classification import PartialPoolingClassifier
 from hbsk.counts import PartialPoolingCountRegressor
 from hbsk.encoder import LearntEncodings, PartialPoolingEncoder

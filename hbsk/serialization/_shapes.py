@@ -18,7 +18,7 @@ from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.log_density_surface import LogDensitySurface
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import GroupSums
-from hbsk._learnt import Fitted
+from hbsk._fit.learnt import Fitted
 from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.draws import DrawsPosterior
 from hbsk._posterior.generalized import GeneralizedPosterior

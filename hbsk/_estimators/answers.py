@@ -19,8 +19,8 @@ from hbsk._base import (
 )
 from hbsk._data.checks import check_coverage
 from hbsk._data.factor import Factor
-from hbsk._fit import bambi_model, diagnose_fit, model_priors
-from hbsk._learnt import Learnt
+from hbsk._fit.gaussian import bambi_model, diagnose_fit, model_priors
+from hbsk._fit.learnt import Learnt
 from hbsk._messages import shown
 from hbsk._model.frame import read_training_frame, unknown_rows
 from hbsk._model.options import options_of

@@ -23,7 +23,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sums import CentredSums, collect
 from hbsk._engine.threads import n_threads
 from hbsk._engine.varying_location import at_zero as effects_at_zero
-from hbsk._learnt import Fitted
+from hbsk._fit.learnt import Fitted
 from hbsk._messages import quoted, shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors

@@ -12,7 +12,6 @@ import pandas as pd
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from hbsk._answers import PosteriorAnswersMixin
 from hbsk._base import (
     GroupRoutingMixin,
     generator,
@@ -25,8 +24,9 @@ from hbsk._data.rows import UNKNOWN_GROUPS, Rows
 from hbsk._data.suspicions import warn_of_single_rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
-from hbsk._fit_generalized import generalized_bambi_model, generalized_priors, infer_generalized
-from hbsk._learnt import Fitted, learnt_of
+from hbsk._estimators.answers import PosteriorAnswersMixin
+from hbsk._fit.generalized import generalized_bambi_model, generalized_priors, infer_generalized
+from hbsk._fit.learnt import Fitted, learnt_of
 from hbsk._messages import shown, warn
 from hbsk._model.design import PredictedRows
 from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows

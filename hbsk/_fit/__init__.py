@@ -1,0 +1,1 @@
+"""The one room that knows data, model, engine and posterior: the story of a fit, for each likelihood."""
