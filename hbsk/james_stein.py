@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from numbers import Integral
 from typing import Any, ClassVar
 
 import numpy as np
-from sklearn.base import BaseEstimator, RegressorMixin, _fit_context
+from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils._param_validation import StrOptions
 
-from hbsk._base import (
-    GroupRoutingMixin,
-    LearntMeans,
-    check_n_samples,
-    generator,
-    keeps_former_fit,
-    learnt_by,
-    read_training_table,
-    require_standard_error,
-)
+from hbsk._base import check_n_samples, generator, keeps_former_fit, learnt_by, read_training_table
 from hbsk._data.checks import LARGEST_VALUE, Number, check_interval
-from hbsk._data.rows import (
-    LEAST_ROWS,
-    UNKNOWN_GROUPS,
-    Rows,
-    numeric_columns,
-    one_grouping,
-    read_rows,
-    read_training_rows,
-)
+from hbsk._data.rows import LEAST_ROWS, UNKNOWN_GROUPS, one_grouping, read_training_rows
 from hbsk._data.suspicions import warn_of_order
-from hbsk._data.table import read_table
-from hbsk._estimators.answers import ShrunkenAnswersMixin
-from hbsk._messages import warn, warn_of_no_groups, warn_of_redundant_columns
+from hbsk._estimators.shrunken_means import ShrunkenMeansBase
 from hbsk._shrinkage.draws import draw_rows
-from hbsk._shrinkage.linear_predictor import shrink_regression
-from hbsk._shrinkage.predictions import fitted_means, fitted_slopes
-from hbsk._shrinkage.shrunken_groups import infinite_where_unknown, shrink_groups
-from hbsk.exceptions import ShrinkageWarning
+from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
 
 __all__ = ["JamesSteinEstimator"]
 
 
-class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixin, BaseEstimator):
+class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     r"""Group means shrunken towards a common target, without sampling.
 
     The mean of a small group is a poor guess of what the group is really like. This estimator moves every group mean
@@ -406,95 +383,3 @@ class JamesSteinEstimator(GroupRoutingMixin, ShrunkenAnswersMixin, RegressorMixi
         tags.input_tags.categorical = tags.input_tags.string = self.group_features is not None
         tags.regressor_tags.poor_score = self.target != "regression" and self.group_features is not None
         return tags
-
-    def _shrink_means(self, rows: Rows) -> JamesSteinEstimator:
-        assert rows.y is not None  # reading training rows has made sure of it
-        (factor,), (codes,) = rows.factors, rows.codes
-        factor = replace(factor, columns=("1",), terms=(f"1|{factor.name}",), blocks=((0,),))
-        names = numeric_columns(rows, type(self).__name__) if self.target == "regression" else []
-        learnt = shrink_groups(
-            codes,
-            factor.n_groups,
-            rows.y,
-            rows.sample_weight,
-            rows.standard_error,
-            [rows.features.numbers(name) for name in names],
-            method=self.method,
-            target=self.target,
-            between_group_variance=self.between_group_variance,
-            positive_part=self.positive_part,
-        )
-        groups, means = learnt.groups, learnt.means
-        if means.why_not:
-            warn(f"Group means are returned as they are: {means.why_not}.", ShrinkageWarning)
-        else:
-            warn_of_redundant_columns(names, learnt.redundant)
-        fitted = fitted_means(learnt)
-        self._learnt = LearntMeans((factor,), tuple(names), rows.standard_error is not None, fitted)
-        self.groups_ = {factor.name: factor.labels}
-        self.group_sizes_ = groups.counts
-        self.group_means_ = groups.means
-        self.theta_, self.theta_sd_ = fitted.theta, fitted.theta_sd
-        self.target_: np.ndarray | float = (
-            learnt.target if self.target == "regression" else float(fitted.predictor.coef[0])
-        )
-        self.between_group_variance_ = means.tau2
-        if self.method == "sure":
-            self.sure_variance_ = means.sure_tau2
-        self._name_parameters()
-        return self
-
-    def _shrink_slopes(self, rows: Rows) -> JamesSteinEstimator:
-        """Fit without groups: least squares, its slopes shrunken towards zero."""
-        warn_of_no_groups()
-        assert rows.y is not None
-        names = numeric_columns(rows, type(self).__name__)
-        learnt = shrink_regression(
-            [rows.features.numbers(c) for c in names],
-            rows.y,
-            rows.sample_weight,
-            rows.standard_error,
-            positive_part=self.positive_part,
-        )
-        if learnt.rank < 3 or learnt.nu <= 0:
-            reason = "fewer than 3 slopes" if learnt.rank < 3 else "no degrees of freedom for the residual variance"
-            warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
-        fitted = fitted_slopes(learnt)
-        self._learnt = LearntMeans((), tuple(names), rows.standard_error is not None, fitted)
-        self.groups_ = {}
-        for name in ("group_sizes_", "group_means_", "theta_", "theta_sd_"):
-            setattr(self, name, np.empty(0))
-        self.slope_shrinkage_ = learnt.factor
-        self.target_ = self.between_group_variance_ = np.nan
-        self._name_parameters()
-        return self
-
-    def _name_parameters(self) -> None:
-        means = self._learnt.means
-        self.sigma2_, self.sigma_ = means.sigma2, float(np.sqrt(means.sigma2))
-        if self.target == "regression" or not self.groups_:  # else RFE and its like would take no slopes for slopes
-            self.coef_, self.intercept_ = means.predictor.slopes, means.predictor.intercept
-            self.coef_names_ = list(self._learnt.columns)
-
-    def _read(self, X, groups, standard_error, what=None):
-        """Read new rows: (columns of the target, number of rows, codes), and their noise; `what` needs the noise."""
-        learnt = learnt_by(self)
-        rows = read_rows(
-            read_table(self, X, reset=False),
-            groups,
-            name=type(self).__name__,
-            factors=learnt.factors,
-            unknown_groups=self.unknown_groups,
-            standard_error=standard_error,
-        )
-        if what is not None or standard_error is not None:
-            require_standard_error(self, standard_error, what)
-        columns = [rows.features.numbers(name) for name in learnt.columns]
-        known = rows.standard_error
-        noise = np.full(rows.n_rows, learnt.means.sigma2) if known is None else np.square(known)
-        return (columns, rows.n_rows, rows.codes[0] if rows.codes else None), noise
-
-    def _mark_unknown(self, answer: np.ndarray, codes: np.ndarray | None) -> np.ndarray:
-        if codes is not None and self.unknown_groups == "nan":
-            answer[codes >= len(self.theta_)] = np.nan
-        return answer
