@@ -187,6 +187,78 @@ def test_priors_without_moments_on_all_sds():
         assert table.loc[name, "sd"] == pytest.approx(spread, rel=3e-2)
 
 
+# Of sigma, the sd of intercepts and that of slopes: mean, sd, ends of the 89 % interval by `importance_of_slopes`.
+SDS_OF_SLOPES = {
+    "sigma": (1.2524, 1.0325, 0.1076, 2.8767),
+    "1|g_sigma": (6.4203, 2.6771, 3.4986, 11.0190),
+    "x|g_sigma": (0.8803, 0.7347, 0.0840, 2.1177),
+}
+
+
+def six_pairs():
+    """Six groups of two rows with a slope, where the answers of 8e24c3e were NaN."""
+    rng = np.random.default_rng(9)
+    codes = np.repeat(np.arange(6), 2)
+    y = rng.normal(size=12) + (rng.normal(size=6) * rng.choice([0, 0.1, 1, 5]))[codes]
+    return rng.normal(size=12), codes, y
+
+
+def importance_of_slopes(n_points):
+    """Points (log sigma, log tau_1, log tau_x, atanh rho) and their weights under the dense density of `six_pairs`."""
+    x, codes, y = six_pairs()
+    centred = np.column_stack([np.ones(12), x - x.mean()])  # priors refer to the means of the columns
+    same = codes[:, None] == codes
+
+    def log_density(points):
+        """Every correlation is as likely as another under LKJ(1) at q = 2."""
+        sigma, one, slope = sds = np.exp(np.clip(points[:, :3], -6.0, 12.0)).T  # their priors end there
+        rho = np.tanh(points[:, 3])
+        between = np.moveaxis(np.array([[one**2, rho * one * slope], [rho * one * slope, slope**2]]), 2, 0)
+        covariance = same * (centred @ between @ centred.T) + 2.5**2 * centred @ centred.T
+        root = np.linalg.cholesky(covariance + sigma[:, None, None] ** 2 * np.eye(12))
+        white = np.linalg.solve(root, np.broadcast_to(y[:, None], (len(points), 12, 1)))[..., 0]
+        log_likelihood = -0.5 * np.sum(white**2, axis=1) - np.log(np.diagonal(root, axis1=1, axis2=2)).sum(axis=1)
+        priors = stats.invgamma.logpdf(sds, 0.1, scale=0.1).sum(axis=0) + np.log(sds).sum(axis=0)
+        inside = np.all(np.exp(points[:, :3]) == sds.T, axis=1)
+        return np.where(inside, log_likelihood + priors + np.log(1 - rho**2 + 1e-300), -np.inf)
+
+    mean, spread = np.array([0.0, 1.5, -1.0, 0.0]), np.diag([1.0, 1.0, 4.0, 1.0])
+    for n in (4096, 4096, n_points):  # Student's t with three degrees of freedom, moved to what it finds
+        proposal = stats.multivariate_t(mean, spread, df=3, seed=7)
+        points = proposal.rvs(n)
+        log_weight = np.concatenate([log_density(part) for part in np.array_split(points, n // 4096)])
+        log_weight -= proposal.logpdf(points)
+        weight = np.exp(log_weight - log_weight.max())
+        weight /= weight.sum()
+        mean, spread = weight @ points, np.cov(points.T, aweights=weight)
+    return points, weight
+
+
+def test_priors_without_moments_on_the_sds_of_slopes():
+    x, codes, y = six_pairs()
+    heavy = ("InverseGamma", {"alpha": 0.1, "beta": 0.1})
+    common = ("Normal", {"mu": 0.0, "sigma": 2.5})
+    priors = {"Intercept": common, "x": common, "sigma": heavy}
+    priors |= {name: ("Normal", {"mu": 0, "sigma": heavy}) for name in ("1|g", "x|g")}
+    table = PartialPoolingRegressor("x + (x | g)", priors=priors).fit(pd.DataFrame({"x": x, "g": codes}), y).summary()
+    for name, (mean, sd, lower, upper) in SDS_OF_SLOPES.items():
+        row = table.loc[name]
+        assert row["sd"] == pytest.approx(sd, rel=0.02)
+        np.testing.assert_allclose(
+            row[["mean", "eti89_lb", "eti89_ub"]].astype(float), [mean, lower, upper], atol=0.05 * sd
+        )
+
+
+@pytest.mark.slow
+def test_importance_sampling_gives_the_sds_of_slopes():
+    points, weight = importance_of_slopes(1_000_000)
+    assert 1 / (weight @ weight) > 100_000
+    for (mean, sd, *ends), values in zip(SDS_OF_SLOPES.values(), np.exp(points[:, :3]).T, strict=True):
+        order = np.argsort(values)
+        found = np.interp([0.055, 0.945], np.cumsum(weight[order]), values[order])
+        np.testing.assert_allclose([weight @ values, *found], [mean, *ends], atol=0.015 * sd)
+
+
 def test_flat_priors_keep_their_digits_where_sigma_is_large():
     """Two rows, a flat mean, HalfNormal(2) on sigma: its density is halfnormal(sigma) exp(-d^2 / 4 sigma^2) / sigma."""
     y = np.array([0.0, 1.0])
