@@ -7,7 +7,6 @@ from scipy import optimize, stats
 from hbsk._shrinkage import between_group_variance as _shrinkage
 from hbsk._shrinkage.between_group_variance import (
     between_group_variance,
-    collect_cells,
     james_stein_shrinkage,
     likelihood_slope,
     log_likelihood,
@@ -17,6 +16,7 @@ from hbsk._shrinkage.between_group_variance import (
     sure_slope,
     variance_of_new_groups,
 )
+from hbsk._shrinkage.cells import collect_cells
 from hbsk._shrinkage.group_means import GroupMeans, group_averages, summarise_groups
 from hbsk._shrinkage.shrunken_means import shrink_means, t_quantile
 

@@ -28,11 +28,19 @@ References
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from scipy.optimize import brentq
+
+from hbsk._shrinkage.cells import (
+    Cells,
+    WeightedFit,
+    least_squares,
+    leverage_trace,
+    squared_residual,
+    totals_at,
+)
 
 # Of tau^2, one number or many.
 Curve = Callable[[Any], Any]
@@ -84,114 +92,6 @@ def james_stein_pull(deviations: np.ndarray, variances: np.ndarray, n_target: fl
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Sums over groups of equal variance: everything below is a function of tau^2 through weights that depend on v_j alone
-
-
-class Cells(NamedTuple):
-    """Groups of equal variance taken together; J groups of 1 to 50 rows make 50 cells.
-
-    Parameters
-    ----------
-    variances : ndarray of shape (K,)
-        Distinct v_j.
-    counts : ndarray of shape (K,)
-        Groups in each cell.
-    products : ndarray of shape (K, (r + 1)^2)
-        Sum over the groups of a cell of the outer product of (z_j, y_j) with itself, in rows.
-    prior : ndarray of shape (r + 1, r + 1), or 0
-        What other data than the means tell of beta, whose estimate from them is 0: their precision matrix, and zeros.
-    n_prior : int
-        Number of coefficients that those data identify.
-    """
-
-    variances: np.ndarray
-    counts: np.ndarray
-    products: np.ndarray
-    prior: np.ndarray | float = 0.0
-    n_prior: int = 0
-
-    @property
-    def n_target(self) -> int:
-        """Number r of target coefficients."""
-        return int(np.sqrt(self.products.shape[1])) - 1
-
-    @property
-    def n_groups(self) -> int:
-        """Number J of groups."""
-        return int(self.counts.sum())
-
-    @property
-    def degrees(self) -> int:
-        """Degrees of freedom of the weighted residuals, those of the prior's part among them."""
-        return self.n_groups + self.n_prior - self.n_target
-
-
-def collect_cells(
-    means: np.ndarray, variances: np.ndarray, basis: np.ndarray, prior_precision: np.ndarray | None = None
-) -> Cells:
-    """Sum the groups of equal variance.
-
-    Parameters
-    ----------
-    means : ndarray of shape (J,)
-        y_j; centred beforehand where digits matter.
-    variances : ndarray of shape (J,)
-        v_j.
-    basis : ndarray of shape (J, r)
-        z_j; nearly orthogonal columns of like size, where digits matter.
-    prior_precision : ndarray of shape (r,), default=None
-        Precision with which each coefficient is known to be 0 from other data, 0 where it is not. None: there are none.
-    """
-    cell, distinct = pd.factorize(variances, sort=True)
-    columns = [*basis.T, means]
-    size = len(columns)
-    products = np.empty((len(distinct), size, size))
-    for i in range(size):
-        for j in range(i + 1):
-            sums = np.bincount(cell, weights=columns[i] * columns[j], minlength=len(distinct))
-            products[:, i, j] = products[:, j, i] = sums
-    cells = Cells(distinct, np.bincount(cell).astype(np.float64), products.reshape(len(distinct), -1))
-    if prior_precision is None:
-        return cells
-    return cells._replace(prior=np.diag(np.append(prior_precision, 0.0)), n_prior=int(np.sum(prior_precision > 0)))
-
-
-def _weighted_products(cells: Cells, weights: np.ndarray) -> np.ndarray:
-    """Compute [Z y]' diag(weights) [Z y], shape (..., r + 1, r + 1), for weights of shape (..., K)."""
-    size = cells.n_target + 1
-    return (weights @ cells.products).reshape(*weights.shape[:-1], size, size)
-
-
-class _Fit(NamedTuple):
-    """Weighted least squares of the means on the basis, for each of the leading indices of the weights."""
-
-    coef: np.ndarray  # (..., r)
-    residual: np.ndarray  # (...), weighted sum of squared residuals
-    inverse: np.ndarray  # (..., r, r), inverse of Z' W Z
-    log_det: np.ndarray  # (...), log |Z' W Z|
-
-
-def _least_squares(cells: Cells, weights: np.ndarray) -> _Fit:
-    products = _weighted_products(cells, weights) + cells.prior
-    gram, cross, square = products[..., :-1, :-1], products[..., :-1, -1], products[..., -1, -1]
-    inverse = np.linalg.inv(gram)
-    coef = np.einsum("...jk,...k->...j", inverse, cross)
-    residual = np.maximum(square - np.einsum("...k,...k->...", cross, coef), 0.0)
-    return _Fit(coef, residual, inverse, np.linalg.slogdet(gram)[1])
-
-
-def _squared_residual(cells: Cells, weights: np.ndarray, coef: np.ndarray) -> np.ndarray:
-    """Sum weights times squared residuals of given coefficients, shape (...)."""
-    contrast = np.concatenate([-coef, np.ones((*coef.shape[:-1], 1))], axis=-1)
-    return np.einsum("...j,...jk,...k->...", contrast, _weighted_products(cells, weights), contrast)
-
-
-def _totals(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
-    """Compute v_j + tau^2, shape (..., K), for tau2 of shape (...)."""
-    return cells.variances + np.asarray(tau2)[..., None]
-
-
-# ---------------------------------------------------------------------------------------------------------------------
 # The variance between groups
 
 
@@ -224,38 +124,33 @@ def ml(cells: Cells) -> float:
 
 def log_likelihood(cells: Cells, tau2: float | np.ndarray, *, restricted: bool) -> np.ndarray:
     """Log likelihood of tau^2 with beta at its estimate, up to a constant that does not depend on tau^2."""
-    totals = _totals(cells, tau2)
-    fit = _least_squares(cells, 1.0 / totals)
+    totals = totals_at(cells, tau2)
+    fit = least_squares(cells, 1.0 / totals)
     value = np.log(totals) @ cells.counts + fit.residual
     return -0.5 * (value + fit.log_det) if restricted else -0.5 * value
 
 
-def restricted_fits(cells: Cells, tau2: np.ndarray) -> tuple[_Fit, np.ndarray, np.ndarray]:
+def restricted_fits(cells: Cells, tau2: np.ndarray) -> tuple[WeightedFit, np.ndarray, np.ndarray]:
     """Fit beta at each tau^2: the fits, sum log(v_j + tau^2) + log |Z'WZ|, and sum (v_j + tau^2)^-2."""
     few = _merge_cells(cells)
-    totals = _totals(few, tau2)
-    fit = _least_squares(few, 1.0 / totals)
+    totals = totals_at(few, tau2)
+    fit = least_squares(few, 1.0 / totals)
     return fit, np.log(totals) @ few.counts + fit.log_det, np.square(1.0 / totals) @ few.counts
 
 
 def likelihood_slope(cells: Cells, tau2: float | np.ndarray, *, restricted: bool) -> np.ndarray:
     """Differentiate `log_likelihood` by tau^2: 1/2 (y'PPy - tr P), or 1/2 (y'PPy - tr W) for ML."""
-    weights = 1.0 / _totals(cells, tau2)
-    fit = _least_squares(cells, weights)
+    weights = 1.0 / totals_at(cells, tau2)
+    fit = least_squares(cells, weights)
     trace = weights @ cells.counts
     if restricted:
-        trace = trace - _leverage_trace(cells, fit, weights)
-    return 0.5 * (_squared_residual(cells, np.square(weights), fit.coef) - trace)
-
-
-def _leverage_trace(cells: Cells, fit: _Fit, weights: np.ndarray) -> np.ndarray:
-    """Compute tr[(Z'WZ)^-1 Z'W^2 Z], shape (...)."""
-    return np.sum(fit.inverse * _weighted_products(cells, np.square(weights))[..., :-1, :-1], axis=(-2, -1))
+        trace = trace - leverage_trace(cells, fit, weights)
+    return 0.5 * (squared_residual(cells, np.square(weights), fit.coef) - trace)
 
 
 def _maximise(cells: Cells, *, restricted: bool) -> float:
     # Beyond 2 SS / (J - r) and the largest v_j the slope is negative: y'PPy <= SS / tau^4, tr P >= (J - r) / 2 tau^2.
-    spread = _least_squares(cells, np.ones_like(cells.variances)).residual / cells.degrees
+    spread = least_squares(cells, np.ones_like(cells.variances)).residual / cells.degrees
     high = max(2.0 * spread, cells.variances[-1])
     few = _merge_cells(cells)
     while cells.n_prior and likelihood_slope(few, high, restricted=restricted) > 0:  # SS then depends on tau^2
@@ -277,8 +172,8 @@ def dersimonian_laird(cells: Cells) -> float:
     tr P = sum w_j - tr[(Z'WZ)^-1 Z'W^2 Z], all at tau^2 = 0.
     """
     weights = 1.0 / cells.variances
-    fit = _least_squares(cells, weights)
-    trace = cells.counts @ weights - _leverage_trace(cells, fit, weights)
+    fit = least_squares(cells, weights)
+    trace = cells.counts @ weights - leverage_trace(cells, fit, weights)
     return max(0.0, float((fit.residual - cells.degrees) / trace))
 
 
@@ -290,11 +185,11 @@ def paule_mandel(cells: Cells) -> float:
     degrees = cells.degrees
 
     def excess(tau2: float) -> float:
-        return float(_least_squares(cells, 1.0 / _totals(cells, tau2)).residual - degrees)
+        return float(least_squares(cells, 1.0 / totals_at(cells, tau2)).residual - degrees)
 
     if excess(0.0) <= 0:
         return 0.0
-    high = float(_least_squares(cells, np.ones_like(cells.variances)).residual / degrees) or cells.variances[-1]
+    high = float(least_squares(cells, np.ones_like(cells.variances)).residual / degrees) or cells.variances[-1]
     while excess(high) > 0:  # only rounding can bring this about
         high *= 2.0
     return _root(excess, 0.0, high)
@@ -318,16 +213,16 @@ def sure_risk(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
     SURE(tau^2, beta) = sum_j [b_j^2 (y_j - z_j' beta)^2 + v_j (tau^2 - v_j) / (tau^2 + v_j)], with
     b_j = v_j / (v_j + tau^2), at the beta that makes it least, which is weighted least squares with weights b_j^2.
     """
-    v, totals = cells.variances, _totals(cells, tau2)
+    v, totals = cells.variances, totals_at(cells, tau2)
     penalty = (v * (totals - 2.0 * v) / totals) @ cells.counts
-    return _least_squares(cells, np.square(v / totals)).residual + penalty
+    return least_squares(cells, np.square(v / totals)).residual + penalty
 
 
 def sure_slope(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
     """Differentiate `sure_risk` by tau^2: 2 sum_j b_j^2 [1 - (y_j - z_j' beta)^2 / (v_j + tau^2)]."""
-    totals = _totals(cells, tau2)
+    totals = totals_at(cells, tau2)
     b2 = np.square(cells.variances / totals)
-    residual = _squared_residual(cells, b2 / totals, _least_squares(cells, b2).coef)
+    residual = squared_residual(cells, b2 / totals, least_squares(cells, b2).coef)
     return 2.0 * (b2 @ cells.counts - residual)
 
 
@@ -341,7 +236,7 @@ def sure(cells: Cells) -> tuple[float, np.ndarray]:
     coef : ndarray of shape (r,)
         beta.
     """
-    high = max(float(_least_squares(cells, np.ones_like(cells.variances)).residual), cells.variances[-1])
+    high = max(float(least_squares(cells, np.ones_like(cells.variances)).residual), cells.variances[-1])
     while sure_slope(cells, high) <= 0 and np.isfinite(high):
         high *= 4.0
     few = _merge_cells(cells)
@@ -350,7 +245,7 @@ def sure(cells: Cells) -> tuple[float, np.ndarray]:
     tau2 = float(candidates[np.argmin(sure_risk(few, candidates))])
     if few is not cells:
         tau2 = _polish(lambda value: -sure_slope(cells, value), tau2, 1e-3 * cells.variances[0])
-    return tau2, _least_squares(cells, np.square(cells.variances / (cells.variances + tau2))).coef
+    return tau2, least_squares(cells, np.square(cells.variances / (cells.variances + tau2))).coef
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,8 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import digamma, polygamma
 
-from hbsk._shrinkage.between_group_variance import Cells, restricted_fits
+from hbsk._shrinkage.between_group_variance import restricted_fits
+from hbsk._shrinkage.cells import Cells
 
 _N_NODES = 64
 _BLOCK_ELEMENTS = 1_000_000

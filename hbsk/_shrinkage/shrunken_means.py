@@ -8,6 +8,7 @@ import numpy as np
 from scipy.stats import t as student_t
 
 from hbsk._shrinkage import between_group_variance as _shrinkage
+from hbsk._shrinkage.cells import collect_cells
 from hbsk._shrinkage.group_means import GroupMeans
 from hbsk._shrinkage.new_groups import NewGroups, law_of_new_groups
 from hbsk._shrinkage.within_groups import PooledSlopes, WithinSlopes, pool_slopes
@@ -120,7 +121,7 @@ def shrink_means(
     if not (given or why_not) and groups.unit > 0:
         tau_free = groups.means - offset - basis @ within.slopes
         told = within.information if within.rank else None
-        cells = _shrinkage.collect_cells(tau_free, groups.relative_variances, basis, told)
+        cells = collect_cells(tau_free, groups.relative_variances, basis, told)
         new_groups = law_of_new_groups(cells, pull.fit.coef - within.slopes, groups.unit * groups.nu, groups.nu)
     moved = np.where(
         pull.own < 0.5,
@@ -239,7 +240,7 @@ def _pull_by_variance(
     totals, by_sure = variances + tau2, np.nan
     if sure:
         rest = target.basis[:, ~target.within.told]
-        by_sure, _ = _shrinkage.sure(_shrinkage.collect_cells(means, variances, rest))
+        by_sure, _ = _shrinkage.sure(collect_cells(means, variances, rest))
     own_totals = variances + by_sure if sure else totals
     pull = variances / own_totals
     fit = target.fit(means, np.square(pull) if sure else 1.0 / totals)
@@ -321,7 +322,7 @@ def _tau2(means: np.ndarray, groups: GroupMeans, basis: np.ndarray, method: str 
     if within.rank:
         precision = within.information / max(groups.unit, floor / groups.relative_variances.max())
     return _shrinkage.between_group_variance(
-        _shrinkage.collect_cells(means, np.maximum(variances, floor), basis, precision), method
+        collect_cells(means, np.maximum(variances, floor), basis, precision), method
     )
 
 

@@ -125,7 +125,8 @@ def test_unequal_variances_dominate_in_the_standardised_loss():
 
 
 def test_sure_is_unbiased():
-    from hbsk._shrinkage.between_group_variance import collect_cells, sure_risk
+    from hbsk._shrinkage.between_group_variance import sure_risk
+    from hbsk._shrinkage.cells import collect_cells
 
     rng = np.random.default_rng(6)
     variances, theta, tau2 = np.array([0.3, 0.8, 1.1, 2.0, 3.5]), np.array([1.0, -0.5, 0.2, 2.0, -1.0]), 0.7
