@@ -98,29 +98,51 @@ def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray
     Specification
     """
     bindings = dict(parsed.bindings)
-    varying_terms = _terms_by_factor(parsed)
-    expressions = {part for terms in (parsed.common, *varying_terms) for term in terms for part in term}
-    common = tuple(term for term in parsed.common if not is_offset(term))
-    offsets = tuple(term[0] for term in parsed.common if is_offset(term))
+    expressions = _expressions(parsed)
     plain = {part: bindings.get(part.column, part.column) for part in expressions if isinstance(part, Name)}
-    if len(plain) == len(expressions) and all(map(features.is_numeric, plain.values())):
-        for name, column in plain.items():
-            check_digits(features.numbers(column), f"Column {name.column!r} of X")
-        made: dict[Expression, Component] = {name: Component(name, (name.column,)) for name in plain}
-        recipes = tuple(_plain_recipe(term, made) for term in common)
-        varying = tuple(tuple(_plain_recipe(term, made) for term in terms) for terms in varying_terms)
-        states = {}
-    else:
-        reader = _RecipeReader(features, bindings, sample_weight)
-        for part in sorted(expressions, key=label):
-            reader.learn(part)
-        common, recipes = _common_recipes(common, parsed.has_intercept, reader)
-        varying = tuple(_varying_recipes(terms, reader) for terms in varying_terms)
-        states = reader.states
+    if len(plain) < len(expressions) or not all(map(features.is_numeric, plain.values())):
+        return settle(parsed, RecipeReader(features, bindings, sample_weight))
+    for name, column in plain.items():
+        check_digits(features.numbers(column), f"Column {name.column!r} of X")
+    made: dict[Expression, Component] = {name: Component(name, (name.column,)) for name in plain}
+    common, varying_terms = _common_terms(parsed), _terms_by_factor(parsed)
+    recipes = tuple(_plain_recipe(term, made) for term in common)
+    varying = tuple(tuple(_plain_recipe(term, made) for term in terms) for terms in varying_terms)
+    return _assembled(parsed, common, recipes, varying, {})
+
+
+def settle(parsed: ParsedFormula, reader: RecipeReader) -> Specification:
+    """Settle every column of a model by what a reader finds out about its components.
+
+    Parameters
+    ----------
+    parsed : ParsedFormula
+        As for `specify`.
+    reader : RecipeReader
+        Of rows in memory, or elsewhere.
+    """
+    for part in sorted(_expressions(parsed), key=label):
+        reader.learn(part)
+    common, recipes = _common_recipes(_common_terms(parsed), parsed.has_intercept, reader)
+    varying = tuple(_varying_recipes(terms, reader) for terms in _terms_by_factor(parsed))
+    return _assembled(parsed, common, recipes, varying, reader.states)
+
+
+def _assembled(parsed: ParsedFormula, common, recipes, varying, states: dict) -> Specification:
+    """Add the intercept and offsets, and the names."""
     ones: tuple[TermRecipe, ...] = ((),) if parsed.has_intercept else ()
-    recipe = Recipe(ones + recipes, varying, offsets, states, bindings)
+    offsets = tuple(term[0] for term in parsed.common if is_offset(term))
+    recipe = Recipe(ones + recipes, varying, offsets, states, dict(parsed.bindings))
     common = (INTERCEPT, *common) if parsed.has_intercept else common
-    return _named(parsed, common, varying_terms, recipe)
+    return _named(parsed, common, _terms_by_factor(parsed), recipe)
+
+
+def _expressions(parsed: ParsedFormula) -> set[Expression]:
+    return {part for terms in (parsed.common, *_terms_by_factor(parsed)) for term in terms for part in term}
+
+
+def _common_terms(parsed: ParsedFormula) -> tuple[Term, ...]:
+    return tuple(term for term in parsed.common if not is_offset(term))
 
 
 def _plain_recipe(term: Term, made: dict[Expression, Component]) -> TermRecipe:
@@ -138,7 +160,7 @@ def _terms_by_factor(parsed: ParsedFormula) -> tuple[tuple[Term, ...], ...]:
 # What the training rows say about components
 
 
-class _RecipeReader:
+class RecipeReader:
     """Kinds, levels, widths and states of components, learnt from the training rows."""
 
     def __init__(self, features: Table, bindings: dict[str, str], weight: np.ndarray | None):
@@ -207,12 +229,7 @@ class _RecipeReader:
             found = [None] * bool(codes[0] < 0) + values.cat.categories[codes[codes >= 0]].tolist()
         else:
             found = pd.unique(np.asarray(values, dtype=object) if isinstance(values, pd.Series) else values).tolist()
-        if any(pd.isna(level) for level in found):
-            raise ValueError(f"The categorical column {name!r} has missing values; fill them in or drop the rows.")
-        if not ordered:
-            with suppress(TypeError):  # levels that do not sort keep their order of appearance
-                found = sorted(found)
-        return tuple(found)
+        return in_order(found, name, ordered=ordered)
 
     def component(self, expression: Expression, *, full: bool) -> Component:
         """Return the component with its columns; `full` codes every level."""
@@ -224,6 +241,16 @@ class _RecipeReader:
             return Component(expression, labels)
         contrast, names = _contrast(expression, levels, full=full)
         return Component(expression, tuple(f"{text}[{name}]" for name in names), levels, contrast)
+
+
+def in_order(levels: list, name: str, *, ordered: bool) -> tuple:
+    """Return levels sorted, as formulae sorts them, unless they are in an order of their own."""
+    if any(pd.isna(level) for level in levels):
+        raise ValueError(f"The categorical column {name!r} has missing values; fill them in or drop the rows.")
+    if not ordered:
+        with suppress(TypeError):  # levels that do not sort keep their order of appearance
+            levels = sorted(levels)
+    return tuple(levels)
 
 
 def _contrast(expression: Expression, levels: tuple, *, full: bool) -> tuple[np.ndarray, list[str]]:
@@ -271,7 +298,7 @@ def _contrast_asked(expression: Expression) -> tuple[str, object]:
 
 
 def _common_recipes(
-    terms: tuple[Term, ...], has_intercept: bool, reader: _RecipeReader
+    terms: tuple[Term, ...], has_intercept: bool, reader: RecipeReader
 ) -> tuple[tuple[Term, ...], tuple[TermRecipe, ...]]:
     """Return the common terms, with those formulae adds for full rank, and their recipes."""
     full = list(terms)
@@ -289,7 +316,7 @@ def _common_recipes(
     return tuple(full), tuple(recipes)
 
 
-def _codings(terms: list[Term], has_intercept: bool, reader: _RecipeReader) -> dict[Term, list[dict[Expression, bool]]]:
+def _codings(terms: list[Term], has_intercept: bool, reader: RecipeReader) -> dict[Term, list[dict[Expression, bool]]]:
     """Ask formulae which categories span the intercept, for every term that has any.
 
     Terms are grouped by their numeric part, as formulae groups them; within a group its algorithm decides.
@@ -319,7 +346,7 @@ def _codings(terms: list[Term], has_intercept: bool, reader: _RecipeReader) -> d
     return {term: coding for term, coding in codings.items() if any(reader.levels[part] is not None for part in term)}
 
 
-def _varying_recipes(terms: tuple[Term, ...], reader: _RecipeReader) -> tuple[TermRecipe, ...]:
+def _varying_recipes(terms: tuple[Term, ...], reader: RecipeReader) -> tuple[TermRecipe, ...]:
     # formulae's rule: reduced coding beside a varying intercept of the same factor, in whatever parentheses.
     full = INTERCEPT not in terms
     return tuple(tuple(reader.component(part, full=full) for part in term) for term in terms)

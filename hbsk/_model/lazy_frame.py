@@ -1,0 +1,154 @@
+"""What a lazy frame's engine says about the columns of a model: levels of categories, means and sds of transforms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import numpy as np
+
+from hbsk._data.lazy import LazyTable, as_numbers, first_centre, is_far
+from hbsk._messages import quoted
+from hbsk._model.expressions import CATEGORICAL, STATEFUL, Call, Expression, Name, columns_in, label, walk
+from hbsk._model.formula import ParsedFormula, is_offset
+from hbsk._model.lazy_columns import LAZY_STATEFUL, TEXT, LazyReader, finite, refuse_term
+from hbsk._model.specification import RecipeReader, Specification, in_order, settle
+
+# A column of text with more levels is hardly a category; each level is a column of the design.
+MOST_LEVELS = 1000
+
+
+def specify_lazily(parsed: ParsedFormula, table: LazyTable, sample_weight: nw.Expr | None = None) -> Specification:
+    """Settle every column of a model on the rows of a lazy frame; see `specify`.
+
+    Parameters
+    ----------
+    parsed : ParsedFormula
+        With its names bound to columns.
+    table : LazyTable
+        Rows of weight 0 left out.
+    sample_weight : Expr, optional
+        Copies of each row.
+
+    Raises
+    ------
+    ValueError
+        For terms that engines of lazy frames do not have.
+    """
+    return settle(parsed, LazyRecipeReader(parsed, table, sample_weight))
+
+
+class LazyRecipeReader(RecipeReader):
+    """Levels and states found by queries: one for each categorical column, one or two for all transforms."""
+
+    def __init__(self, parsed: ParsedFormula, table: LazyTable, sample_weight: nw.Expr | None):
+        self.table = table
+        self.sample_weight = sample_weight
+        self.states: dict[Call, dict] = {}
+        self.levels: dict[Expression, tuple | None] = {}
+        self.widths: dict[Expression, int] = {}
+        self.values = LazyReader(table.schema, dict(parsed.bindings), self.states)
+        blocks = [term for block in parsed.blocks for term in block.terms]
+        self.learn_states(part for term in (*parsed.common, *blocks) for part in term)
+
+    def learn_states(self, expressions: Iterable[Expression]) -> None:
+        """Find means and sds, for those inside of others first."""
+        calls: dict[Call, Expression] = {}
+        for expression in expressions:
+            for part in walk(expression):
+                if isinstance(part, Call) and part.function in STATEFUL:
+                    if part.function not in LAZY_STATEFUL:
+                        raise refuse_term(expression)
+                    calls[part] = expression
+        while waiting := [call for call in calls if call not in self.states]:
+            ready = [call for call in waiting if all(inner in self.states for inner in _stateful_inside(call))]
+            for call, (mean, sd) in zip(ready, self.moments(ready), strict=True):
+                self.states[call] = {"mean": mean} if call.function == "center" else {"mean": mean, "sd": sd}
+
+    def moments(self, calls: list[Call]) -> list[tuple[float, float]]:
+        """Return mean and population sd of the argument of each call."""
+        columns = {f"x{k}": self.argument(call) for k, call in enumerate(calls)}
+        centre = first_centre(self.table, columns)
+        for _ in range(2):
+            mean, sd = self.moments_about(centre, columns, calls)
+            if not is_far(centre, mean, sd).any():
+                break
+            centre = mean
+        return list(zip(mean.tolist(), sd.tolist(), strict=True))
+
+    def argument(self, call: Call) -> nw.Expr:
+        values = self.values.read(call.arguments[0])
+        if values.kind == TEXT:
+            raise ValueError(f"The term {label(call)!r} of the formula needs one numeric column as its first argument.")
+        return values.numbers
+
+    def moments_about(
+        self, centre: np.ndarray, columns: dict[str, nw.Expr], calls: list[Call]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        weight = nw.lit(1.0) if self.sample_weight is None else self.sample_weight
+        shifted = {name: each - float(c) for (name, each), c in zip(columns.items(), centre, strict=True)}
+        products: dict[str, nw.Expr] = {"n": nw.col("w")}
+        for name in columns:
+            x = nw.col(name)
+            products[f"{name}_1"], products[f"{name}_2"] = nw.col("w") * x, nw.col("w") * x * x
+            products[f"{name}_ok"] = nw.when(finite(x)).then(1.0).otherwise(0.0)
+        query = self.table.frame.select(w=weight, **shifted).select(**products)
+        rows = self.table.ask(
+            f"means of {quoted(map(label, calls), 5)}", query.select(nw.len().alias("rows"), nw.col(*products).sum())
+        )
+        found = {name: float(as_numbers(rows, name)[0]) for name in ("rows", *products)}
+        for name, call in zip(columns, calls, strict=True):
+            n_bad = round(found["rows"] - found[f"{name}_ok"])
+            if n_bad:
+                raise ValueError(
+                    f"The argument of {label(call)!r} in the formula is null or not finite in {n_bad} of "
+                    f"{round(found['rows'])} rows of the lazy frame; fill them in or filter them out before fit."
+                )
+        shift = np.array([found[f"{name}_1"] for name in columns]) / found["n"]
+        squares = np.array([found[f"{name}_2"] for name in columns]) / found["n"]
+        return centre + shift, np.sqrt(np.maximum(squares - shift**2, 0.0))
+
+    def learn(self, expression: Expression) -> None:
+        """Find the levels of an expression, or that it is numbers."""
+        if not columns_in(expression) and not is_offset((expression,)):
+            raise ValueError(f"The term {label(expression)!r} of the formula is one number, no column; leave it out.")
+        kind = self.values.read(expression).kind
+        if is_offset((expression,)):
+            if kind == TEXT:
+                raise ValueError(f"{label(expression)!r} in the formula must be numeric.")
+            return
+        is_coded = isinstance(expression, Call) and expression.function in CATEGORICAL
+        if kind == TEXT or is_coded:
+            self.levels[expression] = self.distinct(expression)
+        else:
+            self.levels[expression], self.widths[expression] = None, 1
+
+    def distinct(self, expression: Expression) -> tuple:
+        """Return the observed levels, in their own order where the column has one."""
+        name = label(expression)
+        # not unique(), which numbers the rows of every level on some engines
+        levels = self.table.frame.select(level=self.values.levels_of(expression)).group_by("level").agg(n=nw.len())
+        found = self.table.ask(f"levels of {name!r}", levels.head(MOST_LEVELS + 1)).get_column("level").to_list()
+        if len(found) > MOST_LEVELS:
+            raise ValueError(
+                f"The categorical column {name!r} has more than {MOST_LEVELS} levels, each a column of the model. Is "
+                "it the group? Name it right of `|`, or in group_features=; or join rare levels before fit."
+            )
+        order = self.own_order(expression)
+        if order is not None:
+            found = sorted(found, key=lambda level: order.index(level) if level in order else -1)
+        return in_order(found, name, ordered=order is not None)
+
+    def own_order(self, expression: Expression) -> list[Any] | None:
+        """Return the declared order of an ordered Categorical of pandas, as Dask has it."""
+        coded = expression.arguments[0] if isinstance(expression, Call) else expression
+        if not isinstance(coded, Name) or not self.table.frame.implementation.is_dask():
+            return None
+        dtype = self.values.dtype(coded.column)
+        return list(dtype.categories) if dtype == nw.Enum else None
+
+
+def _stateful_inside(call: Call) -> list[Call]:
+    inside = [part for argument in call.arguments[:1] for part in walk(argument)]
+    return [part for part in inside if isinstance(part, Call) and part.function in STATEFUL]
