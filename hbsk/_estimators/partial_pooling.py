@@ -25,7 +25,8 @@ from hbsk._data.suspicions import warn_of_single_rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
 from hbsk._estimators.answers import PosteriorAnswersMixin
-from hbsk._fit.generalized import generalized_bambi_model, generalized_priors, infer_generalized
+from hbsk._fit.gaussian import bambi_model
+from hbsk._fit.generalized import generalized_priors, infer_generalized
 from hbsk._fit.learnt import Fitted, learnt_of
 from hbsk._messages import shown, warn
 from hbsk._model.design import PredictedRows
@@ -190,7 +191,7 @@ class GeneralizedPoolingBase(PartialPoolingBase):
     def _bambi(self, options: Options, frame: ModelFrame, rows: Rows, family: str) -> Any:
         """Return the model in Bambi."""
         rows = replace(rows, y_deviation=rows.y, y_origin=0.0)
-        return generalized_bambi_model(frame, rows, generalized_priors(options, frame, rows, family), family)
+        return bambi_model(frame, rows, generalized_priors(options, frame, rows, family), family)
 
     def _known_rows(self, X: Any, groups: Any) -> PredictedRows:
         """Read rows for `to_datatree`, of groups that fit has seen."""

@@ -297,7 +297,7 @@ def _tails_of_draws(frame, rows, parts, priors) -> tuple[Tails, RowOrders | None
     return _tails_at_zero(tails, stand_in, parts), RowOrders(model.sums, scalings, parts[0].has_intercept)
 
 
-def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
+def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any], family: str = "gaussian"):
     """Return the model as a `bambi.Model` with explicit priors."""
     from hbsk._bambi.model import build_model
     from hbsk._bambi.raw_terms import raw_terms
@@ -314,6 +314,8 @@ def bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any]):
         sample_weight=rows.sample_weight,
         standard_error=rows.standard_error,
         raw=raw_terms(specification, rows.features),
+        family=family,
+        size=rows.size,
     )
 
 

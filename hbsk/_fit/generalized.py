@@ -15,7 +15,7 @@ from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sums import CentredSums
-from hbsk._fit.gaussian import collect_factor_pairs, collect_sums, draws_posterior, effect_means
+from hbsk._fit.gaussian import bambi_model, collect_factor_pairs, collect_sums, draws_posterior, effect_means
 from hbsk._fit.learnt import Fitted, copies_of_rows
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors, sds_of_interactions
@@ -233,34 +233,13 @@ def are_countable(rows: Rows, family: str) -> bool:
     return bool(are_whole(rows.y * weight).all()) and (family == "poisson" or bool(are_whole(trials).all()))
 
 
-def generalized_bambi_model(frame: ModelFrame, rows: Rows, priors: dict[str, Any], family: str):
-    """Return the model as a `bambi.Model` with explicit priors."""
-    from hbsk._bambi.model import build_model
-    from hbsk._bambi.raw_terms import raw_terms
-
-    specification = frame.specification
-    factors = specification.factors
-    return build_model(
-        specification,
-        priors,
-        specification.design(rows.features),
-        rows.y,
-        {factor.name: codes for factor, codes in zip(factors, rows.codes, strict=bool(factors))},
-        {factor.name: factor.labels for factor in factors},
-        sample_weight=rows.sample_weight,
-        raw=raw_terms(specification, rows.features),
-        family=family,
-        size=rows.size,
-    )
-
-
 def _sample(options, frame, rows, priors, family, why) -> Fitted:
     """Sample the posterior by NUTS through Bambi."""
     from hbsk._bambi.sampling import diagnose, sample_posterior
 
     specification = frame.specification
     n_factors = len(specification.factors)
-    draws = sample_posterior(generalized_bambi_model(frame, rows, priors, family), **options.sampling)
+    draws = sample_posterior(bambi_model(frame, rows, priors, family), **options.sampling)
     posterior = replace(draws_posterior(draws, ()), family=family)
     working = _working_rows(frame, rows, posterior, family)
     parts = [collect_sums(frame, working, f) for f in range(n_factors)]
