@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 VENV = HERE / ".venv"
 VENV_PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "installed-for"
-VERSIONS = ("3.13", "3.12")
+VERSIONS = ("3.13", "3.14", "3.12")
 MINIMUM = (3, 12)
 
 # A process for each core, each with one BLAS thread: more of either make the tests slower, not faster. A file's tests
@@ -70,7 +70,7 @@ def find_python():
             return candidate
     sys.exit(
         f"hbsk needs Python 3.12 or newer. This is Python {sys.version_info[0]}.{sys.version_info[1]}, and there is no "
-        "python3.13 or python3.12 on the PATH or under pyenv. Install one of them and run the same command again."
+        "python3.12, python3.13 or python3.14 on the PATH or under pyenv. Install one and run the same command again."
     )
 
 

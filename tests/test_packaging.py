@@ -1,6 +1,8 @@
 """What the files at the root of the repository say of each other is true."""
 
+import ast
 import re
+import sys
 import tomllib
 from pathlib import Path
 
@@ -40,6 +42,18 @@ def test_python_versions_agree():
     assert PROJECT["requires-python"] == ">=" + min(versions)
     for version in versions:
         assert f"Programming Language :: Python :: {version}" in PROJECT["classifiers"]
+
+
+def test_what_is_imported_is_declared():
+    declared = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in PROJECT["dependencies"]} | {"sklearn"}
+    imported = set()
+    for path in (ROOT / "hbsk").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            imported |= {name.split(".")[0] for name in names}
+    # only where the user's own frames are of it, and where the scores of an example are asked for
+    assert imported - sys.stdlib_module_names - {"hbsk"} - declared == {"polars", "scoringrules"}
 
 
 def test_changelog_knows_the_version():
