@@ -89,6 +89,31 @@ class GroupFactor:
             return codes
         return positions[codes]
 
+    def union(self, other: GroupFactor) -> tuple[GroupFactor, np.ndarray, np.ndarray]:
+        """Return the factor of the labels of both, and the codes there of those of each.
+
+        Labels that this factor does not sort, such as ordered categories, keep its order; new ones follow.
+        """
+        codes = self.encode([other.labels]) if other.n_groups else np.zeros(0, dtype=np.int64)
+        own = np.arange(self.n_groups)
+        if (codes < self.n_groups).all():
+            return self, own, codes
+        new = other.labels[codes >= self.n_groups]
+        labels = _plain_labels(np.concatenate([self.labels.astype(object), new.astype(object)]))
+        codes[codes >= self.n_groups] = self.n_groups + np.arange(len(new))
+        if _order(self.labels) is None:
+            order = _order(labels)
+            if order is not None:
+                rank = np.argsort(order)
+                return GroupFactor(self.name, labels[order]), rank[own], rank[codes]
+        elif labels.dtype.kind in "biuf":
+            labels = labels.astype(object)  # arrays of numbers are searched as sorted ones
+        return GroupFactor(self.name, labels), own, codes
+
+    def only(self, kept: np.ndarray) -> GroupFactor:
+        """Return the factor of some of the labels."""
+        return GroupFactor(self.name, self.labels[kept])
+
     def _encode_few(self, values: Values) -> np.ndarray | None:
         """Codes of a few known numbers or texts without the cost of factorizing; None where that is not the case."""
         if isinstance(values, np.ndarray) and values.dtype.kind in "biuf" and self.labels.dtype.kind in "biuf":

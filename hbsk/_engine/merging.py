@@ -9,6 +9,9 @@ import numpy as np
 from hbsk._engine.sums import CentredSums, GroupSums, Moments, no_rounding
 from hbsk._engine.varying_location import recentred_sums
 
+# Share of what was there before a subtraction that is rounding of it: sums of squares are right to about 1e-15.
+LEFT_BY_ROUNDING = 1e-13
+
 
 def merge(first: CentredSums, second: CentredSums) -> CentredSums:
     """Return the sums of the rows of both parts, about the mean of all of them.
@@ -41,7 +44,7 @@ def merge(first: CentredSums, second: CentredSums) -> CentredSums:
     if intercept is not None:
         z_centre = moments.z_mean[0].copy()
         z_centre[intercept] = 0.0
-    a, b = (_varying_about(_about(part, x_centre, y_centre), part, z_centre) for part in (first, second))
+    a, b = (_centred(part, x_centre, y_centre, z_centre) for part in (first, second))
     sums = GroupSums(
         zz=a.zz + b.zz,
         zx=a.zx + b.zx,
@@ -51,6 +54,92 @@ def merge(first: CentredSums, second: CentredSums) -> CentredSums:
         copies=a.copies + b.copies,
     )
     return CentredSums(sums, moments, x_centre, y_centre, first.has_intercept, z_centre, intercept)
+
+
+def scaled(collected: CentredSums, factor: float) -> CentredSums:
+    """Return the sums where every row counts ``factor`` times; a negative factor takes rows away in `merge`."""
+    old = collected.sums
+    sums = GroupSums(
+        zz=old.zz * factor,
+        zx=old.zx * factor,
+        xx=old.xx * factor,
+        n=old.n * factor,
+        log_weight=old.log_weight * factor,
+        copies=old.copies * factor,
+    )
+    return replace(collected, sums=sums, moments=replace(collected.moments, n=collected.moments.n * factor))
+
+
+def regrouped(collected: CentredSums, codes: np.ndarray, n_groups: int) -> CentredSums:
+    """Return the sums with each group at its code among more groups, which are empty; -1 leaves a group out.
+
+    Only groups without rows may be left out: the sums over all rows stay.
+    """
+    old, kept = collected.sums, codes >= 0
+    if not old.n_varying or (len(codes) == n_groups and np.array_equal(codes, np.arange(n_groups))):
+        return collected
+
+    def at_codes(sums):
+        new = np.zeros((*sums.shape[:-1], n_groups))
+        new[..., codes[kept]] = sums[..., kept]
+        return new
+
+    sums = replace(old, zz=at_codes(old.zz), zx=at_codes(old.zx), copies=at_codes(old.copies))
+    return replace(collected, sums=sums)
+
+
+def without(whole: CentredSums, part: CentredSums) -> CentredSums:
+    """Return the sums of the rows of the whole that are not in the part; of the same groups, in the same order.
+
+    What is left of squares that the part holds all of is rounding, and becomes zero.
+    """
+    rest = merge(whole, scaled(part, -1.0))
+    before = _centred(whole, rest.x_centre, rest.y_centre, rest.z_centre)
+    zz, zx = rest.sums.zz.copy(), rest.sums.zx.copy()
+    gone = np.einsum("kkj->kj", zz) <= LEFT_BY_ROUNDING * np.einsum("kkj->kj", before.zz)
+    zz[gone[:, None] | gone[None, :]] = 0.0
+    zx[np.broadcast_to(gone[:, None], zx.shape)] = 0.0
+    old, new = whole.moments, rest.moments
+
+    def left(sd, sd_before):
+        return np.where(new.n * sd**2 <= LEFT_BY_ROUNDING * old.n * sd_before**2, 0.0, sd)
+
+    moments = replace(
+        new,
+        y_sd=float(left(new.y_sd, old.y_sd)),
+        x_sd=left(new.x_sd, old.x_sd),
+        z_sd=[left(*sds) for sds in zip(new.z_sd, old.z_sd, strict=True)],
+    )
+    return replace(rest, sums=replace(rest.sums, zz=zz, zx=zx), moments=moments)
+
+
+def less_effect_means(collected: CentredSums, effect_mean: np.ndarray) -> CentredSums:
+    """Return the sums of y less ``Z m``, known means of the effects at zero of every group.
+
+    Where rows have known errors, the sd of what is left is that of rows by their precision.
+    """
+    sums, moments, intercept = collected.sums, collected.moments, collected.varying_intercept
+    mean = effect_mean.copy()
+    if intercept is not None:
+        mean[intercept] += collected.z_centre @ effect_mean
+    zx, xx = sums.zx.copy(), sums.xx.copy()
+    taken = np.einsum("k,klj->lj", mean, sums.zz)
+    of_columns = np.einsum("k,kaj->a", mean, sums.zx)
+    zx[:, -1] -= taken
+    xx[-1] -= of_columns
+    xx[:, -1] -= of_columns
+    xx[-1, -1] += mean @ taken.sum(axis=1)
+    y_mean = moments.y_mean - float(moments.z_mean[0] @ effect_mean)
+    less = replace(collected, sums=replace(sums, zx=zx, xx=xx))
+    if collected.has_intercept:
+        less = replace(less, sums=_about(less, less.x_centre, y_mean), y_centre=y_mean)
+        weight = sums.xx[0, 0]
+        spread = less.sums.xx[-1, -1] / weight - (less.sums.xx[0, -1] / weight) ** 2
+    else:
+        square = moments.y_mean**2 + moments.y_sd**2
+        weight = sums.xx[-1, -1] / square if square > 0 else moments.n
+        spread = xx[-1, -1] / weight - y_mean**2
+    return replace(less, moments=replace(moments, y_mean=y_mean, y_sd=float(np.sqrt(max(spread, 0.0)))))
 
 
 def moved(collected: CentredSums, y_origin: float) -> CentredSums:
@@ -72,8 +161,9 @@ def _about(part: CentredSums, x_centre: np.ndarray, y_centre: float) -> GroupSum
     return replace(part.sums, zx=zx, xx=change.T @ part.sums.xx @ change)
 
 
-def _varying_about(sums: GroupSums, part: CentredSums, z_centre: np.ndarray | None) -> GroupSums:
-    """Return the sums of varying columns about another centre."""
+def _centred(part: CentredSums, x_centre: np.ndarray, y_centre: float, z_centre: np.ndarray | None) -> GroupSums:
+    """Return the sums about other centres, of the varying columns too."""
+    sums = _about(part, x_centre, y_centre)
     if z_centre is None:
         return sums
     zz, zx = recentred_sums(sums.zz, sums.zx, z_centre - part.z_centre, part.varying_intercept)
@@ -87,7 +177,8 @@ def merge_moments(first: Moments, second: Moments) -> Moments:
 
     def merged(mean, sd, other_mean, other_sd):
         difference = other_mean - mean
-        spread = np.sqrt((1 - share) * sd**2 + share * other_sd**2 + share * (1 - share) * difference**2)
+        square = (1 - share) * sd**2 + share * other_sd**2 + share * (1 - share) * difference**2
+        spread = np.sqrt(np.maximum(square, 0.0))
         return mean + share * difference, no_rounding(spread, np.maximum(np.abs(mean), np.abs(other_mean)))
 
     y_mean, y_sd = merged(first.y_mean, first.y_sd, second.y_mean, second.y_sd)

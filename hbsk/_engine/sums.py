@@ -363,6 +363,45 @@ class _Totals:
         return Moments(n, float(mean[-1]), float(spread[-1]), mean[:-1], spread[:-1], z_mean, z_sd, error_variance)
 
 
+def centred_sums(
+    sums: GroupSums,
+    column_totals: np.ndarray,
+    varying_totals: np.ndarray,
+    x_centre: np.ndarray,
+    y_centre: float,
+    has_intercept: bool,
+    z_centre: np.ndarray | None = None,
+    varying_intercept: int | None = None,
+    error_squares: float = 0.0,
+) -> CentredSums:
+    """Return sums that somebody else has collected, with the moments of the columns.
+
+    Parameters
+    ----------
+    sums : GroupSums
+        About the centres.
+    column_totals : ndarray of shape (2, p + 1)
+        ``sum f d`` and ``sum f d^2`` of ``d``, the common columns and y less their centres; f counts copies.
+    varying_totals : ndarray of shape (2, q)
+        The same of the varying columns.
+    x_centre, y_centre, has_intercept, z_centre, varying_intercept
+        See `CentredSums`.
+    error_squares : float, default=0.0
+        ``sum f se^2``.
+    """
+    mean, spread = _mean_and_sd(column_totals, np.append(x_centre, y_centre), sums.n)
+    if has_intercept:
+        mean[0], spread[0] = 1.0, 0.0
+    z_mean, z_sd = [], []
+    if sums.n_varying:
+        z_moments = _mean_and_sd(varying_totals, 0.0 if z_centre is None else z_centre, sums.n)
+        z_mean, z_sd = [z_moments[0]], [z_moments[1]]
+    moments = Moments(
+        sums.n, float(mean[-1]), float(spread[-1]), mean[:-1], spread[:-1], z_mean, z_sd, error_squares / sums.n
+    )
+    return CentredSums(sums, moments, x_centre, y_centre, has_intercept, z_centre, varying_intercept)
+
+
 def _mean_and_sd(totals, centre, n):
     """Return mean and population sd from sums of deviations and of their squares."""
     shift = totals[0] / n

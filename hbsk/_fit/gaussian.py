@@ -140,68 +140,6 @@ def _tails_at_zero(tails, priors, parts):
     return at_zero(tails, priors.centre, [part.varying_intercept for part in parts], sizes)
 
 
-def collect_factors(
-    frame: ModelFrame, rows: Rows, effect_mean: np.ndarray | None = None, first: CentredSums | None = None
-) -> tuple[list[CentredSums], tuple[PairSums, ...]]:
-    """Collect the sums of each factor (of the first, unless they are there) and those of pairs of factors."""
-    parts = [collect_sums(frame, rows, 0, effect_mean) if first is None else first]
-    parts += [collect_sums(frame, rows, f, effect_mean) for f in range(1, len(frame.specification.factors))]
-    return parts, collect_factor_pairs(frame, rows, parts)
-
-
-def collect_factor_pairs(frame: ModelFrame, rows: Rows, parts: Sequence[CentredSums]) -> tuple[PairSums, ...]:
-    """Collect the sums of pairs of factors, about the centres of their own sums."""
-    weight = rows.sample_weight
-    if rows.standard_error is not None:
-        weight = rows.standard_error**-2.0 * (1.0 if weight is None else weight)
-    design = frame.specification.design(rows.features)
-    n_groups = [factor.n_groups for factor in rows.factors]
-    return collect_pairs(design, rows.codes, n_groups, [part.z_centre for part in parts], weight)
-
-
-def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0, effect_mean: np.ndarray | None = None) -> CentredSums:
-    """Collect the sums over the groups of one factor (over none, where groups are left out).
-
-    Known means of effects are taken off y.
-    """
-    # Without an intercept y has no centre, and its size is the scale of everything.
-    if not rows.y_origin or not frame.specification.has_intercept:
-        return _collect(frame, rows, rows.y, factor, effect_mean)
-    return moved(_collect(frame, rows, rows.y_deviation, factor, effect_mean), rows.y_origin)
-
-
-def exact_response(
-    frame: ModelFrame, rows: Rows, scaling: ColumnScaling, effect_mean: np.ndarray | None = None
-) -> tuple[np.ndarray, ColumnScaling]:
-    """Return y less its origin, and the scaling with the centre that y has there."""
-    if not rows.y_origin or not frame.specification.has_intercept:
-        return rows.y, scaling
-    y_centre = _collect(frame, rows, rows.y_deviation, 0, effect_mean).moments.y_mean
-    return rows.y_deviation, replace(scaling, y_centre=y_centre)
-
-
-def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_mean: np.ndarray | None) -> CentredSums:
-    specification = frame.specification
-    codes, n_groups, intercept = None, 0, None
-    if specification.factors:
-        intercept = varying_intercept(specification.factors[factor])
-        codes, n_groups = rows.codes[factor], rows.factors[factor].n_groups
-    design = specification.design(rows.features)
-    return collect(
-        design if effect_mean is None else DesignWithMeans(design, effect_mean),
-        codes,
-        n_groups,
-        y,
-        has_intercept=specification.has_intercept,
-        factor=factor,
-        sample_weight=rows.sample_weight,
-        standard_error=rows.standard_error,
-        counterparts=[common_counterparts(specification, terms) for terms in specification.factors],
-        varying_intercept=intercept,
-        n_threads=n_threads(),
-    )
-
-
 def model_priors(given: Mapping[str, Any] | None, frame: ModelFrame, rows: Rows) -> dict[str, Any]:
     """Return every prior of the model, the user's and the defaults, as plain data."""
     return _priors(given, frame, collect_sums(frame, rows), rows.standard_error is not None)

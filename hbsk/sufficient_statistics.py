@@ -1,0 +1,327 @@
+"""Everything that a fit needs of the data, without the rows: sums over groups that merge exactly.
+
+Whoever has the rows gives, for one grouping factor or none (symbols of `hbsk._engine.sums`; ``c`` are centres near the
+means, ``w = f / se^2`` the weight of a row, f its copies, w = f without standard errors):
+
+- ``GroupSums``: ``zz`` (q, q, J) = sums by group of ``w z z'``; ``zx`` (q, p + 1, J) = sums by group of ``w z [x y]``;
+  ``xx`` (p + 1, p + 1) = the sum over all rows of ``w [x y] [x y]'``; ``n`` = sum of f; ``log_weight`` = sum of
+  ``f log(1 / se^2)``, 0 without standard errors; ``copies`` (J,) = sums by group of f. The common columns x are the
+  column of ones and the others less ``x_centre``, y is less its offset and ``y_centre``; without an intercept their
+  centres are 0. The varying columns z are less ``z_centre`` where one of them is 1, whose own centre is 0;
+  ``z_centre`` is None otherwise, and nothing is taken off. Which column is which: `Specification`. Without groups
+  ``zz``, ``zx`` and ``copies`` have J = q = 0.
+- for `hbsk._engine.sums.centred_sums`: ``column_totals`` (2, p + 1) = sums of ``f d`` and ``f d^2`` of the centred
+  common columns and y, ``varying_totals`` (2, q) the same of the varying columns, ``error_squares`` = sum of ``f se^2``.
+- ``counts``: rows of each group, whole numbers as float64; ``n_rows``; ``least_noise``: the smallest ``se / root f`` of
+  a row, without standard errors 1 over the root of the largest f.
+- ``frame``: a `ModelFrame`, whose factor holds the labels of the groups in the order of the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from hbsk._data.factor import Factor
+from hbsk._engine.merging import merge, regrouped, scaled, without
+from hbsk._engine.sums import CentredSums
+from hbsk._messages import quoted, shown
+from hbsk._model.expressions import label
+from hbsk._model.frame import ModelFrame
+from hbsk._model.options import Options
+
+# Parameters of an estimator that settle which columns are summed.
+RECIPE_PARAMETERS = ("formula", "group_features", "slope_features", "correlated")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class SufficientStatistics:
+    """Everything that a fit of `PartialPoolingRegressor` needs of the data: sums over groups instead of rows.
+
+    Made by `PartialPoolingRegressor.collect`. Of each group they hold the products of its columns, added up; the fit
+    of the sums is the fit of the rows. Sums of other rows can be added, those of some rows taken away again.
+
+    The sums are not anonymous: those of a group of one row are the row, and those of a small group, or differences of
+    sums that were given away at different times, tell much about the people in it. Federated analyses of such sums
+    add noise or leave small groups out for that reason [1]_.
+
+    Attributes
+    ----------
+    formula : str
+        The model whose columns were summed.
+    groups : dict of str to ndarray of shape (n_groups,)
+        Labels of each grouping factor.
+    counts : dict of str to ndarray of shape (n_groups,)
+        Number of rows in each group.
+    n_rows : int
+        Number of rows.
+
+    See Also
+    --------
+    PartialPoolingRegressor.collect : Make them.
+    PartialPoolingRegressor.partial_fit : Add rows to a fit.
+
+    References
+    ----------
+    .. [1] arXiv 2407.20796 and arXiv 2604.00410.
+
+    Examples
+    --------
+    The sums of two halves of the data are those of all of it:
+
+    >>> from hbsk import PartialPoolingRegressor
+    >>> from hbsk.datasets import load_radon
+    >>> X, y = load_radon(return_X_y=True, as_frame=True)
+    >>> X = X[["county", "floor"]]
+    >>> model = PartialPoolingRegressor(group_features="county")
+    >>> both = model.collect(X[:400], y[:400]) + model.collect(X[400:], y[400:])
+    >>> both.n_rows
+    919
+    >>> model.fit(both).coef_.round(3), model.fit(X, y).coef_.round(3)
+    (array([-0.693]), array([-0.693]))
+    """
+
+    frame: ModelFrame
+    collected: CentredSums
+    counted: tuple[np.ndarray, ...]
+    copies: tuple[np.ndarray, ...]
+    n_rows: int
+    least_noise: float
+    known_errors: bool
+    n_features: int
+    feature_names: np.ndarray | None
+    asked: Mapping[str, Any]
+
+    def __repr__(self) -> str:
+        of_groups = "".join(f", {factor.n_groups} groups of {factor.name!r}" for factor in self.frame.factors)
+        return f"<SufficientStatistics of {self.n_rows} rows{of_groups}: {self.formula}>"
+
+    @property
+    def formula(self) -> str:
+        """The model whose columns were summed."""
+        return self.frame.specification.formula
+
+    @property
+    def groups(self) -> dict[str, np.ndarray]:
+        """Labels of each grouping factor."""
+        return {factor.name: factor.labels for factor in self.frame.factors}
+
+    @property
+    def counts(self) -> dict[str, np.ndarray]:
+        """Number of rows in each group."""
+        return {factor.name: counts for factor, counts in zip(self.frame.factors, self.counted, strict=True)}
+
+    def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
+        """Return the sums of the rows of both.
+
+        Raises
+        ------
+        ValueError
+            For sums of another model, or of other levels or centres of its terms; the message says which.
+        """
+        if not isinstance(other, SufficientStatistics):
+            return NotImplemented
+        _require_same_recipe(self, other, "added")
+        first, second = _over_the_same_groups(self, other)
+        return replace(
+            first,
+            collected=merge(first.collected, second.collected),
+            counted=tuple(a + b for a, b in zip(first.counted, second.counted, strict=True)),
+            copies=tuple(a + b for a, b in zip(first.copies, second.copies, strict=True)),
+            n_rows=self.n_rows + other.n_rows,
+            least_noise=min(self.least_noise, other.least_noise),
+        )
+
+    def __sub__(self, other: SufficientStatistics) -> SufficientStatistics:
+        """Return the sums of the rows that are not in the other, whose rows must be among these.
+
+        Groups that are left without rows are left out. A fit of what is left equals one of its rows to about 1e-10.
+
+        Raises
+        ------
+        ValueError
+            For sums of another model, or of rows that are not in these.
+        """
+        if not isinstance(other, SufficientStatistics):
+            return NotImplemented
+        _require_same_recipe(self, other, "subtracted")
+        first, second = _over_the_same_groups(self, other)
+        counted = tuple(a - b for a, b in zip(first.counted, second.counted, strict=True))
+        for factor, counts in zip(first.frame.factors, counted, strict=True):
+            if (counts < 0).any():
+                group = factor.labels[int(counts.argmin())]
+                raise ValueError(
+                    f"Sums cannot be subtracted of rows that are not in the first: group {shown(group)} of "
+                    f"{factor.name!r} would be left with {int(counts.min())} rows."
+                )
+        if other.n_rows >= self.n_rows:
+            raise ValueError(
+                f"Sums of {other.n_rows} rows cannot be subtracted from those of {self.n_rows}: no row would be left."
+            )
+        rest = replace(
+            first,
+            collected=without(first.collected, second.collected),
+            counted=counted,
+            copies=tuple(a - b for a, b in zip(first.copies, second.copies, strict=True)),
+            n_rows=self.n_rows - other.n_rows,
+        )
+        return rest.of_groups_with_rows()
+
+    def scaled(self, factor: float) -> SufficientStatistics:
+        """Return the sums where every row counts so many times.
+
+        Old rows can be forgotten in this way: with ``total = total.scaled(0.99) + today`` rows of k days ago have the
+        weight ``0.99 ** k``, as by ``sample_weight``.
+
+        Parameters
+        ----------
+        factor : float
+            Positive and finite; multiplies the sample weights.
+
+        Returns
+        -------
+        statistics : SufficientStatistics
+        """
+        if not isinstance(factor, int | float | np.number) or not 0 < factor < np.inf:
+            raise ValueError(f"factor must be a positive number, got {shown(factor)}.")
+        return replace(
+            self,
+            collected=scaled(self.collected, float(factor)),
+            copies=tuple(copies * factor for copies in self.copies),
+            least_noise=self.least_noise / float(np.sqrt(factor)),
+        )
+
+    def of_groups_with_rows(self) -> SufficientStatistics:
+        """Return the same sums without groups that have no rows."""
+        statistics = self
+        for f, counts in enumerate(self.counted):
+            if (counts > 0).all():
+                continue
+            kept = counts > 0
+            codes = np.where(kept, np.cumsum(kept) - 1, -1)
+            statistics = _at_codes(statistics, f, statistics.frame.factors[f].groups.only(kept), codes)
+        return statistics
+
+
+def parameters_of_recipe(options: Options) -> dict[str, Any]:
+    """Return what settles the columns of a model, as plain data."""
+    return {name: _plain(getattr(options, name)) for name in RECIPE_PARAMETERS}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return np.asarray(value, dtype=object).tolist()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same groups
+
+
+def _over_the_same_groups(
+    first: SufficientStatistics, second: SufficientStatistics
+) -> tuple[SufficientStatistics, SufficientStatistics]:
+    """Return both with the groups of both, in the same order."""
+    for f, (mine, theirs) in enumerate(zip(first.frame.factors, second.frame.factors, strict=True)):
+        groups, *codes = mine.groups.union(theirs.groups)
+        first, second = (_at_codes(part, f, groups, at) for part, at in zip((first, second), codes, strict=True))
+    return first, second
+
+
+def _at_codes(statistics: SufficientStatistics, f: int, groups: Any, codes: np.ndarray) -> SufficientStatistics:
+    """Return the sums with each group of a factor at its code; -1 leaves one out that has no rows."""
+    n_groups, kept = groups.n_groups, codes >= 0
+    if groups is statistics.frame.factors[f].groups:
+        return statistics
+
+    def at_codes(numbers):
+        new = np.zeros(n_groups)
+        new[codes[kept]] = numbers[kept]
+        return new
+
+    def with_groups(factors: tuple[Factor, ...]) -> tuple[Factor, ...]:
+        return tuple(replace(factor, groups=groups) if i == f else factor for i, factor in enumerate(factors))
+
+    frame = statistics.frame
+    grouped = replace(frame.grouped, factors=with_groups(frame.grouped.factors))
+    specification = frame.specification if frame.ignores_groups else grouped
+    collected = statistics.collected
+    return replace(
+        statistics,
+        frame=ModelFrame(specification, grouped),
+        collected=collected if frame.ignores_groups else regrouped(collected, codes, n_groups),
+        counted=tuple(at_codes(n) if i == f else n for i, n in enumerate(statistics.counted)),
+        copies=tuple(at_codes(n) if i == f else n for i, n in enumerate(statistics.copies)),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The same recipe
+
+
+def _require_same_recipe(first: SufficientStatistics, second: SufficientStatistics, done: str) -> None:
+    difference = difference_of_recipes(first, second)
+    if difference:
+        raise ValueError(f"Sums can be {done} where their columns are the same, but {difference}.")
+
+
+def difference_of_recipes(first: SufficientStatistics, second: SufficientStatistics) -> str:
+    """Return in what the columns of two sums differ; "" where they do not."""
+    one, other = first.frame.specification, second.frame.specification
+    if one.formula != other.formula:
+        return f"the formulas are {one.formula!r} and {other.formula!r}"
+    if first.known_errors != second.known_errors:
+        return "standard_error= was given for the rows of one only"
+    if one.bindings != other.bindings:
+        return f"names in the formula stand for other columns: {one.bindings} and {other.bindings}"
+    for mine, theirs in zip(first.frame.factors, second.frame.factors, strict=True):
+        sources = [_place(factor) for factor in (mine, theirs)]
+        if sources[0] != sources[1]:
+            return f"the labels of {mine.name!r} come from {sources[0]} and {sources[1]}"
+    difference = _other_levels(one.recipe, other.recipe) or _other_states(one.recipe, other.recipe)
+    if not difference and one.common_columns != other.common_columns:
+        return f"the columns are {quoted(one.common_columns)} and {quoted(other.common_columns)}"
+    return difference
+
+
+def _place(factor: Factor) -> str:
+    source = factor.source
+    if source is None or source.from_keyword:
+        return "groups="
+    return f"X ({quoted(source.columns or ())})"
+
+
+def _other_levels(first, second) -> str:
+    for mine, theirs in zip(first.components(), second.components(), strict=False):
+        if mine.levels != theirs.levels:
+            return (
+                f"the levels of {label(mine.expression)!r} are {_listed(mine.levels)} and {_listed(theirs.levels)}: "
+                "declare them all (a Categorical), or collect the second with like= the first"
+            )
+    return ""
+
+
+def _listed(levels: tuple | None) -> str:
+    return "none (numbers)" if levels is None else quoted(levels)
+
+
+def _other_states(first, second) -> str:
+    for call, state in first.states.items():
+        other = second.states.get(call)
+        if other is None or not all(np.array_equal(state[key], other.get(key)) for key in state):
+            return (
+                f"{label(call)!r} was learnt from other rows: {_short(state)} and {_short(other)}. Collect the second "
+                "with like= the first"
+            )
+    return ""
+
+
+def _short(state: Mapping[str, Any] | None) -> str:
+    return ", ".join(f"{key} {shown(value)}" for key, value in (state or {}).items())
+
+
