@@ -6,6 +6,7 @@ from hbsk.encoder import PartialPoolingEncoder
 from hbsk.james_stein import JamesSteinEstimator
 from hbsk.partial_pooling import PartialPoolingRegressor
 from hbsk.serialization import from_json, to_json
+from hbsk.sufficient_statistics import SufficientStatistics
 
 __all__ = [
     "JamesSteinEstimator",
@@ -13,6 +14,7 @@ __all__ = [
     "PartialPoolingCountRegressor",
     "PartialPoolingEncoder",
     "PartialPoolingRegressor",
+    "SufficientStatistics",
     "__version__",
     "from_json",
     "to_json",

@@ -66,10 +66,15 @@ def sized_by(estimator: Any) -> str:
     return getattr(getattr(estimator, "_learnt", None), "sized_by", "")
 
 
-def read_training_table(estimator: Any, X: Any) -> Table:
-    """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here."""
+def forget(estimator: Any) -> None:
+    """Take the public attributes of a former fit away."""
     for attribute in [name for name in vars(estimator) if name.endswith("_") and not name.startswith("_")]:
         delattr(estimator, attribute)
+
+
+def read_training_table(estimator: Any, X: Any) -> Table:
+    """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here."""
+    forget(estimator)
     return read_table(estimator, X, reset=True, min_samples=LEAST_ROWS)
 
 
@@ -205,3 +210,13 @@ def keeps_former_fit(method: Callable[..., Any]) -> Callable[..., Any]:
         return self
 
     return learn
+
+
+def learns_nothing(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method run on a copy, so that the estimator stays as it is."""
+
+    @wraps(method)
+    def ask(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(copy(self), *args, **kwargs)
+
+    return ask

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from numbers import Real
 
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 
-from hbsk._base import check_n_samples, keeps_former_fit, names_in, read_predicted, require_standard_error
+from hbsk._base import (
+    check_n_samples,
+    forget,
+    keeps_former_fit,
+    learns_nothing,
+    names_in,
+    read_predicted,
+    require_standard_error,
+)
 from hbsk._data.checks import check_interval
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
-from hbsk._engine.sums import no_rounding
 from hbsk._estimators.partial_pooling import PartialPoolingBase
+from hbsk._fit.collecting import statistics_of_rows
 from hbsk._fit.gaussian import infer
+from hbsk._fit.learnt import learnt_of_sums
+from hbsk._model.options import options_of
 from hbsk._posterior.diagnostics import warn_if_sigma_is_held
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
+from hbsk.sufficient_statistics import SufficientStatistics, refuse_sums_of_several_factors, require_for_sums
 
 
 class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
@@ -179,14 +191,14 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
     @keeps_former_fit
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
+    def fit(self, X, y=None, groups=None, *, standard_error=None, sample_weight=None):
         """Find the posterior; where that fails, a former fit is kept whole.
 
         Parameters
         ----------
-        X : array-like or dataframe of shape (n_samples, n_features)
+        X : array-like or dataframe of shape (n_samples, n_features), or SufficientStatistics
             Features and, where they are columns, group labels. Text and categorical columns are coded by treatment
-            contrasts.
+            contrasts. `SufficientStatistics`, from `collect`, stand for all that is given here.
         y : array-like of shape (n_samples,)
             Responses.
         groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
@@ -207,12 +219,36 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         ValueError, TypeError
             For input that the model cannot take; the message names the argument and what is accepted.
         """
+        given = {"groups": groups, "standard_error": standard_error, "sample_weight": sample_weight}
+        if isinstance(X, SufficientStatistics):
+            return self._fit_statistics(X, {"y": y, **given})
         options, table = self._begin(X)
-        frame, rows = self._read(options, table, y, groups, standard_error=standard_error, sample_weight=sample_weight)
-        self._warn_of_single_rows(frame, rows)
-        fitted = infer(options, frame, rows)
-        self._learn(frame, rows, fitted)
-        return self
+        statistics, rows = self._collect(options, table, y, **given)
+        self._warn_of_single_rows(statistics)
+        return self._fit(options, statistics, rows)
+
+    @learns_nothing
+    def collect(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
+        """Return what a fit of some rows needs of them, without fitting.
+
+        Parameters
+        ----------
+        X : array-like or dataframe of shape (n_samples, n_features)
+            As in `fit`.
+        y : array-like of shape (n_samples,)
+        groups : array-like of shape (n_samples,), default=None
+        standard_error : array-like of shape (n_samples,), default=None
+        sample_weight : array-like of shape (n_samples,), default=None
+
+        Returns
+        -------
+        statistics : SufficientStatistics
+            For `fit`; those of other rows can be added.
+        """
+        options, table = self._begin(X)
+        statistics, _ = self._collect(options, table, y, groups, standard_error, sample_weight)
+        refuse_sums_of_several_factors(statistics.frame)
+        return statistics
 
     def predict(self, X, groups=None, *, return_std=False, standard_error=None):
         """Return the posterior predictive mean of each row, and its sd.
@@ -337,26 +373,48 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         tags.regressor_tags.poor_score = bool(factors) and not features
         return tags
 
-    def _warn_of_single_rows(self, frame, rows):
-        if self.pooling != "partial" or rows.standard_error is not None:
-            return
-        fixed = {name for name, prior in (self.priors or {}).items() if isinstance(prior, Real)}
-        if "sigma" not in fixed:
-            factors = [
-                (factor.name, factor.labels, codes) for factor, codes in zip(frame.factors, rows.codes, strict=True)
-            ]
-            warn_of_single_rows(factors, rows.sample_weight)
-
-    def _learn(self, frame, rows, fitted, family="gaussian", sized_by=""):
+    def _learn(self, learnt):
         """Store what was learnt, the residual sd too."""
-        posterior = fitted.posterior
+        posterior = learnt.fitted.posterior
         mean = np.inf
         if posterior.tails.of_sigma() > OF_MEAN:
             mean = posterior.weight @ posterior.residual_sds()
-        self.sigma_ = float("nan") if rows.standard_error is not None else float(mean)
-        super()._learn(frame, rows, fitted, family, sized_by)
-        y = rows.y_deviation
+        self.sigma_ = float("nan") if learnt.known_errors else float(mean)
+        super()._learn(learnt)
+
+    def _fit_statistics(self, statistics, given):
+        """Fit sums that were collected before."""
+        self._check_options()
+        options = replace(options_of(self), integration=self._integration)
+        require_for_sums(options, statistics, given)
+        forget(self)
+        self.n_features_in_ = statistics.n_features
+        if statistics.feature_names is not None:
+            self.feature_names_in_ = statistics.feature_names
+        if not statistics.frame.factors and self.pooling != "complete":
+            self._warn_no_groups()
+        self._warn_of_single_rows(statistics)
+        return self._fit(options, statistics)
+
+    def _fit(self, options, statistics, rows=None):
+        """Fit the sums; rows are there where they were collected from rows at hand."""
+        fitted = infer(options, statistics, rows)
+        self._learn(learnt_of_sums(statistics, fitted))
         # a constant y has no noise to be known
-        varies = no_rounding(np.std(y), np.abs(y).max()) > 0
-        if varies and isinstance(fitted.priors.get("sigma"), tuple) and not posterior.are_draws:
-            warn_if_sigma_is_held(posterior)
+        varies = statistics.collected.moments.y_sd > 0
+        if varies and isinstance(fitted.priors.get("sigma"), tuple) and not fitted.posterior.are_draws:
+            warn_if_sigma_is_held(fitted.posterior)
+        return self
+
+    def _collect(self, options, table, y, groups, standard_error, sample_weight):
+        """Read rows, and collect their sums."""
+        frame, rows = self._read(options, table, y, groups, standard_error=standard_error, sample_weight=sample_weight)
+        names = getattr(self, "feature_names_in_", None)
+        return statistics_of_rows(options, frame, rows, self.n_features_in_, names), rows
+
+    def _warn_of_single_rows(self, statistics):
+        if self.pooling != "partial" or statistics.known_errors:
+            return
+        fixed = {name for name, prior in (self.priors or {}).items() if isinstance(prior, Real)}
+        if "sigma" not in fixed and statistics.least_noise >= 1:
+            warn_of_single_rows(statistics.groups.items(), statistics.n_rows)

@@ -11,7 +11,8 @@ means, ``w = f / se^2`` the weight of a row, f its copies, w = f without standar
   ``z_centre`` is None otherwise, and nothing is taken off. Which column is which: `Specification`. Without groups
   ``zz``, ``zx`` and ``copies`` have J = q = 0.
 - for `hbsk._engine.sums.centred_sums`: ``column_totals`` (2, p + 1) = sums of ``f d`` and ``f d^2`` of the centred
-  common columns and y, ``varying_totals`` (2, q) the same of the varying columns, ``error_squares`` = sum of ``f se^2``.
+  common columns and y, ``varying_totals`` (2, q) the same of the varying columns, ``error_squares`` = sum of
+  ``f se^2``.
 - ``counts``: rows of each group, whole numbers as float64; ``n_rows``; ``least_noise``: the smallest ``se / root f`` of
   a row, without standard errors 1 over the root of the largest f.
 - ``frame``: a `ModelFrame`, whose factor holds the labels of the groups in the order of the sums.
@@ -26,6 +27,8 @@ from typing import Any
 import numpy as np
 
 from hbsk._data.factor import Factor
+from hbsk._data.labels import GroupFactor
+from hbsk._data.rows import LEAST_ROWS
 from hbsk._engine.merging import merge, regrouped, scaled, without
 from hbsk._engine.sums import CentredSums
 from hbsk._messages import quoted, shown
@@ -113,6 +116,11 @@ class SufficientStatistics:
     def counts(self) -> dict[str, np.ndarray]:
         """Number of rows in each group."""
         return {factor.name: counts for factor, counts in zip(self.frame.factors, self.counted, strict=True)}
+
+    @property
+    def is_weighted(self) -> bool:
+        """Whether rows have other weights than 1."""
+        return self.collected.sums.n != self.n_rows
 
     def __add__(self, other: SufficientStatistics) -> SufficientStatistics:
         """Return the sums of the rows of both.
@@ -202,8 +210,48 @@ class SufficientStatistics:
                 continue
             kept = counts > 0
             codes = np.where(kept, np.cumsum(kept) - 1, -1)
-            statistics = _at_codes(statistics, f, statistics.frame.factors[f].groups.only(kept), codes)
+            statistics = _at_codes(statistics, f, _groups(statistics.frame.factors[f]).only(kept), codes)
         return statistics
+
+
+def require_for_sums(options: Options, statistics: SufficientStatistics, given: Mapping[str, Any]) -> None:
+    """Raise unless an estimator can be fitted to sums: with nothing beside them, of the model that it asks for."""
+    beside = [name for name, value in given.items() if value is not None]
+    if beside:
+        raise ValueError(
+            f"{quoted(beside)} cannot be given with SufficientStatistics, which hold it already. Leave {beside[0]}= "
+            "out."
+        )
+    asked = parameters_of_recipe(options)
+    other = [name for name in RECIPE_PARAMETERS if asked[name] != statistics.asked[name]]
+    if other:
+        name = other[0]
+        raise ValueError(
+            f"The SufficientStatistics are of another model: they were collected with {name}="
+            f"{shown(statistics.asked[name])}, and this {options.name} has {name}={shown(asked[name])}. Collect them "
+            "with the same parameters."
+        )
+    if (options.pooling == "complete") != statistics.frame.ignores_groups and statistics.frame.factors:
+        collected = "leaves the groups out" if statistics.frame.ignores_groups else "needs sums without groups"
+        raise ValueError(
+            f"The SufficientStatistics do not fit pooling={options.pooling!r}: pooling='complete' {collected}. Collect "
+            "them with the same pooling."
+        )
+    if statistics.n_rows < LEAST_ROWS:
+        raise ValueError(
+            f"The SufficientStatistics are of n_samples={statistics.n_rows} rows, while a minimum of {LEAST_ROWS} is "
+            f"required by {options.name}."
+        )
+
+
+def refuse_sums_of_several_factors(frame: ModelFrame) -> None:
+    """Refuse sums of more than one grouping factor, which need those of pairs of groups too."""
+    names = [factor.name for factor in frame.factors]
+    if len(names) > 1:
+        raise ValueError(
+            f"SufficientStatistics are of one grouping factor, and the model has {quoted(names)}. Name one of them, "
+            "or fit the rows."
+        )
 
 
 def parameters_of_recipe(options: Options) -> dict[str, Any]:
@@ -228,12 +276,17 @@ def _over_the_same_groups(
 ) -> tuple[SufficientStatistics, SufficientStatistics]:
     """Return both with the groups of both, in the same order."""
     for f, (mine, theirs) in enumerate(zip(first.frame.factors, second.frame.factors, strict=True)):
-        groups, *codes = mine.groups.union(theirs.groups)
+        groups, *codes = _groups(mine).union(_groups(theirs))
         first, second = (_at_codes(part, f, groups, at) for part, at in zip((first, second), codes, strict=True))
     return first, second
 
 
-def _at_codes(statistics: SufficientStatistics, f: int, groups: Any, codes: np.ndarray) -> SufficientStatistics:
+def _groups(factor: Factor) -> GroupFactor:
+    assert factor.groups is not None
+    return factor.groups
+
+
+def _at_codes(statistics: SufficientStatistics, f: int, groups: GroupFactor, codes: np.ndarray) -> SufficientStatistics:
     """Return the sums with each group of a factor at its code; -1 leaves one out that has no rows."""
     n_groups, kept = groups.n_groups, codes >= 0
     if groups is statistics.frame.factors[f].groups:
@@ -323,5 +376,3 @@ def _other_states(first, second) -> str:
 
 def _short(state: Mapping[str, Any] | None) -> str:
     return ", ".join(f"{key} {shown(value)}" for key, value in (state or {}).items())
-
-

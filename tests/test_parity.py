@@ -10,8 +10,8 @@ from tests.own_weights import own_weights
 
 # What only one of them has: no posterior of variances, correlations or chains; a target, and arrays of its own.
 POSTERIOR_ONLY = {
-    "chains", "correlated", "diagnostics_", "draws", "formula", "formula_", "group_correlation_", "inference",
-    "inference_", "n_jobs", "pooling", "priors", "priors_", "random_state", "sampler_options", "slope_features",
+    "chains", "collect", "correlated", "diagnostics_", "draws", "formula", "formula_", "group_correlation_",
+    "inference", "inference_", "n_jobs", "pooling", "priors", "priors_", "random_state", "sampler_options", "slope_features",
     "to_bambi", "to_datatree", "tune", "verbose",
 }  # fmt: skip
 SHRINKAGE_ONLY = {

@@ -11,8 +11,9 @@ FOUNDATIONS = {"_messages", "exceptions", "__version__"}
 ENGINE, DATA, SHRINKAGE = {"_engine"}, {"_data"}, {"_shrinkage"}
 MODEL = ENGINE | DATA
 BAMBI = MODEL | {"_model"}
+SUMS = MODEL | {"_model"}
 POSTERIOR = BAMBI | {"_bambi", "_shrinkage"}
-FIT = POSTERIOR | {"_posterior"}
+FIT = POSTERIOR | {"_posterior", "sufficient_statistics"}
 ESTIMATORS = FIT | {"_fit", "_base", "_estimators"}
 ABOVE = ESTIMATORS | {"partial_pooling", "classification", "counts", "james_stein", "encoder", "diagnostics"}
 MAY_IMPORT = {
@@ -24,6 +25,7 @@ MAY_IMPORT = {
     "_model": MODEL,
     "_bambi": BAMBI,
     "_posterior": POSTERIOR,
+    "sufficient_statistics": SUMS,
     "_fit": FIT,
     "diagnostics": FIT,
     "_base": FIT | {"_fit"},

@@ -85,26 +85,21 @@ def are_measurements(labels: np.ndarray) -> bool:
     return labels.dtype.kind == "f" and not (labels == np.floor(labels)).any()
 
 
-def warn_of_single_rows(
-    factors: Iterable[tuple[str, np.ndarray, np.ndarray]], sample_weight: np.ndarray | None, *, are_binary: bool = False
-) -> None:
+def warn_of_single_rows(factors: Iterable[tuple[str, np.ndarray]], n_rows: int, *, are_binary: bool = False) -> None:
     """Warn where every group of a factor has one row: its sd cannot be told from that of the noise.
 
     Parameters
     ----------
-    factors : iterable of (str, ndarray of shape (n_groups,), ndarray of shape (n_rows,))
-        Names of grouping factors, their labels, and codes of their groups; those that look like measurements have a
-        warning of their own.
-    sample_weight : ndarray of shape (n_rows,) or None
-        Copies of a row are rows.
+    factors : iterable of (str, ndarray of shape (n_groups,))
+        Names of grouping factors and their labels; those that look like measurements have a warning of their own.
+    n_rows : int
+        Rows, all of weight 1 or less: copies of a row are rows.
     are_binary : bool, default=False
         Whether responses are classes, which have no standard errors.
     """
-    if sample_weight is not None and sample_weight.max() > 1:
-        return
     given = "" if are_binary else "standard_error= if the error of each row is known, or "
-    for name, labels, codes in factors:
-        if len(labels) == len(codes) and not are_measurements(labels):
+    for name, labels in factors:
+        if len(labels) == n_rows and not are_measurements(labels):
             warn(
                 f"Every group of {name!r} has one row, so the data cannot tell how much groups differ from how much "
                 f"rows do: the priors decide. Pass {given}more rows for each group.",

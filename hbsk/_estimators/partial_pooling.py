@@ -27,7 +27,7 @@ from hbsk._engine.settings import DEFAULT
 from hbsk._estimators.answers import PosteriorAnswersMixin
 from hbsk._fit.gaussian import bambi_model
 from hbsk._fit.generalized import generalized_priors, infer_generalized
-from hbsk._fit.learnt import Fitted, learnt_of
+from hbsk._fit.learnt import Learnt, learnt_of_rows
 from hbsk._messages import shown, warn
 from hbsk._model.design import PredictedRows
 from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows
@@ -114,12 +114,11 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
             self._warn_no_groups()
         return frame, rows
 
-    def _learn(
-        self, frame: ModelFrame, rows: Rows, fitted: Fitted, family: str = "gaussian", sized_by: str = ""
-    ) -> None:
+    def _learn(self, learnt: Learnt) -> None:
         """Store what was learnt; nothing of the size of the data."""
+        frame, fitted = learnt.frame, learnt.fitted
         specification, posterior = frame.specification, fitted.posterior
-        self._learnt = learnt_of(frame, rows, fitted, family, sized_by)
+        self._learnt = learnt
         self.formula_ = specification.formula
         self.priors_ = fitted.priors
         first = int(specification.has_intercept)
@@ -182,7 +181,8 @@ class GeneralizedPoolingBase(PartialPoolingBase):
 
     def _infer(self, options: Options, frame: ModelFrame, rows: Rows, family: str, sized_by: str = "") -> None:
         """Find the posterior and learn it."""
-        self._learn(frame, rows, infer_generalized(options, frame, rows, family), family, sized_by)
+        fitted = infer_generalized(options, frame, rows, family)
+        self._learn(learnt_of_rows(frame, rows, fitted, family, sized_by))
 
     def _rows(self, X: Any, groups: Any, *, must_answer: bool = False) -> tuple[PredictedRows, Rows]:
         """Read rows after fit; those of unknown groups are refused where the answer cannot be NaN."""
@@ -261,8 +261,8 @@ class GeneralizedPoolingBase(PartialPoolingBase):
 
     def _warn_of_single_rows(self, frame: ModelFrame, rows: Rows) -> None:
         """Warn where every group has one binary row."""
-        if self.pooling == "partial":
-            factors = [
-                (factor.name, factor.labels, codes) for factor, codes in zip(frame.factors, rows.codes, strict=True)
-            ]
-            warn_of_single_rows(factors, rows.sample_weight, are_binary=True)
+        weight = rows.sample_weight
+        if self.pooling == "partial" and (weight is None or weight.max() <= 1):
+            warn_of_single_rows(
+                [(factor.name, factor.labels) for factor in frame.factors], rows.n_rows, are_binary=True
+            )

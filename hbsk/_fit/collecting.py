@@ -87,8 +87,8 @@ def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0, effect_mean: np
         return less_effect_means(collect_sums(frame, rows), effect_mean)
     # Without an intercept y has no centre, and its size is the scale of everything.
     if not rows.y_origin or not frame.specification.has_intercept:
-        return _collect(frame, rows, rows.y, factor, effect_mean)
-    return moved(_collect(frame, rows, rows.y_deviation, factor, effect_mean), rows.y_origin)
+        return collect_response(frame, rows, rows.y, factor, effect_mean)
+    return moved(collect_response(frame, rows, rows.y_deviation, factor, effect_mean), rows.y_origin)
 
 
 def exact_response(
@@ -97,11 +97,14 @@ def exact_response(
     """Return y less its origin, and the scaling with the centre that y has there."""
     if not rows.y_origin or not frame.specification.has_intercept:
         return rows.y, scaling
-    y_centre = _collect(frame, rows, rows.y_deviation, 0, effect_mean).moments.y_mean
+    y_centre = collect_response(frame, rows, rows.y_deviation, 0, effect_mean).moments.y_mean
     return rows.y_deviation, replace(scaling, y_centre=y_centre)
 
 
-def _collect(frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_mean: np.ndarray | None) -> CentredSums:
+def collect_response(
+    frame: ModelFrame, rows: Rows, y: np.ndarray, factor: int, effect_mean: np.ndarray | None
+) -> CentredSums:
+    """Collect the sums of some y over the groups of one factor."""
     specification = frame.specification
     codes, n_groups, intercept = None, 0, None
     if specification.factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,21 +13,19 @@ from hbsk._data.rows import Rows
 from hbsk._engine.crossed import crossed_model
 from hbsk._engine.crossed_passes import require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
-from hbsk._engine.crossed_sums import PairSums, collect_pairs, standardise_factors
+from hbsk._engine.crossed_sums import standardise_factors
 from hbsk._engine.fit import marginal_model
-from hbsk._engine.merging import moved
+from hbsk._engine.merging import less_effect_means
 from hbsk._engine.nested_passes import nested_order
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails, at_zero, posterior_tails
 from hbsk._engine.scaling import ColumnScaling
-from hbsk._engine.sums import CentredSums, collect
-from hbsk._engine.threads import n_threads
 from hbsk._engine.varying_location import at_zero as effects_at_zero
+from hbsk._fit.collecting import collect_factor_pairs, collect_factors, collect_response, collect_sums
 from hbsk._fit.learnt import Fitted
 from hbsk._messages import quoted, shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
-from hbsk._model.design import DesignWithMeans
 from hbsk._model.formula import as_common_terms
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
@@ -36,42 +34,60 @@ from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._model.refusals import (
     refuse_copies_beyond_count,
     refuse_noise_lost_in_rounding,
+    refuse_sampling_of_sums,
     refuse_sums_beyond_floats,
 )
 from hbsk._model.tail_priors import tail_priors
 from hbsk._posterior.crossed import fit_crossed
 from hbsk._posterior.diagnostics import nuts_diagnostics
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
-from hbsk._posterior.group_tables import column_labels, common_counterparts
+from hbsk._posterior.group_tables import column_labels
 from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.own_estimates import own_effects
+from hbsk.sufficient_statistics import SufficientStatistics
 
 
-def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
-    """Run the engine that is asked for, or the one that is exact and fast."""
+def infer(options: Options, statistics: SufficientStatistics, rows: Rows | None = None) -> Fitted:
+    """Run the engine that is asked for, or the one that is exact and fast.
+
+    Parameters
+    ----------
+    options : Options
+    statistics : SufficientStatistics
+        Sums over the groups of the first factor.
+    rows : Rows, optional
+        What they were collected from; several factors and NUTS need them.
+    """
+    frame, collected, known = statistics.frame, statistics.collected, statistics.known_errors
     specification = frame.specification
-    if options.pooling == "partial" and rows.standard_error is not None:
-        refuse_noise_lost_in_rounding(rows, rows.standard_error, "standard_error goes down to", "standard_error")
-    with np.errstate(over="ignore", invalid="ignore"):
-        collected = collect_sums(frame, rows)
+    pooled = options.pooling == "partial"
+    if pooled and known:
+        least, weighted = statistics.least_noise, statistics.is_weighted
+        refuse_noise_lost_in_rounding(
+            collected, least, "standard_error goes down to", "standard_error", is_weighted=weighted
+        )
     refuse_sums_beyond_floats(specification, collected)
-    known = rows.standard_error is not None
     if not known:
         refuse_copies_beyond_count(collected.sums.n)
-    warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
+    warn_redundant_columns(specification, collected, statistics.n_rows, pooled=pooled)
     priors = _priors(options.priors, frame, collected, known)
-    if options.pooling == "partial" and isinstance(priors.get("sigma"), float):
-        refuse_noise_lost_in_rounding(rows, priors["sigma"], "priors['sigma'] is", "it")
+    if pooled and isinstance(priors.get("sigma"), float):
+        least = priors["sigma"] * statistics.least_noise
+        refuse_noise_lost_in_rounding(collected, least, "priors['sigma'] is", "it", is_weighted=statistics.is_weighted)
     exact = engine_priors(specification, priors, known)
     reason = exact if isinstance(exact, str) else None
     effect_mean = None
-    if reason is None and options.pooling == "partial" and np.any(exact.group_mean):
+    if reason is None and pooled and np.any(exact.group_mean):
         # known means are an offset, for known and new groups alike
         # priors are of effects at their point; rows are answered with those at zero
         effect_mean = effect_means(specification, exact)
-        collected = collect_sums(frame, rows, effect_mean=effect_mean)
+        if len(specification.factors) == 1:
+            collected = less_effect_means(collected, effect_mean)
+        else:
+            assert rows is not None
+            collected = collect_sums(frame, rows, effect_mean=effect_mean)
     if options.pooling == "none":
         return _no_pooling(options, frame, collected, priors, exact)
     if options.inference == "marginal" and reason is not None:
@@ -82,6 +98,8 @@ def infer(options: Options, frame: ModelFrame, rows: Rows) -> Fitted:
     if reason is None and options.inference != "nuts" and len(specification.factors) > 1:
         return _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean)
     if options.inference == "nuts" or reason is not None:
+        if rows is None:
+            refuse_sampling_of_sums(reason)
         why = "inference='nuts' was asked for" if options.inference == "nuts" else reason
         fitted = _nuts(options, frame, rows, collected, priors, exact, f"nuts ({why})")
         return replace(fitted, effect_mean=effect_mean)
@@ -284,7 +302,7 @@ def _own_effects(frame, rows, posterior, parts) -> tuple[np.ndarray, ...]:
         for columns, effects, codes in zip(z, posterior.effects, rows.codes, strict=True)
     ]
     rest = rows.y - x @ posterior.common_estimates() - sum(of_factors)
-    left = [_collect(frame, rows, rest + of_factor, f, None) for f, of_factor in enumerate(of_factors)]
+    left = [collect_response(frame, rows, rest + of_factor, f, None) for f, of_factor in enumerate(of_factors)]
     own = []
     sums_left, ways = standardise_factors(left, collect_factor_pairs(frame, rows, parts))
     for sums, way in zip(sums_left.factors, ways, strict=True):

@@ -15,7 +15,8 @@ from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sums import CentredSums
-from hbsk._fit.gaussian import bambi_model, collect_factor_pairs, collect_sums, draws_posterior, effect_means
+from hbsk._fit.collecting import collect_factor_pairs, collect_sums
+from hbsk._fit.gaussian import bambi_model, draws_posterior, effect_means
 from hbsk._fit.learnt import Fitted, copies_of_rows
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors, sds_of_interactions

@@ -13,6 +13,7 @@ from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._model.frame import ModelFrame
 from hbsk._posterior.base import Posterior
+from hbsk.sufficient_statistics import SufficientStatistics
 
 
 @dataclass(frozen=True)
@@ -101,11 +102,16 @@ def copies_of_rows(rows: Rows) -> np.ndarray | None:
     return rows.size * rows.sample_weight
 
 
-def learnt_of(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, sized_by: str) -> Learnt:
-    """Keep of a fit what later questions need."""
+def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, sized_by: str) -> Learnt:
+    """Keep of a fit of rows what later questions need."""
     counted = copies_of_rows(rows)
     copies = tuple(
         np.bincount(codes, weights=counted, minlength=factor.n_groups)
         for factor, codes in zip(rows.factors, rows.codes, strict=True)
     )
     return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by)
+
+
+def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted) -> Learnt:
+    """Keep of a fit of sums what later questions need."""
+    return Learnt(statistics.frame, fitted, statistics.copies, statistics.known_errors)

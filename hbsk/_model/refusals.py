@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from hbsk._data.checks import LARGEST_VALUE, SMALLEST_VALUE
-from hbsk._data.rows import Rows
 from hbsk._engine.sums import CentredSums
 from hbsk._messages import quoted, shown
 
@@ -15,21 +14,38 @@ SMALLEST_RELATIVE_ERROR = 1e-7
 MOST_COPIES = 1e12
 
 
-def refuse_noise_lost_in_rounding(rows: Rows, noise: np.ndarray | float, name: str, argument: str) -> None:
-    """Refuse known noise whose square vanishes beside the spread of y: the density would be rounding alone."""
-    y = np.asarray(rows.y_deviation)
-    weight = np.ones(len(y)) if rows.sample_weight is None else rows.sample_weight
-    smallest = float(np.min((noise / np.sqrt(np.maximum(weight, 1e-300)))[weight > 0]))
-    weight = weight / weight.max()
-    mean = np.average(y, weights=weight)
-    spread = float(np.sqrt(np.average((y - mean) ** 2, weights=weight)))
-    if smallest < SMALLEST_RELATIVE_ERROR * spread:
-        over = "" if rows.sample_weight is None else ", over the root of sample_weight"
+def refuse_noise_lost_in_rounding(
+    collected: CentredSums, least: float, name: str, argument: str, *, is_weighted: bool = False
+) -> None:
+    """Refuse known noise whose square vanishes beside the spread of y: the density would be rounding alone.
+
+    Parameters
+    ----------
+    collected : CentredSums
+    least : float
+        The smallest noise of a row over the root of its weight.
+    name, argument : str
+        For the message.
+    is_weighted : bool, default=False
+        Whether rows have weights.
+    """
+    spread = collected.moments.y_sd
+    if least < SMALLEST_RELATIVE_ERROR * spread:
+        over = ", over the root of sample_weight" if is_weighted else ""
         raise ValueError(
-            f"{name} {shown(smallest)}{over}, less than {SMALLEST_RELATIVE_ERROR} of the standard deviation of y, "
+            f"{name} {shown(least)}{over}, less than {SMALLEST_RELATIVE_ERROR} of the standard deviation of y, "
             f"{spread:.3g}: beside it such errors are lost in rounding. Use larger ones, or leave {argument} out to "
             "have the residual sd estimated; look for a y that is far from all others too."
         )
+
+
+def refuse_sampling_of_sums(reason: str | None) -> None:
+    """Refuse NUTS where there are sums and no rows."""
+    why = "inference='nuts' was asked for" if reason is None else f"the model needs inference='nuts': {reason}"
+    raise ValueError(
+        f"{why[0].upper() + why[1:]}, and NUTS needs rows, of which SufficientStatistics hold the sums. Use "
+        "inference='auto' with Normal or Flat priors on common terms and one of the listed priors on sds, or fit rows."
+    )
 
 
 def refuse_copies_beyond_count(n: float) -> None:

@@ -11,7 +11,7 @@ from hbsk._base import learnt_by
 from hbsk._data.labels import group_names
 from hbsk._engine.crossed import CrossedModel, crossed_model
 from hbsk._engine.scaling import ColumnScaling
-from hbsk._fit.gaussian import collect_factors, exact_response
+from hbsk._fit.collecting import collect_factors, exact_response
 from hbsk._messages import listed, warn
 from hbsk._model.priors import engine_priors
 from hbsk.exceptions import ConvergenceWarning

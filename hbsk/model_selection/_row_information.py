@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._fit.gaussian import exact_response
+from hbsk._fit.collecting import exact_response
 from hbsk._messages import listed, warn
 from hbsk._posterior.datatree import SIZE_LIMIT
 from hbsk.exceptions import ConvergenceWarning

@@ -15,7 +15,7 @@ from hbsk._data.table import read_table
 from hbsk._engine.crossed_sums import standardise_factors
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.scaling import ColumnScaling, standardise
-from hbsk._fit.gaussian import collect_factors, collect_sums
+from hbsk._fit.collecting import collect_factors, collect_sums
 from hbsk._fit.learnt import Fitted
 from hbsk._messages import quoted, shown
 from hbsk._model.design import DesignWithMeans
