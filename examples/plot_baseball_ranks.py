@@ -26,8 +26,8 @@ model.fit(players.data, players.target, standard_error=players.standard_error)
 display = RankDisplay.from_estimator(model, top=3)
 display.ax_.set_xlabel("rank by batting average (1 is the best)")
 
-ranks = model.rank_groups(top=3)
-print(ranks.head(6).round(3).to_string())
+ranks = model.rank_groups(top=6)
+print(ranks.round(3).to_string())
 
 # %%
 # What became of them
@@ -54,11 +54,11 @@ X, y = load_radon(return_X_y=True, as_frame=True)
 homes = X["county"].value_counts()
 raw = y.groupby(X["county"]).mean().sort_values(ascending=False)
 radon = PartialPoolingRegressor(group_features="county", random_state=0).fit(X[["county", "floor"]], y)
-expected = radon.rank_groups(top=5)
+expected = radon.rank_groups(top=6)
 comparison = pd.DataFrame(
     {"raw": raw.index[:6], "homes": homes[raw.index[:6]].to_numpy(), "by expected rank": expected.index[:6]}
 )
 comparison["homes "] = homes[expected.index[:6]].to_numpy()
-comparison["P(top 5)"] = expected["p_top_5"].iloc[:6].round(2).to_numpy()
+comparison["P(top 6)"] = expected["p_top_6"].round(2).to_numpy()
 print(comparison.to_string(index=False))
 plt.show()

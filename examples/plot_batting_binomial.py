@@ -32,7 +32,7 @@ table = model.group_effects(scale="response").set_index("group").sort_values("me
 season = pd.Series(rest.to_numpy(), index=X["player"]).loc[table.index]
 place = np.arange(len(table))
 fig, ax = plt.subplots(figsize=(6.4, 5.6), layout="constrained")
-ax.hlines(place, table["lower"], table["upper"], color="0.7")
+ax.hlines(place, table["eti95_lb"], table["eti95_ub"], color="0.7")
 ax.plot(table["mean"], place, "o", label="partial pooling, 95 % interval")
 ax.plot(table["no_pooling"], place, "x", label="first 45 at-bats")
 ax.plot(season, place, "|", ms=12, color="k", label="rest of the season")

@@ -65,7 +65,7 @@ print(f"95 % interval of what that trial will report: {estimate[0]:.2f} to {esti
 with_latitude = trials.data[["trial", "ablat"]]
 meta_regression = PartialPoolingRegressor(group_features="trial").fit(with_latitude, y, standard_error=standard_error)
 print(meta_regression.formula_)
-print(meta_regression.summary()[["mean", "sd", "eti89_lb", "eti89_ub"]].round(3).to_string())
+print(meta_regression.summary().round(3).to_string())
 
 latitude = np.linspace(10, 57, 50)
 places = pd.DataFrame({"trial": [f"new {i}" for i in range(50)], "ablat": latitude})

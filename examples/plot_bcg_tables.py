@@ -27,12 +27,12 @@ people = np.append(trials["tpos"] + trials["tneg"], trials["cpos"] + trials["cne
 
 model = PartialPoolingCountRegressor("vaccine + (vaccine | trial)", family="binomial")
 model.fit(arms, ill, trials=people)
-summary = model.summary()
-summary[["mean", "sd", "ratio", "ratio_eti89_lb", "ratio_eti89_ub"]].round(2)
+print(model.summary().round(2).to_string())
+model.summary(scale="response").round(2)
 
 # %%
-# The column ``ratio`` is the odds ratio: the vaccine more than halves the odds. The trials' own effects differ, and
-# where tuberculosis is common the vaccine does more: the correlation is negative.
+# On the scale of the response the ratio of ``vaccine`` is the odds ratio: the vaccine more than halves the odds. The
+# trials' own effects differ, and where tuberculosis is common the vaccine does more: the correlation is negative.
 print(model.group_correlation_["trial"].round(2))
 
 # %%
@@ -48,7 +48,7 @@ published = ratios.group_effects().set_index("group").loc[effects.index]
 place = np.arange(len(effects))
 fig, ax = plt.subplots(figsize=(6.4, 4.6), layout="constrained")
 for shift, table, label in ((-0.15, effects, "log odds ratio, counts"), (0.15, published, "log risk ratio, published")):
-    ax.hlines(place + shift, table["lower"], table["upper"], color="0.75")
+    ax.hlines(place + shift, table["eti95_lb"], table["eti95_ub"], color="0.75")
     ax.plot(table["mean"], place + shift, "o", ms=4, label=label)
 ax.axvline(0.0, color="0.8", lw=1)
 ax.set(yticks=place, yticklabels=effects.index, xlabel="effect of the vaccine, 95 % intervals")

@@ -64,7 +64,7 @@ def posterior(model):
 side_by_side = pd.concat({"marginal": posterior(integrated), "NUTS": posterior(sampled)}, axis=1)
 print(side_by_side.round(2).to_string())
 print()
-print(sampled.summary()[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]].round(3).to_string())
+print(sampled.summary(diagnostics=True)[["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]].round(3).to_string())
 
 # %%
 # No pooling against partial pooling

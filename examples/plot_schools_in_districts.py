@@ -38,7 +38,7 @@ print(adjusted.inference_)
 
 shares = {}
 for name, model in {"raw": raw, "given earlier results": adjusted}.items():
-    table = model.summary()[["mean", "eti89_lb", "eti89_ub"]]
+    table = model.summary()[["mean", "eti95_lb", "eti95_ub"]]
     shares[name] = table[table.index.str.startswith("variance_share")]
 print(pd.concat(shares).round(3).to_string())
 variances = [model.group_sd_["lea:school"].iloc[0] ** 2 for model in (raw, adjusted)]
@@ -72,8 +72,8 @@ shown = large.iloc[np.linspace(0, len(large) - 1, 40).astype(int)]
 display = GroupEffectsDisplay(
     labels=np.array([f"{district}/{school}" for district, school in shown.index]),
     estimate=shown["mean"].to_numpy(),
-    lower=shown["lower"].to_numpy(),
-    upper=shown["upper"].to_numpy(),
+    lower=shown["eti95_lb"].to_numpy(),
+    upper=shown["eti95_ub"].to_numpy(),
     centre=np.full(len(shown), adjusted.intercept_),
     factor="district/school",
     term="points, earlier results average,",

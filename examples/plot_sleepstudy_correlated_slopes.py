@@ -23,7 +23,7 @@ from hbsk.plotting import GroupEffectsDisplay
 X, y = load_sleepstudy(return_X_y=True, as_frame=True)
 model = PartialPoolingRegressor(group_features="Subject", slope_features=["Days"]).fit(X, y)
 print(model.formula_)
-print(model.summary()[["mean", "sd", "eti89_lb", "eti89_ub"]].round(2).to_string())
+print(model.summary().round(2).to_string())
 
 # %%
 # Where the subjects move

@@ -25,7 +25,7 @@ X = ratings[["s", "d"]].rename(columns={"s": "student", "d": "lecturer"})
 y = ratings["y"]
 model = PartialPoolingRegressor(group_features=["student", "lecturer"], random_state=0).fit(X, y)
 print(model.formula_, "|", model.inference_)
-print(model.summary()[["mean", "sd", "eti89_lb", "eti89_ub"]].round(3).to_string())
+print(model.summary().round(3).to_string())
 
 # %%
 # Which lecturer a student meets says more of a rating (16 % of the variance) than which student gives it (6 %); most is

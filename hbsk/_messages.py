@@ -50,6 +50,12 @@ def quoted(names: Iterable[Any], limit: int = 30) -> str:
     return listed(map(shown, names), limit)
 
 
+def interval_columns(coverage: float) -> tuple[str, str]:
+    """Return the names of the columns that hold the ends of an equal-tailed interval, as ArviZ names them."""
+    percent = f"{100 * float(coverage):.10g}"
+    return f"eti{percent}_lb", f"eti{percent}_ub"
+
+
 _OURS = (str(Path(__file__).parent), str(Path(sklearn.__file__).parent))
 
 

@@ -50,7 +50,7 @@ def fit(n_groups, n_varying, priors=None, **simulated):
 def found(model) -> Ends:
     """Return what the package answers: the summary's sds, and quantiles of the law it takes its ends from."""
     specification, posterior = model._learnt.frame.specification, model._learnt.fitted.posterior
-    summary, names = model.summary(), variance_names(specification, posterior.variance_nodes())
+    summary, names = model.summary(coverage=0.89), variance_names(specification, posterior.variance_nodes())
     nodes, weight, _ = posterior.variance_law()
     values = _values(specification, nodes)
     answer = Ends(names, summary.loc[names, "sd"].to_numpy(), _quantiles(values, weight))

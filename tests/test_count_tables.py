@@ -28,7 +28,7 @@ def test_group_effects_on_the_scale_of_the_response(model, shares):
         values = draw(tree["Intercept"].to_numpy()[..., None] + tree["1|g"].to_numpy()).reshape(-1, J)
         np.testing.assert_allclose(response["mean"], values.mean(axis=0), rtol=0.01)
         np.testing.assert_allclose(response["sd"], values.std(axis=0), rtol=0.03)
-        for name in ("lower", "upper", "no_pooling"):
+        for name in ("eti95_lb", "eti95_ub", "no_pooling"):
             np.testing.assert_allclose(response[name], draw(link[name].to_numpy()))
         assert not {"deviation", "deviation_sd"} & set(response)
     with pytest.raises(ValueError, match="'link' or 'response'"):
@@ -44,14 +44,16 @@ def test_slopes_on_the_scale_of_the_response_are_ratios():
 
 
 def test_summary_has_ratios(model):
-    table = model.summary()
-    np.testing.assert_allclose(table.loc["x", "ratio"], np.exp(model.coef_[0]))
-    np.testing.assert_allclose(
-        table.loc["x", ["ratio_eti89_lb", "ratio_eti89_ub"]].to_list(),
-        np.exp(table.loc["x", ["eti89_lb", "eti89_ub"]].to_list()),
-    )
-    assert table["ratio"].isna().tolist() == [False, False, True]
+    table, ratios = model.summary(), model.summary(scale="response")
+    assert list(ratios) == ["ratio", "eti95_lb", "eti95_ub"]
+    assert list(ratios.index) == ["Intercept", "x"]
+    np.testing.assert_allclose(ratios.loc["x", "ratio"], np.exp(model.coef_[0]))
+    np.testing.assert_allclose(ratios.iloc[:, 1:], np.exp(table.loc[["Intercept", "x"], ["eti95_lb", "eti95_ub"]]))
     assert "sigma" not in table.index
+    with pytest.raises(ValueError, match="scale must be 'link' or 'response', got 'log'"):
+        model.summary(scale="log")
+    with pytest.raises(ValueError, match="ask for it with scale='link'"):
+        model.summary(scale="response", diagnostics=True)
 
 
 def test_ranks_and_displays(model):

@@ -206,7 +206,7 @@ def test_coefficients_of_groups_are_rows_with_the_other_factors_left_out(fixed):
         row, sd = table.loc[term], np.sqrt(vector @ covariance @ vector)
         assert row["mean"] == pytest.approx(vector @ mean, rel=1e-8)
         assert row["sd"] == pytest.approx(sd, rel=1e-8)
-        assert row["upper"] == pytest.approx(vector @ mean + 1.6448536269514722 * sd, rel=1e-6)
+        assert row["eti90_ub"] == pytest.approx(vector @ mean + 1.6448536269514722 * sd, rel=1e-6)
 
 
 def test_shrinkage_is_the_share_of_the_prior_variance_that_rows_take_off(fixed):

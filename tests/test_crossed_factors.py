@@ -27,8 +27,8 @@ def test_group_effects_list_every_factor(fitted):
     assert table["group"].tolist() == [*"abcdefg", *"abcdefg", 1, 2, 3]
     assert table["n"].tolist() == [9] * 14 + [21] * 3
     assert table["no_pooling"].notna().all()
-    assert (table["lower"] < table["mean"]).all()
-    assert (table["mean"] < table["upper"]).all()
+    assert (table["eti90_lb"] < table["mean"]).all()
+    assert (table["mean"] < table["eti90_ub"]).all()
     intercepts = model.to_datatree(random_state=0)["posterior"]
     of_topics = (intercepts["Intercept"] + intercepts["1|topic"]).mean(["chain", "draw"])
     tolerance = 1e-7 if model.inference_.startswith("nuts") else 5 * table["sd"].max() / 200**0.5

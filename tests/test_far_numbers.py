@@ -71,7 +71,7 @@ def test_tables_and_scores_of_y_far_from_zero(X, near, weighted):
     for name in ("sd", "shrinkage"):
         np.testing.assert_allclose(far.group_effects_[name], model.group_effects_[name], rtol=1e-7)
     tables = [m.group_effects() for m in (model, far)]
-    widths = [table["upper"] - table["lower"] for table in tables]
+    widths = [table["eti95_ub"] - table["eti95_lb"] for table in tables]
     np.testing.assert_allclose(widths[1], widths[0], atol=512)
     np.testing.assert_allclose(far.summary()["sd"], model.summary()["sd"], rtol=1e-7)
 

@@ -91,12 +91,12 @@ def answers(model, X, options):
     )
     table = model.summary()
     found["means: may be infinite"] = table["mean"]
-    found["sds: may be infinite"], found["ends"] = table["sd"], table[["eti89_lb", "eti89_ub"]]
+    found["sds: may be infinite"], found["ends"] = table["sd"], table[["eti95_lb", "eti95_ub"]]
     if not error:
         found["sigma: may be infinite"] = model.sigma_
     if model.pooling == "partial":
         effects = model.group_effects()
-        found["effects"] = effects[["mean", "lower", "upper", "shrinkage"]]
+        found["effects"] = effects[["mean", "eti95_lb", "eti95_ub", "shrinkage"]]
         found["sds of effects: may be infinite"] = effects["sd"]
         found["sds between groups: may be infinite"] = model.group_sd_["g"]
         found["correlations"] = model.group_correlation_["g"]

@@ -59,7 +59,7 @@ def test_deviations_of_one_factor_are_those_of_a_dense_posterior():
                 assert row[name] == pytest.approx(vector @ mean, rel=1e-8)
                 assert row["sd" if name == "mean" else "deviation_sd"] == pytest.approx(sd, rel=1e-8)
             # the interval is that of the coefficient, the last one looked at
-            assert row["lower"] == pytest.approx(vector @ mean - norm.ppf(0.95) * sd, rel=1e-6)
+            assert row["eti90_lb"] == pytest.approx(vector @ mean - norm.ppf(0.95) * sd, rel=1e-6)
 
 
 def test_a_term_without_a_common_counterpart_is_its_own_deviation():
@@ -231,7 +231,7 @@ def test_share_of_fixed_sds_is_their_ratio():
     row = PartialPoolingRegressor("1 + (1 | g)", priors=fixed).fit(X, y).summary().loc["variance_share[g]"]
     assert row["mean"] == pytest.approx(1.21 / (1.21 + 0.64))
     assert row["sd"] == pytest.approx(0.0, abs=1e-12)
-    assert row["eti89_lb"] == row["eti89_ub"] == pytest.approx(row["mean"])
+    assert row["eti95_lb"] == row["eti95_ub"] == pytest.approx(row["mean"])
 
 
 @pytest.mark.parametrize("shift", [0.0, 1e6])
@@ -257,10 +257,10 @@ def test_ends_of_a_share_that_falls_where_sigma_rises_are_in_order():
     table = (
         PartialPoolingRegressor("1 + (1 | g)", priors={"1|g": ("Normal", {"mu": 0, "sigma": 1.1})}).fit(X, y).summary()
     )
-    ends = table.loc["sigma", ["eti89_ub", "eti89_lb"]].to_numpy(float)
+    ends = table.loc["sigma", ["eti95_ub", "eti95_lb"]].to_numpy(float)
     share = table.loc["variance_share[g]"]
     # a number that falls with sigma has its quantiles at those of sigma
-    np.testing.assert_allclose(share[["eti89_lb", "eti89_ub"]].to_numpy(float), 1.21 / (1.21 + ends**2), rtol=1e-6)
+    np.testing.assert_allclose(share[["eti95_lb", "eti95_ub"]].to_numpy(float), 1.21 / (1.21 + ends**2), rtol=1e-6)
     assert share["sd"] > 0.01
 
 
@@ -273,16 +273,16 @@ def test_shares_of_draws_are_those_of_their_variance_parameters(several):
     x = X["x"].to_numpy()
     pupil = sd[0] ** 2 + 2 * rho * sd[0] * sd[1] * x.mean() + sd[1] ** 2 * np.mean(x**2)
     total = pupil + sd[2] ** 2 + tree["sigma"].to_numpy().ravel() ** 2
-    table = model.summary()
+    table = model.summary(diagnostics=True)
     is_nuts = model.inference_.startswith("nuts")
     for name, variance in {"pupil": pupil, "topic": sd[2] ** 2}.items():
         share, row = variance / total, table.loc[f"variance_share[{name}]"]
         error = share.std() / np.sqrt(len(share))
         assert row["mean"] == pytest.approx(share.mean(), abs=1e-9 if is_nuts else 4 * error)
         assert row["sd"] == pytest.approx(share.std(), rel=1e-6 if is_nuts else 0.05)
-        ends = np.quantile(share, [0.055, 0.945])
-        np.testing.assert_allclose(row[["eti89_lb", "eti89_ub"]].to_numpy(float), ends, atol=0.02)
-        assert row["ess_bulk"] > 20
+        ends = np.quantile(share, [0.025, 0.975])
+        np.testing.assert_allclose(row[["eti95_lb", "eti95_ub"]].to_numpy(float), ends, atol=0.02)
+        assert row["ess_bulk" if is_nuts else "equivalent_draws"] > 20
         assert row["mcse_mean"] < 0.05
 
 
@@ -312,4 +312,39 @@ def test_share_of_shrunken_means_is_the_ratio_of_the_estimated_variances():
     tau2 = model.between_group_variance_
     row = model.summary().loc["variance_share[g]"]
     assert row["mean"] == pytest.approx(tau2 / (tau2 + model.sigma_**2))
-    assert row[["sd", "lower", "upper"]].isna().all()
+    assert row[["sd", "eti95_lb", "eti95_ub"]].isna().all()
+
+
+@pytest.mark.parametrize("coverage", [0.5, 0.89, 0.95])
+def test_ends_of_intervals_are_named_by_their_level_and_are_those_of_draws(coverage):
+    X, y = lines()
+    model = PartialPoolingRegressor("x + (1 | g)").fit(X, y)
+    tables = model.summary(coverage), model.group_effects(coverage)
+    ends = [f"eti{100 * coverage:g}_lb", f"eti{100 * coverage:g}_ub"]
+    assert list(tables[0]) == ["mean", "sd", *ends]
+    assert list(tables[1])[-2:] == ends
+    tree = model.to_datatree(draws=20_000, random_state=0)["posterior"]
+    for name in ("x", "sigma", "1|g_sigma"):
+        quantile = np.quantile(tree[name].to_numpy(), [(1 - coverage) / 2, (1 + coverage) / 2])
+        row = tables[0].loc[name]
+        np.testing.assert_allclose(row[ends].to_numpy(float), quantile, atol=0.05 * row["sd"])
+
+
+def test_summary_fits_80_columns_and_tells_diagnostics_when_asked():
+    X, y = lines()
+    models = {
+        pooling: PartialPoolingRegressor("x + (1 | g)", pooling=pooling) for pooling in ("partial", "complete", "none")
+    }
+    models["known errors"] = PartialPoolingRegressor("x + (1 | g)")
+    models["two sds"] = PartialPoolingRegressor("x + (x | g)")
+    for name, model in models.items():
+        model.fit(X, y, standard_error=np.full(len(y), 0.3) if name == "known errors" else None)
+        for table in (model.summary(), model.summary(diagnostics=True)):
+            assert not table.isna().all().any(), name
+        assert max(map(len, model.summary().to_string().splitlines())) <= 80
+        told = model.summary(diagnostics=True)
+        assert list(told) == [*model.summary(), "equivalent_draws", "equivalent_draws_tail", "mcse_mean"]
+        common = told.index.intersection(model.diagnostics_.index)
+        np.testing.assert_array_equal(told.loc[common, "equivalent_draws"], model.diagnostics_.loc[common, "ess_bulk"])
+    with pytest.raises(ValueError, match=r"coverage must be a fraction between 0 and 1 .* got 95"):
+        model.summary(coverage=95)

@@ -35,7 +35,7 @@ def answers(model, X):
         "score": model.score(X, mean + 0.1 * std),
     }
     if model.groups_ and model.pooling != "complete":
-        found["effects"] = model.group_effects()[["mean", "sd", "lower", "upper"]].to_numpy()
+        found["effects"] = model.group_effects()[["mean", "sd", "eti95_lb", "eti95_ub"]].to_numpy()
         found["shrinkage"] = model.shrinkage_["g"].to_numpy()
     return found
 

@@ -435,7 +435,7 @@ def test_a_fixed_mean_is_the_offset_that_it_is(rng):
         assert one.elpd == pytest.approx(other.elpd, rel=1e-7)
     ours, theirs = (m.group_effects(coverage=0.9) for m in (model, offset))
     mean = np.where(ours["term"] == "1|g", 50.0, -3.0)
-    for column in ("no_pooling", "mean", "lower", "upper"):
+    for column in ("no_pooling", "mean", "eti90_lb", "eti90_ub"):
         np.testing.assert_allclose(ours[column], theirs[column] + mean, rtol=1e-7)
     np.testing.assert_allclose(ours[["sd", "shrinkage"]], theirs[["sd", "shrinkage"]], rtol=1e-7)
     np.testing.assert_array_equal(model.predict(rows), from_json(to_json(model)).predict(rows))

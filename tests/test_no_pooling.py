@@ -273,8 +273,8 @@ def test_summaries_claim_no_certainty_of_what_groups_absorb(rng, formula, absorb
     y = 1.0 + 0.8 * X["x"] + X["u"] + rng.normal(size=30)
     none = PartialPoolingRegressor(formula, pooling="none").fit(X, y)
     complete = PartialPoolingRegressor(formula, pooling="complete").fit(X, y)
-    table, diagnostics = none.summary(), none.diagnostics_
-    unknown = ["sd", "eti89_lb", "eti89_ub", "ess_bulk", "ess_tail", "mcse_mean"]
+    table, diagnostics = none.summary(diagnostics=True), none.diagnostics_
+    unknown = ["sd", "eti95_lb", "eti95_ub", "equivalent_draws", "equivalent_draws_tail", "mcse_mean"]
     assert table["sd"].index[table["sd"].isna()].tolist() == absorbed
     assert table.loc[absorbed, unknown].isna().all(axis=None)
     assert diagnostics.loc[absorbed, ["ess_bulk", "ess_tail", "mcse_mean"]].isna().all(axis=None)

@@ -76,17 +76,21 @@ def test_tables_say_what_the_arrays_say(both):
     np.testing.assert_array_equal(table["shrinkage"], own_weights(shrunken))
     average = X.groupby("school", as_index=False)["x"].mean()
     ends = shrunken.predict_interval(average[["school", "x"]], coverage=0.8, kind="mean")
-    np.testing.assert_allclose(table[["lower", "upper"]], ends, rtol=1e-9)
+    np.testing.assert_allclose(table[["eti80_lb", "eti80_ub"]], ends, rtol=1e-9)
     assert shrunken.sigma_**2 == pytest.approx(shrunken.sigma2_)
     assert shrunken.group_sd_["school"].iloc[0] ** 2 == pytest.approx(shrunken.between_group_variance_)
     summary = shrunken.summary(coverage=0.8)
     assert summary.loc["Intercept", "mean"] == shrunken.intercept_
     assert summary.loc["x", "mean"] == shrunken.coef_[0]
-    assert summary.loc["x", "lower"] < shrunken.coef_[0] < summary.loc["x", "upper"]
-    assert summary.loc["sigma", "lower"] < shrunken.sigma_ < summary.loc["sigma", "upper"]
-    ranks = shrunken.rank_groups(top=3)
-    assert ranks["p_top_3"].sum() == pytest.approx(3)
+    assert summary.loc["x", "eti80_lb"] < shrunken.coef_[0] < summary.loc["x", "eti80_ub"]
+    assert summary.loc["sigma", "eti80_lb"] < shrunken.sigma_ < summary.loc["sigma", "eti80_ub"]
+    ranks = shrunken.rank_groups(top=12)
     assert ranks["expected_rank"].sum() == pytest.approx(12 * 13 / 2)
+    # the first three of all groups, with their ranks among all
+    top = shrunken.rank_groups(top=3)
+    pd.testing.assert_frame_equal(top.iloc[:, :4], ranks.iloc[:3, :4])
+    assert list(top) == [*ranks.columns[:4], "p_top_3"]
+    assert 1 < top["p_top_3"].sum() < 3
     assert ranks.index[0] == shrunken.groups_["school"][np.argmax(shrunken.theta_)]
 
 

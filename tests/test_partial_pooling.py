@@ -73,11 +73,11 @@ def test_group_effects_table(fitted, data):
     np.testing.assert_allclose(table["mean"][7:], fitted.predict(at.assign(x=1.0)) - fitted.predict(at), rtol=1e-9)
     with_ends = fitted.group_effects(coverage=0.7)
     interval = fitted.predict_interval(at, coverage=0.7, kind="mean")
-    np.testing.assert_allclose(with_ends[["lower", "upper"]][:7], interval, rtol=1e-9)
-    assert (with_ends["lower"] < with_ends["mean"]).all()
-    assert (with_ends["upper"] > with_ends["mean"]).all()
+    np.testing.assert_allclose(with_ends[["eti70_lb", "eti70_ub"]][:7], interval, rtol=1e-9)
+    assert (with_ends["eti70_lb"] < with_ends["mean"]).all()
+    assert (with_ends["eti70_ub"] > with_ends["mean"]).all()
     wide = fitted.group_effects(coverage=0.99)
-    assert (wide["upper"] > with_ends["upper"]).all()
+    assert (wide["eti99_ub"] > with_ends["eti70_ub"]).all()
     # no pooling: a line of its own in each group (w shared); NaN for the group of one row
     none = PartialPoolingRegressor(group_features="g", slope_features=["x"], pooling="none").fit(X, y)
     single = (table["group"] == sizes.index[sizes == 1][0]).to_numpy()
@@ -437,7 +437,7 @@ def test_many_columns_take_fewer_nodes_and_answer_all_the_same(rng, monkeypatch)
     monkeypatch.setattr(PartialPoolingRegressor, "_integration", IntegrationSettings(least_for_columns=64))
     more = PartialPoolingRegressor(group_features="g").fit(X, y)
     assert more._learnt.fitted.posterior.n_nodes == 1024
-    columns = ["mean", "sd", "eti89_lb", "eti89_ub"]
+    columns = ["mean", "sd", "eti95_lb", "eti95_ub"]
     off = (fitted.summary()[columns] - more.summary()[columns]).div(more.summary()["sd"], axis=0)
     # the ends of intervals hang on the few nodes of the tails: 128 nodes would put them off by 0.2
     assert off[["mean", "sd"]].abs().max(axis=None) < 0.02

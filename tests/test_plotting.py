@@ -159,8 +159,8 @@ def test_shrinkage_display_holds_the_table_of_the_model(radon):
     display = ShrinkageDisplay.from_estimator(model, term="floor|county", coverage=0.8)
     table = model.group_effects(coverage=0.8).query("term == 'floor|county'")
     for name, column in {
-        "labels": "group", "size": "n", "no_pooling": "no_pooling", "estimate": "mean", "lower": "lower",
-        "upper": "upper", "shrinkage": "shrinkage",
+        "labels": "group", "size": "n", "no_pooling": "no_pooling", "estimate": "mean", "lower": "eti80_lb",
+        "upper": "eti80_ub", "shrinkage": "shrinkage",
     }.items():  # fmt: skip
         np.testing.assert_array_equal(getattr(display, name), table[column], err_msg=name)
     assert display.centre.tolist() == [model.coef_[model.coef_names_.index("floor")]] * 85
@@ -321,24 +321,26 @@ def test_effects_display_sorts_and_tells_who_stands_apart(radon):
     display = GroupEffectsDisplay.from_estimator(model, coverage=0.9)
     table = model.group_effects(coverage=0.9).iloc[:85].sort_values("mean", ascending=False)
     assert [text.get_text() for text in display.ax_.get_yticklabels()] == table["group"].tolist()
-    apart = (table["lower"] > model.intercept_) | (table["upper"] < model.intercept_)
+    apart = (table["eti90_lb"] > model.intercept_) | (table["eti90_ub"] < model.intercept_)
     assert 5 < apart.sum() < 40
     assert display.apart_.get_xdata().tolist() == table["mean"][apart].tolist()
     assert display.apart_.get_ydata().tolist() == np.flatnonzero(apart).tolist()
     assert display.near_.get_xdata().tolist() == table["mean"][~apart].tolist()
     ends = np.array([segment[:, 0] for segment in display.intervals_.get_segments()])
-    np.testing.assert_allclose(ends, table[["lower", "upper"]])
+    np.testing.assert_allclose(ends, table[["eti90_lb", "eti90_ub"]])
     assert display.line_.get_xdata() == [model.intercept_] * 2
 
 
 def test_rank_display_holds_the_ranks_of_the_model(radon):
     model = radon[0]
-    table = model.rank_groups("floor|county", ascending=True, top=4)
+    top = model.rank_groups("floor|county", ascending=True, top=4)
     display = RankDisplay.from_estimator(model, term="floor|county", ascending=True, top=4)
-    table = table.loc[display.labels]
+    assert display.labels[display.order_[:4]].tolist() == top.index.tolist()
+    table = model.rank_groups("floor|county", ascending=True, top=85).loc[display.labels]
     np.testing.assert_array_equal(display.expected_rank, table["expected_rank"])
     np.testing.assert_array_equal(display.rank_sd, table["rank_sd"])
-    np.testing.assert_array_equal(display.probability, table["p_top_4"])
+    np.testing.assert_array_equal(display.probability[display.order_[:4]], top["p_top_4"])
+    assert display.probability.sum() == pytest.approx(4)
     own = model.group_effects_.query("term == 'floor|county'").set_index("group")["no_pooling"]
     np.testing.assert_array_equal(display.no_pooling_rank, own.rank().loc[display.labels])
     assert RankDisplay.from_estimator(model).top == 1

@@ -212,7 +212,7 @@ def test_three_groups_are_enough_for_a_flat_sd():
     model = PartialPoolingRegressor("y ~ 1 + (1 | g)", priors={"Intercept": FLAT, "1|g": HALF_FLAT}).fit(X, y)
     # degrees 1: the posterior exists and not even the mean of tau does
     assert model.group_sd_["g"].tolist() == [np.inf]
-    assert np.isfinite(model.summary().loc["1|g_sigma", ["eti89_lb", "eti89_ub"]].to_numpy(float)).all()
+    assert np.isfinite(model.summary().loc["1|g_sigma", ["eti95_lb", "eti95_ub"]].to_numpy(float)).all()
 
 
 @pytest.fixture(scope="module")
@@ -234,9 +234,9 @@ def test_a_mean_exists_where_the_variance_does_not(two_studies):
     assert table.loc["1|g_sigma", "mean"] == pytest.approx(mean, rel=1e-6)
     assert model.group_sd_["g"].iloc[0] == pytest.approx(mean, rel=1e-6)
     assert table.loc[["1|g_sigma", "Intercept"], "sd"].tolist() == [np.inf, np.inf]
-    assert np.isfinite(table[["mean", "eti89_lb", "eti89_ub"]]).all(axis=None)
+    assert np.isfinite(table[["mean", "eti95_lb", "eti95_ub"]]).all(axis=None)
     # studies have estimates of their own, of finite variance; a new one has none
-    assert np.isfinite(model.group_effects()[["mean", "sd", "lower", "upper"]]).all(axis=None)
+    assert np.isfinite(model.group_effects()[["mean", "sd", "eti95_lb", "eti95_ub"]]).all(axis=None)
     new = pd.DataFrame({"g": ["a", "c"]})
     mean, std = model.predict(new, return_std=True, standard_error=0.3)
     assert np.isfinite(mean).all()
@@ -257,8 +257,8 @@ def test_groups_in_which_a_column_does_not_vary_do_not_inform_its_sd():
     table = model.summary()
     assert table.loc["x|g_sigma", ["mean", "sd"]].tolist() == [np.inf, np.inf]
     np.testing.assert_allclose(
-        table.loc["x|g_sigma", ["eti89_lb", "eti89_ub"]].to_numpy(float),
-        stats.halfcauchy.ppf([0.055, 0.945]),
+        table.loc["x|g_sigma", ["eti95_lb", "eti95_ub"]].to_numpy(float),
+        stats.halfcauchy.ppf([0.025, 0.975]),
         rtol=0.05,
     )
     assert np.isinf(model.group_sd_["g"]).tolist() == [False, True]

@@ -177,7 +177,7 @@ def test_what_does_not_exist_is_infinite_whatever_draws_say(without_variances):
     assert np.isfinite(model.group_sd_["g"]).all()
     assert np.isinf(table["sd"]).to_dict()["x|g_sigma"]
     assert np.isfinite(table.loc[["1|g_sigma", "x", "Intercept"], "sd"]).all()
-    assert np.isfinite(table[["eti89_lb", "eti89_ub"]]).all(axis=None)
+    assert np.isfinite(table[["eti95_lb", "eti95_ub"]]).all(axis=None)
     effects = model.group_effects().query("factor == 'g'").set_index(["term", "group"])["sd"]
     assert np.isinf(effects["x|g"]).tolist() == [False, True]
     assert np.isfinite(effects["1|g"]).all()
@@ -226,6 +226,6 @@ def test_medians_of_two_factors_with_heavy_tails_are_those_of_a_grid():
         ("1|h_sigma", b * np.exp(11 / 299), weight.sum(0)),
     ):
         reached = np.append(0.0, marginal.cumsum())
-        below = np.interp(table.loc[name, ["eti89_lb", "eti89_ub"]].to_numpy(float), np.append(0.0, ends), reached)
-        np.testing.assert_allclose(below, [0.055, 0.945], atol=0.006)
+        below = np.interp(table.loc[name, ["eti95_lb", "eti95_ub"]].to_numpy(float), np.append(0.0, ends), reached)
+        np.testing.assert_allclose(below, [0.025, 0.975], atol=0.006)
     assert table.loc["1|h_sigma", "mean"] == pytest.approx(weight.sum(0) @ b, rel=0.05)

@@ -12,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from hbsk._base import (
     LearntMeans,
+    generator,
     learnt_by,
     read_predicted,
     read_training_table,
@@ -42,6 +43,27 @@ def check_only_factor(factors: tuple[Factor, ...], factor: Any) -> None:
     (known,) = factors
     if factor not in (None, known.name):
         raise ValueError(f"factor={shown(factor)} is no grouping factor of this model; its factor is {known.name!r}.")
+
+
+def ranks_of_groups(
+    estimator: Any, term: Any = None, factor: Any = None, ascending: bool = False, top: Any = None
+) -> pd.DataFrame:
+    """Return the law of the rank of every group, those below ``top`` too; see `rank_groups` of the estimators."""
+    learnt = learnt_by(estimator)
+    if isinstance(learnt, Learnt):
+        seed = 0 if estimator.random_state is None else estimator.random_state
+        return rank_table(learnt.frame, learnt.fitted.posterior, term, factor, ascending, top, generator(seed))
+    known = [known for factor in learnt.factors for known in factor.terms]
+    if not known:
+        raise ValueError("There are no groups to rank: the estimator was fitted without.")
+    if term not in (None, *known):
+        raise ValueError(f"term={shown(term)} is no varying term of this model; its term is {known[0]!r}.")
+    check_only_factor(learnt.factors, factor)
+    if not np.isfinite(learnt.means.theta_sd).all():
+        raise ValueError("The groups cannot be ranked: the variance within groups, and so their sd, is not known.")
+    (ranked,) = learnt.factors
+    draws = draw_means(learnt.means, n_rank_draws(ranked.n_groups), np.random.default_rng(0)).theta
+    return ranks_of_draws(draws, label_index(ranked.labels, ranked.name), ascending, top)
 
 
 class ShrunkenAnswersMixin:
@@ -85,7 +107,7 @@ class ShrunkenAnswersMixin:
         table : DataFrame
             Columns ``factor``, ``group``, ``term``, ``n`` (copies of rows), ``no_pooling`` (`group_means_`), ``mean``
             (`theta_`), ``sd`` (`theta_sd_`), ``deviation`` and ``deviation_sd`` of the mean less the target,
-            ``shrinkage``, and ``lower``, ``upper`` of the mean: quantiles of Student's t.
+            ``shrinkage``, and ``eti95_lb``, ``eti95_ub`` (named by ``coverage``) of the mean: quantiles of Student's t.
         """
         if coverage is not None:
             check_coverage(coverage)
@@ -110,7 +132,7 @@ class ShrunkenAnswersMixin:
             Rows "Intercept" and slopes (of the target; sd 0 where it was given), "sigma" unless standard errors are
             known, "1|<factor>_sigma", the sd between groups, and "variance_share[<factor>]", the share of its square
             in the sum of both variances, with no interval. Columns ``mean``, ``sd``,
-            ``lower`` and ``upper``: Student's t, and chi-square for sigma.
+            ``eti95_lb`` and ``eti95_ub`` (named by ``coverage``): Student's t, and chi-square for sigma.
         """
         check_coverage(coverage)
         learnt = learnt_by(self)
@@ -132,28 +154,17 @@ class ShrunkenAnswersMixin:
         ascending : bool, default=False
             Whether the smallest mean has rank 1.
         top : int, default=None
-            Also return the probability of being among the first ``top``.
+            Return the first so many, with the probability of being among them; None: all groups.
 
         Returns
         -------
         table : DataFrame
             Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
-            ``p_top_<top>``. From 4,000 joint draws, always the same, of an approximate posterior: Student's t with a
-            common scale, and one error of the target that all groups share by the part they were moved.
+            ``p_top_<top>``. Ranks are those among all groups. From 4,000 joint draws, always the same, of an
+            approximate posterior: Student's t with a common scale, and one error of the target that all groups share
+            by the part they were moved.
         """
-        learnt = learnt_by(self)
-        known = [known for factor in learnt.factors for known in factor.terms]
-        if not known:
-            raise ValueError("There are no groups to rank: the estimator was fitted without.")
-        if term not in (None, *known):
-            raise ValueError(f"term={shown(term)} is no varying term of this model; its term is {known[0]!r}.")
-        check_only_factor(learnt.factors, factor)
-        if not np.isfinite(learnt.means.theta_sd).all():
-            raise ValueError("The groups cannot be ranked: the variance within groups, and so their sd, is not known.")
-        (ranked,) = learnt.factors
-        n_draws = n_rank_draws(ranked.n_groups)
-        draws = draw_means(learnt.means, n_draws, np.random.default_rng(0)).theta
-        return ranks_of_draws(draws, label_index(ranked.labels, ranked.name), ascending, top)
+        return ranks_of_groups(self, term, factor, ascending, top).iloc[:top]
 
 
 class PosteriorAnswersMixin:
@@ -196,9 +207,9 @@ class PosteriorAnswersMixin:
         table : DataFrame
             One row for each factor, term and group: ``factor``, ``group``, ``term``, ``n`` (copies of rows) and
 
-            - ``mean``, ``sd``, ``lower``, ``upper`` of the group's coefficient: the common coefficient of the same
-              column, where there is one, plus the group's own effect, the effects of all other factors at 0 (of a class
-              in a school also the school's);
+            - ``mean``, ``sd``, and ``eti95_lb``, ``eti95_ub`` (named by ``coverage``), of the group's coefficient: the
+              common coefficient of the same column, where there is one, plus the group's own effect, the effects of all
+              other factors at 0 (of a class in a school also the school's);
             - ``deviation``, ``deviation_sd`` of the own effect alone;
             - ``no_pooling``, the coefficient's estimate without pooling, NaN where the group's rows do not identify it.
               With one factor that of ``pooling="none"``; with several the least squares estimate from the group's rows,
@@ -227,13 +238,24 @@ class PosteriorAnswersMixin:
         answer = self._learnt.fitted.once(name, compute)
         return {key: part.copy() for key, part in answer.items()} if isinstance(answer, dict) else answer.copy()
 
-    def summary(self):
-        """Return posterior mean, sd, 89 % interval and diagnostics of every parameter, and shares of variance.
+    def summary(self, coverage=0.95, *, diagnostics=False):
+        """Return posterior mean, sd and interval of every parameter, and shares of variance.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals.
+        diagnostics : bool, default=False
+            Whether to add how exactly each number is known. From chains: ``r_hat``, ``ess_bulk``, ``ess_tail`` and
+            ``mcse_mean``, as `arviz.summary` has them. From the nodes of the marginal engine, which are no draws:
+            ``equivalent_draws``, so many independent draws would have as exact a mean, ``equivalent_draws_tail``, the
+            same for the probabilities in the 5 % tails (both infinite where there is no Monte Carlo error), and
+            ``mcse_mean``. `diagnostics_` has more.
 
         Returns
         -------
         table : DataFrame
-            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine.
+            ``mean``, ``sd``, ``eti95_lb`` and ``eti95_ub``: ends of the central interval, named by ``coverage``.
 
             The last rows, "variance_share[<factor>]", are the variance of the effects of a factor in a row, averaged
             over the rows of fit where there are slopes, over that of all factors' effects and the residual variance
@@ -245,8 +267,15 @@ class PosteriorAnswersMixin:
             else is NaN.
         """
         check_is_fitted(self)
-        has_sigma = self._learnt.has_sigma
-        return summary_table(self._learnt.frame, self._learnt.fitted, self.diagnostics_, known_errors=not has_sigma)
+        check_coverage(coverage)
+        return summary_table(
+            self._learnt.frame,
+            self._learnt.fitted,
+            self.diagnostics_,
+            known_errors=not self._learnt.has_sigma,
+            coverage=float(coverage),
+            with_diagnostics=diagnostics,
+        )
 
     def rank_groups(self, term=None, *, factor=None, ascending=False, top=None):
         """Return the posterior of every group's rank.
@@ -261,19 +290,16 @@ class PosteriorAnswersMixin:
         ascending : bool, default=False
             Whether the smallest coefficient has rank 1.
         top : int, default=None
-            Also return the probability of being among the first ``top``.
+            Return the first so many, with the probability of being among them; None: all groups.
 
         Returns
         -------
         table : DataFrame
             Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
-            ``p_top_<top>``. From joint draws, with the estimator's `random_state` (0 if it has none).
+            ``p_top_<top>``. Ranks are those among all groups. From joint draws, with the estimator's `random_state` (0
+            if it has none).
         """
-        check_is_fitted(self)
-        seed = 0 if self.random_state is None else self.random_state
-        return rank_table(
-            self._learnt.frame, self._learnt.fitted.posterior, term, factor, ascending, top, self._generator(seed)
-        )
+        return ranks_of_groups(self, term, factor, ascending, top).iloc[:top]
 
     def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
         """Return the posterior as an ArviZ DataTree.

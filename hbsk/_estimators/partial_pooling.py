@@ -35,7 +35,7 @@ from hbsk._model.options import Options, options_of
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.datatree import posterior_datatree
 from hbsk._posterior.diagnostics import marginal_diagnostics, warn_if_unreliable
-from hbsk._posterior.response_tables import on_response_scale, with_ratios
+from hbsk._posterior.response_tables import on_response_scale, ratio_table
 from hbsk.exceptions import NoGroupsWarning
 
 
@@ -221,32 +221,52 @@ class GeneralizedPoolingBase(PartialPoolingBase):
             One row for each factor, term and group: ``factor``, ``group``, ``term``, ``n`` (copies of rows, times their
             trials or exposure) and
 
-            - ``mean``, ``sd``, ``lower``, ``upper`` of the group's coefficient: the common coefficient of the same
-              column, where there is one, plus the group's own effect;
+            - ``mean``, ``sd``, and ``eti95_lb``, ``eti95_ub`` (named by ``coverage``), of the group's coefficient: the
+              common coefficient of the same column, where there is one, plus the group's own effect;
             - ``deviation``, ``deviation_sd`` of the own effect alone; not on the scale of the response;
             - ``no_pooling``, the maximum likelihood estimate from the group's rows, other common coefficients at their
               posterior means: infinite (0 or 1 as a probability) where the group has seen nothing but failures or
               successes, NaN where its rows do not identify it, or with several factors;
             - ``shrinkage``, see `shrinkage_`.
         """
-        if scale not in ("link", "response"):
-            raise ValueError(f"scale must be 'link' or 'response', got {shown(scale)}.")
+        self._check_scale(scale)
         table = super().group_effects(coverage)
         learnt = learnt_by(self)
         return table if scale == "link" else on_response_scale(learnt.frame, learnt.fitted, table)
 
-    def summary(self):
-        """Return posterior mean, sd, 89 % interval, ratios and diagnostics of every parameter.
+    def summary(self, coverage=0.95, *, scale="link", diagnostics=False):
+        """Return posterior mean, sd and interval of every parameter, or ratios.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central intervals.
+        scale : {"link", "response"}, default="link"
+            "link": all parameters, of the log odds or the log rate. "response": odds ratios or rate ratios of the
+            common coefficients; of the intercept the odds or the rate where all columns are 0.
+        diagnostics : bool, default=False
+            Whether to add how exactly each number is known, as in `PartialPoolingRegressor.summary`; only with
+            ``scale="link"``.
 
         Returns
         -------
         table : DataFrame
-            Laid out as `arviz.summary`; Monte Carlo error and effective sample size are those of the engine. Of common
-            coefficients ``ratio``, ``ratio_eti89_lb`` and ``ratio_eti89_ub`` are the exponentials of the mean and of
-            the ends of the interval: odds ratios, or rate ratios; of the intercept the odds or the rate where all
-            columns are 0.
+            ``mean``, ``sd``, ``eti95_lb`` and ``eti95_ub`` (named by ``coverage``); on the scale of the response
+            ``ratio`` in the place of mean and sd. Ratio and ends are exponentials of mean and ends.
         """
-        return with_ratios(super().summary(), learnt_by(self).frame.specification.common_columns)
+        self._check_scale(scale)
+        if scale == "link":
+            return super().summary(coverage, diagnostics=diagnostics)
+        if diagnostics:
+            raise ValueError(
+                "diagnostics=True tells how exactly coefficients are known, not their ratios: ask for it with "
+                "scale='link'."
+            )
+        return ratio_table(super().summary(coverage), learnt_by(self).frame.specification.common_columns)
+
+    def _check_scale(self, scale: Any) -> None:
+        if scale not in ("link", "response"):
+            raise ValueError(f"scale must be 'link' or 'response', got {shown(scale)}.")
 
     def _datatree(self, draws: Any, random_state: Any, rows: PredictedRows | None = None, y: Any = None) -> Any:
         """Return the posterior as an ArviZ DataTree, and what follows for rows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from hbsk._messages import quoted, shown
+from hbsk._messages import interval_columns, quoted, shown
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders, group_sd_orders
 from hbsk._posterior.parts import BLOCK_ELEMENTS
@@ -89,7 +89,8 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
             }
         )
         if coverage is not None:
-            table["lower"], table["upper"] = _intervals(frame, fitted.posterior, f, with_common, n_groups, coverage)
+            low, high = interval_columns(coverage)
+            table[low], table[high] = _intervals(frame, fitted.posterior, f, with_common, n_groups, coverage)
         tables.append(table)
     if not tables:
         return pd.DataFrame(columns=EFFECT_COLUMNS)

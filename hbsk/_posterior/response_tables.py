@@ -9,10 +9,6 @@ from scipy.special import expit
 from hbsk._posterior.group_tables import INTERCEPT_COLUMNS, column_labels, common_counterparts
 from hbsk._posterior.response import LARGEST_EXPONENT, response_points
 
-# What an exponential makes of a coefficient, by the name of the interval's ends in `summary`.
-RATIOS = {"ratio": "mean", "ratio_eti89_lb": "eti89_lb", "ratio_eti89_ub": "eti89_ub"}
-ON_RESPONSE = ("no_pooling", "lower", "upper")
-
 
 def on_response_scale(frame, fitted, table: pd.DataFrame) -> pd.DataFrame:
     """Return a table of group effects with coefficients through the link.
@@ -33,19 +29,20 @@ def on_response_scale(frame, fitted, table: pd.DataFrame) -> pd.DataFrame:
         for k, (column, label) in enumerate(zip(factor.columns, column_labels(factor), strict=True)):
             at = ((table["factor"] == factor.name) & (table["term"] == label)).to_numpy()
             inverse = _inverse(posterior.family, column)
-            for name in ON_RESPONSE:
-                if name in table:
-                    table.loc[at, name] = inverse(table.loc[at, name].to_numpy())
+            for name in ["no_pooling", *interval_ends(table)]:
+                table.loc[at, name] = inverse(table.loc[at, name].to_numpy())
             table.loc[at, "mean"], table.loc[at, "sd"] = _moments(frame.specification, posterior, f, k, inverse)
     return table
 
 
-def with_ratios(table: pd.DataFrame, columns) -> pd.DataFrame:
-    """Return a summary with odds ratios or rate ratios of the common coefficients: exponentials of mean and ends."""
-    table = table.copy()
-    for name, of in RATIOS.items():
-        table[name] = np.exp(table[of]).where(table.index.isin(list(columns)))
-    return table
+def interval_ends(table: pd.DataFrame) -> list[str]:
+    """Return the columns of a table that are ends of intervals."""
+    return [str(name) for name in table if str(name).startswith("eti")]
+
+
+def ratio_table(table: pd.DataFrame, columns) -> pd.DataFrame:
+    """Return the odds ratios or rate ratios of a summary's common coefficients: exponentials of mean and ends."""
+    return table.loc[list(columns), ["mean", *interval_ends(table)]].rename(columns={"mean": "ratio"}).apply(np.exp)
 
 
 def _inverse(family, column):

@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._engine.quadrature import score_quantiles
-from hbsk._messages import shown
-from hbsk._posterior.accuracy import END_LEVELS
+from hbsk._messages import interval_columns, shown
 from hbsk._posterior.diagnostics import derived_diagnostics, named_variance_values, variance_shares
 from hbsk._posterior.group_tables import common_counterparts, find_term, label_index
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
@@ -18,26 +17,28 @@ from hbsk._posterior.prediction import mixture_quantiles
 
 RANK_DRAWS = 4000
 RANK_NUMBERS = 40_000_000
+# Diagnostics of the summary: of chains those that ArviZ shows; of weighted nodes there are no chains, and an effective
+# size says how many independent draws would give as exact a mean, or as exact shares of the tails.
+OF_CHAINS = {"r_hat": "r_hat", "ess_bulk": "ess_bulk", "ess_tail": "ess_tail", "mcse_mean": "mcse_mean"}
+OF_NODES = {"ess_bulk": "equivalent_draws", "ess_tail": "equivalent_draws_tail", "mcse_mean": "mcse_mean"}
 
 
-SHOWN = ["ess_bulk", "ess_tail", "r_hat", "mcse_mean"]
-
-
-def summary_table(frame, fitted, diagnostics: pd.DataFrame, *, known_errors: bool) -> pd.DataFrame:
-    """Return mean, sd, interval and diagnostics of every parameter, laid out as `arviz.summary`."""
+def summary_table(
+    frame, fitted, diagnostics: pd.DataFrame, *, known_errors: bool, coverage: float, with_diagnostics: bool
+) -> pd.DataFrame:
+    """Return mean, sd, ends of the central interval and, if asked for, diagnostics of every parameter."""
     specification, posterior = frame.specification, fitted.posterior
+    levels, ends = interval_levels(coverage), list(interval_columns(coverage))
     weight = posterior.weight
     mean, sd = posterior.common_mixture()
     estimated = ~np.isnan(sd).any(axis=0)  # not what is absorbed by groups that are not pooled
-    common = pd.DataFrame(
-        {"mean": weight @ mean, "sd": np.nan, "eti89_lb": np.nan, "eti89_ub": np.nan},
-        index=list(specification.common_columns),
-    )
+    columns = dict.fromkeys(["sd", *ends], np.nan)
+    common = pd.DataFrame({"mean": weight @ mean, **columns}, index=list(specification.common_columns))
     covariance = posterior.common_moments()[1]
     endless = common_orders(specification, posterior) <= OF_VARIANCE
     common.iloc[estimated, 1] = np.where(endless, np.inf, np.sqrt(np.diag(covariance)))[estimated]
     common.iloc[estimated, 2:] = mixture_quantiles(
-        RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), END_LEVELS
+        RowMixture(weight, mean[:, estimated], sd[:, estimated] ** 2), levels
     )
     names, values = named_variance_values(specification, posterior.variance_nodes())
     # with known standard errors sigma is no parameter, without pooling the group sds are none
@@ -54,29 +55,41 @@ def summary_table(frame, fitted, diagnostics: pd.DataFrame, *, known_errors: boo
         index=names,
         dtype=float,
     )
-    low_high = variance_quantiles(posterior, values, weight, END_LEVELS)
-    variance["eti89_lb"], variance["eti89_ub"] = low_high[:, 0], low_high[:, 1]
-    table = pd.concat([common, variance]).join(diagnostics[SHOWN])
-    # noise that is known differs by row: there is no share of it
-    return table if known_errors else pd.concat([table, _share_table(specification, posterior)])
+    variance[ends] = variance_quantiles(posterior, values, weight, levels)
+    table = pd.concat([common, variance])
+    if not known_errors:  # noise that is known differs by row: there is no share of it
+        shares, of_shares = _share_table(specification, posterior, levels, ends, with_diagnostics)
+        table, diagnostics = pd.concat([table, shares]), pd.concat([diagnostics, of_shares])
+    return _with_diagnostics(table, diagnostics) if with_diagnostics else table
 
 
-def _share_table(specification, posterior) -> pd.DataFrame:
-    """Return the rows of the summary for each factor's share of variance."""
+def interval_levels(coverage: float) -> np.ndarray:
+    """Return the levels of the ends of a central interval."""
+    return np.array([(1 - coverage) / 2, (1 + coverage) / 2])
+
+
+def _with_diagnostics(table, diagnostics):
+    """Return the table with what is known of how exact it is; nothing that is nowhere known."""
+    names = OF_NODES if diagnostics["r_hat"].isna().all() else OF_CHAINS
+    told = diagnostics.loc[table.index.intersection(diagnostics.index), list(names)].rename(columns=names)
+    return table.join(told.dropna(axis="columns", how="all"))
+
+
+def _share_table(specification, posterior, levels, ends, with_diagnostics):
+    """Return the rows of the summary for each factor's share of variance, and their diagnostics."""
     names, average = variance_shares(specification, posterior.variance_nodes())
     if not names:
-        return pd.DataFrame()
+        return pd.DataFrame(), pd.DataFrame()
 
     def values_of(nodes):
         return variance_shares(specification, nodes)[1]
 
     nodes, weight, _ = posterior.variance_law()
     values = values_of(nodes)
-    ends = variance_quantiles(posterior, values, weight, END_LEVELS)
     sd = np.sqrt(weight @ (values - weight @ values) ** 2)
     table = pd.DataFrame({"mean": posterior.weight @ average, "sd": sd}, index=names)
-    table["eti89_lb"], table["eti89_ub"] = ends.T
-    return table.join(derived_diagnostics(posterior, names, values_of)[SHOWN])
+    table[ends] = variance_quantiles(posterior, values, weight, levels)
+    return table, derived_diagnostics(posterior, names, values_of) if with_diagnostics else pd.DataFrame()
 
 
 def variance_quantiles(posterior, values: np.ndarray, weight: np.ndarray, levels: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import chi2
 
+from hbsk._messages import interval_columns
 from hbsk._shrinkage.draws import deviation_sds
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
@@ -40,7 +41,8 @@ def effect_table(
     )
     if coverage is not None:
         reach = t_quantile(0.5 + float(coverage) / 2, np.array([fitted.nu])) * fitted.theta_sd
-        table["lower"], table["upper"] = fitted.theta - reach, fitted.theta + reach
+        low, high = interval_columns(coverage)
+        table[low], table[high] = fitted.theta - reach, fitted.theta + reach
     return table
 
 
@@ -62,7 +64,8 @@ def parameter_table(
     with np.errstate(invalid="ignore"):
         reach = t_quantile(0.5 + coverage / 2, np.array([fitted.nu])) * sd
     reach = np.where(sd == 0, 0.0, reach)
-    table = {"mean": mean, "sd": sd, "lower": mean - reach, "upper": mean + reach}
+    low, high = interval_columns(coverage)
+    table = {"mean": mean, "sd": sd, low: mean - reach, high: mean + reach}
     rows = [pd.DataFrame(table, index=["Intercept", *columns])]
     if 0 < fitted.nu < np.inf:
         sigma, nu = np.sqrt(fitted.sigma2), fitted.nu

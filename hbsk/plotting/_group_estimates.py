@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._base import learnt_by
 from hbsk._data.checks import check_coverage
 from hbsk._estimators.answers import check_only_factor
+from hbsk._messages import interval_columns
 from hbsk._posterior.group_tables import column_labels, common_counterparts, find_term
 from hbsk._shrinkage.shrunken_means import t_quantile
 
@@ -119,14 +120,15 @@ def _from_posterior(estimator: Any, term: str | None, factor: str | None, covera
     f, column = find_term(specification, term, factor, "show")
     shown = specification.factors[f]
     table = estimator.group_effects(coverage=coverage)
+    low, high = interval_columns(coverage)
     table = table[(table["factor"] == shown.name) & (table["term"] == column_labels(shown)[column])]
     return GroupEstimates(
         labels=estimator.groups_[shown.name],
         size=table["n"].to_numpy(dtype=np.float64),
         no_pooling=table["no_pooling"].to_numpy(),
         estimate=table["mean"].to_numpy(),
-        lower=table["lower"].to_numpy(),
-        upper=table["upper"].to_numpy(),
+        lower=table[low].to_numpy(),
+        upper=table[high].to_numpy(),
         shrinkage=table["shrinkage"].to_numpy(),
         centre=np.full(len(table), _common_coefficient(estimator, common_counterparts(specification, shown)[column])),
         factor=shown.name,

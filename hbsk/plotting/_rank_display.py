@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from sklearn.utils._optional_dependencies import check_matplotlib_support
 
+from hbsk._estimators.answers import ranks_of_groups
 from hbsk.plotting import _style
 from hbsk.plotting._group_display import GroupDisplay
 from hbsk.plotting._group_estimates import align, fitted_step, read_group_estimates
@@ -137,9 +138,9 @@ class RankDisplay(GroupDisplay):
                 "Pass a fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search ending in one."
             )
         found = read_group_estimates(estimator, term, factor, 0.95)
-        table = estimator.rank_groups(term, factor=factor, ascending=ascending, top=top)
+        table = ranks_of_groups(estimator, term, factor, ascending, top)
         by_label = {
-            name: align(dict(zip(table.index.tolist(), column, strict=True)), found.labels, name)
+            name: align(dict(zip(table.index.tolist(), column, strict=True)), found.labels, str(name))
             for name, column in table.items()
         }
         display = cls._of(
