@@ -18,9 +18,9 @@ from hbsk._data.factor import Factor
 from hbsk._data.rows import LEAST_ROWS, NO_NAN, Rows
 from hbsk._data.sources import GROUPS
 from hbsk._data.table import Table, read_table
-from hbsk._messages import shown
+from hbsk._messages import quoted, shown
 from hbsk._model.design import PredictedRows
-from hbsk._model.frame import read_new_rows
+from hbsk._model.frame import read_new_rows, read_population_rows
 from hbsk._model.options import options_of
 from hbsk._shrinkage.predictions import FittedMeans
 
@@ -79,18 +79,59 @@ def read_training_table(estimator: Any, X: Any) -> Table:
 
 
 def read_predicted(
-    estimator: Any, X: Any, groups: Any, standard_error: Any = None, y: Any = None, *, must_answer: bool = False
+    estimator: Any,
+    X: Any,
+    groups: Any,
+    standard_error: Any = None,
+    y: Any = None,
+    *,
+    must_answer: bool = False,
+    include_groups: bool = True,
 ) -> tuple[PredictedRows, Rows]:
     """Read rows for a method after fit: as the model sees them, and as they came.
 
-    With ``must_answer`` rows that the estimator would answer with NaN are an error.
+    With ``must_answer`` rows that the estimator would answer with NaN are an error. Without ``include_groups`` no label
+    is looked at.
     """
     frame = learnt_by(estimator).frame
     table = read_table(estimator, X, reset=False)
     options = options_of(estimator)
+    if not isinstance(include_groups, bool | np.bool_):
+        raise ValueError(f"include_groups must be True or False, got {shown(include_groups)}.")
+    if not include_groups:
+        effect_mean = population_effects(estimator)
+        return read_population_rows(options, frame, table, effect_mean, standard_error)
     if must_answer and options.unknown_groups == "nan":
         options = replace(options, unknown_groups=NO_NAN)
     return read_new_rows(options, frame, table, groups, standard_error, y)
+
+
+def population_effects(estimator: Any) -> np.ndarray | None:
+    """Return the fixed means of the effects of groups, None for zeros.
+
+    Raises
+    ------
+    ValueError
+        Where there is no population that groups are drawn from, or its mean is no number.
+    """
+    learnt = learnt_by(estimator)
+    fitted, factors = learnt.fitted, learnt.frame.specification.factors
+    if not factors:
+        return None
+    names = quoted(factor.name for factor in factors)
+    if estimator.pooling == "none":
+        raise ValueError(
+            f"include_groups=False asks for the population that the groups ({names}) are drawn from, and with "
+            "pooling='none' there is none. Use pooling='partial' for it, or pooling='complete' for one answer for all."
+        )
+    laws = getattr(fitted.posterior, "laws", ()) if fitted.effect_mean is None else ()
+    if any(np.any(law.mean() != 0) for of_factor in laws for law in of_factor):
+        raise ValueError(
+            f"include_groups=False takes the effects of the groups ({names}) as 0, and their prior in priors= has "
+            "another mean, which the posterior knows only with an error. Predict for a label that fit has not seen "
+            "instead: that is the mean of the population."
+        )
+    return fitted.effect_mean
 
 
 def generator(random_state: Any) -> np.random.Generator:

@@ -201,7 +201,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         self._infer(options, frame, replace(rows, y_deviation=rows.y), "binomial")
         return self
 
-    def predict(self, X, groups=None):
+    def predict(self, X, groups=None, *, include_groups=True):
         """Return the more probable label of each row.
 
         Parameters
@@ -210,15 +210,17 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict_proba`.
 
         Returns
         -------
         label : ndarray of shape (n_samples,)
         """
-        logs = self._log_probabilities(X, groups, must_answer=True)
+        logs = self._log_probabilities(X, groups, include_groups, must_answer=True)
         return self.classes_[(logs[:, 1] > logs[:, 0]).astype(int)]
 
-    def predict_proba(self, X, groups=None):
+    def predict_proba(self, X, groups=None, *, include_groups=True):
         """Return the posterior mean of the probability of each class.
 
         Parameters
@@ -227,15 +229,18 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0 (where their prior has a fixed mean,
+            that mean): probabilities of a group in the middle of the population, not the average over groups.
 
         Returns
         -------
         probability : ndarray of shape (n_samples, 2)
             In the order of `classes_`; each is integrated by itself, so that neither is rounded beside 1.
         """
-        return np.exp(self._log_probabilities(X, groups))
+        return np.exp(self._log_probabilities(X, groups, include_groups))
 
-    def predict_log_proba(self, X, groups=None):
+    def predict_log_proba(self, X, groups=None, *, include_groups=True):
         """Return logs of the posterior means of the probabilities.
 
         Parameters
@@ -244,15 +249,17 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict_proba`.
 
         Returns
         -------
         log_probability : ndarray of shape (n_samples, 2)
             In the order of `classes_`.
         """
-        return self._log_probabilities(X, groups)
+        return self._log_probabilities(X, groups, include_groups)
 
-    def decision_function(self, X, groups=None):
+    def decision_function(self, X, groups=None, *, include_groups=True):
         """Return the log odds of the predicted probabilities.
 
         Parameters
@@ -261,6 +268,8 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict_proba`.
 
         Returns
         -------
@@ -268,10 +277,10 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             ``log P - log (1 - P)`` of the second class; positive where it is predicted. Not the mean of the linear
             predictor.
         """
-        logs = self._log_probabilities(X, groups)
+        logs = self._log_probabilities(X, groups, include_groups)
         return logs[:, 1] - logs[:, 0]
 
-    def predict_interval(self, X, groups=None, *, coverage=0.9):
+    def predict_interval(self, X, groups=None, *, coverage=0.9, include_groups=True):
         """Return central intervals of the probability of the second class.
 
         Parameters
@@ -282,6 +291,8 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Group labels, where fit had them as ``groups=``.
         coverage : float, default=0.9
             Probability of the interval, a fraction.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict_proba`.
 
         Returns
         -------
@@ -289,11 +300,11 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Quantiles of the posterior of the probability, within 0 and 1.
         """
         check_coverage(coverage)
-        rows, read = self._rows(X, groups)
+        rows, read = self._rows(X, groups, include_groups)
         interval = predict_response_interval(self._learnt.fitted.posterior, rows, float(coverage))
         return self._mark_unknown(interval, read)
 
-    def sample_y(self, X, groups=None, *, n_samples=1, random_state=None):
+    def sample_y(self, X, groups=None, *, n_samples=1, include_groups=True, random_state=None):
         """Draw labels from the posterior predictive distribution.
 
         Parameters
@@ -305,6 +316,8 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             rows.
         n_samples : int, default=1
             Number of draws.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict_proba`.
         random_state : int, RandomState instance, Generator or None, default=None
             None takes the estimator's.
 
@@ -314,7 +327,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Labels; each column is one joint draw of all rows.
         """
         check_n_samples(n_samples)
-        rows, _ = self._rows(X, groups, must_answer=True)
+        rows, _ = self._rows(X, groups, include_groups, must_answer=True)
         generator = self._generator(random_state)
         draws = sample_responses(self._learnt.fitted.posterior, rows, int(n_samples), generator)
         return self.classes_[draws.astype(int)]
@@ -395,6 +408,6 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         tags.classifier_tags.multi_class = False
         return tags
 
-    def _log_probabilities(self, X, groups, must_answer=False):
-        rows, read = self._rows(X, groups, must_answer=must_answer)
+    def _log_probabilities(self, X, groups, include_groups, must_answer=False):
+        rows, read = self._rows(X, groups, include_groups, must_answer=must_answer)
         return self._mark_unknown(predict_log_probabilities(self._learnt.fitted.posterior, rows), read)

@@ -10,9 +10,10 @@ from sklearn.utils._param_validation import StrOptions
 
 from hbsk._base import check_n_samples, keeps_former_fit, learnt_by
 from hbsk._data.checks import check_interval, check_target, check_weights
-from hbsk._data.responses import as_counts, check_counts, check_sizes, check_whole_trials
+from hbsk._data.responses import as_counts, check_counts
 from hbsk._data.suspicions import warn_of_order
 from hbsk._estimators.partial_pooling import GeneralizedPoolingBase, PartialPoolingBase
+from hbsk._estimators.sizes import SIZE_OF, SizesMixin
 from hbsk._model.frame import read_training_frame
 from hbsk._posterior.deviances import explained_deviance
 from hbsk._posterior.response_rows import (
@@ -22,10 +23,8 @@ from hbsk._posterior.response_rows import (
     sample_responses,
 )
 
-SIZE_OF = {"poisson": "exposure", "binomial": "trials"}
 
-
-class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
+class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolingBase):
     r"""Hierarchical Bayesian regression of counts or proportions: groups borrow strength from each other.
 
     The model of lme4's ``glmer(y ~ x + (x | group), family = poisson)``, or ``family = binomial``, with priors, and its
@@ -273,7 +272,7 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         self._infer(options, frame, rows, family, "" if size is None else SIZE_OF[family])
         return self
 
-    def predict(self, X, groups=None):
+    def predict(self, X, groups=None, *, include_groups=True):
         """Return the posterior mean of the rate for one unit of exposure, or of the proportion.
 
         Parameters
@@ -282,15 +281,20 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
             Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0 (where their prior has a fixed mean,
+            that mean): rates of a group in the middle of the population, not the average over groups.
 
         Returns
         -------
         mean : ndarray of shape (n_samples,)
         """
-        rows, read = self._rows(X, groups)
+        rows, read = self._rows(X, groups, include_groups)
         return self._mark_unknown(predict_response(self._learnt.fitted.posterior, rows), read)
 
-    def predict_interval(self, X, groups=None, *, coverage=0.9, kind="mean", exposure=None, trials=None):
+    def predict_interval(
+        self, X, groups=None, *, coverage=0.9, kind="mean", include_groups=True, exposure=None, trials=None
+    ):
         """Return central intervals of each row.
 
         Parameters
@@ -304,6 +308,8 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         kind : {"mean", "prediction"}, default="mean"
             Interval of the rate or proportion, or of a new count; counts are whole, so that the second may hold more
             than ``coverage``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict`.
         exposure : array-like of shape (n_samples,) or float, default=None
             Exposure of each row, with ``family="poisson"``; for a prediction; needed where fit had it, otherwise 1.
         trials : array-like of shape (n_samples,) or float, default=None
@@ -315,7 +321,7 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
             Quantiles; none is below 0, no proportion above 1.
         """
         check_interval(coverage, kind)
-        rows, read = self._rows(X, groups)
+        rows, read = self._rows(X, groups, include_groups)
         posterior = self._learnt.fitted.posterior
         if kind == "mean":
             for argument, value in (("exposure", exposure), ("trials", trials)):
@@ -328,7 +334,9 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         rows = self._with_whole_sizes(rows, X, exposure, trials, "kind='prediction'")
         return self._mark_unknown(predict_count_interval(posterior, rows, float(coverage)), read)
 
-    def sample_y(self, X, groups=None, *, n_samples=1, exposure=None, trials=None, random_state=None):
+    def sample_y(
+        self, X, groups=None, *, n_samples=1, include_groups=True, exposure=None, trials=None, random_state=None
+    ):
         """Draw new counts, or successes, from the posterior predictive distribution.
 
         Parameters
@@ -340,6 +348,8 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
             rows.
         n_samples : int, default=1
             Number of draws.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict`.
         exposure : array-like of shape (n_samples,) or float, default=None
             Exposure of each row, with ``family="poisson"``; needed where fit had it, otherwise 1.
         trials : array-like of shape (n_samples,) or float, default=None
@@ -353,7 +363,7 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
             Each column is one joint draw of all rows.
         """
         check_n_samples(n_samples)
-        rows, read = self._rows(X, groups)
+        rows, read = self._rows(X, groups, include_groups)
         rows = self._with_whole_sizes(rows, X, exposure, trials, "sample_y")
         generator = self._generator(random_state)
         draws = sample_responses(self._learnt.fitted.posterior, rows, int(n_samples), generator)
@@ -449,36 +459,3 @@ class PartialPoolingCountRegressor(RegressorMixin, GeneralizedPoolingBase):
         tags = super().__sklearn_tags__()
         tags.target_tags.positive_only = self.family == "poisson"
         return tags
-
-    def _sizes(self, family, n_rows, exposure, trials):
-        """Return exposure or trials, whichever the family has; an error where the other is given."""
-        given = {"exposure": exposure, "trials": trials}
-        (other,) = given.keys() - {SIZE_OF[family]}
-        if given[other] is not None:
-            raise ValueError(
-                f"{other}= was given with family={family!r}, which has {SIZE_OF[family]}= instead. Leave it out, or "
-                f"set family={'poisson' if other == 'exposure' else 'binomial'!r}."
-            )
-        return check_sizes(given[SIZE_OF[family]], n_rows, SIZE_OF[family], type(self).__name__)
-
-    def _with_sizes(self, rows, X, exposure, trials, what):
-        """Return rows with their exposure or trials, which must be there where fit had them."""
-        learnt = learnt_by(self)
-        warn_of_order(X, [("exposure", exposure), ("trials", trials)])
-        size = self._sizes(learnt.family, rows.design.n_rows, exposure, trials)
-        if size is None and learnt.sized_by:
-            raise ValueError(
-                f"{what} needs {learnt.sized_by}= for these rows: this {type(self).__name__} was fitted with it. "
-                "scikit-learn's scorers and searches pass it only with metadata routing on, set_fit_request("
-                f"{learnt.sized_by}=True) and set_score_request({learnt.sized_by}=True). Without routing fit with "
-                f"weights instead, fit(X, y / {learnt.sized_by}, sample_weight={learnt.sized_by}), which is the same "
-                "likelihood."
-            )
-        return replace(rows, size=size)
-
-    def _with_whole_sizes(self, rows, X, exposure, trials, what):
-        """Return rows whose outcomes can be drawn."""
-        rows = self._with_sizes(rows, X, exposure, trials, what)
-        if self._learnt.family == "binomial":
-            check_whole_trials(rows.size, what)
-        return rows

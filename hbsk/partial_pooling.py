@@ -250,7 +250,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         refuse_sums_of_several_factors(statistics.frame)
         return statistics
 
-    def predict(self, X, groups=None, *, return_std=False, standard_error=None):
+    def predict(self, X, groups=None, *, include_groups=True, return_std=False, standard_error=None):
         """Return the posterior predictive mean of each row, and its sd.
 
         Parameters
@@ -259,6 +259,10 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             Rows to predict, with the columns that fit had.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0 (where their prior has a fixed mean,
+            that mean), as with lme4's ``re.form = NA``. The sd is then without the variance between groups, that of the
+            group in the middle of the population; a label that fit has not seen has the same mean and all of the sd.
         return_std : bool, default=False
             Whether to return the sd of a new observation, residual noise included.
         standard_error : array-like of shape (n_samples,), default=None
@@ -272,14 +276,16 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             few groups, a heavy-tailed prior) or the prior of the effects has none, and with ``pooling="none"`` where
             the group's own rows do not identify the mean of the row.
         """
-        rows, read = read_predicted(self, X, groups, standard_error)
+        rows, read = read_predicted(self, X, groups, standard_error, include_groups=include_groups)
         if return_std or standard_error is not None:
             require_standard_error(self, standard_error, "return_std=True")
         mean, std = predict_mean(self._learnt.fitted.posterior, rows, return_std=return_std)
         mean = self._mark_unknown(mean, read)
         return (mean, self._mark_unknown(std, read)) if return_std else mean
 
-    def predict_interval(self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None):
+    def predict_interval(
+        self, X, groups=None, *, coverage=0.9, kind="prediction", include_groups=True, standard_error=None
+    ):
         """Return central intervals of each row.
 
         Parameters
@@ -292,6 +298,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             Probability of the interval, a fraction.
         kind : {"prediction", "mean"}, default="prediction"
             Interval for a new observation, or for the mean of the row's group at the row's features.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict`.
         standard_error : array-like of shape (n_samples,), default=None
             Sampling sd of the new observations, where fit had known standard errors; not needed for ``kind="mean"``.
 
@@ -301,13 +309,13 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             Quantiles of the posterior predictive mixture, without Monte Carlo noise of their own.
         """
         check_interval(coverage, kind)
-        rows, read = read_predicted(self, X, groups, standard_error)
+        rows, read = read_predicted(self, X, groups, standard_error, include_groups=include_groups)
         if kind == "prediction":
             require_standard_error(self, standard_error, "kind='prediction'")
         interval = predict_interval(self._learnt.fitted.posterior, rows, coverage=coverage, kind=kind)
         return self._mark_unknown(interval, read)
 
-    def sample_y(self, X, groups=None, *, n_samples=1, standard_error=None, random_state=None):
+    def sample_y(self, X, groups=None, *, n_samples=1, include_groups=True, standard_error=None, random_state=None):
         """Draw new observations from the posterior predictive distribution.
 
         Parameters
@@ -319,6 +327,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             rows.
         n_samples : int, default=1
             Number of draws.
+        include_groups : bool, default=True
+            False: no labels are looked at, and the effects of all groups are 0, as in `predict`.
         standard_error : array-like of shape (n_samples,), default=None
             Sampling sd of the new observations, where fit had known standard errors.
         random_state : int, RandomState instance, Generator or None, default=None
@@ -331,7 +341,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             identify their mean: their sd is infinite, and nothing can be drawn.
         """
         check_n_samples(n_samples)
-        rows, read = read_predicted(self, X, groups, standard_error)
+        rows, read = read_predicted(self, X, groups, standard_error, include_groups=include_groups)
         require_standard_error(self, standard_error, "sample_y")
         draws = sample_observations(self._learnt.fitted.posterior, rows, int(n_samples), self._generator(random_state))
         return self._mark_unknown(draws, read)

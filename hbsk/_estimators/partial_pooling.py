@@ -184,9 +184,11 @@ class GeneralizedPoolingBase(PartialPoolingBase):
         fitted = infer_generalized(options, frame, rows, family)
         self._learn(learnt_of_rows(frame, rows, fitted, family, sized_by))
 
-    def _rows(self, X: Any, groups: Any, *, must_answer: bool = False) -> tuple[PredictedRows, Rows]:
+    def _rows(
+        self, X: Any, groups: Any, include_groups: bool = True, *, must_answer: bool = False
+    ) -> tuple[PredictedRows, Rows]:
         """Read rows after fit; those of unknown groups are refused where the answer cannot be NaN."""
-        return read_predicted(self, X, groups, must_answer=must_answer)
+        return read_predicted(self, X, groups, must_answer=must_answer, include_groups=include_groups)
 
     def _bambi(self, options: Options, frame: ModelFrame, rows: Rows, family: str) -> Any:
         """Return the model in Bambi."""

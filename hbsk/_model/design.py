@@ -323,7 +323,7 @@ class PredictedRows:
 
     Attributes
     ----------
-    design : Design
+    design : Design or PopulationDesign
     codes : list of ndarray of shape (n_rows,), one per factor
         Codes not below the number of groups are new groups.
     standard_error : ndarray of shape (n_rows,) or None
@@ -331,7 +331,7 @@ class PredictedRows:
         Trials or exposure.
     """
 
-    design: Design
+    design: Design | PopulationDesign
     codes: Sequence[np.ndarray]
     standard_error: np.ndarray | None
     size: np.ndarray | None = None
@@ -352,6 +352,26 @@ def columns_by_term(terms: Sequence[str]) -> dict[str, list[int]]:
     for k, term in enumerate(terms):
         columns.setdefault(term, []).append(k)
     return columns
+
+
+class PopulationDesign:
+    """A design whose groups all have the mean effects of the population.
+
+    Parameters
+    ----------
+    design : Design
+    effect_mean : ndarray of shape (q,) or None
+        Fixed means of the effects of the varying columns of all factors, one after another; None for zeros.
+    """
+
+    def __init__(self, design: Design, effect_mean: np.ndarray | None):
+        self.n_rows = design.n_rows
+        self._design = design if effect_mean is None else DesignWithMeans(design, effect_mean)
+
+    def block(self, start: int, stop: int) -> tuple[np.ndarray, list[np.ndarray], np.ndarray | None]:
+        """Compute the rows from start to stop; see `Design.block`."""
+        x, z, offset = self._design.block(start, stop)
+        return x, [np.zeros_like(part) for part in z], offset
 
 
 class DesignWithMeans:

@@ -11,7 +11,7 @@ from hbsk._data.factor import Factor
 from hbsk._data.rows import LEAST_ROWS, FactorSource, Rows, read_rows, read_training_rows
 from hbsk._data.sources import GROUPS, read_keyword
 from hbsk._data.table import Table
-from hbsk._model.design import PredictedRows
+from hbsk._model.design import PopulationDesign, PredictedRows
 from hbsk._model.formula import ParsedFormula, bind_columns, write_formula
 from hbsk._model.options import Options
 from hbsk._model.specification import Specification, specify
@@ -133,6 +133,24 @@ def read_new_rows(
     return PredictedRows(design, rows.codes, rows.standard_error), rows
 
 
+def read_population_rows(
+    options: Options, frame: ModelFrame, table: Table, effect_mean: np.ndarray | None, standard_error=None
+) -> tuple[PredictedRows, Rows]:
+    """Read rows whose labels are not looked at: the effects of their groups are the mean of the population."""
+    specification = frame.specification
+    rows = read_rows(
+        table,
+        name=options.name,
+        factors=(),
+        standard_error=standard_error,
+        used_columns=specification.feature_columns,
+    )
+    design = specification.design(rows.features)
+    design.warn_beyond_knots()
+    codes = [np.zeros(rows.n_rows, dtype=np.int64) for _ in specification.factors]
+    return PredictedRows(PopulationDesign(design, effect_mean), codes, rows.standard_error), rows
+
+
 def unknown_rows(rows: Rows) -> np.ndarray:
     """Return which rows belong to a group, of any factor, that fit has not seen."""
     unknown = np.zeros(rows.n_rows, dtype=bool)
@@ -141,4 +159,4 @@ def unknown_rows(rows: Rows) -> np.ndarray:
     return unknown
 
 
-__all__ = ["GROUPS", "ModelFrame", "read_new_rows", "read_training_frame", "unknown_rows"]
+__all__ = ["GROUPS", "ModelFrame", "read_new_rows", "read_population_rows", "read_training_frame", "unknown_rows"]

@@ -212,6 +212,10 @@ class GeneralizedPosterior(Posterior):
         if not self.n_groups:
             mean, sd = self._kernels(mean)
             return RowMixture(self.weight, mean, sd**2)
+        bare = ~z[0].any(axis=1)  # of common coefficients alone
+        if bare.any():
+            mean[:, bare], sd = self._kernels(mean[:, bare])
+            variance[:, bare] = sd**2
         sd = np.sqrt(variance)
         means, sds = skew_normals(standardised(third, sd))
         shape = (len(SHARES) * self.n_nodes, mean.shape[1])
