@@ -8,6 +8,7 @@ import matplotlib
 import pytest
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+SAMPLED = {"plot_lesson_simulation"}  # three runs of NUTS, a minute
 
 # The questions that the gallery answers: a script that is renamed or lost is noticed.
 QUESTIONS = {
@@ -19,6 +20,7 @@ QUESTIONS = {
     "plot_eight_schools",
     "plot_intercepts_first",
     "plot_james_stein_risk",
+    "plot_lesson_simulation",
     "plot_predictive_check",
     "plot_schools_in_districts",
     "plot_shrinkage_radon",
@@ -46,7 +48,10 @@ def figures():
     return len(plt.get_fignums()) + len(list(Path().rglob("*.png")))
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SAMPLED)) for path in EXAMPLES],
+)
 def test_example_runs_and_draws(path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
