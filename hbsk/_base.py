@@ -41,12 +41,19 @@ class LearntMeans:
         Whether the standard errors of y were given.
     means : FittedMeans
         What predictions need.
+    method, target : str
+        What the means were shrunken by, and towards, as the parameters said.
+    variance_by : str
+        How the variance between groups was estimated, or "given".
     """
 
     factors: tuple[Factor, ...]
     columns: tuple[str, ...]
     known_errors: bool
     means: FittedMeans
+    method: str
+    target: str
+    variance_by: str
 
 
 def learnt_by(estimator: Any) -> Any:

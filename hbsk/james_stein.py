@@ -74,6 +74,8 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Number of rows in each group; sum of their weights where there are weights.
     group_means_ : ndarray of shape (n_groups,)
         Mean of each group, before shrinkage.
+    group_standard_errors_ : ndarray of shape (n_groups,)
+        Standard errors of `group_means_`: known, or `sigma_` over the roots of `group_sizes_`.
     theta_ : ndarray of shape (n_groups,)
         Shrunken means.
     theta_sd_ : ndarray of shape (n_groups,)
@@ -117,6 +119,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     See Also
     --------
     sklearn.preprocessing.TargetEncoder : Group means as features.
+    hbsk.meta_analysis.Heterogeneity : What `heterogeneity` returns, the random-effects meta-analysis of the means.
 
     Notes
     -----

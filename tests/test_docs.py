@@ -30,6 +30,7 @@ PUBLIC_MODULES = (
     "hbsk.datasets",
     "hbsk.diagnostics",
     "hbsk.exceptions",
+    "hbsk.meta_analysis",
     "hbsk.model_selection",
     "hbsk.plotting",
     "hbsk.predictive_checks",

@@ -28,6 +28,7 @@ MAY_IMPORT = {
     "sufficient_statistics": SUMS,
     "_fit": FIT,
     "diagnostics": FIT,
+    "meta_analysis": SHRINKAGE,
     "_base": FIT | {"_fit"},
     "_estimators": FIT | {"_fit", "_base"},
     "partial_pooling": ESTIMATORS | {"diagnostics"},

@@ -35,6 +35,7 @@ from hbsk._posterior.group_tables import (
 )
 from hbsk._posterior.summary import n_rank_draws, rank_table, ranks_of_draws, summary_table
 from hbsk._shrinkage.draws import draw_means
+from hbsk._shrinkage.heterogeneity import analyse_means, why_not_analysed
 from hbsk._shrinkage.tables import EFFECT_COLUMNS, effect_table, parameter_table
 
 
@@ -84,6 +85,11 @@ class ShrunkenAnswersMixin:
         }
 
     @property
+    def group_standard_errors_(self):
+        """Standard errors of `group_means_`."""
+        return np.sqrt(learnt_by(self).means.variances)
+
+    @property
     def group_sd_(self):
         """Estimates of the sd between groups, by factor."""
         sd = np.sqrt(self.between_group_variance_) if learnt_by(self).factors else np.nan
@@ -121,6 +127,8 @@ class ShrunkenAnswersMixin:
     def summary(self, coverage=0.95):
         """Return the parameters that were estimated, with what is known of them.
 
+        Method and target of the fit are the names of its columns and rows, and stand in its upper left corner.
+
         Parameters
         ----------
         coverage : float, default=0.95
@@ -129,18 +137,61 @@ class ShrunkenAnswersMixin:
         Returns
         -------
         table : DataFrame
-            Rows "Intercept" and slopes (of the target; sd 0 where it was given), "sigma" unless standard errors are
-            known, "1|<factor>_sigma", the sd between groups, and "variance_share[<factor>]", the share of its square
-            in the sum of both variances, with no interval. Columns ``mean``, ``sd``,
-            ``eti95_lb`` and ``eti95_ub`` (named by ``coverage``): Student's t, and chi-square for sigma.
+            Rows "Intercept", the pooled mean that means were moved towards (sd 0 where it was given), and slopes of the
+            target; "sigma" unless standard errors are known; "between_group_variance"; "1|<factor>_sigma", its root,
+            the sd between groups; "variance_share[<factor>]", its share in the sum of both variances, unless standard
+            errors are known. Columns ``mean``, ``sd``, ``eti95_lb``, ``eti95_ub`` (named by ``coverage``) and the
+            degrees of freedom ``df`` of the interval: of coefficients Student's t, with groups less coefficients where
+            only group means tell them; of sigma chi-square; of what goes with the variance between groups Q-profile,
+            see `heterogeneity`. The sds of its root and share are not known (NaN).
         """
         check_coverage(coverage)
         learnt = learnt_by(self)
-        points = {f"{term}_sigma": sd for series in self.group_sd_.values() for term, sd in series.items()}
-        if not learnt.known_errors:
-            between, within = self.between_group_variance_, learnt.means.sigma2
-            points |= {f"variance_share[{factor.name}]": between / (between + within) for factor in learnt.factors}
-        return parameter_table(learnt.means, learnt.columns, points, float(coverage))
+        analysis = None if why_not_analysed(learnt.means) else self.heterogeneity(coverage)
+        terms = [term for factor in learnt.factors for term in factor.terms]
+        table = parameter_table(
+            learnt.means,
+            learnt.columns,
+            terms[0] if terms else None,
+            self.between_group_variance_,
+            analysis,
+            float(coverage),
+            tau2_is_given=learnt.variance_by == "given",
+        )
+        return table.rename_axis(index=f"target: {learnt.target}", columns=learnt.method)
+
+    def heterogeneity(self, coverage=0.95):
+        """Return the random-effects analysis of the group means: how much true means differ, and the pooled mean.
+
+        It refers to the model of a random-effects meta-analysis with the variance that `between_group_variance` names,
+        and is the same for every `method`. With `target="regression"` it is about what the columns leave; with a target
+        that was given, about differences from that.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the intervals.
+
+        Returns
+        -------
+        analysis : Heterogeneity
+            See :class:`hbsk.meta_analysis.Heterogeneity`. Printed it looks like a summary of metafor.
+
+        Raises
+        ------
+        ValueError
+            Where there are no more groups than coefficients, or sampling variances are not known or 0.
+        """
+        check_coverage(coverage)
+        learnt = learnt_by(self)
+        return analyse_means(
+            getattr(self, "group_means_", np.empty(0)),
+            learnt.means,
+            learnt.columns,
+            tau2=self.between_group_variance_,
+            estimator=learnt.variance_by,
+            coverage=float(coverage),
+        )
 
     def rank_groups(self, term=None, *, factor=None, ascending=False, top=None):
         """Return the law of every group's rank.

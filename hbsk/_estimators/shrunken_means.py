@@ -51,7 +51,9 @@ class ShrunkenMeansBase(GroupRoutingMixin, ShrunkenAnswersMixin, BaseEstimator):
         else:
             warn_of_redundant_columns(names, learnt.redundant)
         fitted = fitted_means(learnt)
-        self._learnt = LearntMeans((factor,), tuple(names), rows.standard_error is not None, fitted)
+        variance_by = self.between_group_variance if isinstance(self.between_group_variance, str) else "given"
+        known, target = rows.standard_error is not None, str(self.target)
+        self._learnt = LearntMeans((factor,), tuple(names), known, fitted, self.method, target, variance_by)
         self.groups_ = {factor.name: factor.labels}
         self.group_sizes_ = groups.counts
         self.group_means_ = groups.means
@@ -81,7 +83,8 @@ class ShrunkenMeansBase(GroupRoutingMixin, ShrunkenAnswersMixin, BaseEstimator):
             reason = "fewer than 3 slopes" if learnt.rank < 3 else "no degrees of freedom for the residual variance"
             warn(f"Slopes are returned as least squares has them: {reason}.", ShrinkageWarning)
         fitted = fitted_slopes(learnt)
-        self._learnt = LearntMeans((), tuple(names), rows.standard_error is not None, fitted)
+        known = rows.standard_error is not None
+        self._learnt = LearntMeans((), tuple(names), known, fitted, "james-stein", "zero", "given")
         self.groups_ = {}
         for name in ("group_sizes_", "group_means_", "theta_", "theta_sd_"):
             setattr(self, name, np.empty(0))

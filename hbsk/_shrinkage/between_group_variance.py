@@ -37,9 +37,9 @@ from hbsk._shrinkage.cells import (
     Cells,
     WeightedFit,
     least_squares,
-    leverage_trace,
     squared_residual,
     totals_at,
+    trace_of_p,
 )
 
 # Of tau^2, one number or many.
@@ -142,9 +142,7 @@ def likelihood_slope(cells: Cells, tau2: float | np.ndarray, *, restricted: bool
     """Differentiate `log_likelihood` by tau^2: 1/2 (y'PPy - tr P), or 1/2 (y'PPy - tr W) for ML."""
     weights = 1.0 / totals_at(cells, tau2)
     fit = least_squares(cells, weights)
-    trace = weights @ cells.counts
-    if restricted:
-        trace = trace - leverage_trace(cells, fit, weights)
+    trace = trace_of_p(cells, fit, weights) if restricted else weights @ cells.counts
     return 0.5 * (squared_residual(cells, np.square(weights), fit.coef) - trace)
 
 
@@ -173,8 +171,7 @@ def dersimonian_laird(cells: Cells) -> float:
     """
     weights = 1.0 / cells.variances
     fit = least_squares(cells, weights)
-    trace = cells.counts @ weights - leverage_trace(cells, fit, weights)
-    return max(0.0, float((fit.residual - cells.degrees) / trace))
+    return max(0.0, float((fit.residual - cells.degrees) / trace_of_p(cells, fit, weights)))
 
 
 def paule_mandel(cells: Cells) -> float:
@@ -192,7 +189,7 @@ def paule_mandel(cells: Cells) -> float:
     high = float(least_squares(cells, np.ones_like(cells.variances)).residual / degrees) or cells.variances[-1]
     while excess(high) > 0:  # only rounding can bring this about
         high *= 2.0
-    return _root(excess, 0.0, high)
+    return root_between(excess, 0.0, high)
 
 
 _ESTIMATORS: dict[str, Callable[[Cells], float]] = {
@@ -262,7 +259,11 @@ def _grid(smallest: float, high: float) -> np.ndarray:
 def _sign_changes(function: Curve, grid: np.ndarray) -> list[float]:
     """Roots where the function goes from positive to not positive, between neighbours on the grid."""
     values = function(grid)
-    return [_root(function, grid[i], grid[i + 1]) for i in range(len(grid) - 1) if values[i] > 0 and values[i + 1] <= 0]
+    return [
+        root_between(function, grid[i], grid[i + 1])
+        for i in range(len(grid) - 1)
+        if values[i] > 0 and values[i + 1] <= 0
+    ]
 
 
 def _merge_cells(cells: Cells) -> Cells:
@@ -287,12 +288,12 @@ def _polish(function: Curve, guess: float, smallest: float) -> float:
         low, high, step = high, high * step, step * step
     while function(low) <= 0:
         if low < smallest:
-            return 0.0 if function(0.0) <= 0 else _root(function, 0.0, high)
+            return 0.0 if function(0.0) <= 0 else root_between(function, 0.0, high)
         high, low, step = low, low / step, step * step
-    return _root(function, low, high)
+    return root_between(function, low, high)
 
 
-def _root(function: Curve, low: float, high: float) -> float:
+def root_between(function: Curve, low: float, high: float) -> float:
     """Root to the last digits: two ways to write one data set (weights, copies) must agree to 1e-7."""
     at_low, at_high = function(low), function(high)
     if np.sign(at_low) * np.sign(at_high) > 0:  # a change of sign that was rounding

@@ -116,6 +116,39 @@ def totals_at(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
     return cells.variances + np.asarray(tau2)[..., None]
 
 
-def leverage_trace(cells: Cells, fit: WeightedFit, weights: np.ndarray) -> np.ndarray:
-    """Compute tr[(Z'WZ)^-1 Z'W^2 Z], shape (...)."""
-    return np.sum(fit.inverse * weighted_products(cells, np.square(weights))[..., :-1, :-1], axis=(-2, -1))
+def trace_of_p(cells: Cells, fit: WeightedFit, weights: np.ndarray) -> np.ndarray:
+    """Compute tr P, P = W - W Z (Z'WZ)^-1 Z'W, shape (...)."""
+    if _is_one_mean(cells):
+        total = weights @ cells.counts
+        return (weights * _sum_of_others(cells, weights)) @ cells.counts / total
+    square = weighted_products(cells, np.square(weights))[..., :-1, :-1]
+    return weights @ cells.counts - np.sum(fit.inverse * square, axis=(-2, -1))
+
+
+def trace_of_pp(cells: Cells, fit: WeightedFit, weights: np.ndarray) -> np.ndarray:
+    """Compute tr PP, shape (...); half of it is the information of tau^2 in the restricted likelihood."""
+    square = np.square(weights)
+    if _is_one_mean(cells):
+        own = np.square(weights * _sum_of_others(cells, weights)) + square * _sum_of_others(cells, square)
+        return own @ cells.counts / np.square(weights @ cells.counts)
+    once = fit.inverse @ weighted_products(cells, square)[..., :-1, :-1]
+    twice = fit.inverse * weighted_products(cells, square * weights)[..., :-1, :-1]
+    return square @ cells.counts - 2.0 * np.sum(twice, axis=(-2, -1)) + np.trace(once @ once, axis1=-2, axis2=-1)
+
+
+def _is_one_mean(cells: Cells) -> bool:
+    """Tell whether the target is one mean, told by the means alone: differences of traces are then sums over pairs."""
+    return cells.n_target == 1 and not cells.n_prior and np.array_equal(cells.products[:, 0], cells.counts)
+
+
+def _sum_of_others(cells: Cells, values: np.ndarray) -> np.ndarray:
+    """Sum values over all groups but one of each cell, shape (..., K): nothing is lost where one value is most of all.
+
+    Each group has the value of its cell.
+    """
+    summed = values * cells.counts
+    below = np.zeros_like(summed)
+    above = np.zeros_like(summed)
+    below[..., 1:] = np.cumsum(summed[..., :-1], axis=-1)
+    above[..., :-1] = np.cumsum(summed[..., :0:-1], axis=-1)[..., ::-1]
+    return below + above + values * (cells.counts - 1.0)

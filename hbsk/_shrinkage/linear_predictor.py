@@ -72,6 +72,16 @@ class LinearPredictor(NamedTuple):
         """Height where all features are 0."""
         return float(self.coef[0] - self.directions.centre @ self.slopes)
 
+    def coefficients(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute intercept and slopes in the columns of X themselves, shape (1 + p,), and their variances."""
+        p = len(self.directions.centre)
+        # a slope is the height at 1 less that at 0, where all other columns are 0
+        root = np.column_stack([np.zeros(p), self.directions.transform])
+        with np.errstate(invalid="ignore"):
+            variance = np.einsum("pk,kl,pl->p", root, self.covariance, root)
+        at_zero = self.variance([np.zeros(1)] * p, 1)
+        return np.append(self.intercept, self.slopes), np.append(at_zero, variance)
+
     def value(self, columns: Sequence[np.ndarray], n_rows: int) -> np.ndarray:
         """Compute the height of the predictor at each row, shape (n_rows,)."""
         value = np.full(n_rows, self.coef[0])

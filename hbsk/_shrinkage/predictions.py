@@ -12,6 +12,7 @@ from hbsk._shrinkage.linear_predictor import LinearPredictor, ShrunkenRegression
 from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.shrunken_groups import Departures, ShrunkenGroups, infinite_where_unknown
 from hbsk._shrinkage.shrunken_means import t_quantile
+from hbsk._shrinkage.within_groups import WithinSlopes
 
 
 class FittedMeans(NamedTuple):
@@ -37,6 +38,10 @@ class FittedMeans(NamedTuple):
         Number of coefficients of the target that the group means had to tell.
     new_variance : float
         Variance of a new group around the target.
+    variances : ndarray of shape (J,)
+        Sampling variances of the group means before shrinkage; NaN where they are not known.
+    within : WithinSlopes or None
+        What rows within groups say of the coefficients of the target; None where they say nothing.
     new_groups : NewGroups or None
         Law of new groups where tau^2 was estimated.
     """
@@ -51,6 +56,8 @@ class FittedMeans(NamedTuple):
     sigma2: float
     n_target: float
     new_variance: float
+    variances: np.ndarray
+    within: WithinSlopes | None = None
     new_groups: NewGroups | None = None
 
     def mean(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
@@ -116,6 +123,8 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
         sigma2=groups.sigma2,
         n_target=means.n_target,
         new_variance=means.new_tau2,
+        variances=groups.variances,
+        within=learnt.within,
         new_groups=means.new_groups,
     )
 
@@ -123,4 +132,4 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
 def fitted_slopes(learnt: ShrunkenRegression) -> FittedMeans:
     """Keep of a shrunken regression, which has no groups, what predictions need."""
     none = np.empty(0)
-    return FittedMeans(none, none, none, none, learnt.predictor, None, learnt.nu, learnt.sigma2, 0.0, np.nan)
+    return FittedMeans(none, none, none, none, learnt.predictor, None, learnt.nu, learnt.sigma2, 0.0, np.nan, none)

@@ -10,7 +10,7 @@ import numpy as np
 from hbsk._shrinkage.group_means import GroupMeans, group_averages, row_precision, summarise_groups
 from hbsk._shrinkage.linear_predictor import Coordinates, Directions, LinearPredictor, find_directions, no_directions
 from hbsk._shrinkage.shrunken_means import ShrunkenMeans, shrink_means
-from hbsk._shrinkage.within_groups import within_triangle
+from hbsk._shrinkage.within_groups import WithinSlopes, within_triangle
 
 
 class Departures(NamedTuple):
@@ -66,6 +66,8 @@ class ShrunkenGroups(NamedTuple):
         For rows away from their group's own point; None where the target is the same for all rows.
     redundant : ndarray of shape (p,), bool
         Columns whose slopes cannot be told apart.
+    within : WithinSlopes or None
+        What rows within groups say of the coefficients; None where they say nothing.
     """
 
     groups: GroupMeans
@@ -74,6 +76,7 @@ class ShrunkenGroups(NamedTuple):
     predictor: LinearPredictor
     departures: Departures | None
     redundant: np.ndarray
+    within: WithinSlopes | None
 
 
 def shrink_groups(
@@ -158,6 +161,7 @@ def shrink_averages(
     else:
         basis = np.column_stack([np.ones(n_groups), points])
         offset = float(np.average(groups.means, weights=groups.counts))
+    within = None if within is None or not within.rank else within.behind_height()
     means = shrink_means(
         groups,
         basis,
@@ -165,7 +169,7 @@ def shrink_averages(
         method=method,
         between_group_variance=between_group_variance,
         positive_part=positive_part,
-        within=None if within is None else within.behind_height(),
+        within=within,
     )
     predictor = LinearPredictor(directions, np.array([offset]), np.zeros((1, 1)))
     if basis.shape[1]:
@@ -174,7 +178,7 @@ def shrink_averages(
     departures = None
     if points.shape[1]:
         departures = Departures(points, means.lean[:, 1:].copy(), means.slope_covariance[1:, 1:].copy())
-    return ShrunkenGroups(groups, means, predictor.value(averages, n_groups), predictor, departures, redundant)
+    return ShrunkenGroups(groups, means, predictor.value(averages, n_groups), predictor, departures, redundant, within)
 
 
 def infinite_where_unknown(variance: np.ndarray) -> np.ndarray:

@@ -321,9 +321,11 @@ def _tau2(means: np.ndarray, groups: GroupMeans, basis: np.ndarray, method: str 
     precision = None
     if within.rank:
         precision = within.information / max(groups.unit, floor / groups.relative_variances.max())
-    return _shrinkage.between_group_variance(
-        collect_cells(means, np.maximum(variances, floor), basis, precision), method
-    )
+    variances = np.maximum(variances, floor)
+    if basis.shape[1] and (basis[:, 0] == 1.0).all():
+        # large weights, of means away from 0, would take the digits of sums of squares
+        means = means - np.average(means, weights=1.0 / variances)
+    return _shrinkage.between_group_variance(collect_cells(means, variances, basis, precision), method)
 
 
 def t_quantile(probability: float, degrees: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ from scipy.stats import chi2
 
 from hbsk._messages import interval_columns
 from hbsk._shrinkage.draws import deviation_sds
+from hbsk._shrinkage.heterogeneity import Heterogeneity, degrees_between
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
 from hbsk._shrinkage.shrunken_means import t_quantile
@@ -47,29 +48,84 @@ def effect_table(
 
 
 def parameter_table(
-    fitted: FittedMeans, columns: Sequence[str], points: dict[str, float], coverage: float
+    fitted: FittedMeans,
+    columns: Sequence[str],
+    term: str | None,
+    tau2: float,
+    analysis: Heterogeneity | None,
+    coverage: float,
+    *,
+    tau2_is_given: bool,
 ) -> pd.DataFrame:
-    """Return estimate, sd and interval of the target's coefficients, of sigma, and the sd between groups.
+    """Return the parameters with sds, intervals and their degrees of freedom.
 
-    Sigma has the interval of its chi-square distribution, the sd between groups none.
+    Coefficients have intervals of Student's t. What only group means tell has J - r degrees of freedom, J means and r
+    coefficients that only they tell: its variance is told by how the means scatter. What rows within groups tell, and
+    everything beside a given variance between groups, has those of sigma. Sigma has the interval of its chi-square
+    distribution; what goes with the variance between groups has that of `analysis`.
+
+    Parameters
+    ----------
+    fitted : FittedMeans
+    columns : sequence of str
+        Columns of the target.
+    term : str or None
+        The varying intercept, such as "1|school"; None without groups.
+    tau2 : float
+        Variance between groups.
+    analysis : Heterogeneity or None
+        What has its interval; None where nothing has.
+    coverage : float
+    tau2_is_given : bool
     """
-    predictor, p = fitted.predictor, len(columns)
-    # a slope is the height at 1 less that at 0, where all other columns are 0
-    root = np.column_stack([np.zeros(p), predictor.directions.transform])
+    mean, variance = fitted.predictor.coefficients()
+    sd = np.sqrt(infinite_where_unknown(np.maximum(variance, 0.0)))
+    degrees, between = np.full(len(mean), float(fitted.nu)), float(degrees_between(fitted))
+    if term is not None and not tau2_is_given:
+        by_means = _told_by_means(fitted)
+        degrees[by_means] = between
+        variance = np.where(by_means, _scales(fitted), variance)
+    degrees[sd == 0] = np.inf
+    scale = np.sqrt(infinite_where_unknown(np.maximum(variance, 0.0)))
     with np.errstate(invalid="ignore"):
-        variance = np.einsum("pk,kl,pl->p", root, predictor.covariance, root)
-    at_zero = predictor.variance([np.zeros(1)] * p, 1)
-    sd = np.sqrt(infinite_where_unknown(np.maximum(np.concatenate([at_zero, variance]), 0.0)))
-    mean = np.concatenate([[predictor.intercept], predictor.slopes])
-    with np.errstate(invalid="ignore"):
-        reach = t_quantile(0.5 + coverage / 2, np.array([fitted.nu])) * sd
+        reach = t_quantile(0.5 + coverage / 2, degrees) * scale
     reach = np.where(sd == 0, 0.0, reach)
     low, high = interval_columns(coverage)
-    table = {"mean": mean, "sd": sd, low: mean - reach, high: mean + reach}
+    table = {"mean": mean, "sd": sd, low: mean - reach, high: mean + reach, "df": degrees}
     rows = [pd.DataFrame(table, index=["Intercept", *columns])]
+
+    def add(name: str, *values: float) -> None:
+        rows.append(pd.DataFrame([values], index=[name], columns=list(table), dtype=float))
+
     if 0 < fitted.nu < np.inf:
-        sigma, nu = np.sqrt(fitted.sigma2), fitted.nu
+        sigma, nu = float(np.sqrt(fitted.sigma2)), fitted.nu
         ends = sigma * np.sqrt(nu / chi2.ppf([0.5 + coverage / 2, 0.5 - coverage / 2], nu))
-        rows.append(pd.DataFrame([[sigma, sigma / np.sqrt(2 * nu), *ends]], index=["sigma"], columns=list(table)))
-    rows += [pd.DataFrame({"mean": value}, index=[name], columns=list(table)) for name, value in points.items()]
+        add("sigma", sigma, sigma / np.sqrt(2 * nu), *ends, nu)
+    if term is not None:
+        error, ends_of_tau2 = (
+            (np.nan, (np.nan, np.nan)) if analysis is None else (analysis.tau2_se, analysis.tau2_interval)
+        )
+        values = np.array([tau2, *ends_of_tau2])
+        add("between_group_variance", tau2, error, *ends_of_tau2, between)
+        tau = np.sqrt(values)
+        add(f"{term}_sigma", tau[0], np.nan, *tau[1:], between)
+        if np.isfinite(fitted.nu):
+            share = values / (values + fitted.sigma2)
+            add(f"variance_share[{term.partition('|')[2]}]", share[0], np.nan, *share[1:], between)
     return pd.concat([row.astype(float) for row in rows])
+
+
+def _told_by_means(fitted: FittedMeans) -> np.ndarray:
+    """Tell which of intercept and slopes, shape (1 + p,), rows within groups do not tell by themselves."""
+    transform = fitted.predictor.directions.transform
+    of_means = np.ones(transform.shape[1], dtype=bool) if fitted.within is None else ~fitted.within.told[1:]
+    share = np.abs(transform[:, of_means]).max(axis=1, initial=0.0)
+    return np.append(True, share > 1e-9 * np.abs(transform).max(axis=1, initial=0.0))
+
+
+def _scales(fitted: FittedMeans) -> np.ndarray:
+    """Return squared scales (1 + p,) of Student's t of intercept and slopes, which have the variance of t by now."""
+    covariance, degrees = fitted.predictor.covariance.copy(), len(fitted.theta) - fitted.n_target
+    if degrees > 2:
+        covariance[1:, 1:] *= (degrees - 2.0) / degrees
+    return fitted.predictor._replace(covariance=covariance).coefficients()[1]

@@ -35,6 +35,7 @@ from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
+from hbsk._shrinkage.within_groups import WithinSlopes
 from hbsk.classification import PartialPoolingClassifier
 from hbsk.counts import PartialPoolingCountRegressor
 from hbsk.encoder import EncodedColumn, LearntEncodings, PartialPoolingEncoder
@@ -56,6 +57,6 @@ CLASSES: dict[str, type] = {
         Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, Learnt, LearntEncodings,
         LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame,
         Name, NewGroups, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups,
-        Specification, Tails, Value, VarianceLaw, VarianceParameters,
+        Specification, Tails, Value, VarianceLaw, VarianceParameters, WithinSlopes,
     )
 }  # fmt: skip

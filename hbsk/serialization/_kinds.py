@@ -167,7 +167,8 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
             names.append("target_")
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
         found += [
-            (name, getattr(learnt.means, name).size, due) for name in ("theta", "theta_sd", "shrinkage", "deviations")
+            (name, getattr(learnt.means, name).size, due)
+            for name in ("theta", "theta_sd", "shrinkage", "deviations", "variances")
         ]
         found.append(("factors", len(learnt.factors), int(due > 0)))
         found.append(("groups_", sum(map(len, estimator.groups_.values())), due))

@@ -28,6 +28,7 @@ from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
+from hbsk._shrinkage.within_groups import WithinSlopes
 from hbsk.serialization._kinds import DamagedError
 
 # What numbers may be: any that are finite; these and not negative; not negative and perhaps infinite; anything but
@@ -66,8 +67,10 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
         "covariance": ("rr", _FINITE),
     },
     FittedMeans: {
-        "theta": ("J", _FINITE), "theta_sd": ("J", _UNKNOWN), "shrinkage": ("J", _FINITE), "deviations": ("J", _FINITE)
+        "theta": ("J", _FINITE), "theta_sd": ("J", _UNKNOWN), "shrinkage": ("J", _FINITE), "deviations": ("J", _FINITE),
+        "variances": ("J", _UNKNOWN),
     },
+    WithinSlopes: {"slopes": ("r", _FINITE), "information": ("r", _SIZE)},
 }  # fmt: skip
 # Numbers that are no arrays and may not be negative.
 _NUMBERS: dict[type, tuple[str, ...]] = {
@@ -94,7 +97,7 @@ _LINKS: dict[type, tuple[tuple[str, str, str], ...]] = {
     ),
     GeneralizedPosterior: (("effects", "q", "q"), ("effects", "m", "m"), ("effects", "J", "J")),
     LinearPredictor: (("directions", "r", "K"),),
-    FittedMeans: (("departures", "J", "J"), ("predictor", "r", "r"), ("new_groups", "r", "r")),
+    FittedMeans: (("departures", "J", "J"), ("predictor", "r", "r"), ("new_groups", "r", "r"), ("within", "r", "r")),
 }  # fmt: skip
 # Where posteriors that have a scaling keep their coefficients.
 _COEFFICIENTS: dict[type, str] = {

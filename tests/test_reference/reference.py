@@ -39,6 +39,16 @@ def metafor_model(data: str, moderators: str, method: str) -> dict[str, Any]:
     return model
 
 
+def heterogeneity_models() -> list[dict[str, Any]]:
+    """Return all models of heterogeneity.json."""
+    return _read("heterogeneity.json")
+
+
+def heterogeneity_data(name: str) -> dict[str, list[float]]:
+    """Return effects yi, standard errors sei and perhaps a moderator x of heterogeneity.json."""
+    return json.loads((HERE / "heterogeneity.json").read_text(encoding="utf-8"))["data"][name]
+
+
 def reference_data(name: str) -> pd.DataFrame:
     """Return a fresh frame of the data set a model was fitted to."""
     folder = SHIPPED if (SHIPPED / f"{name}.csv").exists() else HERE / "data"
