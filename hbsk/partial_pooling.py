@@ -8,6 +8,7 @@ from numbers import Real
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
+from sklearn.utils.validation import check_is_fitted
 
 from hbsk._base import (
     check_n_samples,
@@ -18,7 +19,7 @@ from hbsk._base import (
     read_predicted,
     require_standard_error,
 )
-from hbsk._data.checks import check_interval
+from hbsk._data.checks import check_coverage, check_interval
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
 from hbsk._estimators.partial_pooling import PartialPoolingBase
 from hbsk._fit.collecting import statistics_of_rows
@@ -26,6 +27,7 @@ from hbsk._fit.gaussian import infer
 from hbsk._fit.learnt import learnt_of_sums
 from hbsk._model.options import options_of
 from hbsk._posterior.diagnostics import warn_if_sigma_is_held
+from hbsk._posterior.heterogeneity import posterior_heterogeneity, why_not_random_effects
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
 from hbsk.sufficient_statistics import SufficientStatistics, refuse_sums_of_several_factors, require_for_sums
@@ -367,6 +369,37 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         """
         warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
+
+    def heterogeneity(self, coverage=0.95):
+        """Return the posterior of what a random-effects meta-analysis tells: tau, tau2, I2, H2 and the pooled mean.
+
+        Needs known standard errors and one varying intercept, ``(1 | study)``; the model is then that of
+        `JamesSteinEstimator.heterogeneity` with priors, and all that is not known about tau2 is in its intervals.
+
+        Parameters
+        ----------
+        coverage : float, default=0.95
+            Probability of the central posterior intervals.
+
+        Returns
+        -------
+        analysis : Heterogeneity
+            See :class:`hbsk.meta_analysis.Heterogeneity`: estimates are posterior means, standard errors posterior sds,
+            both infinite where they do not exist. `prediction_interval`, of the true mean of a group that was not seen,
+            is that of ``predict_interval(..., kind="mean")``.
+
+        Raises
+        ------
+        ValueError
+            For another model; the message says what it has.
+        """
+        check_coverage(coverage)
+        check_is_fitted(self)
+        why_not = why_not_random_effects(self._learnt)
+        if why_not:
+            raise ValueError(f"This model is no random-effects analysis, which heterogeneity is about: {why_not}.")
+        fitted = self._learnt.fitted
+        return posterior_heterogeneity(self._learnt.frame.specification, fitted, float(coverage))
 
     # private
 

@@ -16,8 +16,7 @@ POSTERIOR_ONLY = {
 }  # fmt: skip
 SHRINKAGE_ONLY = {
     "between_group_variance", "between_group_variance_", "group_means_", "group_sizes_", "group_standard_errors_",
-    "heterogeneity", "method", "positive_part",
-    "sigma2_", "target", "target_", "theta_", "theta_sd_",
+    "method", "positive_part", "sigma2_", "target", "target_", "theta_", "theta_sd_",
 }  # fmt: skip
 
 

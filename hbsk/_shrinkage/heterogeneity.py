@@ -29,7 +29,7 @@ _EMPTY = (
 )
 _GIVEN_TAU2 = "tau2 was given, not estimated."
 _GIVEN_MEAN = "The mean was given, not estimated."
-_MODERATORS = "tau2, I2, H2 and Q are about what the columns leave; a new group's interval depends on its columns."
+MODERATORS = "tau2, I2, H2 and Q are about what the columns leave; a new group's interval depends on its columns."
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -278,7 +278,7 @@ def analyse_means(
             (_EMPTY, found.is_empty),
             (_GIVEN_TAU2, estimator == "given"),
             (_GIVEN_MEAN, not estimates_mean),
-            (_MODERATORS, has_slopes),
+            (MODERATORS, has_slopes),
         )
         if applies
     ]
