@@ -6,7 +6,7 @@ Nothing is imported here that the frame's owner has not imported: an engine is f
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
@@ -14,6 +14,9 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
+
+from hbsk._data.table import Table, frame_columns
+from hbsk._messages import quoted
 
 # Rows whose means are the first centre of sums.
 HEAD = 1000
@@ -83,9 +86,45 @@ def _sql(query: nw.LazyFrame) -> str:
     return " ".join(text.split())
 
 
+def require_column(table: LazyTable, name: Any, argument: str) -> str:
+    """Return the name of a column that an argument gives, or say that it is none.
+
+    Parameters
+    ----------
+    table : LazyTable
+    name : str
+        As given by the user.
+    argument : str
+        What was given, for messages.
+    """
+    if not isinstance(name, str):
+        raise TypeError(
+            f"{argument} of a lazy frame is the name of one of its columns (str), got {type(name).__name__}."
+        )
+    if name not in table.schema:
+        raise ValueError(
+            f"{argument}={name!r} is no column of the lazy frame, whose columns are {quoted(table.names)}."
+        )
+    return name
+
+
+def require_numbers(table: LazyTable, name: Any, argument: str) -> str:
+    """Return the name of a column of numbers; see `require_column`."""
+    name = require_column(table, name, argument)
+    dtype = table.schema[name]
+    if not (dtype.is_numeric() or dtype == nw.Boolean):
+        raise TypeError(f"{argument}={name!r} has dtype {dtype} in the lazy frame; it must hold numbers.")
+    return name
+
+
 def as_numbers(rows: nw.DataFrame, name: str) -> np.ndarray:
     """Return a column of what came back as float64; missing values are NaN."""
     return rows.get_column(name).cast(nw.Float64).to_numpy().astype(np.float64, copy=False)
+
+
+def as_table(rows: nw.DataFrame, names: Sequence[str]) -> Table:
+    """Return columns of what came back as a table in memory, such as labels of groups."""
+    return Table(frame_columns(rows.select(*names).to_native(), names), len(rows))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -110,3 +149,45 @@ def is_far(centre: np.ndarray, mean: np.ndarray, sd: np.ndarray) -> np.ndarray:
     """
     shift = np.abs(mean - centre)
     return (shift > FAR * sd) & (shift > 1e-12 * np.abs(centre))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A table of groups beside the rows
+
+
+def small_frame(columns: Mapping[str, Any], like: nw.LazyFrame) -> nw.LazyFrame:
+    """Return columns in memory as a lazy frame of the same engine, connection and session as another.
+
+    Parameters
+    ----------
+    columns : mapping of str to array or list
+    like : narwhals LazyFrame
+
+    Raises
+    ------
+    TypeError
+        For an engine that we do not know.
+    """
+    native, engine = like.to_native(), like.implementation
+    if engine.is_polars():
+        return nw.from_native(sys.modules["polars"].DataFrame(dict(columns)).lazy())
+    of_groups = pd.DataFrame({name: _native(values) for name, values in columns.items()})
+    if engine.is_duckdb():
+        # tables of two connections cannot be joined: this one is found by its name in this function
+        return nw.from_native(native.query("_hbsk_rows", "SELECT * FROM of_groups"))
+    if engine.is_dask():
+        return nw.from_native(sys.modules["dask.dataframe"].from_pandas(of_groups, npartitions=1))
+    if engine.is_ibis():
+        return nw.from_native(sys.modules["ibis"].memtable(of_groups))
+    if engine.is_spark_like() and hasattr(native, "sparkSession"):
+        return nw.from_native(native.sparkSession.createDataFrame(of_groups))
+    raise TypeError(
+        f"Frames of {engine} cannot be joined with the effects of groups. Accepted are those of Polars, DuckDB, Dask, "
+        "PySpark and Ibis."
+    )
+
+
+def _native(values: Any) -> pd.Series:
+    """Return a column of pandas; text as objects, which every version of every engine takes."""
+    is_text = isinstance(values, list) and values and isinstance(values[0], str)
+    return pd.Series(values, dtype=object) if is_text else pd.Series(values)

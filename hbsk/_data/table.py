@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import narwhals.stable.v2 as nw
@@ -314,6 +314,11 @@ def _read_frame(estimator: Any, X: Any, *, reset: bool, min_samples: int) -> Tab
     _check_n_rows(estimator, n_rows, min_samples)
     index = X.index if isinstance(X, pd.DataFrame) else None
     return Table(_FrameColumns(X, _column_names(estimator, n_columns)), n_rows, index)
+
+
+def frame_columns(frame: Any, names: Sequence[str]) -> Mapping[str, Any]:
+    """Return the columns of a frame in memory by other names, for a `Table`."""
+    return _FrameColumns(frame, list(names))
 
 
 class _FrameColumns(Mapping):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,7 +55,7 @@ def read_training_frame(
         parsed = parse_formula(options.formula)
         parsed = bind_columns(parsed, table.names, read_keyword(groups, table))
         refuse_swapped_sides(parsed, table)
-        sources = [_source_of(factor) for factor in parsed.factors]
+        sources = [source_of(factor) for factor in parsed.factors]
         used = tuple(dict.fromkeys(parsed.column_of(name) for name in parsed.feature_names))
     rows = read_training_rows(
         table,
@@ -72,7 +72,8 @@ def read_training_frame(
         min_samples=LEAST_ROWS,
     )
     if parsed is None:
-        parsed = _written_formula(options, rows)
+        sources = [factor.source for factor in rows.factors if factor.source is not None]
+        parsed = written_formula(options, rows.features.names, sources)
     if not options.correlated:
         parsed = parsed.without_correlation()
     grouped = _with_groups(specify(parsed, rows.features, sample_weight=rows.sample_weight), rows)
@@ -98,17 +99,19 @@ def _with_groups(specification: Specification, rows: Rows) -> Specification:
     return replace(specification, factors=factors)
 
 
-def _source_of(factor: tuple[str, ...]) -> FactorSource:
+def source_of(factor: tuple[str, ...]) -> FactorSource:
+    """Return where the labels of a factor of a formula are, by the names that it uses."""
     return FactorSource(":".join(factor), factor)
 
 
-def _written_formula(options: Options, rows: Rows) -> ParsedFormula:
+def written_formula(options: Options, columns: Sequence[str], sources: Iterable[FactorSource]) -> ParsedFormula:
+    """Write the formula of an estimator without one, for columns of X and where labels are found."""
     factors, bindings = [], {}
-    for factor in rows.factors:
-        factors.append((factor.name,))
-        if factor.source.columns and not factor.source.keyword:
-            bindings[factor.name] = factor.source.columns[0]
-    return write_formula(rows.features.names, factors, options.slope_features, options.correlated, bindings=bindings)
+    for source in sources:
+        factors.append((source.name,))
+        if source.columns and not source.keyword:
+            bindings[source.name] = source.columns[0]
+    return write_formula(columns, factors, options.slope_features, options.correlated, bindings=bindings)
 
 
 def read_new_rows(

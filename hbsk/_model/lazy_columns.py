@@ -7,9 +7,8 @@ with the numbers of NumPy; the others are refused by name.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import reduce
 from typing import Any, NamedTuple
 
 import narwhals.stable.v2 as nw
@@ -65,6 +64,15 @@ def refuse_term(expression: Expression) -> ValueError:
 def finite(values: nw.Expr) -> nw.Expr:
     """Return a condition that is False or null for null, NaN and infinity, on every backend."""
     return (values - values) == 0
+
+
+def total(parts: Sequence[nw.Expr]) -> nw.Expr:
+    """Return the sum of columns, added in pairs: engines refuse expressions that are a thousand steps deep."""
+    parts = list(parts)
+    while len(parts) > 1:
+        pairs = [left + right for left, right in zip(parts[::2], parts[1::2], strict=False)]
+        parts = pairs + parts[2 * len(pairs) :]
+    return parts[0]
 
 
 def _where(condition: nw.Expr, values: nw.Expr) -> nw.Expr:
@@ -287,7 +295,7 @@ def lazy_columns(recipe: Recipe, schema: Mapping[str, Any]) -> LazyColumns:
     return LazyColumns(
         columns(recipe.common),
         tuple(columns(terms) for terms in recipe.varying),
-        reduce(operator.add, offsets) if offsets else None,
+        total(offsets) if offsets else None,
     )
 
 

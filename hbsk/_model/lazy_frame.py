@@ -1,22 +1,174 @@
-"""What a lazy frame's engine says about the columns of a model: levels of categories, means and sds of transforms."""
+"""A lazy frame as the model sees it: which column is what, and what its engine says about the columns of the model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
-from hbsk._data.lazy import LazyTable, as_numbers, first_centre, is_far
-from hbsk._messages import quoted
+from hbsk._data.lazy import LazyTable, as_numbers, first_centre, is_far, require_column, require_numbers
+from hbsk._data.sources import FactorSource, default_sources, resolve_source
+from hbsk._data.table import Table
+from hbsk._messages import quoted, shown
 from hbsk._model.expressions import CATEGORICAL, STATEFUL, Call, Expression, Name, columns_in, label, walk
-from hbsk._model.formula import ParsedFormula, is_offset
+from hbsk._model.formula import ParsedFormula, bind_columns, is_offset
+from hbsk._model.frame import source_of, written_formula
 from hbsk._model.lazy_columns import LAZY_STATEFUL, TEXT, LazyReader, finite, refuse_term
+from hbsk._model.options import Options
 from hbsk._model.specification import RecipeReader, Specification, in_order, settle
+
+__all__ = ["LazyRows", "lazy_sources", "read_lazy_frame", "specify_lazily"]
 
 # A column of text with more levels is hardly a category; each level is a column of the design.
 MOST_LEVELS = 1000
+
+
+@dataclass(frozen=True)
+class LazyRows:
+    """Rows of a lazy frame, and what their columns are; those of weight 0 are left out.
+
+    Attributes
+    ----------
+    table : LazyTable
+    specification, grouped : Specification
+        As in `ModelFrame`, without the labels of groups.
+    sources : tuple of FactorSource
+        Where the labels of each factor are.
+    response : str
+        Column of y.
+    sample_weight, standard_error : str or None
+        Columns of weights and known errors.
+    """
+
+    table: LazyTable
+    specification: Specification
+    grouped: Specification
+    sources: tuple[FactorSource, ...]
+    response: str
+    sample_weight: str | None = None
+    standard_error: str | None = None
+
+    @property
+    def group_columns(self) -> tuple[str, ...]:
+        """Columns of the labels of groups."""
+        return tuple(column for source in self.sources for column in source.columns or ())
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """The columns that a model reads of rows to predict, in the order of the frame."""
+        read = {*self.grouped.feature_columns, *self.group_columns}
+        return tuple(name for name in self.table.names if name in read)
+
+    @property
+    def weight(self) -> nw.Expr | None:
+        """Copies of each row."""
+        return _weight(self.sample_weight)
+
+
+def read_lazy_frame(
+    options: Options,
+    table: LazyTable,
+    y: Any = None,
+    *,
+    sample_weight: Any = None,
+    standard_error: Any = None,
+    fold: Any = None,
+    like: tuple[Specification, Specification] | None = None,
+) -> LazyRows:
+    """Find out what the columns of a lazy frame are, and settle those of the model.
+
+    Parameters
+    ----------
+    options : Options
+    table : LazyTable
+    y, sample_weight, standard_error, fold : str or None
+        Names of columns. y may be the left-hand side of the formula.
+    like : tuple of Specification, optional
+        `specification` and `grouped` of sums that were collected before: levels and transforms are theirs.
+    """
+    parsed = None
+    if options.formula is not None:
+        from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
+
+        parsed = parse_formula(options.formula)
+        y = _response(options, parsed, y)
+    if y is None:
+        raise ValueError(
+            f"y of a lazy frame is the name of one of its columns, and {options.name} got none: pass y=, or a formula "
+            "with a left-hand side."
+        )
+    response = require_numbers(table, y, "y")
+    beside = {"sample_weight": sample_weight, "standard_error": standard_error}
+    beside = {name: each if each is None else require_numbers(table, each, name) for name, each in beside.items()}
+    fold = fold if fold is None else require_column(table, fold, "fold")
+    apart = {response, fold, *beside.values()}
+    names = [name for name in table.names if name not in apart]
+    if parsed is not None:
+        parsed = bind_columns(parsed, names, ())
+    sources = lazy_sources(options, parsed, names)
+    if parsed is None:
+        parsed = written_formula(options, names, sources)
+    if not options.correlated:
+        parsed = parsed.without_correlation()
+    refuse_several_factors(options, [source.name for source in sources])
+    weight = _weight(beside["sample_weight"])
+    if weight is not None:
+        table = table.where((weight != 0) | weight.is_null())  # null and NaN stay: they are an error
+    if like is None:
+        reader = LazyRecipeReader(parsed, table, weight)
+        grouped = settle(parsed, reader)
+        ignored = options.pooling == "complete" and parsed.blocks
+        like = (settle(parsed.without_groups(), reader) if ignored else grouped, grouped)
+    return LazyRows(table, *like, sources, response, **beside)
+
+
+def _weight(column: str | None) -> nw.Expr | None:
+    return None if column is None else nw.col(column).cast(nw.Float64)
+
+
+def _response(options: Options, parsed: ParsedFormula, y: Any) -> Any:
+    """Return the name of y, which both the argument and the formula may give."""
+    left = re.sub("`[^`]*`", "quoted", options.formula or "").partition("~")
+    if not left[1] or not left[0].strip():
+        return y
+    if y is not None and y != parsed.response:
+        raise ValueError(
+            f"y={shown(y)} was given, and formula={options.formula!r} names {parsed.response!r}. Leave y out, or name "
+            "the same column."
+        )
+    return parsed.response
+
+
+def lazy_sources(options: Options, parsed: ParsedFormula | None, names: Sequence[str]) -> tuple[FactorSource, ...]:
+    """Find the group columns of a lazy frame."""
+    columns = Table(dict.fromkeys(names), 0)
+    if parsed is None:
+        sources = default_sources(columns, options.group_features, {})
+    else:
+        sources = [source_of(factor) for factor in parsed.factors]
+    return tuple(resolve_source(source, columns, {}) for source in sources)
+
+
+def refuse_several_factors(options: Options, factors: Sequence[str]) -> None:
+    """Refuse what needs sums of pairs of groups, or rows."""
+    if len(factors) > 1:
+        raise ValueError(
+            f"{options.name} takes one grouping factor from a lazy frame, and the model has {quoted(factors)}. Name "
+            "one of them, join them into one column, or collect the frame."
+        )
+    if options.inference == "nuts":
+        raise ValueError(
+            "inference='nuts' takes rows, and those of a lazy frame are not in memory. Use inference='auto', or "
+            "collect the frame."
+        )
+
+
+# --------------------------------------------------------------------------------------------------------------------
+# Levels and transforms
 
 
 def specify_lazily(parsed: ParsedFormula, table: LazyTable, sample_weight: nw.Expr | None = None) -> Specification:
@@ -111,6 +263,8 @@ class LazyRecipeReader(RecipeReader):
 
     def learn(self, expression: Expression) -> None:
         """Find the levels of an expression, or that it is numbers."""
+        if expression in self.levels:
+            return
         if not columns_in(expression) and not is_offset((expression,)):
             raise ValueError(f"The term {label(expression)!r} of the formula is one number, no column; leave it out.")
         kind = self.values.read(expression).kind
