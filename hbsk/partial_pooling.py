@@ -21,6 +21,7 @@ from hbsk._base import (
 )
 from hbsk._data.checks import check_coverage, check_interval
 from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
+from hbsk._estimators.lazy import is_lazy, lazy_predictions, lazy_score, lazy_statistics, refuse_rows_elsewhere
 from hbsk._estimators.partial_pooling import PartialPoolingBase
 from hbsk._fit.collecting import statistics_of_rows
 from hbsk._fit.gaussian import infer
@@ -222,6 +223,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             For input that the model cannot take; the message names the argument and what is accepted.
         """
         given = {"groups": groups, "standard_error": standard_error, "sample_weight": sample_weight}
+        if is_lazy(X):
+            X, y, given = lazy_statistics(self, X, y, **given), None, {}
         if isinstance(X, SufficientStatistics):
             return self._fit_statistics(X, {"y": y, **given})
         options, table = self._begin(X)
@@ -230,7 +233,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         return self._fit(options, statistics, rows)
 
     @learns_nothing
-    def collect(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
+    def collect(self, X, y=None, groups=None, *, standard_error=None, sample_weight=None):
         """Return what a fit of some rows needs of them, without fitting.
 
         Parameters
@@ -247,6 +250,10 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         statistics : SufficientStatistics
             For `fit`; those of other rows can be added.
         """
+        if is_lazy(X):
+            self._check_options()
+            beside = {"standard_error": standard_error, "sample_weight": sample_weight}
+            return lazy_statistics(self, X, y, groups=groups, **beside)
         options, table = self._begin(X)
         statistics, _ = self._collect(options, table, y, groups, standard_error, sample_weight)
         refuse_sums_of_several_factors(statistics.frame)
@@ -278,6 +285,9 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             few groups, a heavy-tailed prior) or the prior of the effects has none, and with ``pooling="none"`` where
             the group's own rows do not identify the mean of the row.
         """
+        if is_lazy(X):
+            beside = {"standard_error": standard_error, "include_groups": include_groups}
+            return lazy_predictions(self, X, groups, return_std=return_std, **beside)
         rows, read = read_predicted(self, X, groups, standard_error, include_groups=include_groups)
         if return_std or standard_error is not None:
             require_standard_error(self, standard_error, "return_std=True")
@@ -311,6 +321,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             Quantiles of the posterior predictive mixture, without Monte Carlo noise of their own.
         """
         check_interval(coverage, kind)
+        refuse_rows_elsewhere(X, "predict_interval", "predict(X, return_std=True) gives means and sds of a lazy frame")
         rows, read = read_predicted(self, X, groups, standard_error, include_groups=include_groups)
         if kind == "prediction":
             require_standard_error(self, standard_error, "kind='prediction'")
@@ -343,12 +354,13 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             identify their mean: their sd is infinite, and nothing can be drawn.
         """
         check_n_samples(n_samples)
+        refuse_rows_elsewhere(X, "sample_y", "predict(X, return_std=True) gives means and sds of a lazy frame")
         rows, read = read_predicted(self, X, groups, standard_error, include_groups=include_groups)
         require_standard_error(self, standard_error, "sample_y")
         draws = sample_observations(self._learnt.fitted.posterior, rows, int(n_samples), self._generator(random_state))
         return self._mark_unknown(draws, read)
 
-    def score(self, X, y, sample_weight=None, *, groups=None):
+    def score(self, X, y=None, sample_weight=None, *, groups=None):
         """Return the coefficient of determination of the predictive means.
 
         Parameters
@@ -367,6 +379,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         score : float
             ``1 - sum w (y - mean)^2 / sum w (y - y_bar)^2``.
         """
+        if is_lazy(X):
+            return lazy_score(self, X, y, sample_weight, groups)
         warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
 

@@ -373,6 +373,9 @@ def centred_sums(
     z_centre: np.ndarray | None = None,
     varying_intercept: int | None = None,
     error_squares: float = 0.0,
+    *,
+    column_origin: np.ndarray | None = None,
+    varying_origin: np.ndarray | None = None,
 ) -> CentredSums:
     """Return sums that somebody else has collected, with the moments of the columns.
 
@@ -388,13 +391,21 @@ def centred_sums(
         See `CentredSums`.
     error_squares : float, default=0.0
         ``sum f se^2``.
+    column_origin : ndarray of shape (p + 1,), optional
+        What the column totals are about, where that is not the centre.
+    varying_origin : ndarray of shape (q,), optional
+        The same of the varying totals.
     """
-    mean, spread = _mean_and_sd(column_totals, np.append(x_centre, y_centre), sums.n)
+    if column_origin is None:
+        column_origin = np.append(x_centre, y_centre)
+    if varying_origin is None:
+        varying_origin = np.zeros(sums.n_varying) if z_centre is None else z_centre
+    mean, spread = _mean_and_sd(column_totals, column_origin, sums.n)
     if has_intercept:
         mean[0], spread[0] = 1.0, 0.0
     z_mean, z_sd = [], []
     if sums.n_varying:
-        z_moments = _mean_and_sd(varying_totals, 0.0 if z_centre is None else z_centre, sums.n)
+        z_moments = _mean_and_sd(varying_totals, varying_origin, sums.n)
         z_mean, z_sd = [z_moments[0]], [z_moments[1]]
     moments = Moments(
         sums.n, float(mean[-1]), float(spread[-1]), mean[:-1], spread[:-1], z_mean, z_sd, error_squares / sums.n

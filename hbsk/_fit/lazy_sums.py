@@ -405,8 +405,10 @@ class _Assembly:
         def of_groups(name: str) -> np.ndarray:
             return self._by_group(name, codes, at, n_groups)
 
+        n_rows = float(as_numbers(self.found.rows, "rows")[at].sum())
+
         def of_all(name: str) -> float:
-            return self._total(name, overall_at if name != "rows" else at)
+            return n_rows if name == "rows" else self._total(name, overall_at)
 
         q, p1 = len(varying), len(columns)
         zz, zx, xx = np.zeros((q, q, n_groups)), np.zeros((q, p1, n_groups)), np.empty((p1, p1))

@@ -91,6 +91,8 @@ def read_lazy_frame(
         `specification` and `grouped` of sums that were collected before: levels and transforms are theirs.
     """
     parsed = None
+    if y is not None:
+        require_numbers(table, y, "y")
     if options.formula is not None:
         from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
 

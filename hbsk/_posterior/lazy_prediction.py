@@ -18,6 +18,8 @@ from hbsk._data.lazy import LazyTable, small_frame
 from hbsk._messages import quoted
 from hbsk._model.lazy_columns import LazyColumns, lazy_columns, total
 from hbsk._model.specification import Specification
+from hbsk._posterior.no_pooling import NoPoolingPosterior
+from hbsk._posterior.nodes import MarginalPosterior
 
 PREDICTION, STANDARD_DEVIATION = "prediction", "prediction_std"
 # Unknown groups that an error names.
@@ -34,12 +36,16 @@ class RowLaw:
         Coefficients of known groups.
     new_group : dict of str to float
         The same coefficients of a group that fit has not seen.
+    need_variance : bool
+    of_new : MarginalPosterior or None
+        Where nothing is pooled, the posterior of rows of groups that fit has not seen.
     """
 
-    posterior: Any
+    posterior: MarginalPosterior
     group_columns: dict[str, np.ndarray]
     new_group: dict[str, float]
     need_variance: bool
+    of_new: MarginalPosterior | None = None
 
 
 def row_law(posterior, *, need_variance: bool) -> RowLaw:
@@ -47,27 +53,52 @@ def row_law(posterior, *, need_variance: bool) -> RowLaw:
 
     Parameters
     ----------
-    posterior : MarginalPosterior
+    posterior : MarginalPosterior or NoPoolingPosterior
     need_variance : bool
+
+    Raises
+    ------
+    ValueError
+        For posteriors whose rows have no law that is the same form for all rows of a group.
     """
+    of_new = None
+    if isinstance(posterior, NoPoolingPosterior):
+        if need_variance:
+            raise ValueError(
+                'return_std=True with pooling="none" depends on what the rows of each group identify, which is no '
+                "expression of a lazy frame's engine. Leave return_std out, or collect the rows that you ask for."
+            )
+        posterior, of_new = posterior.known, posterior.new
+    if not isinstance(posterior, MarginalPosterior):
+        kind = "was sampled by NUTS" if posterior.are_draws else "has several grouping factors"
+        raise ValueError(
+            f"A lazy frame can be predicted from a model with one grouping factor that was integrated, and this one "
+            f"{kind}. Collect the rows that you ask for."
+        )
+    if need_variance and posterior.has_infinite_moments:
+        raise ValueError(
+            "The posterior is so wide (few groups, a heavy-tailed prior) that the variance of some rows is infinite, "
+            "and which ones is no expression of a lazy frame's engine. Leave return_std out, or collect the rows that "
+            "you ask for."
+        )
     columns: dict[str, np.ndarray] = {}
     fresh: dict[str, float] = {}
     if not posterior.n_groups:
-        return RowLaw(posterior, columns, fresh, need_variance)
+        return RowLaw(posterior, columns, fresh, need_variance, of_new)
     effects = posterior._effects_with_spread if need_variance else posterior._effects
     q, p = effects.mean.shape[1], posterior.common_mean.shape[1]
     for k in range(q):
         columns[f"u{k}"], fresh[f"u{k}"] = effects.mean[:, k], 0.0
     if need_variance:
-        of_new = posterior._new_group_covariance()
+        between = posterior._new_group_covariance()
         for k in range(q):
             for m in range(k + 1):
                 twice = 1.0 if m == k else 2.0
                 columns[f"s{k}_{m}"] = twice * effects.covariance[:, k, m]
-                fresh[f"s{k}_{m}"] = twice * float(of_new[k, m])
+                fresh[f"s{k}_{m}"] = twice * float(between[k, m])
             for a in range(p):
                 columns[f"h{a}_{k}"], fresh[f"h{a}_{k}"] = 2.0 * effects.with_common[:, a, k], 0.0
-    return RowLaw(posterior, columns, fresh, need_variance)
+    return RowLaw(posterior, columns, fresh, need_variance, of_new)
 
 
 def scaled_columns(posterior, columns: LazyColumns) -> dict[str, nw.Expr]:
@@ -114,6 +145,10 @@ def row_expressions(
     terms = [x[a] * float(b[a]) for a in range(p)] + [z[k] * of_group[f"u{k}"] for k in range(q)]
     scale = float(posterior.scaling.y_scale)
     mean = (total(terms) if terms else nw.lit(0.0)) * scale
+    if law.of_new is not None:
+        fresh = law.of_new.weight @ law.of_new.common_mean
+        of_new = total([x[a] * float(fresh[a]) for a in range(p)]) * scale
+        mean = nw.when(nw.col(names["known"]) == 1).then(mean).otherwise(of_new)
     if "added" in names:
         mean = nw.col(names["added"]) + mean
     if not law.need_variance:
@@ -147,7 +182,7 @@ def predict_lazily(
 
     Parameters
     ----------
-    posterior : MarginalPosterior
+    posterior : Posterior
     specification : Specification
     table : LazyTable
     unknown_groups : {"population", "error", "nan"}
@@ -168,6 +203,7 @@ def predict_lazily(
             f"{quoted(table.names)}."
         )
     law = row_law(posterior, need_variance=return_std)
+    posterior = law.posterior
     scaled = scaled_columns(posterior, lazy_columns(specification.recipe, table.schema))
     prefix = "_hbsk_"
     while any(name.startswith(prefix) for name in table.names):
