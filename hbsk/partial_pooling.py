@@ -199,11 +199,13 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
         Parameters
         ----------
-        X : array-like or dataframe of shape (n_samples, n_features), or SufficientStatistics
+        X : array-like or dataframe of shape (n_samples, n_features), lazy frame or SufficientStatistics
             Features and, where they are columns, group labels. Text and categorical columns are coded by treatment
-            contrasts. `SufficientStatistics`, from `collect`, stand for all that is given here.
+            contrasts. Of a lazy frame (DuckDB, Polars, Dask, Spark, Ibis) the engine computes sums by group; all that
+            is given beside it is the name of a column, and without a formula the features are its other columns.
+            `SufficientStatistics`, from `collect`, stand for all that is given here.
         y : array-like of shape (n_samples,)
-            Responses.
+            Responses; of a lazy frame the name of their column, which the formula may give.
         groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
             Group labels, where they are no columns of X; in a formula they are called ``groups``, the columns of a
             frame keep their names.
@@ -238,7 +240,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
         Parameters
         ----------
-        X : array-like or dataframe of shape (n_samples, n_features)
+        X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
             As in `fit`.
         y : array-like of shape (n_samples,)
         groups : array-like of shape (n_samples,), default=None
@@ -264,8 +266,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
         Parameters
         ----------
-        X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+        X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
+            Rows to predict, with the columns that fit had; a lazy frame may have others.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -284,6 +286,9 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             Only if ``return_std``. Infinite where the posterior has no variance (mostly a group that fit has not seen,
             few groups, a heavy-tailed prior) or the prior of the effects has none, and with ``pooling="none"`` where
             the group's own rows do not identify the mean of the row.
+
+            For a lazy frame, a lazy frame of the same kind with its own columns and "prediction", "prediction_std"
+            instead, which the engine computes when it is asked: null where a feature is missing or a level unknown.
         """
         if is_lazy(X):
             beside = {"standard_error": standard_error, "include_groups": include_groups}
@@ -365,10 +370,10 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
 
         Parameters
         ----------
-        X : array-like or dataframe of shape (n_samples, n_features)
+        X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
             Rows to predict, with the columns that fit had.
         y : array-like of shape (n_samples,)
-            Their responses.
+            Their responses; of a lazy frame the name of their column, as of `sample_weight`.
         sample_weight : array-like of shape (n_samples,), default=None
             Weight of each row in the score.
         groups : array-like, default=None

@@ -4,6 +4,8 @@ An engine is a function that makes its frame of a data frame of pandas. The defa
 `tests/engines` the others.
 """
 
+import re
+
 import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
@@ -104,7 +106,9 @@ def spoiled(lazy, column, value, row=7):
     """Return a frame of the same engine with another value in one row."""
     frame = nw.from_native(lazy)
     bad = nw.lit(value) if value is not None else nw.lit(None, frame.collect_schema()[column])
-    return frame.with_columns(nw.when(nw.col("row") == row).then(bad).otherwise(nw.col(column)).alias(column)).to_native()
+    return frame.with_columns(
+        nw.when(nw.col("row") == row).then(bad).otherwise(nw.col(column)).alias(column)
+    ).to_native()
 
 
 BAD_ROWS = [
@@ -130,9 +134,8 @@ def check_bad_row(engine, column, value, beside, message):
     frame = rows()
     model = PartialPoolingRegressor(FORMULA).fit(engine(frame))
     before = dict(vars(model))
-    with pytest.raises(ValueError, match="rows|missing labels") as raised:
+    with pytest.raises(ValueError, match=re.escape(message)):
         model.fit(spoiled(engine(frame), column, value), **beside)
-    assert message in str(raised.value)
     assert vars(model) == before
 
 

@@ -17,6 +17,7 @@ from hbsk.exceptions import (
     SuspiciousGroupsWarning,
     SuspiciousWeightsWarning,
 )
+from hbsk.model_selection import WithinGroupKFold, compare_estimators, loo
 from hbsk.predictive_checks import posterior_predictive_check
 
 N = 60
@@ -221,15 +222,25 @@ def test_ranks_of_several_factors_need_a_factor(frame, y):
 # Containers
 
 
-@pytest.mark.parametrize("estimator", ESTIMATORS)
-def test_lazy_tables_are_refused_with_the_way_out(estimator, frame, y):
+def test_lazy_tables_are_refused_with_the_way_out(frame, y):
     polars = pytest.importorskip("polars")
     lazy = polars.LazyFrame({name: frame[name].to_list() for name in frame})
-    with pytest.raises(TypeError, match=r"^X is a polars LazyFrame, .*Pass X.collect\(\) instead"):
-        estimator(group_features="g").fit(lazy, y)
-    model = fit(estimator, frame, y)
-    with pytest.raises(TypeError, match=r"X.collect\(\)"):
-        model.predict(lazy)
+    said = r"^X is a polars LazyFrame, .*Pass X.collect\(\) instead.*cross_validate_sums"
+    with pytest.raises(TypeError, match=said):
+        JamesSteinEstimator(group_features="g").fit(lazy, y)
+    model = fit(JamesSteinEstimator, frame, y)
+    for ask in (
+        lambda: model.predict(lazy),
+        lambda: loo(fit(PartialPoolingRegressor, frame, y), lazy, y),
+        lambda: compare_estimators({"a": PartialPoolingRegressor()}, lazy, y),
+        lambda: next(WithinGroupKFold().split(lazy, y)),
+    ):
+        with pytest.raises(TypeError, match=said):
+            ask()
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_columns_that_are_not_in_memory_are_refused_with_the_way_out(estimator, frame, y):
     dask = type("DataFrame", (), {"__module__": "dask.dataframe.dask_expr", "compute": lambda self: frame})()
     for ask, name in (
         (lambda: estimator(group_features="g").fit(dask, y), "X"),

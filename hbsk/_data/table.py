@@ -286,8 +286,15 @@ def refuse_lazy(values: Any, argument: str) -> None:
     module = kind.__module__.partition(".")[0]
     cure = "collect()" if kind.__name__ == "LazyFrame" else _INTO_MEMORY.get(module)
     if cure is not None and hasattr(values, cure.removesuffix("()")):
+        more = ""
+        if argument == "X":
+            more = (
+                " Lazy frames are for fit, predict and score of PartialPoolingRegressor; scikit-learn's pipelines and "
+                "cross-validation cannot take them, hbsk.model_selection.cross_validate_sums can."
+            )
         raise TypeError(
-            f"{argument} is a {module} {kind.__name__}, whose rows are not in memory. Pass {argument}.{cure} instead."
+            f"{argument} is a {module} {kind.__name__}, whose rows are not in memory. Pass {argument}.{cure} "
+            f"instead.{more}"
         )
 
 

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _num_samples, has_fit_parameter
 
 from hbsk._data.checks import check_target, check_weights
 from hbsk._data.suspicions import warn_of_order
+from hbsk._data.table import refuse_lazy
 from hbsk._messages import shown
 from hbsk.model_selection import _scores
 from hbsk.model_selection._questions import questions
@@ -161,6 +162,7 @@ def compare_estimators(
     """
     estimators = _check_estimators(estimators)
     refuse_name(groups, "compare_estimators")
+    refuse_lazy(X, "X")
     X, y, groups = indexable(X, y, groups)
     warn_of_order(X, [("y", y), ("groups", groups)])
     classes = None

@@ -13,7 +13,7 @@ from sklearn.utils.validation import _num_samples
 
 from hbsk._data.labels import GroupFactor
 from hbsk._data.sources import read_keyword
-from hbsk._data.table import Table
+from hbsk._data.table import Table, refuse_lazy
 from hbsk._messages import shown
 
 __all__ = ["WithinGroupKFold", "encode_groups", "refuse_name"]
@@ -104,6 +104,7 @@ class WithinGroupKFold(BaseCrossValidator):
         """
         # Not a generator itself, so that errors come at the call and not at the first fold.
         refuse_name(groups, type(self).__name__)
+        refuse_lazy(X, "X")
         X, y, groups = indexable(X, y, groups)
         codes = encode_groups(groups, _num_samples(X), type(self).__name__)
         if self.n_splits > len(codes):
