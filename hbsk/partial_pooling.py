@@ -253,7 +253,6 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             For `fit`; those of other rows can be added.
         """
         if is_lazy(X):
-            self._check_options()
             beside = {"standard_error": standard_error, "sample_weight": sample_weight}
             return lazy_statistics(self, X, y, groups=groups, **beside)
         options, table = self._begin(X)

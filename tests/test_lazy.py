@@ -227,6 +227,21 @@ def test_unknown_groups_are_nan_or_an_error_where_asked(engine):
     in_memory(model.predict(engine(frame)))
 
 
+def test_the_populations_line_looks_at_no_labels():
+    frame = rows()
+    priors = {"x1|g": ("Normal", {"mu": 0.4, "sigma": ("HalfNormal", {"sigma": 1})})}
+    model = PartialPoolingRegressor("y ~ x2 + (x1 | g)", priors=priors).fit(ENGINES["polars"](frame))
+    mean, std = model.predict(frame[["g", "x1", "x2"]], return_std=True, include_groups=False)
+    lazy = ENGINES["polars"](frame.drop(columns="g"))
+    found = in_memory(model.predict(lazy, return_std=True, include_groups=False))
+    np.testing.assert_allclose(found["prediction"], mean, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(found["prediction_std"], std, rtol=1e-13)
+    with pytest.raises(ValueError, match="pooling='none' there is none"):
+        PartialPoolingRegressor(FORMULA, pooling="none").fit(ENGINES["polars"](frame)).predict(
+            lazy, include_groups=False
+        )
+
+
 def test_labels_that_equal_none_of_a_column_are_unknown():
     frame = rows()
     numbered = frame.assign(g=frame["g"].str[1:].astype(int))

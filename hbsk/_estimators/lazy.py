@@ -6,7 +6,7 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 
-from hbsk._base import learnt_by, require_standard_error
+from hbsk._base import learnt_by, population_effects, require_standard_error
 from hbsk._data.lazy import as_numbers, first_centre, is_lazy, read_lazy_table, require_numbers
 from hbsk._fit.lazy_sums import statistics_of_lazy_rows
 from hbsk._model.lazy_columns import finite
@@ -30,6 +30,7 @@ def lazy_statistics(
     like: tuple[Specification, Specification] | None = None,
 ) -> SufficientStatistics:
     """Collect what a fit needs of a lazy frame; see `PartialPoolingRegressor.collect`."""
+    estimator._check_options()
     refuse_labels_beside(groups)
     rows = read_lazy_frame(
         options_of(estimator),
@@ -42,10 +43,14 @@ def lazy_statistics(
     return statistics_of_lazy_rows(options_of(estimator), rows)
 
 
-def lazy_predictions(estimator: Any, X: Any, groups: Any, *, return_std: bool, standard_error: Any) -> Any:
+def lazy_predictions(
+    estimator: Any, X: Any, groups: Any, *, return_std: bool, standard_error: Any, include_groups: Any = True
+) -> Any:
     """Return a lazy frame of the same kind with predictions; see `PartialPoolingRegressor.predict`."""
     learnt = learnt_by(estimator)
     refuse_labels_beside(groups)
+    if not include_groups:
+        population_effects(estimator)  # which says where there is no population
     table = read_lazy_table(X, estimator.verbose)
     if return_std or standard_error is not None:
         require_standard_error(estimator, standard_error, "return_std=True")
@@ -58,6 +63,7 @@ def lazy_predictions(estimator: Any, X: Any, groups: Any, *, return_std: bool, s
         unknown_groups=estimator.unknown_groups,
         return_std=return_std,
         standard_error=standard_error,
+        include_groups=bool(include_groups),
     )
     # a frame of narwhals stays one
     return predicted if isinstance(X, nw.LazyFrame) else predicted.to_native()

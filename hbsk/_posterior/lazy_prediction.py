@@ -48,13 +48,15 @@ class RowLaw:
     of_new: MarginalPosterior | None = None
 
 
-def row_law(posterior, *, need_variance: bool) -> RowLaw:
+def row_law(posterior, *, need_variance: bool, include_groups: bool = True) -> RowLaw:
     """Return the moments of rows by group.
 
     Parameters
     ----------
     posterior : MarginalPosterior or NoPoolingPosterior
     need_variance : bool
+    include_groups : bool, default=True
+        Whether rows have the effects of their groups; otherwise only the fixed mean of these.
 
     Raises
     ------
@@ -83,7 +85,7 @@ def row_law(posterior, *, need_variance: bool) -> RowLaw:
         )
     columns: dict[str, np.ndarray] = {}
     fresh: dict[str, float] = {}
-    if not posterior.n_groups:
+    if not posterior.n_groups or not include_groups:
         return RowLaw(posterior, columns, fresh, need_variance, of_new)
     effects = posterior._effects_with_spread if need_variance else posterior._effects
     q, p = effects.mean.shape[1], posterior.common_mean.shape[1]
@@ -137,7 +139,7 @@ def row_expressions(
         Known errors of the rows; otherwise the residual variance is that of the posterior.
     """
     posterior = law.posterior
-    p, q = posterior.common_mean.shape[1], len(posterior.n_groups) and posterior.factor.shape[1]
+    p, q = posterior.common_mean.shape[1], posterior.factor.shape[1] if law.new_group else 0
     x = [nw.col(names[f"x{a}"]) for a in range(p)]
     z = [nw.col(names[f"z{k}"]) for k in range(q)]
     of_group = {name: nw.col(names[name]).fill_null(value) for name, value in law.new_group.items()}
@@ -177,6 +179,7 @@ def predict_lazily(
     unknown_groups: str,
     return_std: bool = False,
     standard_error: str | None = None,
+    include_groups: bool = True,
 ) -> nw.LazyFrame:
     """Return a lazy frame with its columns and predictions; rows are asked for only where unknown groups are errors.
 
@@ -189,6 +192,8 @@ def predict_lazily(
     return_std : bool, default=False
     standard_error : str, optional
         Column of known errors.
+    include_groups : bool, default=True
+        Whether labels are looked at.
     """
     new = [PREDICTION, STANDARD_DEVIATION][: 1 + return_std]
     clash = [name for name in new if name in table.schema]
@@ -202,7 +207,7 @@ def predict_lazily(
             f"The lazy frame has no column {quoted(missing)}, which the model reads; its columns are "
             f"{quoted(table.names)}."
         )
-    law = row_law(posterior, need_variance=return_std)
+    law = row_law(posterior, need_variance=return_std, include_groups=include_groups)
     posterior = law.posterior
     scaled = scaled_columns(posterior, lazy_columns(specification.recipe, table.schema))
     prefix = "_hbsk_"
@@ -210,7 +215,7 @@ def predict_lazily(
         prefix += "_"
     names = {name: prefix + name for name in (*scaled, *law.group_columns, "known")}
     frame = table.frame.with_columns(**{names[name]: each for name, each in scaled.items()})
-    is_grouped = bool(posterior.n_groups)
+    is_grouped = bool(law.new_group)
     if is_grouped:
         frame = _joined(frame, table, specification.factors[0], law, names, prefix)
         if unknown_groups == "error":
