@@ -1,7 +1,7 @@
 """Laws of rows and effects at one node of a model with several grouping factors; engine units, arrays in, arrays out.
 
 Given a node (sigma, Lambda), the common coefficients b are normal, and so are the effects given b, with the covariance
-``sigma^2 Phi`` and the mean ``Phi (B_y - B_x b)`` (`hbsk._engine.crossed_passes`). For a row with common columns x and
+``sigma^2 Phi`` and the mean ``Phi (B_y - B_x b)`` (`hbsk._engine.schur_passes`). For a row with common columns x and
 the vector v of its effects, ``x'b + v'u`` therefore has
 
     mean      x~' E[b] + v' Phi B_y,     x~ = x - B_x' Phi v
@@ -18,10 +18,10 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
-from hbsk._engine.crossed_passes import CrossedPasses, Effects
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.schur_passes import Effects, SchurPasses
 from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
 
 
@@ -97,7 +97,7 @@ class RowParts(NamedTuple):
 
 
 def rows_at_node(
-    law: NodeLaw, passes: CrossedPasses | NestedPasses, rows: KnownRows, *, need_variance: bool = True
+    law: NodeLaw, passes: SchurPasses | NestedPasses, rows: KnownRows, *, need_variance: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (n_rows,)."""
     parts = row_parts(law.effects, law.factor, passes, rows, need_variance=need_variance)
@@ -110,7 +110,7 @@ def rows_at_node(
 def row_parts(
     effects: Effects | NestedEffects,
     factor: np.ndarray,
-    passes: CrossedPasses | NestedPasses,
+    passes: SchurPasses | NestedPasses,
     rows: KnownRows,
     *,
     need_variance: bool = True,
@@ -178,7 +178,7 @@ class LevelMoments(NamedTuple):
     reach: np.ndarray
 
 
-def levels_at_node(law: NodeLaw, passes: CrossedPasses | NestedPasses, f: int) -> LevelMoments:
+def levels_at_node(law: NodeLaw, passes: SchurPasses | NestedPasses, f: int) -> LevelMoments:
     """Return the moments of all levels of factor f."""
     effects = law.effects
     if isinstance(effects, NestedEffects):
@@ -192,7 +192,7 @@ def levels_at_node(law: NodeLaw, passes: CrossedPasses | NestedPasses, f: int) -
 def share_kept(
     effects: Effects | NestedEffects,
     factor: np.ndarray,
-    passes: CrossedPasses | NestedPasses,
+    passes: SchurPasses | NestedPasses,
     f: int,
     scaling: ColumnScaling,
 ) -> np.ndarray:
@@ -203,7 +203,7 @@ def share_kept(
     effects : Effects
     factor : ndarray of shape (q, q)
         Lambda of all factors, block diagonal.
-    passes : CrossedPasses
+    passes : SchurPasses
     f : int
         The factor.
     scaling : ColumnScaling
@@ -233,7 +233,7 @@ def _places(passes, f):
 
 
 def draw_levels(
-    passes: CrossedPasses | NestedPasses,
+    passes: SchurPasses | NestedPasses,
     factor: np.ndarray,
     sigma: np.ndarray,
     common: np.ndarray,
@@ -244,7 +244,7 @@ def draw_levels(
 
     Parameters
     ----------
-    passes : CrossedPasses or NestedPasses
+    passes : SchurPasses or NestedPasses
     factor : ndarray of shape (q, q)
     sigma : ndarray of shape (n_draws,)
     common : ndarray of shape (n_draws, p)
