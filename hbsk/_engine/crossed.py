@@ -1,7 +1,7 @@
 """Several grouping factors, crossed or nested: from sums and priors to weighted nodes.
 
 The model of `hbsk._engine.marginal` with ``Z u = sum_f Z_f u_f``: all that differs is how effects are integrated out
-(`CrossedPasses`), how the mode is found where every gradient costs a matrix inverse, and how many nodes are placed.
+(`passes_of`), how the mode is found where every gradient costs a matrix inverse, and how many nodes are placed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import block_diag
 
-from hbsk._engine.crossed_passes import CrossedPasses
+from hbsk._engine.crossed_passes import MOST_REMAINING, CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
 from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds, start_candidates
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
+from hbsk._engine.krylov_passes import KrylovPasses
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.nested_passes import NestedPasses, find_chain
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.progress import Progress
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
@@ -58,7 +60,7 @@ class CrossedModel(MarginalModel):
     sums: CrossedSums  # type: ignore[assignment]
 
     @cached_property
-    def passes(self) -> CrossedPasses | NestedPasses:  # type: ignore[override]
+    def passes(self) -> CrossedPasses | KrylovPasses | NestedPasses:  # type: ignore[override]
         """Sums over levels for any Lambda."""
         return passes_of(self.sums)
 
@@ -75,10 +77,17 @@ class CrossedModel(MarginalModel):
         return self.passes.factor_gradient(factor, adjoint)
 
 
-def passes_of(sums: CrossedSums) -> CrossedPasses | NestedPasses:
-    """Return sums over levels for any Lambda; from the innermost factor out, at linear cost, where they are nested."""
+def passes_of(sums: CrossedSums) -> CrossedPasses | KrylovPasses | NestedPasses:
+    """Return sums over levels for any Lambda.
+
+    From the innermost factor out, at linear cost, where they are nested; otherwise with a dense matrix of the effects
+    beside the largest factor, or without one where they are more than `MOST_REMAINING`.
+    """
     chain = find_chain(sums)
-    return CrossedPasses(sums) if chain is None else NestedPasses(sums, chain)
+    if chain is not None:
+        return NestedPasses(sums, chain)
+    sizes = [factor.n_groups * factor.n_varying for factor in sums.factors]
+    return CrossedPasses(sums) if sum(sizes) - max(sizes) <= MOST_REMAINING else KrylovPasses(sums)
 
 
 def crossed_model(
@@ -149,7 +158,9 @@ def _together(locations: Sequence[Location | None], columns: Sequence[slice]) ->
     )
 
 
-def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSettings = DEFAULT) -> IntegratedNodes:
+def integrate_crossed(
+    model: CrossedModel, tails: Tails, settings: IntegrationSettings = DEFAULT, verbose: int = 0
+) -> IntegratedNodes:
     """Find the mode, place nodes and weigh them.
 
     Parameters
@@ -158,6 +169,8 @@ def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSe
     tails : Tails
         From `crossed_tails`.
     settings : IntegrationSettings, optional
+    verbose : int, default=0
+        Whether a fit of more than a few seconds tells how far it is.
 
     Raises
     ------
@@ -165,10 +178,10 @@ def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSe
         Where numbers leave floating point on the way to it.
     """
     with own_errors():
-        return _integrate(model, tails, settings)
+        return _integrate(model, tails, settings, Progress(verbose))
 
 
-def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings) -> IntegratedNodes:
+def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings, progress: Progress) -> IntegratedNodes:
     if model.parameters.n_dim == 0:
         one = np.ones(1)
         points = model.evaluate(np.zeros((1, 0)))
@@ -178,14 +191,15 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings)
         starts = np.concatenate([start_of(model)[None], start_candidates(model)])
         mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
     else:
-        mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
+        look = progress.counted(model.value_and_gradient, "looking for the mode")
+        mode, precision = quasi_newton_mode(look, start_of(model), _first_guess(model))
     drawn_from = proposals(model, mode, precision, thorough=is_small)
     n_dim = model.parameters.n_dim
     first = NODES_OF_FEW if is_small else LEAST_NODES
     if not is_small:
         first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
     nodes = importance_sample(
-        model.evaluate,
+        progress.counted(model.evaluate, "weighing nodes"),
         drawn_from.first,
         monitored_values(tails),
         broad=drawn_from.broad,

@@ -6,7 +6,6 @@ entries of H: a sparse map, built once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
 
@@ -30,21 +29,6 @@ BLOCK_NUMBERS = 2**18
 FEW_REMAINING = 64
 # Share of lambda^2 R in 1 below which one less the inverse has lost digits.
 LOST_TRACE = 1e-8
-
-
-def require_manageable(names: Sequence[str], n_groups: Sequence[int], n_varying: Sequence[int]) -> None:
-    """Raise where too many effects remain beside the largest factor, before anything is allocated."""
-    sizes = [n * q for n, q in zip(n_groups, n_varying, strict=True)]
-    remaining = sum(sizes) - max(sizes)
-    if remaining <= MOST_REMAINING:
-        return
-    counts = ", ".join(f"{size} of {name!r}" for name, size in zip(names, sizes, strict=True))
-    raise ValueError(
-        f"Beside the grouping factor with most effects {remaining} effects remain ({counts}), and at most "
-        f"{MOST_REMAINING} can be integrated: their matrix would take {8 * remaining**2 / 2**30:.1f} GiB, several "
-        "times, and be factorised at every point. Merge rare levels, leave a factor or a slope out, or fit one factor "
-        "at a time."
-    )
 
 
 class Complement(NamedTuple):
@@ -84,6 +68,8 @@ class Complement(NamedTuple):
 
 class CrossedPasses(SchurPasses):
     """Sums over the levels of several factors for any Lambda; see `SchurPasses`."""
+
+    how = "exact for several grouping factors"
 
     def __init__(self, sums: CrossedSums):
         super().__init__(sums)

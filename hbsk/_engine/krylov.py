@@ -1,8 +1,8 @@
 """Solves, log-determinants and roots of a symmetric positive matrix that only multiplies.
 
 Conjugate gradients from a column z are Lanczos's recursion: their coefficients make the tridiagonal T of the matrix in
-the basis of the scaled residuals, so that one run gives ``A^-1 z``, ``z' f(A) z = |z|^2 (f(T))_11`` and, where the basis
-is kept, ``f(A) z`` (Golub, Meurant 2010, Matrices, Moments and Quadrature, chapters 4 and 6).
+the basis of the scaled residuals, so that one run gives ``A^-1 z``, ``z' f(A) z = |z|^2 (f(T))_11`` and, where the
+basis is kept, ``f(A) z`` (Golub, Meurant 2010, Matrices, Moments and Quadrature, chapters 4 and 6).
 """
 
 from __future__ import annotations
@@ -75,7 +75,8 @@ def conjugate_gradients(
     square = _squares(residual)
     size = np.sqrt(square)
     is_open = square > 0
-    lengths, turns, opens, basis = [], [], [], []
+    lengths, turns, opens = [], [], []
+    basis: list[np.ndarray] = []
     for _ in range(min(MOST_STEPS, 2 * len(right) + 10)):
         if not is_open.any():
             break

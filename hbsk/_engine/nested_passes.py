@@ -17,7 +17,7 @@ Arrays hold the levels last, points before them: (q, t, n_points, n_levels). Lev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -57,17 +57,6 @@ class Chain(NamedTuple):
 
     order: list[int]
     parents: list[np.ndarray]
-
-
-def nested_order(codes: Sequence[np.ndarray], n_groups: Sequence[int]) -> list[int] | None:
-    """Return the factors of rows, innermost first, where each is nested in the next; otherwise None."""
-    order = sorted(range(len(n_groups)), key=lambda f: -n_groups[f])
-    for f, g in pairwise(order):
-        parent = np.zeros(n_groups[f], dtype=int)
-        parent[codes[f]] = codes[g]
-        if np.any(parent[codes[f]] != codes[g]):
-            return None
-    return order
 
 
 def find_chain(sums: CrossedSums) -> Chain | None:
@@ -149,6 +138,8 @@ class NestedPasses:
         Effects of a dense matrix: none.
     """
 
+    how = "exact for nested grouping factors"
+    is_stochastic = False
     n_remaining = 0
 
     def __init__(self, sums: CrossedSums, chain: Chain):

@@ -30,6 +30,7 @@ import numpy as np
 
 from hbsk._engine.crossed_maps import between_factors, rest_products
 from hbsk._engine.crossed_sums import CrossedSums
+from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.group_passes import GroupPasses
 from hbsk._engine.threads import n_threads, one_thread_each
 
@@ -46,7 +47,7 @@ class Effects(NamedTuple):
         ``H_j``.
     first_phi : ndarray of shape (n_groups, q, q)
         Blocks of Phi for factor 0.
-    rest_phi : ndarray of shape (K, K), or `DrawnCovariance`
+    rest_phi : ndarray of shape (K, K), or DrawnCovariance
         P, symmetric.
     first_solved : ndarray of shape (n_groups, q, p + 1)
         ``Phi B`` for factor 0.
@@ -55,7 +56,7 @@ class Effects(NamedTuple):
 
     first: np.ndarray
     first_phi: np.ndarray
-    rest_phi: Any
+    rest_phi: np.ndarray | DrawnCovariance
     first_solved: np.ndarray
     rest_solved: np.ndarray
 
@@ -72,6 +73,8 @@ class SchurPasses(ABC):
 
     Attributes
     ----------
+    how : str
+        What users are told of it.
     order : list of int
         The factors by number of effects, most first.
     n_remaining : int
@@ -82,6 +85,9 @@ class SchurPasses(ABC):
         ``A_12``.
     """
 
+    how: str
+    # Whether effects beside the largest factor are sampled.
+    is_stochastic = False
     # Points that are worked on together.
     _width = 1
 
@@ -233,7 +239,7 @@ class SchurPasses(ABC):
 
     def solved(self, complement: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Phi B`` of the rest, (K, p + 1), and of factor 0, (n_groups, q, p + 1)."""
-        rest, first = self._solved(_stacked(complement))
+        rest, first = self._solved(stacked(complement))
         return rest[0], first[0]
 
     def across(self, rest: np.ndarray) -> np.ndarray:
@@ -270,12 +276,13 @@ def alone(stacked):
     return type(stacked)(*parts)
 
 
-def _stacked(one):
+def stacked(one):
     """Return one point of a NamedTuple as a stack of one."""
-    parts = [
-        [block[None] for block in part] if isinstance(part, list) else part[None] if hasattr(part, "shape") else (part,)
-        for part in one
-    ]
+    parts = []
+    for part in one:
+        of_one = part if isinstance(part, list) else [part]
+        of_one = [x[None] if isinstance(x, np.ndarray) else np.array([x]) for x in of_one]
+        parts.append(of_one if isinstance(part, list) else of_one[0])
     return type(one)(*parts)
 
 

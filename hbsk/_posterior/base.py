@@ -39,6 +39,8 @@ class Posterior(ABC):
         Whether a node fixes every parameter, coefficients and effects included.
     pools_nothing : bool
         Whether groups have estimates of their own.
+    is_stochastic : bool
+        Whether there are draws of effects, in place of their covariances, and log-determinants have errors.
     has_crossed_model : bool
         Whether it was integrated from the sums of several factors, which are in its ``model``, with its ``scalings``.
     family : {"gaussian", "binomial", "poisson"}
@@ -52,6 +54,7 @@ class Posterior(ABC):
     by_quadrature: bool
     are_draws: bool = False
     pools_nothing: bool = False
+    is_stochastic: bool = False
     has_crossed_model: bool = False
     model: Any
     scalings: tuple
@@ -105,6 +108,10 @@ class Posterior(ABC):
     def judged_mixture(self) -> tuple[np.ndarray, np.ndarray] | None:
         """Return what a fit judges coefficients by where `diagnostics` costs too much; None where it does not."""
         return None
+
+    def probe_error(self, values: np.ndarray) -> np.ndarray | float:  # noqa: ARG002 - mostly there are no probes
+        """Return the errors of means of values at the nodes, (n_nodes, k), that log-determinants by probes make."""
+        return 0.0
 
     # rows
 

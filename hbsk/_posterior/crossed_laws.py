@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 import scipy.sparse as sp
 
+from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
 from hbsk._engine.scaling import ColumnScaling
@@ -146,11 +147,17 @@ def _schur_rows(effects, passes, rows, need_variance):
         for other, other_value in entries[:i]:
             relative += 2.0 * value * other_value * effects.rest_phi[at, other]
     through = _through_levels(passes.between, np.einsum("rkl,rl->rk", effects.first[code], z), code)
-    row = np.repeat(np.arange(len(z)), np.diff(through.indptr))
     for at, value in entries:
-        products = through.data * effects.rest_phi[through.indices, at[row]]
-        relative -= 2.0 * value * np.bincount(row, products, len(z))
+        relative -= 2.0 * value * _products(through, effects.rest_phi, at)
     return solved, relative
+
+
+def _products(through, phi, at):
+    """Return ``sum_k through[r, k] P[k, at[r]]``, (n_rows,)."""
+    if isinstance(phi, DrawnCovariance):
+        return phi.products(through, at)
+    row = np.repeat(np.arange(len(at)), np.diff(through.indptr))
+    return np.bincount(row, through.data * phi[through.indices, at[row]], len(at))
 
 
 def _through_levels(between, scaled, code) -> sp.csr_array:
@@ -239,6 +246,7 @@ def draw_levels(
     common: np.ndarray,
     rng,
     groups: Sequence[np.ndarray],
+    conditional: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Return joint draws of effects at one Lambda, one array (n_draws, n_codes, q) per factor.
 
@@ -252,14 +260,19 @@ def draw_levels(
     rng : numpy.random.Generator
     groups : sequence of ndarray of shape (n_codes,), one per factor
         A code that is not below the number of levels is a new level.
+    conditional : tuple of (H, Phi B of the rest, noise of covariance P), optional
+        Where they are known; found otherwise.
     """
     n_draws = len(common)
     contrast = np.concatenate([-common, np.ones((n_draws, 1))], axis=1).T
     if isinstance(passes, NestedPasses):
         return _draw_nested_levels(passes, factor, sigma, contrast, rng, groups)
-    complement = passes.complement(factor)
-    rest = passes.solved(complement)[0] @ contrast
-    rest += sigma * passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
+    if conditional is None:
+        complement = passes.complement(factor)
+        noise = passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
+        conditional = complement.first, passes.solved(complement)[0], noise
+    of_first, solved, noise = conditional
+    rest = solved @ contrast + sigma * noise
     drawn = []
     for f, codes in enumerate(groups):
         n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
@@ -267,7 +280,7 @@ def draw_levels(
         at = np.where(known, codes, 0)
         noise = sigma[:, None, None] * rng.standard_normal((n_draws, len(codes), q))
         if f == passes.order[0]:
-            first = complement.first[at]
+            first = of_first[at]
             rows = at[:, None] * q + np.arange(q)
             taken = (passes.between[rows.ravel()] @ rest).reshape(len(codes), q, n_draws)
             mean = np.einsum("jkl,jls->sjk", first, passes.level_products()[at] @ contrast - taken)
