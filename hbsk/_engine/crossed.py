@@ -178,7 +178,12 @@ def integrate_crossed(
         Where numbers leave floating point on the way to it.
     """
     with own_errors():
-        return _integrate(model, tails, settings, Progress(verbose))
+        progress = Progress(verbose)
+        model.passes.watch = progress.count
+        try:
+            return _integrate(model, tails, settings, progress)
+        finally:
+            model.passes.watch = None
 
 
 def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings, progress: Progress) -> IntegratedNodes:
@@ -187,19 +192,20 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
         points = model.evaluate(np.zeros((1, 0)))
         return IntegratedNodes(points, one, np.zeros(1, dtype=int), 0.0, 0.5 * one, tails, by_quadrature=True)
     is_small = model.passes.is_cheap
+    progress.stage = "looking for the mode"
     if is_small:
         starts = np.concatenate([start_of(model)[None], start_candidates(model)])
         mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
     else:
-        look = progress.counted(model.value_and_gradient, "looking for the mode")
-        mode, precision = quasi_newton_mode(look, start_of(model), _first_guess(model))
+        mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     drawn_from = proposals(model, mode, precision, thorough=is_small)
     n_dim = model.parameters.n_dim
     first = NODES_OF_FEW if is_small else LEAST_NODES
     if not is_small:
         first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
+    progress.stage = "weighing nodes"
     nodes = importance_sample(
-        progress.counted(model.evaluate, "weighing nodes"),
+        model.evaluate,
         drawn_from.first,
         monitored_values(tails),
         broad=drawn_from.broad,

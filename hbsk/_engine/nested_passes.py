@@ -17,7 +17,7 @@ Arrays hold the levels last, points before them: (q, t, n_points, n_levels). Lev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -140,6 +140,7 @@ class NestedPasses:
 
     how = "exact for nested grouping factors"
     is_stochastic = False
+    watch: Callable[[int], None] | None = None
     n_remaining = 0
 
     def __init__(self, sums: CrossedSums, chain: Chain):
@@ -256,6 +257,8 @@ class NestedPasses:
         log_det, reduced = self._first.reduce(np.ascontiguousarray(factor[:, at, at]))
         for block in self._blocks(len(factor)):
             self._stages(factor[block], log_det[block], reduced[block])
+            if self.watch is not None:
+                self.watch(block.stop - block.start)
         beyond = ~np.isfinite(log_det)  # where Lambda leaves floating point
         reduced[beyond] = np.nan
         return log_det, reduced

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 # Seconds before the first line, and between lines.
 PATIENCE = 3.0
@@ -16,22 +15,23 @@ class Progress:
     ----------
     verbose : int, default=0
         Nothing is printed at 0.
+
+    Attributes
+    ----------
+    stage : str
+        What the points are for.
     """
 
     def __init__(self, verbose: int = 0):
         self._verbose, self._start = verbose, time.monotonic()
         self._last, self._n_points = self._start, 0
+        self.stage = ""
 
-    def counted(self, function: Callable, what: str) -> Callable:
-        """Return a function of points (n, d) that tells of them."""
-
-        def evaluate(theta):
-            found = function(theta)
-            self._n_points += len(theta)
-            now = time.monotonic()
-            if self._verbose > 0 and now - self._last >= PATIENCE:
-                self._last = now
-                print(f"hbsk: {what}, {self._n_points} points so far, {now - self._start:.0f} s", flush=True)  # noqa: T201 - asked for
-            return found
-
-        return evaluate
+    def count(self, n_points: int) -> None:
+        """Take down that points were evaluated."""
+        self._n_points += n_points
+        now = time.monotonic()
+        if self._verbose > 0 and now - self._last >= PATIENCE:
+            self._last = now
+            line = f"hbsk: {self.stage}, {self._n_points} points so far, {now - self._start:.0f} s"
+            print(line, flush=True)  # noqa: T201 - asked for

@@ -21,7 +21,7 @@ factorised (`crossed_passes`), or one that only multiplies (`krylov_passes`).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -88,6 +88,8 @@ class SchurPasses(ABC):
     how: str
     # Whether effects beside the largest factor are sampled.
     is_stochastic = False
+    # Is told of points that were reduced.
+    watch: Callable[[int], None] | None = None
     # Points that are worked on together.
     _width = 1
 
@@ -158,6 +160,8 @@ class SchurPasses(ABC):
 
         def work(block):
             complements = self._complements(factor[block])
+            if self.watch is not None:
+                self.watch(block.stop - block.start)
             if self._kept is not None:
                 self._kept[factor[block].tobytes()] = complements
             return complements.log_det, complements.explained
