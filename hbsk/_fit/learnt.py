@@ -114,4 +114,6 @@ def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, s
 
 def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted) -> Learnt:
     """Keep of a fit of sums what later questions need."""
-    return Learnt(statistics.frame, fitted, statistics.copies, statistics.known_errors)
+    whole = all((n == np.round(n)).all() for n in statistics.copies)  # counts are shown as counts
+    copies = tuple(n.astype(np.int64) if whole else n for n in statistics.copies)
+    return Learnt(statistics.frame, fitted, copies, statistics.known_errors)
