@@ -29,7 +29,7 @@ from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import FAR, usable_nodes
 from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.own_estimates import own_effects, products_left
-from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance
+from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance, turned_effects
 
 # Numbers of the matrices of all nodes up to which effects are averaged over every one of them (160 MB).
 KEPT_NUMBERS = 20_000_000
@@ -313,10 +313,10 @@ class CrossedPosterior(Posterior):
         own = own_effects(sums.factors[factor].zz, left, self.scalings[factor])
         return own if self.effect_mean is None else own + self.effect_mean[sums.columns[factor]]
 
-    def shrinkage(self, factor: int = 0) -> np.ndarray:
+    def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; the other factors' effects integrated."""
-        scaling, passes = self.scalings[factor], self.model.passes
-        return sum(law.weight * share_kept(law.effects, law.factor, passes, factor, scaling) for law in self._laws)
+        raw, passes = turned_effects(self.scalings[factor], turned), self.model.passes
+        return sum(law.weight * share_kept(law.effects, law.factor, passes, factor, raw) for law in self._laws)
 
     # draws
 

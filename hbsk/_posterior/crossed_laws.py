@@ -12,7 +12,7 @@ where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,7 +21,6 @@ import scipy.sparse as sp
 from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
-from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.schur_passes import Effects, SchurPasses
 from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
 
@@ -201,7 +200,7 @@ def share_kept(
     factor: np.ndarray,
     passes: SchurPasses | NestedPasses,
     f: int,
-    scaling: ColumnScaling,
+    raw: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Return the share of the prior variance of the effects of raw columns that the rows take off, (n_groups, q).
 
@@ -213,10 +212,10 @@ def share_kept(
     passes : SchurPasses
     f : int
         The factor.
-    scaling : ColumnScaling
-        Of the factor.
+    raw : callable
+        Map from effects of the engine, (..., q), to those asked about; see `turned_effects`.
     """
-    at, raw = passes.sums.columns[f], scaling.effects
+    at = passes.sums.columns[f]
     prior = np.sum(raw(factor[at, at].T) ** 2, axis=0)
     within = np.einsum("jkk->jk", raw(raw(_phi_blocks(effects, passes, f)).swapaxes(1, 2)))
     # nothing is kept of effects that are fixed
