@@ -245,7 +245,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns, the group column among them if `group_features` names one.
+            Columns, the group column among them if `group_features` names one. None, or no columns, with `groups`.
         y : array-like of shape (n_samples,)
             Responses.
         groups : array-like of shape (n_samples,), default=None
@@ -260,7 +260,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         self : JamesSteinEstimator
         """
         rows = read_training_rows(
-            read_training_table(self, X),
+            read_training_table(self, X, groups),
             y,
             groups,
             name=type(self).__name__,
@@ -278,7 +278,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
         return_std : bool, default=False
@@ -308,7 +308,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
         coverage : float, default=0.9
@@ -337,7 +337,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused. Rows of one new label share its mean.
         n_samples : int, default=1
@@ -362,7 +362,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         y : array-like of shape (n_samples,)
             Responses.
         sample_weight : array-like of shape (n_samples,), default=None

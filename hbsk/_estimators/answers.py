@@ -450,6 +450,6 @@ class PosteriorAnswersMixin:
                 "to_bambi cannot state pooling='none', the limit of infinite between-group sds. Use pooling='partial', "
                 "or a formula with the groups as common terms ('y ~ 0 + group + group:x' is close to it)."
             )
-        table = read_training_table(copy(self), X)  # what is read here is not learnt
+        table = read_training_table(copy(self), X, groups)  # what is read here is not learnt
         frame, rows = read_training_frame(options_of(self), table, y, groups, standard_error, None)
         return bambi_model(frame, rows, model_priors(self.priors, frame, rows))

@@ -105,7 +105,7 @@ class ShrunkenMeansBase(GroupRoutingMixin, ShrunkenComparisonsMixin, ShrunkenAns
         """Read new rows: (columns of the target, number of rows, codes), and their noise; `what` needs the noise."""
         learnt = learnt_by(self)
         rows = read_rows(
-            read_table(self, X, reset=False),
+            read_table(self, X, reset=False, groups=groups),
             groups,
             name=type(self).__name__,
             factors=learnt.factors,

@@ -126,7 +126,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(
-            read_table(estimator, X, reset=False),
+            read_table(estimator, X, reset=False, groups=groups),
             groups,
             name=type(estimator).__name__,
             factors=frame.factors,
