@@ -79,8 +79,8 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     theta_ : ndarray of shape (n_groups,)
         Shrunken means.
     theta_sd_ : ndarray of shape (n_groups,)
-        Empirical-Bayes posterior sd (not variance) of each true group mean, with the corrections of Morris (1983) for
-        estimating the target and :math:`\tau^2`. Infinite where the variance within groups cannot be estimated.
+        Posterior sd (not variance) of each true group mean about `theta_`, averaged over the target and over
+        :math:`\tau^2`, see "Intervals". Infinite where the variance within groups cannot be estimated.
     shrinkage_ : dict of str to DataFrame
         Weight :math:`\lambda_j` of the group's own mean, by factor, groups times the term "1|<factor>": 1 leaves it
         where it is, 0 puts it on the target. In [0, 1], but for "james-stein" with `positive_part=False`.
@@ -155,12 +155,14 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     `method`, `target` and `between_group_variance` are not used, and a :class:`~hbsk.exceptions.NoGroupsWarning` says
     that there were no groups.
 
-    **Intervals.** `predict_interval` uses quantiles of Student's t with :math:`\nu` degrees of freedom, exact for known
-    groups where nothing is shrunken. The sd of a group not seen in `fit` holds :math:`\tau^2` corrected for being
-    estimated as in `theta_sd_`: :math:`((J - r) \tau^2 + 2 \bar v) / (J - r - 2)`, infinite for J - r of 2 or less. Its
-    interval averages over :math:`\tau^2` by restricted likelihood times the variance of what is asked for times
-    :math:`\sum_j (v_j + \tau^2)^{-2}`: right to second order, exact for large :math:`\tau^2`, too wide where few groups
-    cannot tell it from 0. A number given as `between_group_variance` is taken as it is.
+    **Intervals** stand around what is predicted and hold the truth with their probability under the normal model,
+    whatever the `method`, averaged over :math:`\tau^2` by restricted likelihood times :math:`T / T' \sum_j (v_j +
+    \tau^2)^{-2}`. T is the variance of what is asked for, and :math:`T'` its derivative: 1 for new groups, :math:`v_j^2
+    / (v_j + \tau^2)^2` for known ones. That is right to second order in the number of groups, for new groups exact for
+    large :math:`\tau^2`, for known ones where nothing is shrunken; too wide where few groups cannot tell
+    :math:`\tau^2` from 0. `theta_sd_` is averaged in the same way. The sd of a group not seen in `fit` holds
+    :math:`\tau^2` corrected for being estimated as Morris (1983) does, :math:`((J - r) \tau^2 + 2 \bar v) / (J - r -
+    2)`, infinite for J - r of 2 or less. A number given as `between_group_variance` is taken as it is.
 
     References
     ----------
@@ -245,7 +247,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns, the group column among them if `group_features` names one. None, or no columns, with `groups`.
+            Columns, the group column among them if `group_features` names one.
         y : array-like of shape (n_samples,)
             Responses.
         groups : array-like of shape (n_samples,), default=None
@@ -260,7 +262,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         self : JamesSteinEstimator
         """
         rows = read_training_rows(
-            read_training_table(self, X, groups),
+            read_training_table(self, X),
             y,
             groups,
             name=type(self).__name__,
@@ -278,7 +280,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`; None where it had none.
+            Columns as in `fit`.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
         return_std : bool, default=False
@@ -308,7 +310,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`; None where it had none.
+            Columns as in `fit`.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
         coverage : float, default=0.9
@@ -337,7 +339,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`; None where it had none.
+            Columns as in `fit`.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused. Rows of one new label share its mean.
         n_samples : int, default=1
@@ -362,7 +364,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`; None where it had none.
+            Columns as in `fit`.
         y : array-like of shape (n_samples,)
             Responses.
         sample_weight : array-like of shape (n_samples,), default=None

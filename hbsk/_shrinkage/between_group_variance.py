@@ -305,62 +305,12 @@ def root_between(function: Curve, low: float, high: float) -> float:
 # Standard deviations
 
 
-def posterior_variance(
-    deviations: np.ndarray,
-    variances: np.ndarray,
-    basis: np.ndarray,
-    shrinkage: np.ndarray,
-    covariance: np.ndarray,
-    totals: np.ndarray | None,
-    n_target: float | None = None,
-) -> np.ndarray:
-    """Empirical-Bayes posterior variance of each theta_j with the corrections of Morris (1983, section 5).
-
-    s_j^2 = v_j (1 - B_j) + b_j B_j z_j' C z_j + [2 / (J - r - 2)] B_j^2 d_j^2 (vbar + tau^2) / (v_j + tau^2)
-
-    The first term is the posterior variance were tau^2 and the target known; the second is for estimating the target,
-    whose coefficients have the covariance C; the third is for estimating tau^2. There b_j = 1 - shrinkage_j, and
-    B_j = b_j (J - r - 2) / (J - r) makes up for the skewness of an estimated b_j. vbar is the mean of the v_j with
-    weights 1 / (v_j + tau^2). Where tau^2 is given and not estimated, B_j = b_j and there is no third term.
-
-    Parameters
-    ----------
-    deviations : ndarray of shape (J,)
-        d_j = y_j - z_j' beta.
-    variances : ndarray of shape (J,)
-        v_j.
-    basis : ndarray of shape (J, r)
-        z_j.
-    shrinkage : ndarray of shape (J,)
-        1 - b_j.
-    covariance : ndarray of shape (r, r)
-        C.
-    totals : ndarray of shape (J,) or None
-        v_j + tau^2 up to a common factor; None where tau^2 was given.
-    n_target : float, default=None
-        r, where rows within groups tell a part of the coefficients. None: as many as the basis has columns.
-
-    Returns
-    -------
-    variance : ndarray of shape (J,)
-        Variances, not sds.
-    """
-    b = np.clip(1.0 - shrinkage, 0.0, 1.0)
-    leverage = np.einsum("jk,kl,jl->j", basis, covariance, basis)
-    if totals is None:
-        return variances * (1.0 - b) + np.square(b) * leverage
-    degrees = len(variances) - (basis.shape[1] if n_target is None else n_target)
-    big_b = b * (degrees - 2) / degrees
-    mean_total = 1.0 / np.mean(1.0 / totals)  # vbar + tau^2
-    third = 2.0 / (degrees - 2) * np.square(big_b * deviations) * mean_total / totals
-    return variances * (1.0 - big_b) + b * big_b * leverage + third
-
-
 def variance_of_new_groups(variances: np.ndarray, tau2: float, n_target: float) -> float:
     """Compute the variance of a new theta around the target: tau^2 corrected for having been estimated.
 
-    (d tau^2 + 2 vbar) / (d - 2), d = J - r, is the tau^2 at which v / (v + tau^2) is the B of `posterior_variance`. It
-    is infinite for d of 2 or less, where a flat prior on tau^2 has no posterior.
+    (d tau^2 + 2 vbar) / (d - 2), d = J - r, is the tau^2 at which v / (v + tau^2) is what Morris (1983, section 5)
+    estimates it by, (d - 2) / d of its value at the estimate; vbar is the mean of the v_j with weights
+    1 / (v_j + tau^2). It is infinite for d of 2 or less, where a flat prior on tau^2 has no posterior.
 
     Parameters
     ----------

@@ -134,7 +134,8 @@ class LabelSums:
         with np.errstate(invalid="ignore"):
             variance = means.new_tau2 + float(learnt.predictor.covariance[0, 0])
             sd[:, 0] = np.sqrt(max(variance, 0.0) if np.isfinite(variance) else np.nan)
-            sd[:-1, 0][present] = np.sqrt(np.maximum(means.variance, 0.0))
+            if self.target.with_sd:
+                sd[:-1, 0][present] = np.sqrt(means.variances())
         return Encodings(value, sd, count, means.why_not)
 
     def _encode_rates(self, n_rows: np.ndarray, size: np.ndarray, events: list[np.ndarray]) -> Encodings:

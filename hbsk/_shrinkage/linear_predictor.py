@@ -260,8 +260,8 @@ def shrink_regression(
 def _slope_covariance(zeta: np.ndarray, unit: float, factor: float) -> np.ndarray:
     """Compute the covariance of slopes shrunken by a common factor, shape (k, k).
 
-    The corrections of Morris (1983) as in `posterior_variance`, for a known target: B is shared, so that not knowing it
-    moves all slopes together.
+    The corrections of Morris (1983, section 5) for estimating B, with a known target: B is shared, so that not knowing
+    it moves all slopes together.
     """
     k = len(zeta)
     if k < 3:

@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student_t
 
+from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups, Laws, distinct_pairs, t_quantile
 from hbsk._shrinkage.linear_predictor import LinearPredictor, ShrunkenRegression
-from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.shrunken_groups import Departures, ShrunkenGroups, infinite_where_unknown
-from hbsk._shrinkage.shrunken_means import t_quantile
 from hbsk._shrinkage.within_groups import WithinSlopes
 
 
@@ -42,8 +40,10 @@ class FittedMeans(NamedTuple):
         Sampling variances of the group means before shrinkage; NaN where they are not known.
     within : WithinSlopes or None
         What rows within groups say of the coefficients of the target; None where they say nothing.
-    new_groups : NewGroups or None
-        Law of new groups where tau^2 was estimated.
+    groups : KnownGroups or None
+        What the means were before; None without groups.
+    averaged : AveragedVariance or None
+        What is known of tau^2; None where nothing was shrunken.
     """
 
     theta: np.ndarray
@@ -58,7 +58,8 @@ class FittedMeans(NamedTuple):
     new_variance: float
     variances: np.ndarray
     within: WithinSlopes | None = None
-    new_groups: NewGroups | None = None
+    groups: KnownGroups | None = None
+    averaged: AveragedVariance | None = None
 
     def mean(self, columns: Sequence[np.ndarray], n_rows: int, codes: np.ndarray | None) -> np.ndarray:
         """Compute the mean of each row, shape (n_rows,); codes not below J are new groups, None is no groups."""
@@ -94,19 +95,64 @@ class FittedMeans(NamedTuple):
         coverage: float,
     ) -> np.ndarray:
         """Compute half the width of the interval of each row, shape (n_rows,); noise is 0 for that of its mean."""
-        level = 0.5 + coverage / 2
         variance = infinite_where_unknown(self.variance(columns, n_rows, codes) + noise)
-        reach = t_quantile(level, np.array([self.nu])) * np.sqrt(variance)
-        if codes is None or self.new_groups is None or not (codes >= len(self.theta)).any():
-            return reach
-        new = codes >= len(self.theta)
-        predictor = self.predictor._replace(covariance=self.new_groups.covariance)
-        leverage = predictor.variance([column[new] for column in columns], int(new.sum()))
-        noise = np.broadcast_to(np.asarray(noise, dtype=np.float64), n_rows)[new]
-        own = np.isfinite(self.nu) & (noise > 0)  # of rows like those of fit, whose variance was estimated
-        scale, degrees = self.new_groups.student(np.maximum(leverage, 0.0), np.where(own, np.nan, noise))
-        reach[new] = np.where(np.isfinite(variance[new]), student_t.ppf(level, degrees) * np.sqrt(scale), np.inf)
-        return reach
+        if codes is None or self.averaged is None:
+            return t_quantile(0.5 + coverage / 2, np.array([self.nu])) * np.sqrt(variance)
+        noise = np.broadcast_to(np.asarray(noise, dtype=np.float64), n_rows)
+        # that of rows like those of fit was estimated
+        noise = np.where(np.isfinite(self.nu) & (noise > 0), np.nan, noise)
+        known = codes < len(self.theta)
+        reach = np.empty(n_rows)
+        reach[known] = self._reach_of_known([column[known] for column in columns], codes[known], noise[known], coverage)
+        reach[~known] = self._reach_of_new([column[~known] for column in columns], noise[~known], coverage)
+        return np.where(np.isfinite(variance), reach, np.inf)
+
+    def _reach_of_known(
+        self, columns: Sequence[np.ndarray], codes: np.ndarray, noise: np.ndarray, coverage: float
+    ) -> np.ndarray:
+        assert self.averaged is not None
+        assert self.groups is not None
+        place = np.arange(len(codes))
+        if self.departures is None:
+            codes, noise, place = distinct_pairs(codes, noise)
+            away = np.zeros(len(codes))
+        else:
+            away = self.departures.variance(codes, columns, self.predictor.directions, len(codes))
+        return self.averaged.of_known(self.groups, self.points(), codes, away, noise).reach(coverage)[place]
+
+    def _reach_of_new(self, columns: Sequence[np.ndarray], noise: np.ndarray, coverage: float) -> np.ndarray:
+        assert self.averaged is not None
+        place = np.arange(len(noise))
+        if not columns:
+            noise, place = np.unique(noise, return_inverse=True)
+        points = self.predictor.directions.coordinates(columns, len(noise))
+        return self.averaged.of_new(points, noise).reach(coverage)[place]
+
+    def points(self) -> np.ndarray:
+        """Return where the groups stand in the target, shape (J, 1 + k)."""
+        ones = np.ones((len(self.theta), 1))
+        return ones if self.departures is None else np.column_stack([ones, self.departures.points])
+
+    def student_of_means(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return scale and degrees of freedom of Student's t about the shrunken mean of each group, both (J,)."""
+        laws = self._laws_of_means()
+        return (self.theta_sd, np.full(len(self.theta), self.nu)) if laws is None else laws.student()
+
+    def intervals(self, coverage: float) -> np.ndarray:
+        """Return the interval of the true mean of each group, shape (J, 2)."""
+        laws = self._laws_of_means()
+        if laws is None:
+            reach = t_quantile(0.5 + coverage / 2, np.array([self.nu])) * self.theta_sd
+        else:
+            reach = laws.reach(coverage)
+        return np.column_stack([self.theta - reach, self.theta + reach])
+
+    def _laws_of_means(self) -> Laws | None:
+        if self.averaged is None or self.groups is None:
+            return None
+        n_groups = len(self.theta)
+        still = np.zeros(n_groups)
+        return self.averaged.of_known(self.groups, self.points(), np.arange(n_groups), still, still)
 
 
 def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
@@ -114,7 +160,7 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
     groups, means = learnt.groups, learnt.means
     return FittedMeans(
         theta=means.theta,
-        theta_sd=np.sqrt(infinite_where_unknown(means.variance)),
+        theta_sd=np.sqrt(infinite_where_unknown(means.variances())),
         shrinkage=means.shrinkage,
         deviations=means.theta - learnt.target,
         predictor=learnt.predictor,
@@ -125,7 +171,8 @@ def fitted_means(learnt: ShrunkenGroups) -> FittedMeans:
         new_variance=means.new_tau2,
         variances=groups.variances,
         within=learnt.within,
-        new_groups=means.new_groups,
+        groups=means.groups,
+        averaged=means.averaged,
     )
 
 

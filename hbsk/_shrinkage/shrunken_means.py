@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import t as student_t
 
 from hbsk._shrinkage import between_group_variance as _shrinkage
+from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups, average_variance, given_variance
 from hbsk._shrinkage.cells import collect_cells
 from hbsk._shrinkage.group_means import GroupMeans
-from hbsk._shrinkage.new_groups import NewGroups, law_of_new_groups
 from hbsk._shrinkage.within_groups import PooledSlopes, WithinSlopes, pool_slopes
 
 
@@ -21,8 +20,6 @@ class ShrunkenMeans(NamedTuple):
     ----------
     theta : ndarray of shape (J,)
         Shrunken means.
-    variance : ndarray of shape (J,)
-        Their posterior variances; NaN where sigma^2 is not known.
     shrinkage : ndarray of shape (J,)
         Weight of each group's own mean.
     target_coef : ndarray of shape (r,)
@@ -41,14 +38,21 @@ class ShrunkenMeans(NamedTuple):
         What "sure" takes for tau^2 in the shrinkage; NaN under other methods and where nothing was shrunken.
     n_target : float
         Number of coefficients of the target that the group means had to tell.
-    new_groups : NewGroups or None
-        Law of new groups where tau^2 was estimated; None where it was given, or nothing was shrunken.
+    groups : KnownGroups
+        What they were before.
+    basis : ndarray of shape (J, r)
+        Where they stand in the target; (J, 1) for a fixed target.
+    averaged : AveragedVariance or None
+        What is known of tau^2 where something was shrunken.
+    unshrunken : ndarray of shape (J,)
+        Variances of the means before shrinkage; NaN where sigma^2 is not known.
+    unit : float
+        sigma^2; 1 with known standard errors.
     why_not : str
         Why nothing was shrunken; empty where something was.
     """
 
     theta: np.ndarray
-    variance: np.ndarray
     shrinkage: np.ndarray
     target_coef: np.ndarray
     target_covariance: np.ndarray
@@ -58,8 +62,20 @@ class ShrunkenMeans(NamedTuple):
     new_tau2: float
     sure_tau2: float
     n_target: float
-    new_groups: NewGroups | None
+    groups: KnownGroups
+    basis: np.ndarray
+    averaged: AveragedVariance | None
+    unshrunken: np.ndarray
+    unit: float
     why_not: str
+
+    def variances(self) -> np.ndarray:
+        """Compute the variances of the true means around theta, shape (J,); NaN where sigma^2 is not known."""
+        return (
+            self.unshrunken
+            if self.averaged is None
+            else self.averaged.second_moments(self.groups, self.basis, self.unit)
+        )
 
 
 def shrink_means(
@@ -113,24 +129,28 @@ def shrink_means(
     elif method == "james-stein":
         pull = _common_pull(means, groups, target, positive_part=positive_part)
     else:
-        pull = _pull_by_variance(means, variances, target, tau2, growth, sure=method == "sure", known=known_tau2)
+        pull = _pull_by_variance(means, variances, target, tau2, growth, sure=method == "sure")
     covariance = target.covariance(pull.fit, variances + tau2)
     # The height of the target is known well enough; far from the centre the slopes' own growth is what matters.
     covariance[1:, 1:] = target.covariance(pull.fit, growth * (variances + tau2))[1:, 1:]
-    new_groups = None
-    if not (given or why_not) and groups.unit > 0:
-        tau_free = groups.means - offset - basis @ within.slopes
-        told = within.information if within.rank else None
-        cells = collect_cells(tau_free, groups.relative_variances, basis, told)
-        new_groups = law_of_new_groups(cells, pull.fit.coef - within.slopes, groups.unit * groups.nu, groups.nu)
-    moved = np.where(
+    averaged = None
+    if not why_not and groups.unit > 0 and variances.max() > 0.0:
+        if given:
+            at_tau2 = target.fit(means, 1.0 / (variances + tau2))
+            at_once = at_tau2.coef - pull.fit.coef, target.covariance(at_tau2, variances + tau2)
+            averaged = given_variance(tau2, groups.unit, *at_once, groups.nu)
+        else:
+            tau_free = groups.means - offset - basis @ within.slopes
+            told = within.information if within.rank else None
+            cells = collect_cells(tau_free, groups.relative_variances, basis, told)
+            averaged = average_variance(cells, pull.fit.coef - within.slopes, groups.unit * groups.nu, groups.nu)
+    theta = np.where(
         pull.own < 0.5,
         offset + (groups.means - offset - pull.deviations) + pull.own * pull.deviations,
         groups.means - pull.target * pull.deviations,
     )
     return ShrunkenMeans(
-        theta=moved,
-        variance=pull.variance,
+        theta=theta,
         shrinkage=pull.own,
         target_coef=pull.fit.coef,
         target_covariance=covariance,
@@ -140,7 +160,11 @@ def shrink_means(
         new_tau2=tau2 if given else _shrinkage.variance_of_new_groups(variances, tau2, slopes.n_target),
         sure_tau2=pull.sure_tau2,
         n_target=slopes.n_target,
-        new_groups=new_groups,
+        groups=KnownGroups(groups.relative_variances, pull.deviations, pull.target * pull.deviations),
+        basis=basis if basis.shape[1] else np.zeros((len(means), 1)),
+        averaged=averaged,
+        unshrunken=variances,
+        unit=groups.unit,
         why_not=why_not,
     )
 
@@ -202,7 +226,6 @@ class _Pull(NamedTuple):
     deviations: np.ndarray  # (J,), means less target
     own: np.ndarray  # (J,), weight of the group's own mean
     target: np.ndarray  # (J,), 1 - own, without cancellation
-    variance: np.ndarray  # (J,), of each shrunken mean
     totals: np.ndarray  # (J,), variances of the means around the target, for the slopes' covariance
     lean: np.ndarray  # (J, r), covariance of the coefficients with the error of each shrunken mean
     sure_tau2: float = np.nan
@@ -212,7 +235,7 @@ def _no_pull(means: np.ndarray, groups: GroupMeans, target: _Target, totals: np.
     """Leave all means where they are; the target is still what new groups get."""
     fit = target.fit(means, 1.0 / groups.relative_variances)
     still, variances = np.zeros_like(means), groups.variances
-    return _Pull(fit, means - fit.rest, still + 1.0, still, variances, totals, variances[:, None] * fit.from_means.T)
+    return _Pull(fit, means - fit.rest, still + 1.0, still, totals, variances[:, None] * fit.from_means.T)
 
 
 def _common_pull(means: np.ndarray, groups: GroupMeans, target: _Target, *, positive_part: bool) -> _Pull:
@@ -227,14 +250,11 @@ def _common_pull(means: np.ndarray, groups: GroupMeans, target: _Target, *, posi
     totals = variances / max(cut, 1e-200)
     covariance = target.covariance(fit, totals)
     own, alike = np.full_like(means, 1.0 - pull), np.ones_like(means)
-    variance = _shrinkage.posterior_variance(
-        deviations, variances, target.basis, own, covariance, alike, n_target=n_target
-    )
-    return _Pull(fit, deviations, own, pull * alike, variance, totals, cut * (target.basis @ covariance))
+    return _Pull(fit, deviations, own, pull * alike, totals, cut * (target.basis @ covariance))
 
 
 def _pull_by_variance(
-    means: np.ndarray, variances: np.ndarray, target: _Target, tau2: float, growth: float, *, sure: bool, known: bool
+    means: np.ndarray, variances: np.ndarray, target: _Target, tau2: float, growth: float, *, sure: bool
 ) -> _Pull:
     """Move means the more the larger their variances are, with tau^2 itself or with what SURE takes for it."""
     totals, by_sure = variances + tau2, np.nan
@@ -247,17 +267,8 @@ def _pull_by_variance(
     deviations = means - fit.rest
     own = (by_sure if sure else tau2) / own_totals
     covariance = target.covariance(fit, totals)
-    variance = _shrinkage.posterior_variance(
-        deviations,
-        variances,
-        target.basis,
-        own,
-        covariance,
-        None if known else own_totals,
-        n_target=target.slopes.n_target,
-    )
     lean = np.minimum(pull, variances / totals)[:, None] * (target.basis @ covariance)
-    return _Pull(fit, deviations, own, pull, variance, growth * totals, lean, by_sure)
+    return _Pull(fit, deviations, own, pull, growth * totals, lean, by_sure)
 
 
 def _growth(degrees: float) -> float:
@@ -326,10 +337,3 @@ def _tau2(means: np.ndarray, groups: GroupMeans, basis: np.ndarray, method: str 
         # large weights, of means away from 0, would take the digits of sums of squares
         means = means - np.average(means, weights=1.0 / variances)
     return _shrinkage.between_group_variance(collect_cells(means, variances, basis, precision), method)
-
-
-def t_quantile(probability: float, degrees: np.ndarray) -> np.ndarray:
-    """Find a quantile of Student's t for each number of degrees of freedom; infinite for none."""
-    distinct, place = np.unique(degrees, return_inverse=True)
-    values = np.array([student_t.ppf(probability, df) if df > 0 else np.inf for df in distinct])
-    return values[place]

@@ -10,11 +10,11 @@ import pandas as pd
 from scipy.stats import chi2
 
 from hbsk._messages import interval_columns
+from hbsk._shrinkage.averaged_variance import t_quantile
 from hbsk._shrinkage.draws import deviation_sds
 from hbsk._shrinkage.heterogeneity import Heterogeneity, degrees_between
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
-from hbsk._shrinkage.shrunken_means import t_quantile
 
 # Columns of a table of coefficients of groups, of every estimator; intervals come after them.
 EFFECT_COLUMNS = [
@@ -41,9 +41,8 @@ def effect_table(
         }
     )
     if coverage is not None:
-        reach = t_quantile(0.5 + float(coverage) / 2, np.array([fitted.nu])) * fitted.theta_sd
         low, high = interval_columns(coverage)
-        table[low], table[high] = fitted.theta - reach, fitted.theta + reach
+        table[low], table[high] = fitted.intervals(float(coverage)).T
     return table
 
 

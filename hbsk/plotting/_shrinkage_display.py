@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -121,7 +120,6 @@ class ShrinkageDisplay(GroupDisplay):
         *,
         term: str | None = None,
         factor: str | None = None,
-        at: str | Mapping[str, Any] = "zero",
         coverage: float = 0.95,
         no_pooling: Any = None,
         kind: str = "estimates",
@@ -142,8 +140,6 @@ class ShrinkageDisplay(GroupDisplay):
             Varying term, such as "1|county" or "floor|county". None: the first of the factor.
         factor : str, default=None
             Grouping factor. With several of them this or `term` must be given.
-        at : {"zero", "mean"} or dict of str to value, default="zero"
-            Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
         coverage : float, default=0.95
             Probability of the intervals.
         no_pooling : estimator, default=None
@@ -163,10 +159,10 @@ class ShrinkageDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, factor, coverage, at)
+        found = read_group_estimates(estimator, term, factor, coverage)
         ends: dict[str, np.ndarray] = {}
         if no_pooling is not None:
-            free = read_group_estimates(no_pooling, term, factor, coverage, at)
+            free = read_group_estimates(no_pooling, term, factor, coverage)
             for name in ("lower", "upper"):
                 by_label = dict(zip(free.labels.tolist(), getattr(free, name), strict=True))
                 ends[f"no_pooling_{name}"] = align(by_label, found.labels, "no_pooling")

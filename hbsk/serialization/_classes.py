@@ -31,8 +31,8 @@ from hbsk._posterior.generalized import GeneralizedPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._posterior.orders import RowOrders
+from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
-from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk._shrinkage.within_groups import WithinSlopes
@@ -52,11 +52,11 @@ ESTIMATORS = {
 CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures, Directions,
-        DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, EncodedColumn, EncodedLabels, Factor, FactorSource,
-        Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, Learnt, LearntEncodings,
-        LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel, MarginalPosterior, ModelFrame,
-        Name, NewGroups, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior, SeparateGroups,
-        Specification, Tails, Value, VarianceLaw, VarianceParameters, WithinSlopes,
+        AveragedVariance, Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures,
+        Directions, DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, EncodedColumn, EncodedLabels, Factor,
+        FactorSource, Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, KnownGroups,
+        Learnt, LearntEncodings, LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel,
+        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior,
+        SeparateGroups, Specification, Tails, Value, VarianceLaw, VarianceParameters, WithinSlopes,
     )
 }  # fmt: skip

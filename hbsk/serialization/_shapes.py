@@ -24,8 +24,8 @@ from hbsk._posterior.draws import DrawsPosterior
 from hbsk._posterior.generalized import GeneralizedPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
+from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
-from hbsk._shrinkage.new_groups import NewGroups
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk._shrinkage.within_groups import WithinSlopes
@@ -51,7 +51,7 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
     EffectMoments: {"mean": ("qmJ", _FINITE), "covariance": ("hmJ", _FINITE), "third": ("tmJ", _FINITE)},
     CrossedPosterior: {
         **_NODES, "theta": ("md", _FINITE), "sigmas": ("ms", _SIZE), "common_mean": ("mp", _FINITE),
-        "common_root": ("mpp", _FINITE), "probes": ("mo", _FINITE),
+        "common_root": ("mpp", _FINITE),
     },
     ColumnScaling: {
         "x_centre": ("p", _FINITE), "x_scale": ("p", _SIZE), "z_scale": ("q", _SIZE), "kept": ("k", _INDEX),
@@ -62,9 +62,12 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
     Directions: {"centre": ("p", _FINITE), "transform": ("pk", _FINITE)},
     LinearPredictor: {"coef": ("r", _FINITE), "covariance": ("rr", _MISSING)},
     Departures: {"points": ("Jk", _FINITE), "lean": ("Jk", _MISSING), "covariance": ("kk", _MISSING)},
-    NewGroups: {
+    KnownGroups: {
+        "relative_variances": ("J", _SIZE), "deviations": ("J", _FINITE), "moved": ("J", _FINITE)
+    },
+    AveragedVariance: {
         "weight": ("m", _WEIGHT), "tau2": ("m", _SIZE), "sigma2": ("m", _SIZE), "spread": ("m", _SIZE),
-        "covariance": ("rr", _FINITE),
+        "coef": ("mr", _FINITE), "covariance": ("rr", _FINITE),
     },
     FittedMeans: {
         "theta": ("J", _FINITE), "theta_sd": ("J", _UNKNOWN), "shrinkage": ("J", _FINITE), "deviations": ("J", _FINITE),
@@ -75,7 +78,7 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
 # Numbers that are no arrays and may not be negative.
 _NUMBERS: dict[type, tuple[str, ...]] = {
     FittedMeans: ("nu", "sigma2", "n_target", "new_variance"),
-    NewGroups: ("degrees",),
+    AveragedVariance: ("degrees",),
     GroupSums: ("n",),
 }
 # Letters that follow from others; h counts pairs of columns and t triples, each once.
@@ -97,7 +100,10 @@ _LINKS: dict[type, tuple[tuple[str, str, str], ...]] = {
     ),
     GeneralizedPosterior: (("effects", "q", "q"), ("effects", "m", "m"), ("effects", "J", "J")),
     LinearPredictor: (("directions", "r", "K"),),
-    FittedMeans: (("departures", "J", "J"), ("predictor", "r", "r"), ("new_groups", "r", "r"), ("within", "r", "r")),
+    FittedMeans: (
+        ("departures", "J", "J"), ("predictor", "r", "r"), ("averaged", "r", "r"), ("groups", "J", "J"),
+        ("within", "r", "r"),
+    ),
 }  # fmt: skip
 # Where posteriors that have a scaling keep their coefficients.
 _COEFFICIENTS: dict[type, str] = {
