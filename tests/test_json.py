@@ -14,7 +14,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
+from hbsk import JamesSteinEstimator, PartialPoolingEncoder, PartialPoolingRegressor, from_json, to_json
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, ShrinkageWarning
 
 
@@ -486,12 +486,13 @@ def tampered(content, rng):
     return content
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_tampered_documents_end_in_our_words_or_in_an_estimator(which):
     fitted = [
         lambda: JamesSteinEstimator(group_features="school").fit(X[["x", "school"]], Y),
         lambda: PartialPoolingRegressor("bs(x, df=4) + kind + (scale(x) | school)").fit(X, Y),
         lambda: PartialPoolingRegressor("x + (x | school)", pooling="none").fit(X, Y),
+        lambda: PartialPoolingEncoder(["kind", "school"], add=("count",)).fit(X, Y > 0),
     ][which]()
     content, rng = json.loads(to_json(fitted)), np.random.default_rng(which)
     refused = []

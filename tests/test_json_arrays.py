@@ -7,7 +7,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk import JamesSteinEstimator, PartialPoolingClassifier, PartialPoolingRegressor, from_json, to_json
+from hbsk import (
+    JamesSteinEstimator,
+    PartialPoolingClassifier,
+    PartialPoolingEncoder,
+    PartialPoolingRegressor,
+    from_json,
+    to_json,
+)
 
 rng = np.random.default_rng(0)
 X = pd.DataFrame({"x": rng.normal(size=40), "g": rng.choice(list("pqrstu"), 40), "h": rng.choice(list("vwxy"), 40)})
@@ -19,7 +26,9 @@ MODELS = {
     "two factors": lambda: PartialPoolingRegressor("x + (1 | g) + (1 | h)").fit(X, Y),
     "no pooling": lambda: PartialPoolingRegressor("x + (1 | g)", pooling="none").fit(X, Y),
     "classes": lambda: PartialPoolingClassifier("x + (1 | g)").fit(X, Y > 0),
+    "encoder": lambda: PartialPoolingEncoder(add=("sd", "count")).fit(X[["g", "h"]], np.digitize(Y, [-0.5, 0.5])),
 }
+ANSWERS = {"classes": "predict_proba", "encoder": "transform"}
 
 
 def encoded(values):
@@ -58,7 +67,7 @@ def test_every_array_changed_is_refused_in_our_words_or_answers_in_finite_number
             except ValueError as error:
                 refused.append(str(error))
             else:
-                answer = model.predict_proba(ask) if name == "classes" else model.predict(ask)
+                answer = getattr(model, ANSWERS.get(name, "predict"))(ask)
                 assert np.isfinite(answer).all(), (number, changed.shape)
     assert len(refused) > 20
     assert all(message.startswith("The document") for message in refused)
@@ -75,6 +84,51 @@ def test_the_field_is_named():
     means["new_variance"] = -0.5
     with pytest.raises(ValueError, match="new_variance of a FittedMeans is negative"):
         from_json(json.dumps(content))
+
+
+ENCODED = {
+    "negative counts": ({"counts": -np.ones(7)}, "counts of an? EncodedColumn has numbers"),
+    "unknown values": ({"value": np.full((7, 3), np.nan)}, "value of an? EncodedColumn has numbers"),
+    "negative sds": ({"sd": np.full((7, 3), -1.0)}, "sd of an? EncodedColumn has numbers"),
+    "flat": ({"sd": np.ones(21)}, "sd of an? EncodedColumn is no array of numbers with 2 axes"),
+    "labels lost": (
+        {"value": np.ones((6, 3)), "sd": np.ones((6, 3)), "counts": np.ones(6)},
+        "value of 'g' has 18 entries, where 21 are due",
+    ),
+    "a class lost": ({"value": np.ones((7, 2)), "sd": np.ones((7, 2))}, "value of 'g' has 14 entries, where 21"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("change", "message"), ENCODED.values(), ids=ENCODED)
+def test_encodings_that_no_fit_has_are_refused_by_name(change, message):
+    content = json.loads(to_json(MODELS["encoder"]()))
+    fields = content["state"]["_learnt"]["fields"]["columns"]["g"]["fields"]
+    for name, values in change.items():
+        fields[name] = {"$": "array", "value": len(content["arrays"])}
+        content["arrays"].append(encoded(values))
+    with pytest.raises(ValueError, match=message):
+        from_json(json.dumps(content))
+
+
+def test_columns_of_an_encoder_are_those_of_its_rows():
+    whole = to_json(MODELS["encoder"]())
+    for change in ("another name", "many columns", "names that are none", "labels that are none"):
+        content = json.loads(whole)
+        state = content["state"]
+        if change == "another name":
+            columns = state["_learnt"]["fields"]["columns"]
+            columns["k"] = columns.pop("h")
+        elif change == "many columns":
+            del state["feature_names_in_"]
+            state["n_features_in_"] = 10**12
+        elif change == "names that are none":
+            content["arrays"][state["feature_names_in_"]["value"]]["items"][0] = ["g"]
+        else:
+            content["arrays"][state["groups_"]["g"]["value"]]["items"][0] = ["p"]
+        with pytest.raises(
+            ValueError, match=r"^The document is damaged: (columns of a Lea|names in 'feat|labels of a)"
+        ):
+            from_json(json.dumps(content))
 
 
 CHANGES = {

@@ -141,22 +141,37 @@ def check_learnt(estimator: Any) -> None:
         if not is_of_kind(state[attribute], kind):
             raise DamagedError(f"The document is damaged: {attribute!r} of a {name} is {_short(state[attribute])}.")
     names = state.get("feature_names_in_")
-    if names is not None and np.shape(names) != (estimator.n_features_in_,):
-        raise DamagedError(f"The document is damaged: 'n_features_in_' is not the number of the names of a {name}.")
+    if names is not None:
+        if np.shape(names) != (estimator.n_features_in_,):
+            raise DamagedError(f"The document is damaged: 'n_features_in_' is not the number of the names of a {name}.")
+        if not is_of_kind(list(names), list[str]):
+            raise DamagedError(f"The document is damaged: names in 'feature_names_in_' of a {name} are no texts.")
+    if isinstance(estimator, PartialPoolingEncoder):
+        _check_columns(estimator)
     for what, size, wanted in _sizes(estimator):
         if size != wanted:
             raise DamagedError(f"The document is damaged: {what} has {size} entries, where {wanted} are due.")
 
 
+def _check_columns(encoder: PartialPoolingEncoder) -> None:
+    """Raise unless each column of X is encoded or passed, and named as it is in X."""
+    learnt = learnt_by(encoder)
+    found = sorted([*learnt.columns, *learnt.passed])
+    names = getattr(encoder, "feature_names_in_", [f"x{j}" for j in range(len(found))])
+    if len(found) != encoder.n_features_in_ or found != sorted(names):
+        raise DamagedError(
+            "The document is damaged: columns of a LearntEncodings are not those that the PartialPoolingEncoder has."
+        )
+
+
 def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
     """Return what must have how many entries: (name, found, due)."""
     if isinstance(estimator, PartialPoolingEncoder):
-        found = [
-            ("columns", len(learnt_by(estimator).columns) + len(learnt_by(estimator).passed), estimator.n_features_in_)
-        ]
+        n_columns = len(estimator.classes_) if estimator.target_type_ == "multiclass" else 1
+        found = []
         for name, column in learnt_by(estimator).columns.items():
             due = column.labels.n_labels + 1
-            found += [(f"{part} of {name!r}", len(getattr(column, part)), due) for part in ("value", "sd", "counts")]
+            found.append((f"value of {name!r}", column.value.size, due * n_columns))
             found.append((f"groups_[{name!r}]", len(estimator.groups_[name]), column.labels.groups.n_groups))
             found.append((f"encodings_[{name!r}]", len(estimator.encodings_[name]), due - 1))
         return found

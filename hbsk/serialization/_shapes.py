@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._data.labels import GroupFactor
 from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.log_density_surface import LogDensitySurface
@@ -29,6 +30,7 @@ from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk._shrinkage.within_groups import WithinSlopes
+from hbsk.encoder import EncodedColumn
 from hbsk.serialization._kinds import DamagedError
 
 # What numbers may be: any that are finite; these and not negative; not negative and perhaps infinite; anything but
@@ -69,6 +71,7 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
         "weight": ("m", _WEIGHT), "tau2": ("m", _SIZE), "sigma2": ("m", _SIZE), "spread": ("m", _SIZE),
         "coef": ("mr", _FINITE), "covariance": ("rr", _FINITE),
     },
+    EncodedColumn: {"value": ("lc", _FINITE), "sd": ("lc", _UNKNOWN), "counts": ("l", _SIZE)},
     FittedMeans: {
         "theta": ("J", _FINITE), "theta_sd": ("J", _UNKNOWN), "shrinkage": ("J", _FINITE), "deviations": ("J", _FINITE),
         "variances": ("J", _UNKNOWN),
@@ -182,7 +185,13 @@ def _check_shared(separate: SeparateGroups) -> None:
         raise _damaged(separate, "shared", f"names columns beyond the {separate.common_mean.shape[1]} there are")
 
 
+def _check_labels(factor: GroupFactor) -> None:
+    if factor.labels.ndim != 1 or any(isinstance(label, list | dict) for label in factor.labels.tolist()):
+        raise _damaged(factor, "labels", "is no list of labels")
+
+
 _CHECKS: dict[type, Callable[[Any], None]] = {
+    GroupFactor: _check_labels,
     CrossedSums: _check_pairs,
     CrossedPosterior: _check_counts,
     SeparateGroups: _check_shared,
