@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-# encoders and marginal_against_nuts measure accuracy, the others time.
-FILES = ("speed", "effective_samples", "grid_search", "scaling", "columns", "crossed", "encoders")
+# encoders, encoded_models and marginal_against_nuts measure accuracy, the others time.
+FILES = ("speed", "effective_samples", "grid_search", "scaling", "columns", "crossed", "encoders", "encoded_models")
 
 for name in FILES:
     print(f"\n=== benchmarks.{name}\n", flush=True)

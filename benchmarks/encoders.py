@@ -5,7 +5,8 @@
 100 groups, noise sd 1, true group means normal with sd tau; 30 groups of one row, 40 of 2 to 5, 30 of 10 to 59. Every
 method sees the same data; the table holds the mean squared error of the 100 estimated means, averaged over the seeds,
 and its standard error for our best method. Encoders are made to be features (scikit-learn's cross-fits in
-`fit_transform`); here they are judged as estimators of group means, by `fit` and then `transform`.
+`fit_transform`); here they are judged as estimators of group means, by `fit` and then `transform`. What they are worth
+to a model is measured in `benchmarks.encoded_models`.
 
 Needs category_encoders (and statsmodels, for its GLMM encoder, which is slow and runs on fewer seeds); `--glmm-seeds 0`
 leaves that row out.
@@ -19,7 +20,7 @@ import numpy as np
 import pandas as pd
 from sklearn.preprocessing import TargetEncoder
 
-from hbsk.james_stein import JamesSteinEstimator
+from hbsk import JamesSteinEstimator, PartialPoolingEncoder
 
 TAUS = (0.0, 0.25, 0.5, 1.0, 2.0)
 GLMM = "category_encoders GLMM"
@@ -46,6 +47,11 @@ def ours(**params) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     return estimate
 
 
+def our_encoder(group, y):
+    labels = np.arange(group.max() + 1)[:, None]
+    return PartialPoolingEncoder().fit(group[:, None], y).transform(labels).ravel()
+
+
 def target_encoder(group, y):
     labels = np.arange(group.max() + 1)[:, None]
     return TargetEncoder(smooth="auto", target_type="continuous").fit(group[:, None], y).transform(labels).ravel()
@@ -68,6 +74,7 @@ def methods(glmm: bool) -> Iterator[tuple[str, Callable[[np.ndarray, np.ndarray]
     yield "global mean", lambda group, y: np.full(group.max() + 1, y.mean())
     for name, params in OURS.items():
         yield name, ours(**params)
+    yield "hbsk PartialPoolingEncoder.transform", our_encoder
     yield "category_encoders James-Stein, independent", category_encoder("JamesSteinEncoder", model="independent")
     yield "category_encoders James-Stein, pooled", category_encoder("JamesSteinEncoder", model="pooled")
     yield "scikit-learn TargetEncoder", target_encoder

@@ -103,6 +103,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
         Whether rows are shuffled into folds, where `cv` is an integer.
     add : tuple of {"sd", "count"}, default=()
         What else to tell of a label: the posterior sd of its true mean, and its number of rows (sum of their weights).
+        In `fit_transform` both are of the rows that encode a fold, which are fewer than `transform` has.
     unknown_groups : {"population", "error", "nan"}, default="population"
         What `transform` makes of labels that fit has not seen: the mean of all labels; an error that names them; or
         NaN. In `fit_transform` a label that is in one fold only is unknown to the others: it gets the mean, or NaN
@@ -384,6 +385,9 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
     def _folds(self, X, y, n_rows, split_params):
         """Return the rows of each test fold, as arrays of their numbers; each row is in one."""
         options = {"shuffle": True, "random_state": self.random_state} if self.shuffle else {}
+        if self.classes_ is not None and (self.cv is None or isinstance(self.cv, Integral)):
+            codes = pd.factorize(np.ravel(y))[0]  # text takes scikit-learn ten times as long, for the same folds
+            y = codes.astype(np.min_scalar_type(codes.max()))
         cv = check_cv(self.cv, y, classifier=self.classes_ is not None, **options)
         folds, seen = [], np.zeros(n_rows, dtype=np.int64)
         for _, test in cv.split(X, y, **split_params):

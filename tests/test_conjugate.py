@@ -136,6 +136,19 @@ def test_laws_at_their_limits():
     assert "two trials" in single.why_not
 
 
+def test_groups_that_are_alike_are_counted_once():
+    a, n = np.array([2.0, 0, 2, 0.5, 2, 0]), np.array([5.0, 5, 5, 1, 4, 5])
+    cells = collect_rates(a, n, "binomial")
+    np.testing.assert_array_equal(cells.events[cells.place], a)
+    np.testing.assert_array_equal(cells.size[cells.place], n)
+    assert sorted(zip(cells.size, cells.events, cells.copies, strict=True)) == [
+        (1, 0.5, 1),
+        (4, 2, 1),
+        (5, 0, 2),
+        (5, 2, 2),
+    ]
+
+
 def test_batting_averages_of_1970():
     # Hits of 45 at-bats (Efron and Morris 1977). Beta-binomial likelihood of equal trials, maximised by quadrature over
     # p of the binomial law of each player: an independent route to the same two numbers.

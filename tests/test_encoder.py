@@ -111,7 +111,8 @@ def test_each_fold_is_encoded_by_a_fit_to_the_others(kind, weighted):
 
 def test_default_folds_are_those_of_scikit_learn():
     X, y = shops()
-    for target, folds in ((y, KFold), (y > 0, StratifiedKFold)):
+    three = np.array(["low", "some", "high"])[np.digitize(y, [-1, 0.5])]
+    for target, folds in ((y, KFold), (y > 0, StratifiedKFold), (pd.Series(three), StratifiedKFold)):
         ours = PartialPoolingEncoder(random_state=5).fit_transform(X[["shop"]], target)
         cv = folds(5, shuffle=True, random_state=5)
         np.testing.assert_array_equal(ours, PartialPoolingEncoder(cv=cv).fit_transform(X[["shop"]], target))

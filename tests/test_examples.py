@@ -18,6 +18,7 @@ QUESTIONS = {
     "plot_bcg_tables",
     "plot_classify_with_groups",
     "plot_eight_schools",
+    "plot_encode_before_boosting",
     "plot_intercepts_first",
     "plot_james_stein_risk",
     "plot_lesson_simulation",
@@ -26,6 +27,7 @@ QUESTIONS = {
     "plot_shrinkage_radon",
     "plot_sleepstudy_correlated_slopes",
     "plot_students_and_lecturers",
+    "plot_where_encoding_loses",
 }
 
 

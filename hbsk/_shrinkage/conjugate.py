@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from scipy.optimize import brentq, minimize_scalar
 from scipy.optimize.elementwise import find_root
 from scipy.special import betainc, digamma, expit, gammainc, gammaln
@@ -99,14 +100,11 @@ class RateNodes(NamedTuple):
 
 def collect_rates(events: np.ndarray, size: np.ndarray, family: str) -> RateCells:
     """Count groups that are alike."""
-    order = np.lexsort((events, size))
-    a, n = events[order], size[order]
-    first = np.ones(len(a), dtype=bool)
-    first[1:] = (a[1:] != a[:-1]) | (n[1:] != n[:-1])
-    cell = np.cumsum(first) - 1
-    place = np.empty_like(cell)
-    place[order] = cell
-    return RateCells(a[first], n[first], np.bincount(cell).astype(np.float64), place, family)
+    of_size, sizes = pd.factorize(size, sort=True)
+    of_events, counts = pd.factorize(events, sort=True)
+    place, pairs = pd.factorize(of_size * len(counts) + of_events, sort=True)
+    copies = np.bincount(place).astype(np.float64)
+    return RateCells(counts[pairs % len(counts)], sizes[pairs // len(counts)], copies, place, family)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
