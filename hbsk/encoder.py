@@ -144,7 +144,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
     >>> encoder.get_feature_names_out()
     array(['x0', 'x0_sd', 'x0_count'], dtype=object)
     >>> encoder.transform([["d"], ["new"]]).round(1)
-    array([[8.3, 1.1, 1. ],
+    array([[8.3, 1.2, 1. ],
            [6.6, 2.8, 0. ]])
     """
 

@@ -13,7 +13,7 @@ def contradictions(estimator):
     """Checks that ask for the opposite of what an option promises."""
     if not estimator.add:
         return {}
-    # Encodings agree there; what `add` tells does not: 6 rows have sd 0.056, the 4 that encode a fold count 4 and 0.090.
+    # Encodings agree there, what `add` tells does not: 6 rows have sd 0.056, the 4 that encode a fold 0.090.
     reason = "fit_transform and transform must agree there, but a fold is encoded by fewer rows: other counts and sds"
     checks = ("check_transformer_data_not_an_array", "check_transformer_general")
     return dict.fromkeys((*checks, "check_transformer_general(readonly_memmap=True)"), reason)
