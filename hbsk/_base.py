@@ -79,10 +79,10 @@ def forget(estimator: Any) -> None:
         delattr(estimator, attribute)
 
 
-def read_training_table(estimator: Any, X: Any) -> Table:
+def read_training_table(estimator: Any, X: Any, groups: Any = None) -> Table:
     """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here."""
     forget(estimator)
-    return read_table(estimator, X, reset=True, min_samples=LEAST_ROWS)
+    return read_table(estimator, X, reset=True, min_samples=LEAST_ROWS, groups=groups)
 
 
 def read_predicted(
@@ -101,7 +101,7 @@ def read_predicted(
     is looked at.
     """
     frame = learnt_by(estimator).frame
-    table = read_table(estimator, X, reset=False)
+    table = read_table(estimator, X, reset=False, groups=groups)
     options = options_of(estimator)
     if not isinstance(include_groups, bool | np.bool_):
         raise ValueError(f"include_groups must be True or False, got {shown(include_groups)}.")

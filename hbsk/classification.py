@@ -174,7 +174,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
             Features and, where they are columns, group labels. Text and categorical columns are coded by treatment
-            contrasts.
+            contrasts. None, or no columns, with `groups`.
         y : array-like of shape (n_samples,)
             Labels of two classes.
         groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
@@ -192,7 +192,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         ValueError, TypeError
             For input that the model cannot take; the message names the argument and what is accepted.
         """
-        options, table = self._begin(X)
+        options, table = self._begin(X, groups)
         codes, labels = read_classes(y, table.n_rows, type(self).__name__)
         frame, rows = self._read(options, table, codes, groups, sample_weight=sample_weight)
         assert rows.y is not None
@@ -207,7 +207,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -226,7 +226,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -246,7 +246,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -265,7 +265,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -286,7 +286,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         coverage : float, default=0.9
@@ -310,7 +310,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``. Each distinct new label has its own effects, shared by its
             rows.
@@ -338,7 +338,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         y : array-like of shape (n_samples,)
             Their labels.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -394,7 +394,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
         model : bambi.Model
             Of the family "bernoulli", 1 for the second label; not built yet. ``model.fit()`` samples it.
         """
-        options, table = self._begin(X, learning=False)
+        options, table = self._begin(X, groups, learning=False)
         codes, labels = read_classes(y, table.n_rows, type(self).__name__)
         frame, rows = read_training_frame(options, table, codes, groups)
         assert rows.y is not None

@@ -232,7 +232,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
             Features and, where they are columns, group labels. Text and categorical columns are coded by treatment
-            contrasts.
+            contrasts. None, or no columns, with `groups`.
         y : array-like of shape (n_samples,)
             Counts, or successes; without ``trials=`` of a "binomial" 0 or 1, or proportions with ``sample_weight=`` as
             trials.
@@ -260,7 +260,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         hbsk.exceptions.NonIntegerCountWarning
             Where y is not whole, and is not so by weights that are exposure or trials either.
         """
-        options, table = self._begin(X)
+        options, table = self._begin(X, groups)
         family = self.family
         warn_of_order(table, [("exposure", exposure), ("trials", trials)])
         size = self._sizes(family, table.n_rows, exposure, trials)
@@ -278,7 +278,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -300,7 +300,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         coverage : float, default=0.9
@@ -342,7 +342,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``. Each distinct new label has its own effects, shared by its
             rows.
@@ -375,7 +375,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         y : array-like of shape (n_samples,)
             Their counts or successes; rates or proportions, where these were fitted with weights as exposure or trials.
         sample_weight : array-like of shape (n_samples,), default=None
@@ -448,7 +448,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         model : bambi.Model
             Of the family "poisson", "binomial" or "bernoulli"; not built yet. ``model.fit()`` samples it.
         """
-        options, table = self._begin(X, learning=False)
+        options, table = self._begin(X, groups, learning=False)
         size = self._sizes(self.family, table.n_rows, exposure, trials)
         frame, rows = read_training_frame(options, table, y, groups, size=size, are_sizes=True)
         return self._bambi(options, frame, as_counts(rows, self.family), self.family)

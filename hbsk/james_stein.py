@@ -247,7 +247,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns, the group column among them if `group_features` names one.
+            Columns, the group column among them if `group_features` names one. None, or no columns, with `groups`.
         y : array-like of shape (n_samples,)
             Responses.
         groups : array-like of shape (n_samples,), default=None
@@ -262,7 +262,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         self : JamesSteinEstimator
         """
         rows = read_training_rows(
-            read_training_table(self, X),
+            read_training_table(self, X, groups),
             y,
             groups,
             name=type(self).__name__,
@@ -280,7 +280,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
         return_std : bool, default=False
@@ -310,7 +310,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
         coverage : float, default=0.9
@@ -339,7 +339,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused. Rows of one new label share its mean.
         n_samples : int, default=1
@@ -364,7 +364,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Columns as in `fit`.
+            Columns as in `fit`; None where it had none.
         y : array-like of shape (n_samples,)
             Responses.
         sample_weight : array-like of shape (n_samples,), default=None

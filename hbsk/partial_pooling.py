@@ -201,9 +201,9 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         ----------
         X : array-like or dataframe of shape (n_samples, n_features), lazy frame or SufficientStatistics
             Features and, where they are columns, group labels. Text and categorical columns are coded by treatment
-            contrasts. Of a lazy frame (DuckDB, Polars, Dask, Spark, Ibis) the engine computes sums by group; all that
-            is given beside it is the name of a column, and without a formula the features are its other columns.
-            `SufficientStatistics`, from `collect`, stand for all that is given here.
+            contrasts. None, or no columns, with `groups`. Of a lazy frame (DuckDB, Polars, Dask, Spark, Ibis) the
+            engine computes sums by group; all that is given beside it is the name of a column, and without a formula
+            the features are its other columns. `SufficientStatistics`, from `collect`, stand for all that is given.
         y : array-like of shape (n_samples,)
             Responses; of a lazy frame the name of their column, which the formula may give.
         groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
@@ -229,7 +229,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             X, y, given = lazy_statistics(self, X, y, **given), None, {}
         if isinstance(X, SufficientStatistics):
             return self._fit_statistics(X, {"y": y, **given})
-        options, table = self._begin(X)
+        options, table = self._begin(X, groups)
         statistics, rows = self._collect(options, table, y, **given)
         self._warn_of_single_rows(statistics)
         return self._fit(options, statistics, rows)
@@ -255,7 +255,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         if is_lazy(X):
             beside = {"standard_error": standard_error, "sample_weight": sample_weight}
             return lazy_statistics(self, X, y, groups=groups, **beside)
-        options, table = self._begin(X)
+        options, table = self._begin(X, groups)
         statistics, _ = self._collect(options, table, y, groups, standard_error, sample_weight)
         refuse_sums_of_several_factors(statistics.frame)
         return statistics
@@ -266,7 +266,8 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
-            Rows to predict, with the columns that fit had; a lazy frame may have others.
+            Rows to predict, with the columns that fit had; a lazy frame may have others. None where fit had
+            none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         include_groups : bool, default=True
@@ -307,7 +308,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``.
         coverage : float, default=0.9
@@ -338,7 +339,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features)
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         groups : array-like, default=None
             Group labels, where fit had them as ``groups=``. Each distinct new label has its own effects, shared by its
             rows.
@@ -370,7 +371,7 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         Parameters
         ----------
         X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
-            Rows to predict, with the columns that fit had.
+            Rows to predict, with the columns that fit had; None where it had none.
         y : array-like of shape (n_samples,)
             Their responses; of a lazy frame the name of their column, as of `sample_weight`.
         sample_weight : array-like of shape (n_samples,), default=None

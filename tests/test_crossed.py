@@ -305,10 +305,3 @@ def test_unknown_levels_of_either_factor_are_marked_or_refused(crossed):
     np.testing.assert_array_equal(np.isnan(model.predict(pairs)), [False, True, True])
     with pytest.raises(ValueError, match="99"):
         model.set_params(unknown_groups="error").predict(pairs)
-
-
-def test_too_many_levels_are_refused_before_anything_is_allocated():
-    n = 6_000
-    X = pd.DataFrame({"a": np.arange(2 * n) % n, "b": np.arange(2 * n) % 5_000})
-    with pytest.raises(ValueError, match=r"5000 effects remain \(6000 of 'a', 5000 of 'b'\)"):
-        PartialPoolingRegressor(group_features=["a", "b"]).fit(X, np.random.default_rng(0).normal(size=2 * n))

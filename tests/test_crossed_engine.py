@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 
 from hbsk._engine import crossed_maps, crossed_passes, crossed_propriety
 from hbsk._engine.crossed import crossed_model, integrate_crossed
-from hbsk._engine.crossed_passes import CrossedPasses, require_manageable
+from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.crossed_propriety import crossed_tails
 from hbsk._engine.crossed_sums import collect_pairs, merge_pairs
 from hbsk._engine.fit import marginal_model
@@ -332,12 +332,6 @@ def test_the_polynomial_of_a_few_nodes_has_the_sds_of_a_grid():
         our_mean = sample.weight @ of_sample
         assert abs(our_mean - mean) < 0.02 * sd
         assert np.sqrt(sample.weight @ (of_sample - our_mean) ** 2) == pytest.approx(sd, rel=0.01)
-
-
-def test_too_many_remaining_effects_are_an_error_with_the_numbers():
-    require_manageable(["a", "b"], [10**6, 4_500], [2, 1])
-    with pytest.raises(ValueError, match=r"9000 effects remain \(2000000 of 'a', 9000 of 'b'\).* at most 4500.*GiB"):
-        require_manageable(["a", "b"], [10**6, 4_500], [2, 2])
 
 
 @pytest.mark.parametrize("columns", [(0,), (0, 2), (0, 1, 2), (2, 3), (0, 1, 2, 3, 4, 5)])

@@ -13,6 +13,8 @@ from scipy.sparse import issparse
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
 
+from hbsk._messages import shown
+
 ACCEPTED_COLUMNS = "numbers, booleans, strings or categories"
 
 _MISSING_TYPES = (type(None), type(pd.NA), type(pd.NaT))
@@ -238,7 +240,7 @@ def _not_a_feature(name: str, dtype: Any) -> str:
 # X
 
 
-def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> Table:
+def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, groups: Any = None) -> Table:
     """Read X as a Table; shape, size and names are checked as scikit-learn does, values are not looked at yet.
 
     Columns without names (arrays, lists, frames whose names are not strings) are called x0, x1, ... At predict the
@@ -255,8 +257,15 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> 
         True in fit.
     min_samples : int, default=1
         Least number of rows.
+    groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
+        Labels beside X. With them X may be None, or have no columns; None elsewhere.
     """
     refuse_lazy(X, "X")
+    if X is None or (groups is not None and np.shape(X)[1:] == (0,)):
+        n_rows = _n_rows_of_labels(estimator, X, groups)
+        _check_no_columns(estimator, reset=reset)
+        _check_n_rows(estimator, n_rows, min_samples)
+        return Table({}, n_rows, X.index if isinstance(X, pd.DataFrame) else None)
     if issparse(X):
         raise TypeError(
             f"Sparse data was passed as X, but {type(estimator).__name__} needs dense data. If an encoder made it, set "
@@ -273,6 +282,31 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1) -> 
     _check_n_rows(estimator, array.shape[0], min_samples)
     names = _column_names(estimator, array.shape[1])
     return Table({name: array[:, j] for j, name in enumerate(names)}, array.shape[0])
+
+
+def _n_rows_of_labels(estimator: Any, X: Any, groups: Any) -> int:
+    """Return the number of rows where X has no columns: that of X, or of the labels where X has none either."""
+    if X is not None and len(X):
+        return len(X)
+    if groups is None:
+        raise ValueError(
+            f"X is None, and groups= is missing: without columns {type(estimator).__name__} takes its rows from the "
+            "labels in groups=. Pass groups=, or X."
+        )
+    if isinstance(groups, str | bytes) or not hasattr(groups, "__len__"):
+        raise TypeError(f"groups= takes labels, one for each row; got {shown(groups)}.")
+    return int(groups.shape[0]) if hasattr(groups, "shape") else len(groups)
+
+
+def _check_no_columns(estimator: Any, *, reset: bool) -> None:
+    """Learn that X has no columns, or raise unless it had none in fit."""
+    if reset:
+        estimator.n_features_in_ = 0
+    elif estimator.n_features_in_:
+        raise ValueError(
+            f"X has 0 features, but {type(estimator).__name__} is expecting {estimator.n_features_in_} features as "
+            "input. X may be None, or without columns, where it was so in fit."
+        )
 
 
 # What brings the rows of a table that is elsewhere, or not computed yet, into memory.

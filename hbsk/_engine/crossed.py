@@ -1,7 +1,7 @@
 """Several grouping factors, crossed or nested: from sums and priors to weighted nodes.
 
 The model of `hbsk._engine.marginal` with ``Z u = sum_f Z_f u_f``: all that differs is how effects are integrated out
-(`CrossedPasses`), how the mode is found where every gradient costs a matrix inverse, and how many nodes are placed.
+(`passes_of`), how the mode is found where every gradient costs a matrix inverse, and how many nodes are placed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,16 @@ from functools import cached_property
 import numpy as np
 from scipy.linalg import block_diag
 
-from hbsk._engine.crossed_passes import CrossedPasses
+from hbsk._engine.crossed_passes import MOST_REMAINING, CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
 from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds, start_candidates
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
+from hbsk._engine.krylov_passes import KrylovPasses
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.nested_passes import NestedPasses, find_chain
 from hbsk._engine.priors import EnginePriors
+from hbsk._engine.progress import Progress
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
@@ -58,7 +60,7 @@ class CrossedModel(MarginalModel):
     sums: CrossedSums  # type: ignore[assignment]
 
     @cached_property
-    def passes(self) -> CrossedPasses | NestedPasses:  # type: ignore[override]
+    def passes(self) -> CrossedPasses | KrylovPasses | NestedPasses:  # type: ignore[override]
         """Sums over levels for any Lambda."""
         return passes_of(self.sums)
 
@@ -75,10 +77,17 @@ class CrossedModel(MarginalModel):
         return self.passes.factor_gradient(factor, adjoint)
 
 
-def passes_of(sums: CrossedSums) -> CrossedPasses | NestedPasses:
-    """Return sums over levels for any Lambda; from the innermost factor out, at linear cost, where they are nested."""
+def passes_of(sums: CrossedSums) -> CrossedPasses | KrylovPasses | NestedPasses:
+    """Return sums over levels for any Lambda.
+
+    From the innermost factor out, at linear cost, where they are nested; otherwise with a dense matrix of the effects
+    beside the largest factor, or without one where they are more than `MOST_REMAINING`.
+    """
     chain = find_chain(sums)
-    return CrossedPasses(sums) if chain is None else NestedPasses(sums, chain)
+    if chain is not None:
+        return NestedPasses(sums, chain)
+    sizes = [factor.n_groups * factor.n_varying for factor in sums.factors]
+    return CrossedPasses(sums) if sum(sizes) - max(sizes) <= MOST_REMAINING else KrylovPasses(sums)
 
 
 def crossed_model(
@@ -149,7 +158,9 @@ def _together(locations: Sequence[Location | None], columns: Sequence[slice]) ->
     )
 
 
-def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSettings = DEFAULT) -> IntegratedNodes:
+def integrate_crossed(
+    model: CrossedModel, tails: Tails, settings: IntegrationSettings = DEFAULT, verbose: int = 0
+) -> IntegratedNodes:
     """Find the mode, place nodes and weigh them.
 
     Parameters
@@ -158,6 +169,8 @@ def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSe
     tails : Tails
         From `crossed_tails`.
     settings : IntegrationSettings, optional
+    verbose : int, default=0
+        Whether a fit of more than a few seconds tells how far it is.
 
     Raises
     ------
@@ -165,15 +178,21 @@ def integrate_crossed(model: CrossedModel, tails: Tails, settings: IntegrationSe
         Where numbers leave floating point on the way to it.
     """
     with own_errors():
-        return _integrate(model, tails, settings)
+        progress = Progress(verbose)
+        model.passes.watch = progress.count
+        try:
+            return _integrate(model, tails, settings, progress)
+        finally:
+            model.passes.watch = None
 
 
-def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings) -> IntegratedNodes:
+def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings, progress: Progress) -> IntegratedNodes:
     if model.parameters.n_dim == 0:
         one = np.ones(1)
         points = model.evaluate(np.zeros((1, 0)))
         return IntegratedNodes(points, one, np.zeros(1, dtype=int), 0.0, 0.5 * one, tails, by_quadrature=True)
     is_small = model.passes.is_cheap
+    progress.stage = "looking for the mode"
     if is_small:
         starts = np.concatenate([start_of(model)[None], start_candidates(model)])
         mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
@@ -184,6 +203,7 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings)
     first = NODES_OF_FEW if is_small else LEAST_NODES
     if not is_small:
         first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
+    progress.stage = "weighing nodes"
     nodes = importance_sample(
         model.evaluate,
         drawn_from.first,

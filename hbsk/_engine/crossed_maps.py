@@ -13,24 +13,28 @@ MOST_ENTRIES = 20_000_000
 DENSE_NUMBERS = 2**22
 
 
-def dense_rest(sums, others, starts, size):
-    """Return ``A_22``, (K, K), and ``B_2``, (K, p + 1)."""
-    matrix, products = np.zeros((size, size)), []
+def rest_products(sums, others, starts, size) -> tuple[sp.csr_array, np.ndarray]:
+    """Return ``A_22``, (K, K), sparse, and ``B_2``, (K, p + 1)."""
+    values, rows, columns, products = [], [], [], []
     for i, f in enumerate(others):
         own = sums.factors[f]
         q, levels = own.n_varying, np.arange(own.n_groups)
         for k in range(q):
             for m in range(q):
-                matrix[starts[f] + levels * q + k, starts[f] + levels * q + m] = own.zz[k, m]
+                values.append(own.zz[k, m])
+                rows.append(starts[f] + levels * q + k)
+                columns.append(starts[f] + levels * q + m)
         products.append(own.zx.transpose(2, 0, 1).reshape(-1, own.zx.shape[1]))
         for g in others[i + 1 :]:
             pair = sums.pair(f, g)
             for k in range(q):
                 for m in range(sums.factors[g].n_varying):
-                    row = starts[f] + pair.first * q + k
-                    column = starts[g] + pair.second * sums.factors[g].n_varying + m
-                    matrix[row, column] = matrix[column, row] = pair.blocks[:, k, m]
-    return matrix, np.concatenate(products)
+                    at = (starts[f] + pair.first * q + k, starts[g] + pair.second * sums.factors[g].n_varying + m)
+                    values += [pair.blocks[:, k, m]] * 2
+                    rows += at
+                    columns += at[::-1]
+    where = (np.concatenate(rows), np.concatenate(columns))
+    return sp.csr_array((np.concatenate(values), where), shape=(size, size)), np.concatenate(products)
 
 
 def between_factors(sums, zero, others, starts, size) -> sp.csr_array:

@@ -17,7 +17,7 @@ Arrays hold the levels last, points before them: (q, t, n_points, n_levels). Lev
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
@@ -57,17 +57,6 @@ class Chain(NamedTuple):
 
     order: list[int]
     parents: list[np.ndarray]
-
-
-def nested_order(codes: Sequence[np.ndarray], n_groups: Sequence[int]) -> list[int] | None:
-    """Return the factors of rows, innermost first, where each is nested in the next; otherwise None."""
-    order = sorted(range(len(n_groups)), key=lambda f: -n_groups[f])
-    for f, g in pairwise(order):
-        parent = np.zeros(n_groups[f], dtype=int)
-        parent[codes[f]] = codes[g]
-        if np.any(parent[codes[f]] != codes[g]):
-            return None
-    return order
 
 
 def find_chain(sums: CrossedSums) -> Chain | None:
@@ -149,6 +138,9 @@ class NestedPasses:
         Effects of a dense matrix: none.
     """
 
+    how = "exact for nested grouping factors"
+    is_stochastic = False
+    watch: Callable[[int], None] | None = None
     n_remaining = 0
 
     def __init__(self, sums: CrossedSums, chain: Chain):
@@ -265,6 +257,8 @@ class NestedPasses:
         log_det, reduced = self._first.reduce(np.ascontiguousarray(factor[:, at, at]))
         for block in self._blocks(len(factor)):
             self._stages(factor[block], log_det[block], reduced[block])
+            if self.watch is not None:
+                self.watch(block.stop - block.start)
         beyond = ~np.isfinite(log_det)  # where Lambda leaves floating point
         reduced[beyond] = np.nan
         return log_det, reduced

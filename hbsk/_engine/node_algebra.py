@@ -112,6 +112,21 @@ class GroupLaws(NamedTuple):
     covariance: np.ndarray
 
 
+def contrasts_given_groups(laws: GroupLaws, z: np.ndarray, first: np.ndarray, second: np.ndarray):
+    """Return mean and variance, each (n_nodes, n_pairs), of ``z' u_a - z' u_b`` for groups at these positions.
+
+    Given the common coefficients effects are independent; the common ones move both.
+    """
+    row, column = lower_indices(len(z))
+    squares = z[row] * z[column] * np.where(row == column, 1.0, 2.0)
+    mean = np.einsum("k,mkj->mj", z, laws.effect)
+    reach = np.einsum("k,makj->maj", z, laws.taken)
+    own = np.maximum(np.einsum("h,mhj->mj", squares, laws.covariance), 0.0)
+    moved = reach[:, :, first] - reach[:, :, second]
+    variance = own[:, first] + own[:, second] + np.einsum("mar,mar->mr", moved, moved)
+    return mean[:, first] - mean[:, second], variance
+
+
 def rows_given_groups(laws: GroupLaws, x, z, position):
     """Return mean and variance, each (n_nodes, n_rows), of ``x' b + z' u_j`` for rows of groups at ``position``.
 

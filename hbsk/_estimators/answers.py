@@ -25,6 +25,7 @@ from hbsk._fit.learnt import Learnt
 from hbsk._messages import shown
 from hbsk._model.frame import read_training_frame, unknown_rows
 from hbsk._model.options import options_of
+from hbsk._model.points import Point, read_point
 from hbsk._posterior.datatree import posterior_datatree
 from hbsk._posterior.group_tables import (
     correlation_frames,
@@ -46,14 +47,31 @@ def check_only_factor(factors: tuple[Factor, ...], factor: Any) -> None:
         raise ValueError(f"factor={shown(factor)} is no grouping factor of this model; its factor is {known.name!r}.")
 
 
+def point_of(estimator: Any, at: Any) -> Point | None:
+    """Return the point that ``at=`` asks for; see `group_effects` of the estimators."""
+    learnt = learnt_by(estimator)
+    return read_point(learnt.frame.specification, learnt.column_means, at)
+
+
+def refuse_point(at: Any) -> None:
+    """Raise where a point is asked for that shrunken means do not have."""
+    if not (isinstance(at, str) and at == "zero"):
+        raise ValueError(
+            f"at={shown(at)}: a JamesSteinEstimator has means of groups, each at the average row of its group; leave "
+            "at= out."
+        )
+
+
 def ranks_of_groups(
-    estimator: Any, term: Any = None, factor: Any = None, ascending: bool = False, top: Any = None
+    estimator: Any, term: Any = None, factor: Any = None, ascending: bool = False, top: Any = None, at: Any = "zero"
 ) -> pd.DataFrame:
     """Return the law of the rank of every group, those below ``top`` too; see `rank_groups` of the estimators."""
     learnt = learnt_by(estimator)
     if isinstance(learnt, Learnt):
         seed = 0 if estimator.random_state is None else estimator.random_state
-        return rank_table(learnt.frame, learnt.fitted.posterior, term, factor, ascending, top, generator(seed))
+        point = point_of(estimator, at)
+        return rank_table(learnt.frame, learnt.fitted.posterior, term, factor, ascending, top, generator(seed), point)
+    refuse_point(at)
     known = [known for factor in learnt.factors for known in factor.terms]
     if not known:
         raise ValueError("There are no groups to rank: the estimator was fitted without.")
@@ -245,13 +263,18 @@ class PosteriorAnswersMixin:
         """Share of a group's own estimate that is kept, by factor."""
         return self._once("shrinkage", lambda: shrinkage_frames(self._learnt.frame, self._learnt.fitted.posterior))
 
-    def group_effects(self, coverage=0.95):
+    def group_effects(self, coverage=0.95, *, at="zero"):
         """Return the coefficients of every group beside their no-pooling estimates.
 
         Parameters
         ----------
         coverage : float, default=0.95
             Probability of the central intervals; None leaves them out.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where the intercepts of groups are told: with all other columns at 0, the formula's intercept (lme4's
+            ``coef``); at the means of the columns over the rows of fit; or at values of features, such as
+            ``{"hours": 3}``, all others at their means. Slopes are the same
+            everywhere. Offsets count as 0.
 
         Returns
         -------
@@ -273,7 +296,8 @@ class PosteriorAnswersMixin:
         if coverage is not None:
             check_coverage(coverage)
         check_is_fitted(self)
-        return group_effect_table(self._learnt.frame, self._learnt.fitted, self._learnt.copies, coverage)
+        point = point_of(self, at)
+        return group_effect_table(self._learnt.frame, self._learnt.fitted, self._learnt.copies, coverage, point)
 
     @property
     def diagnostics_(self):
@@ -328,7 +352,7 @@ class PosteriorAnswersMixin:
             with_diagnostics=diagnostics,
         )
 
-    def rank_groups(self, term=None, *, factor=None, ascending=False, top=None):
+    def rank_groups(self, term=None, *, factor=None, ascending=False, top=None, at="zero"):
         """Return the posterior of every group's rank.
 
         Parameters
@@ -342,6 +366,8 @@ class PosteriorAnswersMixin:
             Whether the smallest coefficient has rank 1.
         top : int, default=None
             Return the first so many, with the probability of being among them; None: all groups.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where intercepts are ranked, see `group_effects`.
 
         Returns
         -------
@@ -350,7 +376,7 @@ class PosteriorAnswersMixin:
             ``p_top_<top>``. Ranks are those among all groups. From joint draws, with the estimator's `random_state` (0
             if it has none).
         """
-        return ranks_of_groups(self, term, factor, ascending, top).iloc[:top]
+        return ranks_of_groups(self, term, factor, ascending, top, at).iloc[:top]
 
     def to_datatree(self, X=None, y=None, groups=None, *, standard_error=None, draws=None, random_state=None):
         """Return the posterior as an ArviZ DataTree.
@@ -424,6 +450,6 @@ class PosteriorAnswersMixin:
                 "to_bambi cannot state pooling='none', the limit of infinite between-group sds. Use pooling='partial', "
                 "or a formula with the groups as common terms ('y ~ 0 + group + group:x' is close to it)."
             )
-        table = read_training_table(copy(self), X)  # what is read here is not learnt
+        table = read_training_table(copy(self), X, groups)  # what is read here is not learnt
         frame, rows = read_training_frame(options_of(self), table, y, groups, standard_error, None)
         return bambi_model(frame, rows, model_priors(self.priors, frame, rows))

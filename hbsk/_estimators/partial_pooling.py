@@ -24,7 +24,8 @@ from hbsk._data.rows import UNKNOWN_GROUPS, Rows
 from hbsk._data.suspicions import warn_of_single_rows
 from hbsk._data.table import Table
 from hbsk._engine.settings import DEFAULT
-from hbsk._estimators.answers import PosteriorAnswersMixin
+from hbsk._estimators.answers import PosteriorAnswersMixin, point_of
+from hbsk._estimators.comparisons import PosteriorComparisonsMixin
 from hbsk._fit.gaussian import bambi_model
 from hbsk._fit.generalized import generalized_priors, infer_generalized
 from hbsk._fit.learnt import Learnt, learnt_of_rows
@@ -39,7 +40,7 @@ from hbsk._posterior.response_tables import on_response_scale, ratio_table
 from hbsk.exceptions import NoGroupsWarning
 
 
-class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator):
+class PartialPoolingBase(GroupRoutingMixin, PosteriorComparisonsMixin, PosteriorAnswersMixin, BaseEstimator):
     """Base of the estimators of partial pooling, which tell what their response is."""
 
     _parameter_constraints: ClassVar[dict] = {
@@ -100,11 +101,11 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorAnswersMixin, BaseEstimator
 
     # for the estimators
 
-    def _begin(self, X: Any, learning: bool = True) -> tuple[Options, Table]:
+    def _begin(self, X: Any, groups: Any, learning: bool = True) -> tuple[Options, Table]:
         """Take down the options of a fit, and read X; what is read is learnt, or is not."""
         self._check_options()
         return replace(options_of(self), integration=self._integration), read_training_table(
-            self if learning else copy(self), X
+            self if learning else copy(self), X, groups
         )
 
     def _read(self, options: Options, table: Table, y, groups, **beside: Any) -> tuple[ModelFrame, Rows]:
@@ -206,7 +207,7 @@ class GeneralizedPoolingBase(PartialPoolingBase):
             )
         return rows
 
-    def group_effects(self, coverage=0.95, *, scale="link"):
+    def group_effects(self, coverage=0.95, *, scale="link", at="zero"):
         """Return the coefficients of every group beside their no-pooling estimates.
 
         Parameters
@@ -215,7 +216,11 @@ class GeneralizedPoolingBase(PartialPoolingBase):
             Probability of the central intervals; None leaves them out.
         scale : {"link", "response"}, default="link"
             "link": coefficients, of the log odds or the log rate. "response": those of varying intercepts as
-            probabilities or rates, where all other columns are 0; those of slopes as odds ratios or rate ratios.
+            probabilities or rates, ``at`` a point; those of slopes as odds ratios or rate ratios.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where the intercepts of groups are told: with all other columns at 0, the formula's intercept (lme4's
+            ``coef``); at the means of the columns over the rows of fit; or at values of features, such as
+            ``{"hours": 3}``, all others at their means. Offsets count as 0.
 
         Returns
         -------
@@ -232,9 +237,9 @@ class GeneralizedPoolingBase(PartialPoolingBase):
             - ``shrinkage``, see `shrinkage_`.
         """
         self._check_scale(scale)
-        table = super().group_effects(coverage)
+        table = super().group_effects(coverage, at=at)
         learnt = learnt_by(self)
-        return table if scale == "link" else on_response_scale(learnt.frame, learnt.fitted, table)
+        return table if scale == "link" else on_response_scale(learnt.frame, learnt.fitted, table, point_of(self, at))
 
     def summary(self, coverage=0.95, *, scale="link", diagnostics=False):
         """Return posterior mean, sd and interval of every parameter, or ratios.

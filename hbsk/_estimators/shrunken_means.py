@@ -12,6 +12,7 @@ from hbsk._base import GroupRoutingMixin, LearntMeans, learnt_by, require_standa
 from hbsk._data.rows import Rows, numeric_columns, read_rows
 from hbsk._data.table import read_table
 from hbsk._estimators.answers import ShrunkenAnswersMixin
+from hbsk._estimators.comparisons import ShrunkenComparisonsMixin
 from hbsk._messages import warn, warn_of_no_groups, warn_of_redundant_columns
 from hbsk._shrinkage.linear_predictor import shrink_regression
 from hbsk._shrinkage.predictions import fitted_means, fitted_slopes
@@ -19,7 +20,7 @@ from hbsk._shrinkage.shrunken_groups import shrink_groups
 from hbsk.exceptions import ShrinkageWarning
 
 
-class ShrunkenMeansBase(GroupRoutingMixin, ShrunkenAnswersMixin, BaseEstimator):
+class ShrunkenMeansBase(GroupRoutingMixin, ShrunkenComparisonsMixin, ShrunkenAnswersMixin, BaseEstimator):
     """Base of `JamesSteinEstimator`, whose file tells fit and predict."""
 
     method: str
@@ -104,7 +105,7 @@ class ShrunkenMeansBase(GroupRoutingMixin, ShrunkenAnswersMixin, BaseEstimator):
         """Read new rows: (columns of the target, number of rows, codes), and their noise; `what` needs the noise."""
         learnt = learnt_by(self)
         rows = read_rows(
-            read_table(self, X, reset=False),
+            read_table(self, X, reset=False, groups=groups),
             groups,
             name=type(self).__name__,
             factors=learnt.factors,

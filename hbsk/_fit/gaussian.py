@@ -11,12 +11,10 @@ import numpy as np
 from hbsk._data.checks import STEPS_IN_AN_SD
 from hbsk._data.rows import Rows
 from hbsk._engine.crossed import crossed_model
-from hbsk._engine.crossed_passes import require_manageable
 from hbsk._engine.crossed_propriety import crossed_tails
 from hbsk._engine.crossed_sums import standardise_factors
 from hbsk._engine.fit import marginal_model
 from hbsk._engine.merging import less_effect_means
-from hbsk._engine.nested_passes import nested_order
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails, at_zero, posterior_tails
 from hbsk._engine.scaling import ColumnScaling
@@ -131,19 +129,14 @@ def effect_means(specification, exact) -> np.ndarray:
 
 def _integrate_factors(options, frame, rows, collected, priors, exact, effect_mean) -> Fitted:
     """Integrate several grouping factors."""
-    factors = frame.specification.factors
-    n_groups = [factor.n_groups for factor in rows.factors]
-    is_nested = nested_order(rows.codes, n_groups) is not None
-    if not is_nested:
-        require_manageable([factor.name for factor in factors], n_groups, [len(factor.columns) for factor in factors])
     parts, pairs = collect_factors(frame, rows, effect_mean, collected)
     model, scalings = crossed_model(parts, pairs, exact)
     tails = _tails_at_zero(crossed_tails(model, _varying_labels(frame)), exact, parts)
     posterior, is_reliable = fit_crossed(
         model, scalings, collected.has_intercept, tails, options.sampling, options.integration
     )
-    why = "exact for nested grouping factors" if is_nested else "exact for several grouping factors"
-    if not is_reliable:
+    why = model.passes.how
+    if posterior.n_chains:
         why += "; its variance parameters sampled by NUTS, since importance sampling was not reliable"
     posterior = replace(posterior, effect_mean=effect_mean)
     return Fitted(posterior, priors, f"marginal ({why})", reliable=is_reliable, effect_mean=effect_mean)

@@ -80,6 +80,8 @@ class Learnt:
         Of y given the linear predictor.
     sized_by : {"", "exposure", "trials"}
         What fit was given beside y, and answers about y need.
+    column_means : tuple of ndarray
+        Means, over copies of rows, of the common columns of the design and of the varying ones of each factor.
     """
 
     frame: ModelFrame
@@ -88,6 +90,7 @@ class Learnt:
     known_errors: bool
     family: str = "gaussian"
     sized_by: str = ""
+    column_means: tuple[np.ndarray, ...] = ()
 
     @property
     def has_sigma(self) -> bool:
@@ -109,9 +112,15 @@ def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, s
         np.bincount(codes, weights=counted, minlength=factor.n_groups)
         for factor, codes in zip(rows.factors, rows.codes, strict=True)
     )
-    return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by)
+    x, z, _ = frame.specification.design(rows.features).block(0, rows.n_rows)
+    means = tuple(np.average(columns, axis=0, weights=counted) for columns in (x, *z))
+    return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by, means)
 
 
 def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted) -> Learnt:
     """Keep of a fit of sums what later questions need."""
-    return Learnt(statistics.frame, fitted, statistics.copies, statistics.known_errors)
+    whole = all((n == np.round(n)).all() for n in statistics.copies)  # counts are shown as counts
+    copies = tuple(n.astype(np.int64) if whole else n for n in statistics.copies)
+    moments = statistics.collected.moments
+    means = (moments.x_mean, *moments.z_mean)
+    return Learnt(statistics.frame, fitted, copies, statistics.known_errors, column_means=means)

@@ -52,10 +52,12 @@ def variance_accuracy(posterior, values_of) -> Accuracy:
     nodes, weight, replicate = posterior.variance_law()
     values = values_of(nodes)
     surface = None if posterior.law is None else posterior.law.surface
-    at_nodes = None if surface is None else values_of(posterior.variance_nodes())
+    at_nodes = values_of(posterior.variance_nodes()) if surface is not None or posterior.is_stochastic else None
 
     def error(function):
         within = monte_carlo_error(function(values), weight, replicate)[2]
+        if posterior.is_stochastic:
+            within = np.hypot(within, posterior.probe_error(function(at_nodes)))
         if surface is None:
             return within
         return np.hypot(within, _error_of_surface(function(at_nodes), surface.shift, posterior.replicate))

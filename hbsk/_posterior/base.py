@@ -16,6 +16,9 @@ import pandas as pd
 from hbsk._engine.propriety import Tails
 from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes, draw_rows
 
+# Joint draws that contrasts of groups are told from where they have no closed form given the nodes.
+CONTRAST_DRAWS = 8_000
+
 
 class Posterior(ABC):
     """Posterior of coefficients, group effects and variance parameters, at weighted nodes.
@@ -39,6 +42,8 @@ class Posterior(ABC):
         Whether a node fixes every parameter, coefficients and effects included.
     pools_nothing : bool
         Whether groups have estimates of their own.
+    is_stochastic : bool
+        Whether there are draws of effects, in place of their covariances, and log-determinants have errors.
     has_crossed_model : bool
         Whether it was integrated from the sums of several factors, which are in its ``model``, with its ``scalings``.
     family : {"gaussian", "binomial", "poisson"}
@@ -52,6 +57,7 @@ class Posterior(ABC):
     by_quadrature: bool
     are_draws: bool = False
     pools_nothing: bool = False
+    is_stochastic: bool = False
     has_crossed_model: bool = False
     model: Any
     scalings: tuple
@@ -106,6 +112,10 @@ class Posterior(ABC):
         """Return what a fit judges coefficients by where `diagnostics` costs too much; None where it does not."""
         return None
 
+    def probe_error(self, values: np.ndarray) -> np.ndarray | float:  # noqa: ARG002 - mostly there are no probes
+        """Return the errors of means of values at the nodes, (n_nodes, k), that log-determinants by probes make."""
+        return 0.0
+
     # rows
 
     @abstractmethod
@@ -154,8 +164,11 @@ class Posterior(ABC):
         """Return posterior moments of the effects of all groups of a factor."""
 
     @abstractmethod
-    def shrinkage(self, factor: int = 0) -> np.ndarray:
-        """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
+    def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:
+        """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q).
+
+        Of the effects ``turned @ u_j`` in the place of those of the raw columns, where ``turned`` (q, q) is given.
+        """
 
     def own_effects(self, factor: int) -> np.ndarray | None:  # noqa: ARG002 - of several factors only
         """Return the least-squares effects of all groups of one of several factors, (n_groups, q).
@@ -179,6 +192,31 @@ class Posterior(ABC):
             Codes of the groups whose effects are wanted, one array per factor; a code that is not
             below the number of groups is a new group, drawn from its law given the rest.
         """
+
+    def contrast_mixture(
+        self, factor: int, z: np.ndarray, first: np.ndarray, second: np.ndarray, rng: np.random.Generator
+    ) -> RowMixture:
+        """Return the law of ``z'u_a - z'u_b`` of pairs of known groups of a factor.
+
+        Here it is that of joint draws, about the means that are known exactly.
+
+        Parameters
+        ----------
+        factor : int
+        z : ndarray of shape (q,)
+        first, second : ndarray of shape (n_pairs,), dtype int
+        rng : numpy.random.Generator
+        """
+        groups, position = np.unique(np.concatenate([first, second]), return_inverse=True)
+        wanted = [groups if f == factor else np.empty(0, dtype=int) for f in range(len(self.n_groups))]
+        effects = self.joint_draws(self.n_nodes if self.are_draws else CONTRAST_DRAWS, rng, wanted).effects[factor]
+        used = z != 0
+        level = effects[:, :, used] @ z[used]
+        contrast = level[:, position[: len(first)]] - level[:, position[len(first) :]]
+        if not self.are_draws:
+            exact = self.group_moments(factor, need_covariance=False).mean[:, used] @ z[used]
+            contrast += exact[first] - exact[second] - contrast.mean(axis=0)
+        return RowMixture(np.full(len(contrast), 1 / len(contrast)), contrast, np.zeros_like(contrast))
 
     def group_draws(self, n_draws: int, rng: np.random.Generator, factor: int | None = None) -> JointDraws:
         """Return joint draws with the effects of every known group, of one factor or all: so many, or all there are."""

@@ -29,7 +29,7 @@ from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import FAR, usable_nodes
 from hbsk._posterior.orders import RowOrders
 from hbsk._posterior.own_estimates import own_effects, products_left
-from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance
+from hbsk._posterior.parts import GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance, turned_effects
 
 # Numbers of the matrices of all nodes up to which effects are averaged over every one of them (160 MB).
 KEPT_NUMBERS = 20_000_000
@@ -62,6 +62,8 @@ class CrossedPosterior(Posterior):
     by_quadrature : bool
     effect_mean : ndarray of shape (q,) or None
         Fixed prior means of the effects of the raw columns of all factors, which were taken off y; None for zeros.
+    probes : ndarray of shape (n_nodes, n_probes) or None
+        Log density at the nodes by each probe of log-determinants alone, less their mean.
     law : VarianceLaw or None
         Of the variance parameters, where a polynomial knows it better than the nodes with several sigmas each.
     """
@@ -82,6 +84,7 @@ class CrossedPosterior(Posterior):
     n_chains: int = 0
     by_quadrature: bool = False
     effect_mean: np.ndarray | None = None
+    probes: np.ndarray | None = None
     law: VarianceLaw | None = None
 
     has_crossed_model = True
@@ -99,6 +102,11 @@ class CrossedPosterior(Posterior):
     def scaling(self) -> ColumnScaling:
         """Scaling of y and of the common columns."""
         return self.scalings[0]
+
+    @property
+    def is_stochastic(self) -> bool:
+        """Whether there are draws of effects, in place of their covariances."""
+        return self.probes is not None
 
     # parameters
 
@@ -148,6 +156,24 @@ class CrossedPosterior(Posterior):
             between.append(mean_variance(factor[:, at, at], of_levels.zz.sum(axis=2) / sums.n))
         sigma_y = sigma * self.scaling.y_scale
         return VarianceNodes(sigma_y, sds, correlations, between=sigma_y[:, None] ** 2 * np.stack(between, axis=1))
+
+    def probe_error(self, values: np.ndarray) -> np.ndarray | float:
+        """Return the errors of means of values at the nodes, (n_nodes, k), that log-determinants by probes make.
+
+        A mean moves by its covariance with what the log density is off by, which is the mean of what each of the
+        independent probes is off by.
+        """
+        if self.probes is None:
+            return 0.0
+        n_probes = self.probes.shape[1]
+        moved = (self.weight[:, None] * (values - self.weight @ values)).T @ self.probes
+        return np.sqrt(np.sum(moved**2, axis=1) / (n_probes * max(n_probes - 1, 1)))
+
+    def probes_suffice(self, target: float) -> bool:
+        """Whether the errors that probes make of variance parameters are small, in posterior sds."""
+        values = np.column_stack([self.theta, np.log(self.sigma)])
+        sd = np.sqrt(self.weight @ (values - self.weight @ values) ** 2)
+        return bool(np.all(self.probe_error(values) <= target * sd + 1e-12))
 
     def diagnostics(self, specification, *, sigma_is_parameter: bool):
         """Return Monte Carlo errors of every parameter, or ArviZ's diagnostics of chains where there are any."""
@@ -287,12 +313,41 @@ class CrossedPosterior(Posterior):
         own = own_effects(sums.factors[factor].zz, left, self.scalings[factor])
         return own if self.effect_mean is None else own + self.effect_mean[sums.columns[factor]]
 
-    def shrinkage(self, factor: int = 0) -> np.ndarray:
+    def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; the other factors' effects integrated."""
-        scaling, passes = self.scalings[factor], self.model.passes
-        return sum(law.weight * share_kept(law.effects, law.factor, passes, factor, scaling) for law in self._laws)
+        raw, passes = turned_effects(self.scalings[factor], turned), self.model.passes
+        return sum(law.weight * share_kept(law.effects, law.factor, passes, factor, raw) for law in self._laws)
 
     # draws
+
+    def group_draws(self, n_draws: int, rng: np.random.Generator, factor: int | None = None) -> JointDraws:
+        """Return joint draws with the effects of every known group; of drawn covariances those that there are."""
+        if not self.is_stochastic:
+            return super().group_draws(n_draws, rng, factor)
+        wanted = [np.arange(n if factor in (None, f) else 0) for f, n in enumerate(self.n_groups)]
+        parts, commons, sigmas, factors = [], [], [], []
+        for law in self._laws:
+            noise = law.effects.rest_phi.sample(rng)[:, : -(-n_draws // len(self._laws))]
+            n = noise.shape[1]
+            common = law.common_mean + rng.standard_normal((n, len(law.common_mean))) @ law.common_root.T
+            sigma = np.full(n, law.sigma)
+            conditional = (law.effects.first, law.effects.rest_solved, noise)
+            parts.append(draw_levels(self.model.passes, law.factor, sigma, common, rng, wanted, conditional))
+            commons.append(common)
+            sigmas.append(sigma)
+            factors.append(np.repeat(law.factor[None], n, axis=0))
+        effects = [np.concatenate(of_factor) for of_factor in zip(*parts, strict=True)]
+        return self._joint(*map(np.concatenate, (commons, sigmas, factors)), effects)
+
+    def chain_draws(self, n_chains: int, n_draws: int, rng: np.random.Generator) -> tuple[JointDraws, tuple[int, int]]:
+        """Return joint draws by chain; of drawn covariances there are not enough."""
+        if self.is_stochastic:
+            raise ValueError(
+                f"to_datatree would hold {n_chains * n_draws} joint draws of {sum(self.n_groups)} groups, each of them "
+                "a solve with all of these. Use group_effects_ and summary(), which need few, sample_y for draws of "
+                "rows, or rank_groups."
+            )
+        return super().chain_draws(n_chains, n_draws, rng)
 
     def joint_draws(self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]) -> JointDraws:
         """Draw parameters jointly, from the nodes themselves; see `Posterior.joint_draws`."""
@@ -313,11 +368,15 @@ class CrossedPosterior(Posterior):
                 )
                 for part, drawn in zip(effects, of_node, strict=True):
                     part[draws] = drawn
+        return self._joint(common, self.sigma[at], self.factor[at], effects)
+
+    def _joint(self, common, sigma, factor, effects) -> JointDraws:
+        """Return joint draws, given those in the units of the engine."""
         effects = [scaling.effects(part) for scaling, part in zip(self.scalings, effects, strict=True)]
         if self.effect_mean is not None:
             columns = self.model.sums.columns
             effects = [part + self.effect_mean[of] for part, of in zip(effects, columns, strict=True)]
-        variance = self._in_users_units(self.sigma[at], self.factor[at])
+        variance = self._in_users_units(sigma, factor)
         return JointDraws(self.scaling.coefficients(common, self.has_intercept), variance, effects)
 
 
@@ -355,11 +414,13 @@ def fit_crossed(
     is_reliable : bool
         Whether Pareto k and the Monte Carlo error met their targets.
     """
-    found = integrate_crossed(model, tails, settings)
-    if not found.reliable:
+    found = integrate_crossed(model, tails, settings, sampler["verbose"])
+    # where points are dear enough for that, thousands of them are out of reach
+    if not found.reliable and not model.passes.is_stochastic:
         with own_errors():
             found = sample_model(model, found, sampler)
-    return _answering(found, model, scalings, has_intercept), found.reliable
+    posterior = _answering(found, model, scalings, has_intercept)
+    return posterior, found.reliable and posterior.probes_suffice(2 * settings.error_target)
 
 
 def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> CrossedPosterior:
@@ -372,7 +433,10 @@ def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> Crosse
         sigmas = np.exp(conditional_quantile(points.log_sigma, points.weight, levels))
         usable = usable_nodes(found.weight, sigma, sigma[:, None, None] * factor)
         mean, root = _coefficients(points.common, log_sigma)
-    weight = found.weight[usable]
+    weight, probes = found.weight[usable], None
+    if model.passes.is_stochastic:
+        by_probe = -0.5 * model.passes.log_dets_by_probe(factor[usable])
+        probes = by_probe - by_probe.mean(axis=1, keepdims=True)
     return CrossedPosterior(
         weight=weight / weight.sum(),
         replicate=found.replicate[usable],
@@ -389,5 +453,6 @@ def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> Crosse
         tails=found.tails,
         n_chains=found.n_chains,
         by_quadrature=found.by_quadrature,
+        probes=probes,
         law=found.law,
     )

@@ -1,7 +1,7 @@
 """Laws of rows and effects at one node of a model with several grouping factors; engine units, arrays in, arrays out.
 
 Given a node (sigma, Lambda), the common coefficients b are normal, and so are the effects given b, with the covariance
-``sigma^2 Phi`` and the mean ``Phi (B_y - B_x b)`` (`hbsk._engine.crossed_passes`). For a row with common columns x and
+``sigma^2 Phi`` and the mean ``Phi (B_y - B_x b)`` (`hbsk._engine.schur_passes`). For a row with common columns x and
 the vector v of its effects, ``x'b + v'u`` therefore has
 
     mean      x~' E[b] + v' Phi B_y,     x~ = x - B_x' Phi v
@@ -12,16 +12,16 @@ where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from hbsk._engine.crossed_passes import CrossedPasses, Effects
+from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
-from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.schur_passes import Effects, SchurPasses
 from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
 
 
@@ -97,7 +97,7 @@ class RowParts(NamedTuple):
 
 
 def rows_at_node(
-    law: NodeLaw, passes: CrossedPasses | NestedPasses, rows: KnownRows, *, need_variance: bool = True
+    law: NodeLaw, passes: SchurPasses | NestedPasses, rows: KnownRows, *, need_variance: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (n_rows,)."""
     parts = row_parts(law.effects, law.factor, passes, rows, need_variance=need_variance)
@@ -110,7 +110,7 @@ def rows_at_node(
 def row_parts(
     effects: Effects | NestedEffects,
     factor: np.ndarray,
-    passes: CrossedPasses | NestedPasses,
+    passes: SchurPasses | NestedPasses,
     rows: KnownRows,
     *,
     need_variance: bool = True,
@@ -146,11 +146,17 @@ def _schur_rows(effects, passes, rows, need_variance):
         for other, other_value in entries[:i]:
             relative += 2.0 * value * other_value * effects.rest_phi[at, other]
     through = _through_levels(passes.between, np.einsum("rkl,rl->rk", effects.first[code], z), code)
-    row = np.repeat(np.arange(len(z)), np.diff(through.indptr))
     for at, value in entries:
-        products = through.data * effects.rest_phi[through.indices, at[row]]
-        relative -= 2.0 * value * np.bincount(row, products, len(z))
+        relative -= 2.0 * value * _products(through, effects.rest_phi, at)
     return solved, relative
+
+
+def _products(through, phi, at):
+    """Return ``sum_k through[r, k] P[k, at[r]]``, (n_rows,)."""
+    if isinstance(phi, DrawnCovariance):
+        return phi.products(through, at)
+    row = np.repeat(np.arange(len(at)), np.diff(through.indptr))
+    return np.bincount(row, through.data * phi[through.indices, at[row]], len(at))
 
 
 def _through_levels(between, scaled, code) -> sp.csr_array:
@@ -178,7 +184,7 @@ class LevelMoments(NamedTuple):
     reach: np.ndarray
 
 
-def levels_at_node(law: NodeLaw, passes: CrossedPasses | NestedPasses, f: int) -> LevelMoments:
+def levels_at_node(law: NodeLaw, passes: SchurPasses | NestedPasses, f: int) -> LevelMoments:
     """Return the moments of all levels of factor f."""
     effects = law.effects
     if isinstance(effects, NestedEffects):
@@ -192,9 +198,9 @@ def levels_at_node(law: NodeLaw, passes: CrossedPasses | NestedPasses, f: int) -
 def share_kept(
     effects: Effects | NestedEffects,
     factor: np.ndarray,
-    passes: CrossedPasses | NestedPasses,
+    passes: SchurPasses | NestedPasses,
     f: int,
-    scaling: ColumnScaling,
+    raw: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
     """Return the share of the prior variance of the effects of raw columns that the rows take off, (n_groups, q).
 
@@ -203,13 +209,13 @@ def share_kept(
     effects : Effects
     factor : ndarray of shape (q, q)
         Lambda of all factors, block diagonal.
-    passes : CrossedPasses
+    passes : SchurPasses
     f : int
         The factor.
-    scaling : ColumnScaling
-        Of the factor.
+    raw : callable
+        Map from effects of the engine, (..., q), to those asked about; see `turned_effects`.
     """
-    at, raw = passes.sums.columns[f], scaling.effects
+    at = passes.sums.columns[f]
     prior = np.sum(raw(factor[at, at].T) ** 2, axis=0)
     within = np.einsum("jkk->jk", raw(raw(_phi_blocks(effects, passes, f)).swapaxes(1, 2)))
     # nothing is kept of effects that are fixed
@@ -233,18 +239,19 @@ def _places(passes, f):
 
 
 def draw_levels(
-    passes: CrossedPasses | NestedPasses,
+    passes: SchurPasses | NestedPasses,
     factor: np.ndarray,
     sigma: np.ndarray,
     common: np.ndarray,
     rng,
     groups: Sequence[np.ndarray],
+    conditional: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
 ) -> list[np.ndarray]:
     """Return joint draws of effects at one Lambda, one array (n_draws, n_codes, q) per factor.
 
     Parameters
     ----------
-    passes : CrossedPasses or NestedPasses
+    passes : SchurPasses or NestedPasses
     factor : ndarray of shape (q, q)
     sigma : ndarray of shape (n_draws,)
     common : ndarray of shape (n_draws, p)
@@ -252,14 +259,19 @@ def draw_levels(
     rng : numpy.random.Generator
     groups : sequence of ndarray of shape (n_codes,), one per factor
         A code that is not below the number of levels is a new level.
+    conditional : tuple of (H, Phi B of the rest, noise of covariance P), optional
+        Where they are known; found otherwise.
     """
     n_draws = len(common)
     contrast = np.concatenate([-common, np.ones((n_draws, 1))], axis=1).T
     if isinstance(passes, NestedPasses):
         return _draw_nested_levels(passes, factor, sigma, contrast, rng, groups)
-    complement = passes.complement(factor)
-    rest = passes.solved(complement)[0] @ contrast
-    rest += sigma * passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
+    if conditional is None:
+        complement = passes.complement(factor)
+        noise = passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
+        conditional = complement.first, passes.solved(complement)[0], noise
+    of_first, solved, noise = conditional
+    rest = solved @ contrast + sigma * noise
     drawn = []
     for f, codes in enumerate(groups):
         n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
@@ -267,7 +279,7 @@ def draw_levels(
         at = np.where(known, codes, 0)
         noise = sigma[:, None, None] * rng.standard_normal((n_draws, len(codes), q))
         if f == passes.order[0]:
-            first = complement.first[at]
+            first = of_first[at]
             rows = at[:, None] * q + np.arange(q)
             taken = (passes.between[rows.ravel()] @ rest).reshape(len(codes), q, n_draws)
             mean = np.einsum("jkl,jls->sjk", first, passes.level_products()[at] @ contrast - taken)

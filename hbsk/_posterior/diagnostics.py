@@ -106,6 +106,7 @@ def derived_diagnostics(posterior, names, values_of) -> pd.DataFrame:
     if posterior.n_chains:
         return _sampled_diagnostics(names, values, posterior.n_chains, 0, np.ones(0, dtype=bool))
     mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
+    error = np.hypot(error, posterior.probe_error(values))
     if posterior.by_quadrature:
         error[:] = 0.0
     table = pd.DataFrame(index=names, columns=COLUMNS, dtype=float)
@@ -145,6 +146,7 @@ def marginal_diagnostics(
     if posterior.n_chains:
         return _sampled_diagnostics(names, values, posterior.n_chains, len(columns), in_model)
     mean, sd, error = monte_carlo_error(values, posterior.weight, posterior.replicate)
+    error = np.hypot(error, posterior.probe_error(values))
     if posterior.by_quadrature:
         error[:] = 0.0
     # A coefficient's sd is wider than that of its conditional mean.

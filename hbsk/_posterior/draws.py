@@ -16,7 +16,15 @@ from hbsk._engine.varying_location import at_zero, less_centre, moved_sds, offse
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.crossed_laws import share_kept
 from hbsk._posterior.orders import RowOrders
-from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes, mean_variance
+from hbsk._posterior.parts import (
+    BLOCK_ELEMENTS,
+    GroupMoments,
+    JointDraws,
+    RowMixture,
+    VarianceNodes,
+    mean_variance,
+    turned_effects,
+)
 
 
 @dataclass(frozen=True)
@@ -366,7 +374,7 @@ class DrawsPosterior(Posterior):
             family=self.family,
         )
 
-    def shrinkage(self, factor: int = 0) -> np.ndarray:
+    def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged over draws; (n_groups, q).
 
         Needs the information ``Z_j' W Z_j`` of each group (`information`); NaN without it, and where effects of the
@@ -379,7 +387,7 @@ class DrawsPosterior(Posterior):
         if not self.information or not all(self._normal_columns(f).all() for f in every):
             return np.full((n_groups, q), np.nan)
         if not is_one:
-            return self._shares_kept[factor]
+            return self._shares_kept[factor] if turned is None else self._shares({factor: turned})[factor]
         zz, location = self.information[factor], self._located()[factor]
         scale = np.sqrt(np.einsum("jkk->k", zz.transpose(2, 0, 1)) / max(n_groups, 1))
         scale = np.where(scale > 0, scale, 1.0)
@@ -390,6 +398,7 @@ class DrawsPosterior(Posterior):
         relative = self._roots_at_information(factor, at) / sigma[:, None, None] * scale[:, None]
         inverse = relative_inverse(zz / np.multiply.outer(scale, scale)[:, :, None], relative)
         raw = offset_matrix(location.of_information, location.intercept) / scale
+        raw = raw if turned is None else turned @ raw
         prior = np.sum((raw @ relative) ** 2, axis=2)[:, :, None]
         within = np.einsum("ka,mabj,kb->mkj", raw, unpack_symmetric(inverse, q), raw, optimize=True)
         # nothing is kept of effects that are fixed
@@ -398,6 +407,10 @@ class DrawsPosterior(Posterior):
 
     @cached_property
     def _shares_kept(self) -> list[np.ndarray]:
+        """The shrinkage of every factor, each (n_groups, q)."""
+        return self._shares({})
+
+    def _shares(self, turned: dict[int, np.ndarray]) -> list[np.ndarray]:
         """Return the shrinkage of every factor, each (n_groups, q), averaged over some of the draws."""
         assert self.orders is not None  # of several factors it is there
         sums, scalings = self.orders.sums, self.orders.scalings
@@ -411,11 +424,11 @@ class DrawsPosterior(Posterior):
                 scaling.engine_factor(self._roots(f, at), self._located()[f].of_priors)
                 / np.where(np.isnan(sigma), 1.0, sigma)[:, None, None]
             )
-        total = [0.0] * len(scalings)
+        total, raw = [0.0] * len(scalings), [turned_effects(way, turned.get(f)) for f, way in enumerate(scalings)]
         for factor in factors:
             effects = passes.effects(factor)
-            for f, scaling in enumerate(scalings):
-                total[f] = total[f] + share_kept(effects, factor, passes, f, scaling) / len(factors)
+            for f in range(len(scalings)):
+                total[f] = total[f] + share_kept(effects, factor, passes, f, raw[f]) / len(factors)
         return total
 
     def __getstate__(self) -> dict:

@@ -29,7 +29,15 @@ from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import usable_nodes
-from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments, JointDraws, RowMixture, VarianceNodes, standardised
+from hbsk._posterior.parts import (
+    BLOCK_ELEMENTS,
+    GroupMoments,
+    JointDraws,
+    RowMixture,
+    VarianceNodes,
+    standardised,
+    turned_effects,
+)
 from hbsk._posterior.skew_normals import SHARES, skew_normals
 
 COMPUTED = ("_effects",)
@@ -206,6 +214,12 @@ class GeneralizedPosterior(Posterior):
             variance[:, ~known] = np.sum(fresh**2, axis=1)
         return mean, np.maximum(variance, 0.0), third
 
+    def contrast_mixture(self, factor, z, first, second, rng) -> RowMixture:  # noqa: ARG002 - no draws are needed
+        """Return the law of ``z'u_a - z'u_b`` of pairs of groups, independent given a node: three normals for each."""
+        x, columns = np.zeros((len(first), len(self.scaling.x_scale))), [np.tile(z, (len(first), 1))]
+        (mean, variance, third), other = (self.row_laws(x, columns, [groups]) for groups in (first, second))
+        return self._skew_mixture(mean - other[0], variance + other[1], third - other[2])
+
     def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
         """Return the mixture of the linear predictor of rows: three normals for each node."""
         mean, variance, third = self.row_laws(x, z, codes)
@@ -216,6 +230,10 @@ class GeneralizedPosterior(Posterior):
         if bare.any():
             mean[:, bare], sd = self._kernels(mean[:, bare])
             variance[:, bare] = sd**2
+        return self._skew_mixture(mean, variance, third)
+
+    def _skew_mixture(self, mean, variance, third) -> RowMixture:
+        """Return mixtures of three normals for each node, with these moments (n_nodes, n_rows) given it."""
         sd = np.sqrt(variance)
         means, sds = skew_normals(standardised(third, sd))
         shape = (len(SHARES) * self.n_nodes, mean.shape[1])
@@ -290,28 +308,23 @@ class GeneralizedPosterior(Posterior):
             raw(np.einsum("ia,jik->jak", jacobian, moments.with_common)),
         )
 
-    def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
+    def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:  # noqa: ARG002 - one factor
         """Return ``1 - Var(u_jk | y, b, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
         q = self.factor.shape[1]
         n_groups = self.n_groups[0]
-        prior = np.sum(self._raw(self.factor) ** 2, axis=2)
+        raw = turned_effects(self.scaling, turned)
+        prior = np.sum(raw(self.factor.swapaxes(1, 2)) ** 2, axis=1)
         shrinkage = np.empty((n_groups, q))
         width = max(1, BLOCK_ELEMENTS // (self.n_nodes * q * q))
         for start in range(0, n_groups, width):
             groups = slice(start, start + width)
-            within = self._raw_covariance(slice(None), groups)
+            within = raw(raw(_unpacked(self.effects.covariance[:, :, groups], q)).swapaxes(2, 3))
             for k in range(q):
                 left = np.divide(
                     within[:, :, k, k], prior[:, k, None], out=np.ones(within.shape[:2]), where=prior[:, k, None] > 0
                 )
                 shrinkage[groups, k] = 1.0 - self.weight @ left
         return np.clip(shrinkage, 0.0, 1.0)
-
-    def _raw_covariance(self, nodes, groups) -> np.ndarray:
-        """Return covariances of raw effects given nodes, (n_nodes, n_groups, q, q)."""
-        full = _unpacked(self.effects.covariance[:, nodes][:, :, groups], self.factor.shape[1])
-        raw = self.scaling.effects
-        return raw(raw(full).swapaxes(2, 3))
 
     # draws
 

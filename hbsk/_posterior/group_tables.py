@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._messages import interval_columns, quoted, shown
+from hbsk._model.centres import varying_intercept
 from hbsk._posterior.no_pooling import fit_no_pooling
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, coefficient_orders, group_sd_orders
 from hbsk._posterior.parts import BLOCK_ELEMENTS
@@ -61,8 +62,8 @@ def label_index(labels, name) -> pd.Index:
     return pd.Index(labels, name=name)
 
 
-def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
-    """Return a tidy table of the coefficients of every group."""
+def group_effect_table(frame, fitted, copies, coverage, point=None) -> pd.DataFrame:
+    """Return a tidy table of the coefficients of every group, intercepts at a point of the columns."""
     tables = []
     for f, factor in enumerate(frame.specification.factors):
         labels = factor.labels
@@ -72,7 +73,19 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
         alone = [None] * len(with_common)
         deviation, deviation_sd = _sums_of_coefficients(frame.specification, fitted.posterior, f, moments, alone)
         separate = _no_pooling_estimates(fitted, frame.specification, f, with_common)
-        shrinkage = fitted.posterior.shrinkage(f)
+        rows = coefficient_rows(frame.specification, f, point)
+        intercept = None if point is None else varying_intercept(factor)
+        turned = None
+        if intercept is not None:
+            x, z = rows[intercept]
+            law = (frame.specification, fitted.posterior, f)
+            mean[:, intercept], sd[:, intercept] = _moments_at(*law, x, z)
+            deviation[:, intercept], deviation_sd[:, intercept] = _moments_at(*law, np.zeros_like(x), z)
+            separate = separate.copy()
+            separate[:, intercept] = _no_pooling_at(fitted, frame.specification, f, x, z)
+            turned = np.eye(len(z))
+            turned[intercept] = z
+        shrinkage = fitted.posterior.shrinkage(f, turned)
         n_groups, q = mean.shape
         table = pd.DataFrame(
             {
@@ -90,7 +103,7 @@ def group_effect_table(frame, fitted, copies, coverage) -> pd.DataFrame:
         )
         if coverage is not None:
             low, high = interval_columns(coverage)
-            table[low], table[high] = _intervals(frame, fitted.posterior, f, with_common, n_groups, coverage)
+            table[low], table[high] = _intervals(frame.specification, fitted.posterior, f, rows, coverage)
         tables.append(table)
     if not tables:
         return pd.DataFrame(columns=EFFECT_COLUMNS)
@@ -197,26 +210,88 @@ def _with_common(effects, common, with_common):
     return effects + [0.0 if column is None else common[column] for column in with_common]
 
 
-def _intervals(frame, posterior, f, with_common, n_groups, coverage):
+def coefficient_rows(specification, f, point=None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return what the coefficients of the groups of a factor are made of: common columns (p,) and varying ones (q,).
+
+    Of each varying column 1 and its common counterpart; of a varying intercept all columns at the point, if there is
+    one.
+    """
+    factor = specification.factors[f]
+    rows = []
+    for k, column in enumerate(common_counterparts(specification, factor)):
+        if point is not None and k == varying_intercept(factor):
+            rows.append((point.common, point.varying[f]))
+            continue
+        x, z = np.zeros(len(specification.common_columns)), np.zeros(len(factor.columns))
+        z[k] = 1.0
+        if column is not None:
+            x[column] = 1.0
+        rows.append((x, z))
+    return rows
+
+
+def rows_of_groups(specification, f, x, z, groups):
+    """Return rows as posteriors take them, of some groups of a factor; the other factors have no part in them."""
+    n_rows, factors = len(groups), specification.factors
+    columns = [np.tile(z, (n_rows, 1)) if i == f else np.zeros((n_rows, len(o.columns))) for i, o in enumerate(factors)]
+    codes = [groups if i == f else np.zeros(n_rows, dtype=int) for i in range(len(factors))]
+    return np.tile(x, (n_rows, 1)), columns, codes
+
+
+def _mixtures_of_groups(specification, posterior, f, x, z):
+    """Yield groups, a few at a time, and the law of ``x'b + z'u_j``."""
+    n_groups = posterior.n_groups[f]
+    width = max(1, BLOCK_ELEMENTS // (4 * posterior.n_nodes))
+    for start in range(0, n_groups, width):
+        groups = np.arange(start, min(start + width, n_groups))
+        yield groups, posterior.coefficient_mixture(*rows_of_groups(specification, f, x, z, groups))
+
+
+def _moments_at(specification, posterior, f, x, z):
+    """Return means and sds, each (n_groups,), of ``x'b + z'u_j``."""
+    near, location = posterior.about_zero()
+    n_groups = posterior.n_groups[f]
+    mean, variance = np.empty(n_groups), np.empty(n_groups)
+    for groups, mixture in _mixtures_of_groups(specification, near, f, x, z):
+        mean[groups], variance[groups] = mixture.moments()
+    if posterior.has_infinite_moments:
+        each = (np.tile(x, (n_groups, 1)), f, np.tile(z, (n_groups, 1)), np.arange(n_groups))
+        variance[coefficient_orders(specification, posterior, *each) <= OF_VARIANCE] = np.inf
+    return mean + (location * x[0] if location else 0.0), np.sqrt(np.maximum(variance, 0.0))
+
+
+def _no_pooling_at(fitted, specification, f, x, z):
+    """Return what each group's own rows say of ``x'b + z'u_j``, (n_groups,); NaN where they do not identify it."""
+    posterior, n_groups = fitted.posterior, fitted.posterior.n_groups[f]
+    rows = rows_of_groups(specification, f, x, z, np.arange(n_groups))
+    own = None if fitted.own_estimates is None else fitted.own_estimates[f]
+    if own is not None:  # with the common coefficient of the same column
+        common = posterior.common_estimates()
+        own = _with_common(own, -common, common_counterparts(specification, specification.factors[f]))
+    else:
+        own = posterior.own_effects(f)
+    if own is not None:
+        used = z != 0
+        with np.errstate(invalid="ignore"):  # of a group that its slope separates: infinite less infinite
+            return x @ posterior.common_estimates() + np.sum(own[:, used] * z[used], axis=1)
+    known_mean = 0.0 if fitted.effect_mean is None else z @ fitted.effect_mean
+    if not posterior.pools_nothing:
+        try:
+            posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept)
+        except ValueError:
+            return np.full(n_groups, np.nan)
+    estimate, _ = posterior.row_moments(*rows, need_variance=False)
+    return np.where(posterior.are_free(rows[1][0], rows[2]), np.nan, estimate + known_mean)
+
+
+def _intervals(specification, posterior, f, rows, coverage):
     """Return ends of central intervals of the coefficients, term by term, groups within."""
     levels = np.array([(1 - coverage) / 2, (1 + coverage) / 2])
-    p, q = len(frame.specification.common_columns), len(with_common)
     ends = []
     posterior, location = posterior.about_zero()
-    for k, column in enumerate(with_common):
-        x = np.zeros((n_groups, p))
-        if column is not None:
-            x[:, column] = 1.0
-        unit = np.zeros((n_groups, q))
-        unit[:, k] = 1.0
-        # the other factors have no part in these coefficients
-        factors = frame.specification.factors
-        z = [unit if i == f else np.zeros((n_groups, len(other.columns))) for i, other in enumerate(factors)]
-        codes = [np.arange(n_groups) if i == f else np.zeros(n_groups, dtype=int) for i in range(len(factors))]
-        width = max(1, BLOCK_ELEMENTS // (4 * posterior.n_nodes))
-        for start in range(0, n_groups, width):
-            rows = slice(start, start + width)
-            mixture = posterior.coefficient_mixture(x[rows], [part[rows] for part in z], [code[rows] for code in codes])
-            ends.append(mixture_quantiles(mixture, levels) + (location if column == 0 else 0.0))
+    for x, z in rows:
+        shift = location * x[0] if location else 0.0
+        for _, mixture in _mixtures_of_groups(specification, posterior, f, x, z):
+            ends.append(mixture_quantiles(mixture, levels) + shift)
     ends = np.concatenate(ends)
     return ends[:, 0], ends[:, 1]

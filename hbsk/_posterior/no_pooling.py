@@ -189,7 +189,7 @@ class NoPoolingPosterior(Posterior):
 
     def coefficient_mixture(self, x, z, codes) -> RowMixture:
         """Return the mixture of coefficients of groups: what groups absorb has its complete-pooling value in them."""
-        return self._mixture(x, z, codes, lambda _, z, codes: self._is_free(z[0], codes))
+        return self._mixture(x, z, codes, lambda _, z, codes: self.are_free(z[0], codes))
 
     def _mixture(self, x, z, codes, unidentified) -> RowMixture:
         known, at = self._rows(codes)
@@ -239,7 +239,7 @@ class NoPoolingPosterior(Posterior):
         """
         known, at = self._rows(codes)
         groups, position = np.unique(at, return_inverse=True)
-        free = self._is_free(z[0], codes)
+        free = self.are_free(z[0], codes)
         z = self.scaling.varying(z[0])
         x = self.scaling.common(x, self.known.has_intercept)
         inverse = unpack_symmetric(self.known.inverse[:, groups][None], z.shape[1])[0]
@@ -249,7 +249,7 @@ class NoPoolingPosterior(Posterior):
         size = np.abs(x) @ np.abs(self.absorbed) + np.einsum("rk,rka->ra", np.abs(z), np.abs(made_up[position]))
         return known & (free | np.any(np.abs(own - of_group) > np.sqrt(IDENTIFIED) * size, axis=1))
 
-    def _is_free(self, z, codes) -> np.ndarray:
+    def are_free(self, z, codes) -> np.ndarray:
         """Tell which rows ask for a direction of the varying columns that their group does not identify."""
         _, at = self._rows(codes)
         z = self.scaling.varying(z)
@@ -258,6 +258,13 @@ class NoPoolingPosterior(Posterior):
         return size - inside > np.sqrt(IDENTIFIED) * size
 
     # groups
+
+    def contrast_mixture(self, factor, z, first, second, rng) -> RowMixture:
+        """Return the law of ``z'u_a - z'u_b`` of pairs of groups; infinite is the variance one of them leaves open."""
+        mixture = self.known.contrast_mixture(factor, z, first, second, rng)
+        columns = np.tile(z, (len(first), 1))
+        free = self.are_free(columns, [first]) | self.are_free(columns, [second])
+        return RowMixture(mixture.weight, mixture.mean, np.where(free, np.inf, mixture.variance))
 
     def unidentified_effects(self) -> np.ndarray:
         """Tell which columns a group does not identify, shape (n_groups, q)."""
@@ -273,9 +280,9 @@ class NoPoolingPosterior(Posterior):
             moments = replace(moments, covariance=covariance)
         return moments
 
-    def shrinkage(self, factor=0):  # noqa: ARG002 - there is one factor
+    def shrinkage(self, factor=0, turned=None):  # noqa: ARG002 - there is one factor
         """Return 1 where a group identifies the column, otherwise 0."""
-        return np.where(self.unidentified_effects(), 0.0, 1.0)
+        return np.where(unidentified_columns(self.scaling, self.identified, turned), 0.0, 1.0)
 
     # draws
 

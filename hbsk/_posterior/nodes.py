@@ -21,6 +21,7 @@ from hbsk._engine.marginal import MarginalModel, MarginalPoints
 from hbsk._engine.node_algebra import (
     GroupLaws,
     conditional_quantile,
+    contrasts_given_groups,
     rows_given_groups,
     squared_norm,
 )
@@ -42,6 +43,7 @@ from hbsk._posterior.parts import (
     VarianceNodes,
     mean_variance,
     moments_by_block,
+    turned_effects,
 )
 
 # Sds from 0 at which y is answered for less its location: there floats keep eight digits of an sd.
@@ -371,6 +373,15 @@ class MarginalPosterior(Posterior):
             raw(np.einsum("ia,jik->jak", self._jacobian(), moments.with_common)),
         )
 
+    def contrast_mixture(self, factor, z, first, second, rng) -> RowMixture:  # noqa: ARG002 - no draws are needed
+        """Return the law of ``z'u_a - z'u_b`` of pairs of groups; a component is normal given its node."""
+        z = self.scaling.varying(z[None])[0]
+        groups, position = np.unique(np.concatenate([first, second]), return_inverse=True)
+        pairs = position[: len(first)], position[len(first) :]
+        parts = [contrasts_given_groups(self._group_laws(groups, nodes), z, *pairs) for nodes in self.node_blocks()]
+        mean, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
+        return self._in_units_of_y(mean, variance, 0.0)
+
     @cached_property
     def _effects(self) -> GroupMoments:
         return self._engine_moments(need_covariance=False)
@@ -386,11 +397,11 @@ class MarginalPosterior(Posterior):
         """Leave what can be computed again out of a pickle."""
         return {name: value for name, value in vars(self).items() if name not in COMPUTED}
 
-    def shrinkage(self, factor: int = 0) -> np.ndarray:  # noqa: ARG002 - there is one factor
+    def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:  # noqa: ARG002 - one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
         q = self.factor.shape[1]
-        in_place = self.scaling.effects_are_scaled
-        raw = self.scaling.effects
+        in_place = self.scaling.effects_are_scaled and turned is None
+        raw = turned_effects(self.scaling, turned)
         relative = self.factor if in_place else raw(self.factor.swapaxes(1, 2)).swapaxes(1, 2)
         prior = np.sum(relative**2, axis=2)[:, :, None]
         row, column = lower_indices(q)

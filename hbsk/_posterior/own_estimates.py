@@ -53,8 +53,10 @@ def products_left(sums: CrossedSums, f: int, common_mean: np.ndarray, effect_mea
     return left
 
 
-def unidentified_columns(scaling: ColumnScaling, identified: np.ndarray) -> np.ndarray:
-    """Tell which raw columns a group does not identify, (n_groups, q).
+def unidentified_columns(
+    scaling: ColumnScaling, identified: np.ndarray, turned: np.ndarray | None = None
+) -> np.ndarray:
+    """Tell which raw columns, or rows of ``turned`` in them, a group does not identify, (n_groups, q).
 
     Parameters
     ----------
@@ -62,7 +64,7 @@ def unidentified_columns(scaling: ColumnScaling, identified: np.ndarray) -> np.n
     identified : ndarray of shape (n_groups, q, q)
         Projections on the directions that the rows of a group identify.
     """
-    z = scaling.varying(np.eye(identified.shape[1]))
+    z = scaling.varying(np.eye(identified.shape[1]) if turned is None else turned)
     inside = np.einsum("rk,jkl,rl->jr", z, identified, z, optimize=True)
     size = np.sum(z**2, axis=1)
     return size - inside > np.sqrt(IDENTIFIED) * size

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from hbsk._engine.effect_laws import EffectLaw
+from hbsk._engine.scaling import ColumnScaling
 
 # Nodes times rows times columns worked on at a time.
 BLOCK_ELEMENTS = 1_000_000
@@ -80,6 +82,13 @@ def mean_variance(factor: np.ndarray, second_moment: np.ndarray) -> np.ndarray:
         Mean of ``z z'``. (P. C. D. Johnson 2014, Methods Ecol. Evol. 5, equation 11: the trace of Sigma times it.)
     """
     return np.einsum("mkl,ki,mil->m", factor, second_moment, factor, optimize=True)
+
+
+def turned_effects(scaling: ColumnScaling, turned: np.ndarray | None) -> Callable[[np.ndarray], np.ndarray]:
+    """Return the map from effects of the engine, (..., q), to those of the raw columns, or to ``turned`` of them."""
+    if turned is None:
+        return scaling.effects
+    return lambda engine: scaling.effects(engine) @ turned.T
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,10 @@ import pandas as pd
 
 from hbsk._engine.quadrature import score_quantiles
 from hbsk._messages import interval_columns, shown
+from hbsk._model.centres import varying_intercept
+from hbsk._model.points import Point
 from hbsk._posterior.diagnostics import derived_diagnostics, named_variance_values, variance_shares
-from hbsk._posterior.group_tables import common_counterparts, find_term, label_index
+from hbsk._posterior.group_tables import coefficient_rows, column_labels, find_term, label_index
 from hbsk._posterior.orders import OF_MEAN, OF_VARIANCE, common_orders, variance_orders
 from hbsk._posterior.parts import RowMixture
 from hbsk._posterior.prediction import mixture_quantiles
@@ -104,8 +106,10 @@ def variance_quantiles(posterior, values: np.ndarray, weight: np.ndarray, levels
     return mixture_quantiles(RowMixture(weight, values, np.zeros_like(values)), levels)
 
 
-def rank_table(frame, posterior, term, factor, ascending: bool, top: int | None, rng) -> pd.DataFrame:
-    """Return the posterior of the rank of every group's coefficient.
+def rank_table(
+    frame, posterior, term, factor, ascending: bool, top: int | None, rng, point: Point | None = None
+) -> pd.DataFrame:
+    """Return the posterior of the rank of every group's coefficient, of intercepts at a point of the columns.
 
     Rank 1 is the largest coefficient (the smallest where ``ascending``); ranks are of joint draws, so that they know
     how the groups' errors hang together.
@@ -114,7 +118,8 @@ def rank_table(frame, posterior, term, factor, ascending: bool, top: int | None,
     ranked = frame.specification.factors[f]
     n_groups = len(ranked.labels)
     _check_top(top, n_groups)
-    coefficients = _coefficient_draws(posterior, frame.specification, f, k, n_groups, rng)
+    refuse_point_of_slope(ranked, k, point)
+    coefficients = coefficient_draws(posterior, coefficient_rows(frame.specification, f, point)[k], f, n_groups, rng)
     return ranks_of_draws(coefficients, label_index(ranked.labels, ranked.name), ascending, top)
 
 
@@ -149,9 +154,19 @@ def _check_top(top: int | None, n_groups: int) -> None:
         raise ValueError(f"top must be a number of groups from 1 to {n_groups}, got {shown(top)}.")
 
 
-def _coefficient_draws(posterior, specification, f, k, n_groups, rng):
-    n_draws = n_rank_draws(n_groups)
-    draws = posterior.group_draws(n_draws, rng, f)
-    coefficient = draws.effects[f][:, :, k]
-    column = common_counterparts(specification, specification.factors[f])[k]
-    return coefficient if column is None else coefficient + draws.common[:, column, None]
+def coefficient_draws(posterior, row, f, n_groups, rng):
+    """Return joint draws (n_draws, n_groups) of ``x'b + z'u_j`` of all groups of a factor, ``row`` being (x, z)."""
+    x, z = row
+    draws = posterior.group_draws(n_rank_draws(n_groups), rng, f)
+    used = np.flatnonzero(z)
+    coefficient = sum((draws.effects[f][:, :, k] * z[k] for k in used), np.zeros(draws.effects[f].shape[:2]))
+    return coefficient + (draws.common @ x)[:, None] if x.any() else coefficient
+
+
+def refuse_point_of_slope(factor, k: int, point: Point | None) -> None:
+    """Raise where a point is given for coefficients that are the same at all of them."""
+    if point is not None and k != varying_intercept(factor):
+        raise ValueError(
+            f"at= says where intercepts are told, and {column_labels(factor)[k]!r} is a slope, the same everywhere. "
+            "Leave at= out."
+        )

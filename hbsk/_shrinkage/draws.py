@@ -86,6 +86,19 @@ def deviation_sds(fitted: FittedMeans) -> np.ndarray:
     return np.sqrt(_own_variances(fitted, fitted.theta_sd, variance) + np.square(fitted.shrinkage) * variance)
 
 
+def difference_moments(fitted: FittedMeans, first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means and sds, each (n_pairs,), of the differences of two group means; infinite sds where not known.
+
+    Given the target groups are independent; its error moves each group by what it was moved towards the target.
+    """
+    covariance = _finite_covariance(fitted)
+    points, of_target = _targets(fitted, covariance)
+    own, moved = _own_variances(fitted, fitted.theta_sd, of_target), (1.0 - fitted.shrinkage)[:, None] * points
+    apart = moved[first] - moved[second]
+    variance = own[first] + own[second] + np.einsum("jk,kl,jl->j", apart, covariance, apart)
+    return fitted.theta[first] - fitted.theta[second], np.sqrt(infinite_where_unknown(variance))
+
+
 def _finite_covariance(fitted: FittedMeans) -> np.ndarray:
     return np.nan_to_num(fitted.predictor.covariance, nan=0.0, posinf=0.0, neginf=0.0)
 

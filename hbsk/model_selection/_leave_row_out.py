@@ -24,12 +24,12 @@ from scipy.special import logsumexp
 
 from hbsk._engine.common_coefficients import ConditionalCommon
 from hbsk._engine.crossed import CrossedModel
-from hbsk._engine.crossed_passes import Effects
 from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.nested_passes import NestedEffects
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.schur_passes import Effects
 from hbsk._engine.sums import GroupSums
 from hbsk._posterior.crossed import KEPT_NUMBERS
 from hbsk._posterior.crossed_laws import KnownRows, row_parts

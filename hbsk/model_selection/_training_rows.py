@@ -117,10 +117,16 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     at = _factor_left_out(estimator, factor, caller) if unit == "group" else 0
     require_standard_error(estimator, standard_error, caller)
     frame = learnt_by(estimator).frame
+    if learnt_by(estimator).fitted.posterior.is_stochastic:
+        raise ValueError(
+            f"{caller} takes the law of each row given all others, and with very many crossed groups the covariances "
+            "of effects are only drawn. Cross-validate instead: compare_estimators, or cross_val_score with "
+            "WithinGroupKFold for new rows of known groups and GroupKFold for new groups."
+        )
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(
-            read_table(estimator, X, reset=False),
+            read_table(estimator, X, reset=False, groups=groups),
             groups,
             name=type(estimator).__name__,
             factors=frame.factors,

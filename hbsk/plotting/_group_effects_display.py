@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -104,6 +105,7 @@ class GroupEffectsDisplay(GroupDisplay):
         *,
         term: str | None = None,
         factor: str | None = None,
+        at: str | Mapping[str, Any] = "zero",
         coverage: float = 0.95,
         ax: Any = None,
         marker_kwargs: dict | None = None,
@@ -120,6 +122,8 @@ class GroupEffectsDisplay(GroupDisplay):
             Varying term, such as "1|county" or "floor|county". None: the first of the factor.
         factor : str, default=None
             Grouping factor. With several of them this or `term` must be given.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
         coverage : float, default=0.95
             Probability of the intervals.
         ax : matplotlib Axes, default=None
@@ -133,7 +137,7 @@ class GroupEffectsDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, factor, coverage)
+        found = read_group_estimates(estimator, term, factor, coverage, at)
         display = cls._of(found, coverage=coverage)
         return display.plot(ax, marker_kwargs=marker_kwargs, interval_kwargs=interval_kwargs, line_kwargs=line_kwargs)
 

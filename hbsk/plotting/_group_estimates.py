@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +13,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from hbsk._base import learnt_by
 from hbsk._data.checks import check_coverage
-from hbsk._estimators.answers import check_only_factor
+from hbsk._estimators.answers import check_only_factor, point_of, refuse_point
 from hbsk._messages import interval_columns
-from hbsk._posterior.group_tables import column_labels, common_counterparts, find_term
+from hbsk._posterior.group_tables import coefficient_rows, column_labels, find_term
+from hbsk._posterior.summary import refuse_point_of_slope
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,9 @@ def fitted_step(estimator: Any) -> Any:
             return estimator
 
 
-def read_group_estimates(estimator: Any, term: str | None, factor: str | None, coverage: float) -> GroupEstimates:
+def read_group_estimates(
+    estimator: Any, term: str | None, factor: str | None, coverage: float, at: str | Mapping[str, Any] = "zero"
+) -> GroupEstimates:
     """Read the estimates of all groups from a fitted PartialPoolingRegressor or JamesSteinEstimator.
 
     Parameters
@@ -77,13 +81,16 @@ def read_group_estimates(estimator: Any, term: str | None, factor: str | None, c
         Grouping factor; with several of them, it or the term must be named.
     coverage : float
         Probability of the intervals, between 0 and 1.
+    at : {"zero", "mean"} or mapping
+        Where intercepts are told, see `group_effects` of the estimators.
     """
     check_coverage(coverage)
     estimator = fitted_step(estimator)
     if hasattr(estimator, "theta_"):
+        refuse_point(at)
         return _from_means(estimator, term, factor, coverage)
     if hasattr(estimator, "group_effects"):
-        return _from_posterior(estimator, term, factor, coverage)
+        return _from_posterior(estimator, term, factor, coverage, at)
     raise TypeError(
         f"{type(estimator).__name__} has no estimates of groups to show. Pass a fitted PartialPoolingRegressor or "
         "JamesSteinEstimator, or a pipeline or search that ends in one."
@@ -114,11 +121,16 @@ def _from_means(estimator: Any, term: str | None, factor: str | None, coverage: 
     )
 
 
-def _from_posterior(estimator: Any, term: str | None, factor: str | None, coverage: float) -> GroupEstimates:
-    specification = learnt_by(estimator).frame.specification
+def _from_posterior(
+    estimator: Any, term: str | None, factor: str | None, coverage: float, at: str | Mapping[str, Any]
+) -> GroupEstimates:
+    learnt = learnt_by(estimator)
+    specification, point = learnt.frame.specification, point_of(estimator, at)
     f, column = find_term(specification, term, factor, "show")
     shown = specification.factors[f]
-    table = estimator.group_effects(coverage=coverage)
+    refuse_point_of_slope(shown, column, point)
+    x, _ = coefficient_rows(specification, f, point)[column]
+    table = estimator.group_effects(coverage=coverage, at=at)
     low, high = interval_columns(coverage)
     table = table[(table["factor"] == shown.name) & (table["term"] == column_labels(shown)[column])]
     return GroupEstimates(
@@ -129,21 +141,18 @@ def _from_posterior(estimator: Any, term: str | None, factor: str | None, covera
         lower=table[low].to_numpy(),
         upper=table[high].to_numpy(),
         shrinkage=table["shrinkage"].to_numpy(),
-        centre=np.full(len(table), _common_coefficient(estimator, common_counterparts(specification, shown)[column])),
+        centre=np.full(len(table), x @ learnt.fitted.posterior.common_estimates()),
         factor=shown.name,
-        term="intercept" if shown.columns[column] == "1" else shown.columns[column],
+        term=_name_of_intercept(at) if shown.columns[column] == "1" else shown.columns[column],
         centre_name="population mean",
     )
 
 
-def _common_coefficient(estimator: Any, column: int | None) -> float:
-    """Return the mean over the population: the common coefficient, 0 where there is none."""
-    if column is None:
-        return 0.0
-    has_intercept = learnt_by(estimator).frame.specification.has_intercept
-    if has_intercept and column == 0:
-        return float(estimator.intercept_)
-    return float(estimator.coef_[column - has_intercept])
+def _name_of_intercept(at: str | Mapping[str, Any]) -> str:
+    """Return what a group's intercept is called at a point."""
+    if isinstance(at, str):
+        return "intercept" if at == "zero" else "level at average features"
+    return "level at " + (", ".join(f"{name} = {value}" for name, value in at.items()) or "average features")
 
 
 def align(values: Any, labels: np.ndarray, argument: str) -> np.ndarray:

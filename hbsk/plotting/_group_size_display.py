@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -105,6 +106,7 @@ class GroupSizeDisplay(GroupDisplay):
         *,
         term: str | None = None,
         factor: str | None = None,
+        at: str | Mapping[str, Any] = "zero",
         truth: Any = None,
         ax: Any = None,
         no_pooling_kwargs: dict | None = None,
@@ -122,6 +124,8 @@ class GroupSizeDisplay(GroupDisplay):
             Varying term, such as "1|county" or "floor|county". None: the first of the factor.
         factor : str, default=None
             Grouping factor. With several of them this or `term` must be given.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
         truth : array-like of shape (n_groups,), Series or dict, default=None
             True values, where they are known: in the order of `groups_`, or by label.
         ax : matplotlib Axes, default=None
@@ -135,7 +139,7 @@ class GroupSizeDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, factor, 0.95)
+        found = read_group_estimates(estimator, term, factor, 0.95, at)
         display = cls._of(found, truth=None if truth is None else align(truth, found.labels, "truth"))
         return display.plot(
             ax,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -100,6 +101,7 @@ class RankDisplay(GroupDisplay):
         *,
         term: str | None = None,
         factor: str | None = None,
+        at: str | Mapping[str, Any] = "zero",
         ascending: bool = False,
         top: int | None = None,
         ax: Any = None,
@@ -116,6 +118,8 @@ class RankDisplay(GroupDisplay):
             Varying term, such as "1|county" or "floor|county". None: the first of the factor.
         factor : str, default=None
             Grouping factor. With several of them this or `term` must be given.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
         ascending : bool, default=False
             Whether the smallest estimate has rank 1.
         top : int, default=None
@@ -137,8 +141,8 @@ class RankDisplay(GroupDisplay):
                 f"{type(estimator).__name__} has no method rank_groups, which needs a joint posterior of the groups. "
                 "Pass a fitted PartialPoolingRegressor or JamesSteinEstimator, or a pipeline or search ending in one."
             )
-        found = read_group_estimates(estimator, term, factor, 0.95)
-        table = ranks_of_groups(estimator, term, factor, ascending, top)
+        found = read_group_estimates(estimator, term, factor, 0.95, at)
+        table = ranks_of_groups(estimator, term, factor, ascending, top, at)
         by_label = {
             name: align(dict(zip(table.index.tolist(), column, strict=True)), found.labels, str(name))
             for name, column in table.items()

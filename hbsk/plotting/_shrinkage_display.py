@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -120,6 +121,7 @@ class ShrinkageDisplay(GroupDisplay):
         *,
         term: str | None = None,
         factor: str | None = None,
+        at: str | Mapping[str, Any] = "zero",
         coverage: float = 0.95,
         no_pooling: Any = None,
         kind: str = "estimates",
@@ -140,6 +142,8 @@ class ShrinkageDisplay(GroupDisplay):
             Varying term, such as "1|county" or "floor|county". None: the first of the factor.
         factor : str, default=None
             Grouping factor. With several of them this or `term` must be given.
+        at : {"zero", "mean"} or dict of str to value, default="zero"
+            Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
         coverage : float, default=0.95
             Probability of the intervals.
         no_pooling : estimator, default=None
@@ -159,10 +163,10 @@ class ShrinkageDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, factor, coverage)
+        found = read_group_estimates(estimator, term, factor, coverage, at)
         ends: dict[str, np.ndarray] = {}
         if no_pooling is not None:
-            free = read_group_estimates(no_pooling, term, factor, coverage)
+            free = read_group_estimates(no_pooling, term, factor, coverage, at)
             for name in ("lower", "upper"):
                 by_label = dict(zip(free.labels.tolist(), getattr(free, name), strict=True))
                 ends[f"no_pooling_{name}"] = align(by_label, found.labels, "no_pooling")

@@ -204,7 +204,7 @@ def posterior_predictive_check(
     estimator, X_seen = answering_step(estimator, X)
     _check_estimator(estimator)
     warn_of_order(X, [("y", y)])
-    y = _numbers(estimator, y, _num_samples(X))
+    y = _numbers(estimator, y, _num_samples(y if X is None else X))
     beside = {
         name: value
         for name, value in (("standard_error", standard_error), ("exposure", exposure), ("trials", trials))
@@ -272,7 +272,7 @@ def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
     """Return the label of each row, a frame where there are several factors, None where there are none."""
     if not _is_ours(estimator):
         return None if groups is None else np.asarray(groups)
-    table = read_table(estimator, X, reset=False)
+    table = read_table(estimator, X, reset=False, groups=groups)
     keyword = read_keyword(groups, table)
     labels = {}
     for factor in learnt_by(estimator).frame.factors:

@@ -53,7 +53,7 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
     EffectMoments: {"mean": ("qmJ", _FINITE), "covariance": ("hmJ", _FINITE), "third": ("tmJ", _FINITE)},
     CrossedPosterior: {
         **_NODES, "theta": ("md", _FINITE), "sigmas": ("ms", _SIZE), "common_mean": ("mp", _FINITE),
-        "common_root": ("mpp", _FINITE),
+        "common_root": ("mpp", _FINITE), "probes": ("mo", _FINITE),
     },
     ColumnScaling: {
         "x_centre": ("p", _FINITE), "x_scale": ("p", _SIZE), "z_scale": ("q", _SIZE), "kept": ("k", _INDEX),

@@ -39,6 +39,8 @@ DIFFERENCE_STEP = 1e-4
 # Steps of complete pooling, and the longest in units of the predictor.
 POOLED_STEPS, LONGEST_STEP = 50, 3.0
 POOLED_TOLERANCE = 1e-4
+# What sums of squares are rounded by, as a share of them.
+ROUNDING = 32 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
@@ -336,8 +338,14 @@ class ModeStart:
         turned = times(factor.swapaxes(1, 2), left)
         if q == 1:
             return turned / (1.0 + factor[:, 0] ** 2 * zwz[0, 0])
-        inner = np.einsum("mac,abj,mbd->mjcd", factor, zwz, factor, optimize=True) + np.eye(q)
+        inner = beside_identity(np.einsum("mac,abj,mbd->mjcd", factor, zwz, factor, optimize=True))
         return np.linalg.solve(inner, turned.transpose(1, 2, 0)[..., None])[..., 0].transpose(2, 0, 1)
+
+
+def beside_identity(products: np.ndarray) -> np.ndarray:
+    """Return I + products, (..., q, q), regular in floats too: more than I where products are rounded by more."""
+    rounded = ROUNDING * np.einsum("...cc->...", products)
+    return products + (1.0 + rounded)[..., None, None] * np.eye(products.shape[-1])
 
 
 def predictor_at(cells: Cells, common: np.ndarray, effects: np.ndarray) -> np.ndarray:

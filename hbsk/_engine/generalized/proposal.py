@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
+from hbsk._engine.generalized.model import ROUNDING, beside_identity
 from hbsk._engine.generalized.search import JointMode
 from hbsk._engine.integrate import KernelT, Nodes, SplitT, first_proposals, kernels_on_nodes
 from hbsk._engine.proposals import NODES_PER_DIMENSION
@@ -150,10 +151,17 @@ def working_lower(
             products = (zwx[0, :, :, None] * zwx[0, :, None]).reshape(-1, p * p)
             precision -= (share @ products).reshape(-1, p, p)
             continue
-        inner = np.einsum("mac,abj,mbd->mjcd", factor, zwz, factor, optimize=True) + np.eye(q)
-        share = np.einsum("mac,mjcd,mbd->mjab", factor, np.linalg.inv(inner), factor, optimize=True)
-        products = np.einsum("ajx,bjy->jabxy", zwx, zwx).reshape(-1, p * p)
-        precision -= (share.reshape(len(theta), -1) @ products).reshape(-1, p, p)
+        # With zwz = C C', K = C'F and w = C^-1 zwx: w'w - w'(I + K K')^-1 w, where nothing is lost as F grows.
+        values, vectors = np.linalg.eigh(np.moveaxis(zwz, 2, 0))
+        root = np.sqrt(np.maximum(values, 0.0))
+        seen = root > np.sqrt(ROUNDING) * root[:, -1:]
+        inverse = np.where(seen, 1.0 / np.where(seen, root, 1.0), 0.0)
+        white = inverse[..., None] * np.einsum("jba,bjx->jax", vectors, zwx)
+        rooted = np.einsum("jba,ja,mbc->mjac", vectors, root * seen, factor, optimize=True)
+        inner = beside_identity(rooted @ rooted.swapaxes(2, 3))
+        products = np.einsum("jax,jby->jabxy", white, white).reshape(-1, p * p)
+        precision -= np.einsum("jax,jay->xy", white, white)
+        precision += (np.linalg.inv(inner).reshape(len(theta), -1) @ products).reshape(-1, p, p)
     return np.linalg.cholesky(precision)
 
 

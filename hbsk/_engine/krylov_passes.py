@@ -1,0 +1,332 @@
+"""Several grouping factors, very many effects beside the largest: a Schur complement that only multiplies.
+
+Symbols are those of `hbsk._engine.schur_passes`. Of the rest, factors of many levels (m) are never written out; those
+of few (hubs, h), whose levels hang together with all others, are bordered exactly, as the common columns are:
+
+    log|S| = log|S_mm| + log|T|,    T = S_hh - S_hm S_mm^-1 S_mh
+
+With ``D = F F'`` the blocks of levels on the diagonal of S_mm and ``S~ = F^-1 S_mm F^-T = I - N``, whose blocks on the
+diagonal are those of the identity,
+
+    log|S_mm| = log|D| + mean of z' log(S~) z + c z' N z over fixed probes z of signs
+
+(stochastic Lanczos quadrature: Ubaru, Chen, Saad 2017, SIAM J. Matrix Anal. Appl. 38(4)); ``z' N z``, whose mean is
+zero, takes the first order of the error off. The probes never change: the error is a smooth function of theta, nearly
+a constant, and constants do not count. Traces of the gradient are means over the same probes, solved for already.
+
+Of the covariance ``P = G S~^-1 G'`` of effects, ``G = Lambda F^-T``, blocks of levels are ``I + E y y'``, ``y = N x``,
+given draws x of covariance S~^-1: the law of a level given all others, averaged (Siden et al. 2018, J. Comput. Graph.
+Stat. 27(4)). Other entries are products of draws.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import scipy.sparse as sp
+
+from hbsk._engine.crossed_sums import CrossedSums
+from hbsk._engine.drawn_covariance import DrawnCovariance
+from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
+from hbsk._engine.krylov import KrylovRun, conjugate_gradients
+from hbsk._engine.many_levels import BlockDiagonal, ManyLevels, cholesky, congruence_map, times_blocks
+from hbsk._engine.schur_passes import Effects, SchurPasses, alone, stacked
+
+# Effects of a factor up to which it is a hub: each takes a column of conjugate gradients at every point.
+MOST_OF_HUB = 100
+# Probes, and draws of effects at each Lambda.
+PROBES, DRAWS = 16, 64
+# c, the share of the first order that is taken off: 1 would leave more of the higher ones, which rise with it.
+FIRST_ORDER = 1.5
+# Residual of a solve over its right-hand side; what is wanted of it has the square. Draws have errors of their own.
+TOLERANCE, DRAWN_TOLERANCE = 1e-5, 1e-3
+# Numbers of a basis of Lanczos's vectors, or of columns, that are held at a time.
+HELD_NUMBERS = 2**24
+# Steps that a basis is planned for.
+PLANNED_STEPS = 32
+
+
+class KrylovComplement(NamedTuple):
+    """The Schur complement at one Lambda.
+
+    Attributes
+    ----------
+    first : ndarray of shape (n_groups, q, q)
+        ``H_j``.
+    lambdas : list of ndarray of shape (q, q)
+        ``Lambda`` of the other factors.
+    log_det : float
+        ``log|S|``.
+    by_probe : ndarray of shape (n_probes,)
+        The same by each of the probes alone.
+    explained : ndarray of shape (p + 1, p + 1)
+        ``C_0 - C``.
+    rest_solved : ndarray of shape (K, p + 1)
+        ``Phi B`` of the rest.
+    hubs : ndarray of shape (K, n_hubs)
+        E, where ``E E'`` is what the hubs add to S^-1 of many levels alone.
+    many : ManyLevels
+    probed : ndarray of shape (n_many, n_probes)
+        ``S~^-1 z``.
+    """
+
+    first: np.ndarray
+    lambdas: list[np.ndarray]
+    log_det: float
+    by_probe: np.ndarray
+    explained: np.ndarray
+    rest_solved: np.ndarray
+    hubs: np.ndarray
+    many: Any
+    probed: np.ndarray
+
+
+class KrylovPasses(SchurPasses):
+    """Sums over the levels of several factors for any Lambda; see `SchurPasses`.
+
+    Attributes
+    ----------
+    n_many : int
+        Effects of factors of many levels, which come first.
+    probes : ndarray of shape (n_many, n_probes)
+    """
+
+    how = "log-determinants of several grouping factors by stochastic Lanczos quadrature"
+    is_stochastic = True
+    is_cheap = False
+    # a law costs solves: of few points only
+    numbers_kept = np.inf
+
+    def __init__(self, sums: CrossedSums):
+        super().__init__(sums)
+        others = self.order[1:]
+        sizes = [sums.factors[f].n_groups * sums.factors[f].n_varying for f in others]
+        n_factors = max(1, sum(size > MOST_OF_HUB for size in sizes))
+        self.many, self.n_many = others[:n_factors], sum(sizes[:n_factors])
+        self.between_many = self.between[:, : self.n_many] if len(others) > n_factors else self.between
+        self.between_hubs = self.between[:, self.n_many :]
+        self.own = BlockDiagonal([sums.factors[f].zz.transpose(2, 0, 1) for f in self.many])
+        self.beside = self._beside() if n_factors > 1 else None
+        zero = self.order[0]
+        pairs = [sums.pair(f, zero) for f in self.many]
+        n_first = sums.factors[zero].n_groups
+        self.to_many = [
+            congruence_map(pair.second, pair.first, pair.blocks, n_first, sums.factors[f].n_groups)
+            for f, pair in zip(self.many, pairs, strict=True)
+        ]
+        self.to_first = [
+            congruence_map(pair.first, pair.second, pair.blocks.swapaxes(1, 2), sums.factors[f].n_groups, n_first)
+            for f, pair in zip(self.many, pairs, strict=True)
+        ]
+        self.probes = probe_columns(self.n_many, PROBES)
+        self._by_probe: dict[bytes, np.ndarray] = {}
+
+    def _beside(self):
+        """Return A of many levels without the blocks of levels."""
+        every = self._rest_zz[: self.n_many, : self.n_many].tocoo()
+        level = np.concatenate(
+            [
+                self.starts[f] + np.arange(self.sums.factors[f].n_groups).repeat(self.sums.factors[f].n_varying)
+                for f in self.many
+            ]
+        )
+        apart = level[every.row] != level[every.col]
+        return sp.csr_array((every.data[apart], (every.row[apart], every.col[apart])), shape=every.shape)
+
+    @cached_property
+    def within(self) -> np.ndarray:
+        """Zero, which is no bound: conjugate gradients end nowhere where effects are hardly shrunken."""
+        return np.zeros_like(self.sums.xx)
+
+    # points
+
+    def _complements(self, factor: np.ndarray) -> KrylovComplement:
+        (one,) = factor
+        complement = self._complement(one, self.probes)
+        self._by_probe[one.tobytes()] = complement.by_probe
+        return stacked(complement)
+
+    def complement(self, factor: np.ndarray) -> KrylovComplement:
+        """Return the Schur complement at one Lambda, (q, q), without its log-determinant."""
+        return self._complement(factor, self.probes[:, :0])
+
+    def _complement(self, factor, probes) -> KrylovComplement:
+        blocks = [factor[at, at] for at in self.sums.columns]
+        lambdas = [blocks[f] for f in self.order[1:]]
+        zero = self.order[0]
+        packed = relative_inverse(self.sums.factors[zero].zz, np.ascontiguousarray(blocks[zero])[None])
+        first = unpack_symmetric(packed, len(blocks[zero]))[0].transpose(2, 0, 1)
+        many = ManyLevels(self, lambdas[: len(self.many)], first, packed[0])
+        reduced = self._rest_zx - self.between.T @ times_blocks(first, self._zx.reshape(-1, self._zx.shape[2]))
+        right = self._times(reduced, lambdas, transpose=True)
+        bordered, corner = self._hub_columns(first, lambdas)
+        columns = many.whitened(np.concatenate([bordered, right[: self.n_many]], axis=1))
+        run = conjugate_gradients(many.times, np.concatenate([probes, columns], axis=1), TOLERANCE)
+        n_probes, n_hubs = probes.shape[1], len(corner)
+        solved = run.solved[:, n_probes:]
+        # Schur complement of the hubs, bordered by what is on the right
+        products = columns.T @ solved
+        inner = corner - products[:n_hubs, :n_hubs]
+        root = cholesky(0.5 * (inner + inner.T))
+        left = right[self.n_many :] - products[:n_hubs, n_hubs:]
+        white = np.linalg.solve(root, left)
+        inverse_root = np.linalg.solve(root, np.eye(n_hubs)).T
+        of_hubs = np.concatenate([-many.unwhitened(solved[:, :n_hubs]) @ inverse_root, inverse_root])
+        of_many = np.zeros_like(right)
+        of_many[: self.n_many] = many.unwhitened(solved[:, n_hubs:])
+        explained = products[n_hubs:, n_hubs:] + white.T @ white
+        by_probe = np.zeros(0)
+        log_det = many.log_det + 2.0 * np.sum(np.log(root.diagonal()))
+        if n_probes:
+            # z' N z is z'z less the first entry of T, times that
+            forms = run.quadratic_forms(np.log) + FIRST_ORDER * run.size**2 * (1.0 - run.tridiagonal[:, 0, 0])
+            by_probe = log_det + np.where(run.converged, forms, np.nan)[:n_probes]
+            log_det = by_probe.mean()
+        return KrylovComplement(
+            first,
+            lambdas,
+            log_det if run.converged.all() else np.nan,
+            by_probe,
+            0.5 * (explained + explained.T),
+            self._times(of_many + of_hubs @ white, lambdas),
+            of_hubs,
+            many,
+            run.solved[:, :n_probes],
+        )
+
+    def _hub_columns(self, first, lambdas) -> tuple[np.ndarray, np.ndarray]:
+        """Return S_mh and S_hh."""
+        n_hubs = self.n_remaining - self.n_many
+        columns = np.zeros((self.n_remaining, n_hubs))
+        columns[self.n_many :] = np.eye(n_hubs)
+        columns = self._times(self._remaining(first, self._times(columns, lambdas)), lambdas, transpose=True)
+        return columns[: self.n_many], np.eye(n_hubs) + columns[self.n_many :]
+
+    def _remaining(self, first, columns) -> np.ndarray:
+        """Return ``R columns``, (K, m)."""
+        out = self._rest_zz @ columns
+        width = max(1, HELD_NUMBERS // max(first.shape[0] * first.shape[1], 1))
+        for start in range(0, columns.shape[1], width):
+            at = slice(start, start + width)
+            out[:, at] -= self.between.T @ times_blocks(first, self.between @ columns[:, at])
+        return out
+
+    def _rest_solved(self, complement: KrylovComplement) -> np.ndarray:
+        return complement.rest_solved
+
+    def log_dets_by_probe(self, factor: np.ndarray) -> np.ndarray:
+        """Return ``log|S|`` by each probe alone, (n_points, n_probes), of points that were reduced."""
+        return np.stack([self._by_probe[one.tobytes()] for one in factor])
+
+    # gradient
+
+    def _traces(self, complement: KrylovComplement) -> tuple[list[np.ndarray], np.ndarray]:
+        one = alone(complement)
+        many, z, solved, lambdas = one.many, self.probes, one.probed, one.lambdas
+        n_probes = z.shape[1]
+        of_z = many.times(z)
+        lost = z - of_z  # N z
+        # the exact first orders, and what is left of them by the probes
+        taken = many.rest_times(solved) - many.own_rest @ (many.spread @ z)
+        by_level = many.unwhitened(lost)
+        traces = []
+        for number, f in enumerate(self.order[1:]):
+            q, n = self.sums.factors[f].n_varying, self.sums.factors[f].n_groups
+            trace = np.zeros((q, q))
+            if f in self.many:
+                rows = slice(self.starts[f], self.starts[f] + n * q)
+                inverse = many.diagonal_inverses[number]
+                trace += np.einsum("jkl,lm,jmn->kn", many.own_rest.blocks[number], lambdas[number], inverse)
+                pair = [part[rows].reshape(n, q, n_probes) for part in (taken, by_level)]
+                trace += np.einsum("jkz,jlz->kl", *pair) / n_probes
+            traces.append(trace)
+        across = many.across_first()
+        half = [_by_level(self.between_many @ (many.spread @ part), across) for part in (solved, lost)]
+        products = np.einsum("jkz,jlz->jkl", *half, optimize=True) / n_probes
+        across = across + 0.5 * (products + products.swapaxes(1, 2))
+        if one.hubs.shape[1]:
+            hubs = self._times(one.hubs, lambdas)
+            across = across + self._hubs_across(hubs)
+            of_rest = self._remaining(one.first, hubs)
+            for number, f in enumerate(self.order[1:]):
+                q, n = self.sums.factors[f].n_varying, self.sums.factors[f].n_groups
+                rows = slice(self.starts[f], self.starts[f] + n * q)
+                pair = [part[rows].reshape(n, q, -1) for part in (of_rest, one.hubs)]
+                traces[number] = traces[number] + np.einsum("jkz,jlz->kl", *pair, optimize=True)
+        return [trace[None] for trace in traces], across[None]
+
+    def _hubs_across(self, hubs) -> np.ndarray:
+        """Return ``A_12 E E' A_21`` of each level, (n_groups, q, q)."""
+        n, q = self._zz.shape[:2]
+        total, width = np.zeros((n, q, q)), max(1, HELD_NUMBERS // (n * q))
+        for start in range(0, hubs.shape[1], width):
+            part = (self.between @ hubs[:, start : start + width]).reshape(n, q, -1)
+            total += part @ part.swapaxes(1, 2)
+        return total
+
+    # laws of effects
+
+    def _laws(self, factor: np.ndarray, number: int) -> list[Effects]:
+        (one,) = factor
+        complement = self.complement(one)
+        many, first = complement.many, complement.first
+        drawn, moved, across = [], [np.zeros_like(block) for block in many.spread.blocks], many.across_first()
+        rng = np.random.default_rng([1, number])
+        for white in np.array_split(white_columns(self.n_many, DRAWS, rng), self._n_batches(DRAWS), axis=1):
+            run = _lanczos(many, white)
+            x, y = run.applied(lambda s: s**-0.5), run.applied(lambda s: s**-0.5 - s**0.5)
+            for f, rows in enumerate(many.spread.rows):
+                block = _by_level(y[rows], moved[f])
+                moved[f] += block @ block.swapaxes(1, 2) / DRAWS
+            x, plain = many.spread @ x, many.spread @ white
+            drawn.append((x, plain))
+            # white noise, whose products are known, takes the first order of the error off
+            for columns, sign in ((x, 1.0), (plain, -1.0)):
+                half = _by_level(self.between_many @ columns, first)
+                across += sign / DRAWS * (half @ half.swapaxes(1, 2))
+        hubs = self._times(complement.hubs, complement.lambdas)
+        across += self._hubs_across(hubs)
+        blocks = [
+            spread @ (np.eye(spread.shape[1]) + of_draws) @ spread.swapaxes(1, 2)
+            for spread, of_draws in zip(many.spread.blocks, moved, strict=True)
+        ]
+        rest_solved, first_solved = self._solved(stacked(complement))
+        draws, plain = (np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True))
+        phi = DrawnCovariance(draws, plain, hubs, blocks)
+        return [Effects(first, first + first @ across @ first, phi, first_solved[0], rest_solved[0])]
+
+    def coloured(self, complement: KrylovComplement, noise: np.ndarray) -> np.ndarray:
+        """Return noise of covariance P for white noise (K, m)."""
+        many = complement.many
+        out = self._times(complement.hubs, complement.lambdas) @ noise[self.n_many :]
+        parts = np.array_split(noise[: self.n_many], self._n_batches(noise.shape[1]), axis=1)
+        drawn = [many.spread @ _lanczos(many, part).applied(lambda s: s**-0.5) for part in parts]
+        out[: self.n_many] += np.concatenate(drawn, axis=1)
+        return out
+
+    def _n_batches(self, n_columns: int) -> int:
+        largest = max(self.n_many * PLANNED_STEPS, self._zz.shape[0] * self._zz.shape[1])
+        return max(1, -(-n_columns * largest // HELD_NUMBERS))
+
+
+def _lanczos(many: ManyLevels, white: np.ndarray) -> KrylovRun:
+    """Return a run with its basis, for functions of S~ times columns."""
+    return conjugate_gradients(many.times, white, DRAWN_TOLERANCE, keep_basis=True)
+
+
+def probe_columns(size: int, n_probes: int) -> np.ndarray:
+    """Return fixed signs (size, n_probes); axes of the same length, whose mean is exact, where there are no more."""
+    if size <= n_probes:
+        return np.sqrt(size) * np.eye(size)
+    return np.random.default_rng(0).choice([-1.0, 1.0], (size, n_probes))
+
+
+def white_columns(size: int, n_columns: int, rng) -> np.ndarray:
+    """Return white noise."""
+    return rng.standard_normal((size, n_columns))
+
+
+def _by_level(columns, like):
+    return columns.reshape(*like.shape[:2], columns.shape[1])

@@ -1,0 +1,300 @@
+"""What an evaluation of the marginal posterior asks of several grouping factors: a Schur complement.
+
+The factor with most effects (0) is eliminated level by level, as a single factor is; the K effects of all others (2)
+remain. With Lambda relative to sigma,
+
+    H_j = Lambda_0 (I + Lambda_0' A_j Lambda_0)^-1 Lambda_0',    R = A_22 - A_21 H A_12
+    S = I + Lambda_2' R Lambda_2,        log|M| = sum_j log|M_j| + log|S|
+    B~ = B_2 - A_21 H B_1,               C = C_0 - B~' Lambda_2 S^-1 Lambda_2' B~
+
+where ``sum_j log|M_j|`` and ``C_0 = G - B_1' H B_1`` are those of factor 0 alone (`GroupPasses`), which keep their
+digits where its levels explain nearly all.
+
+``Phi = Lambda M^-1 Lambda'``, the covariance of all effects given the common coefficients, over sigma^2, is
+
+    P = Lambda_2 S^-1 Lambda_2' for the rest,    - H A_12 P between,    H + H A_12 P A_21 H for factor 0
+
+(Bates et al. 2015, J. Stat. Softw. 67(1), eliminate level by level in the same order.) S is a dense matrix that is
+factorised (`crossed_passes`), or one that only multiplies (`krylov_passes`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hbsk._engine.crossed_maps import between_factors, rest_products
+from hbsk._engine.crossed_sums import CrossedSums
+from hbsk._engine.drawn_covariance import DrawnCovariance
+from hbsk._engine.group_passes import GroupPasses
+from hbsk._engine.threads import n_threads, one_thread_each
+
+# Remaining effects from which points are shared among threads.
+EFFECTS_FOR_THREADS = 200
+
+
+class Effects(NamedTuple):
+    """``Phi`` and ``Phi B`` at one Lambda.
+
+    Attributes
+    ----------
+    first : ndarray of shape (n_groups, q, q)
+        ``H_j``.
+    first_phi : ndarray of shape (n_groups, q, q)
+        Blocks of Phi for factor 0.
+    rest_phi : ndarray of shape (K, K), or DrawnCovariance
+        P, symmetric.
+    first_solved : ndarray of shape (n_groups, q, p + 1)
+        ``Phi B`` for factor 0.
+    rest_solved : ndarray of shape (K, p + 1)
+    """
+
+    first: np.ndarray
+    first_phi: np.ndarray
+    rest_phi: np.ndarray | DrawnCovariance
+    first_solved: np.ndarray
+    rest_solved: np.ndarray
+
+
+class SchurPasses(ABC):
+    """Sums over the levels of several factors for any Lambda.
+
+    Complements are NamedTuples whose parts have the points along their leading axes, with ``first`` (``H_j``),
+    ``lambdas`` (Lambda of the other factors), ``log_det`` (``log|S|``) and ``explained`` (``C_0 - C``) among them.
+
+    Parameters
+    ----------
+    sums : CrossedSums
+
+    Attributes
+    ----------
+    how : str
+        What users are told of it.
+    order : list of int
+        The factors by number of effects, most first.
+    n_remaining : int
+        K.
+    starts : dict of int to int
+        Where the effects of a factor that remains begin.
+    between : csr_array of shape (n_groups q, K)
+        ``A_12``.
+    """
+
+    how: str
+    # Whether effects beside the largest factor are sampled.
+    is_stochastic = False
+    # Is told of points that were reduced.
+    watch: Callable[[int], None] | None = None
+    # Points that are worked on together.
+    _width = 1
+
+    def __init__(self, sums: CrossedSums):
+        self.sums = sums
+        sizes = [factor.n_groups * factor.n_varying for factor in sums.factors]
+        self.order = sorted(range(len(sizes)), key=lambda f: -sizes[f])
+        zero, others = self.order[0], self.order[1:]
+        self.starts = {f: int(start) for f, start in zip(others, np.cumsum([0, *(sizes[f] for f in others)]))}  # noqa: B905
+        self.n_remaining = sum(sizes[f] for f in others)
+        self.n_cells = sums.factors[zero].n_groups + self.n_remaining
+        self._first = GroupPasses(sums.factors[zero])
+        self._zz = np.ascontiguousarray(sums.factors[zero].zz.transpose(2, 0, 1))
+        self._zx = np.ascontiguousarray(sums.factors[zero].zx.transpose(2, 0, 1))
+        self._rest_zz: Any
+        self._rest_zz, self._rest_zx = rest_products(sums, others, self.starts, self.n_remaining)
+        self.between = between_factors(sums, zero, others, self.starts, self.n_remaining)
+        self._is_scalar = all(factor.n_varying == 1 for factor in sums.factors)
+        self._rest_counts = [sums.factors[f].n_groups for f in others]
+        self._kept: dict[bytes, Any] | None = None
+
+    # what a kind of complement knows
+
+    @property
+    @abstractmethod
+    def is_cheap(self) -> bool:
+        """Whether points cost next to nothing."""
+
+    @property
+    @abstractmethod
+    def numbers_kept(self) -> float:
+        """How many numbers the law of all effects takes at one point."""
+
+    @property
+    @abstractmethod
+    def within(self) -> np.ndarray:
+        """W, (p + 1, p + 1), the products of what no effects explain; zero, which is no bound, where that is lost."""
+
+    @abstractmethod
+    def _complements(self, factor: np.ndarray) -> Any:
+        """Return the Schur complements at several Lambda, (n_points, q, q)."""
+
+    @abstractmethod
+    def _rest_solved(self, complement: Any) -> np.ndarray:
+        """Return ``Phi B`` of the rest, (n_points, K, p + 1)."""
+
+    @abstractmethod
+    def _laws(self, factor: np.ndarray, number: int) -> list[Effects]:
+        """Return Phi and ``Phi B`` at each of several Lambda; ``number`` is that of the first among all points."""
+
+    @abstractmethod
+    def _traces(self, complement: Any) -> tuple[list[np.ndarray], np.ndarray]:
+        """Return ``sum_j (R Lambda_2 S^-1)_jj`` for each of the rest, (n_points, q, q), and ``A_12 P A_21`` of levels.
+
+        The latter is (n_points, n_groups, q, q).
+        """
+
+    @abstractmethod
+    def coloured(self, complement: Any, noise: np.ndarray) -> np.ndarray:
+        """Return noise of covariance P for white noise (K, m); ``complement`` is one of `complement`."""
+
+    # points
+
+    def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Integrate all group effects out; see `GroupPasses.reduce`, with ``Lambda`` block diagonal in the factors."""
+        at = self.sums.columns[self.order[0]]
+        log_det, reduced = self._first.reduce(np.ascontiguousarray(factor[:, at, at]))
+
+        def work(block):
+            complements = self._complements(factor[block])
+            if self.watch is not None:
+                self.watch(block.stop - block.start)
+            if self._kept is not None:
+                self._kept[factor[block].tobytes()] = complements
+            return complements.log_det, complements.explained
+
+        for block, (of_rest, explained) in self._over(work, len(factor)):
+            log_det[block] += of_rest
+            reduced[block] -= explained
+        beyond = ~np.isfinite(log_det)  # where Lambda leaves floating point
+        reduced[beyond] = np.nan
+        return log_det, reduced
+
+    @contextmanager
+    def kept(self, n_points: int) -> Iterator[None]:
+        """Keep the Schur complements of points that are reduced for their gradients, where they are few."""
+        self._kept = {} if n_points <= max(1, self._width) else None
+        try:
+            yield
+        finally:
+            self._kept = None
+
+    def factor_gradient(self, factor: np.ndarray, adjoint: np.ndarray) -> np.ndarray:
+        """Return d log p(y) / d Lambda, (n_points, q, q), block diagonal; see `GroupPasses.covariance_gradient`."""
+        parts = self._over(lambda block: self._gradient(factor[block], adjoint[block]), len(factor))
+        return np.concatenate([part for _, part in parts])
+
+    def effects_at(self, factor: np.ndarray) -> list[Effects]:
+        """Return Phi and ``Phi B`` at each of several Lambda, (n_points, q, q)."""
+        parts = self._over(lambda block: self._laws(factor[block], block.start), len(factor))
+        return [effects for _, block in parts for effects in block]
+
+    def _over(self, work, n_points: int) -> list[tuple[slice, Any]]:
+        """Return ``work(block)`` for stretches of points, with the stretches; in threads where that pays."""
+        blocks = [slice(start, min(start + self._width, n_points)) for start in range(0, n_points, self._width)]
+        if len(blocks) < 2 or self.n_remaining < EFFECTS_FOR_THREADS or n_threads() == 1:
+            return [(block, work(block)) for block in blocks]
+        with one_thread_each(), ThreadPoolExecutor(n_threads()) as pool:
+            return list(zip(blocks, pool.map(work, blocks), strict=True))
+
+    def _solved(self, complement: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``Phi B`` of the rest, (n_points, K, p + 1), and of factor 0, (n_points, n_groups, q, p + 1)."""
+        rest = self._rest_solved(complement)
+        across = times_stack(self.between, rest).reshape(len(rest), *self._zx.shape)
+        return rest, complement.first @ (self._zx - across)
+
+    def _gradient(self, factor, adjoint):
+        complement = self._kept.pop(factor.tobytes(), None) if self._kept else None
+        complement = self._complements(factor) if complement is None else complement
+        rest_solved, first_solved = self._solved(complement)
+        traces, across = self._traces(complement)
+        zero, n_columns = self.order[0], self._zx.shape[2]
+        gradient = np.zeros_like(factor)
+        left = self._rest_zx - times_stack(self._rest_zz, rest_solved)
+        left -= times_stack(self.between.T, first_solved)
+        for f, block, trace in zip(self.order[1:], complement.lambdas, traces, strict=True):
+            q = self.sums.factors[f].n_varying
+            rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * q)
+            of_levels = left[:, rows].reshape(len(factor), -1, q, n_columns)
+            fit = np.einsum("mjka,mab,mjlb->mkl", of_levels, adjoint, of_levels, optimize=True) @ block
+            at = self.sums.columns[f]
+            gradient[:, at, at] = fit - trace
+        first_left = self._zx - self._zz @ first_solved
+        first_left -= times_stack(self.between, rest_solved).reshape(first_left.shape)
+        taken = np.eye(self._zz.shape[1]) - self._zz @ complement.first  # (I + A_j S_0)^-1
+        trace = np.sum(self._zz @ taken.swapaxes(2, 3) - taken @ across @ taken.swapaxes(2, 3), axis=1)
+        fit = np.einsum("mjka,mab,mjlb->mkl", first_left, adjoint, first_left, optimize=True)
+        at = self.sums.columns[zero]
+        gradient[:, at, at] = (fit - trace) @ factor[:, at, at]
+        return gradient
+
+    # one point
+
+    def complement(self, factor: np.ndarray) -> Any:
+        """Return the Schur complement at one Lambda, (q, q)."""
+        return alone(self._complements(factor[None]))
+
+    def effects(self, factor: np.ndarray) -> Effects:
+        """Return Phi and ``Phi B`` at one Lambda, (q, q)."""
+        return self.effects_at(factor[None])[0]
+
+    def solved(self, complement: Any) -> tuple[np.ndarray, np.ndarray]:
+        """Return ``Phi B`` of the rest, (K, p + 1), and of factor 0, (n_groups, q, p + 1)."""
+        rest, first = self._solved(stacked(complement))
+        return rest[0], first[0]
+
+    def across(self, rest: np.ndarray) -> np.ndarray:
+        """Return ``A_12 v``, (n_groups, q, m), for v of shape (K, m)."""
+        return (self.between @ rest).reshape(*self._zx.shape[:2], -1)
+
+    def level_products(self) -> np.ndarray:
+        """Return ``B_1``, (n_groups, q, p + 1), of the factor that is eliminated."""
+        return self._zx
+
+    # Lambda of the rest
+
+    def _rest_scale(self, lambdas):
+        """Return the diagonal of Lambda_2, (.., K), where all factors have one varying column."""
+        return np.repeat(np.stack([block[..., 0, 0] for block in lambdas], axis=-1), self._rest_counts, axis=-1)
+
+    def _times(self, matrix, lambdas, *, transpose=False):
+        """Return ``Lambda_2 matrix``, or ``Lambda_2' matrix``, for matrices of shape (.., K, m)."""
+        if self._is_scalar:
+            return matrix * self._rest_scale(lambdas)[..., None]
+        out = np.empty_like(matrix)
+        for f, block in zip(self.order[1:], lambdas, strict=True):
+            q, m, n = block.shape[-1], matrix.shape[-1], self.sums.factors[f].n_groups
+            rows = slice(self.starts[f], self.starts[f] + n * q)
+            left = block.swapaxes(-2, -1) if transpose else block
+            part = matrix[..., rows, :]
+            out[..., rows, :] = (left[..., None, :, :] @ part.reshape(*part.shape[:-2], n, q, m)).reshape(part.shape)
+        return out
+
+
+def alone(stacked):
+    """Return the first of stacked points of a NamedTuple."""
+    parts = [[block[0] for block in part] if isinstance(part, list) else part[0] for part in stacked]
+    return type(stacked)(*parts)
+
+
+def stacked(one):
+    """Return one point of a NamedTuple as a stack of one."""
+    parts = []
+    for part in one:
+        of_one = part if isinstance(part, list) else [part]
+        of_one = [x[None] if isinstance(x, np.ndarray) else np.array([x]) for x in of_one]
+        parts.append(of_one if isinstance(part, list) else of_one[0])
+    return type(one)(*parts)
+
+
+def times_stack(matrix, stack):
+    """Return a matrix (a, b) times each of a stack (n_points, .., m) of b rows each, (n_points, a, m)."""
+    n_points, m = len(stack), stack.shape[-1]
+    stack = stack.reshape(n_points, -1, m)
+    if n_points == 1:
+        return (matrix @ stack[0])[None]
+    side_by_side = stack.transpose(1, 0, 2).reshape(-1, n_points * m)
+    return (matrix @ side_by_side).reshape(-1, n_points, m).transpose(1, 0, 2)
