@@ -40,7 +40,7 @@ MAY_IMPORT = {
     "model_selection": ABOVE,
     "predictive_checks": ABOVE | {"model_selection"},
     "serialization": ABOVE,
-    "plotting": ABOVE | {"model_selection", "predictive_checks"},
+    "plotting": ABOVE | {"meta_analysis", "model_selection", "predictive_checks"},
     "__init__": ABOVE | {"serialization"},
 }
 LONGEST_FILE = 500

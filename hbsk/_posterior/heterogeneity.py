@@ -104,6 +104,16 @@ def sampling_variances(fitted) -> np.ndarray:
     return fitted.scaling.y_scale**2 / fitted.model.sums.zz[0, 0]
 
 
+def posterior_weights(fitted) -> np.ndarray:
+    """Return the weights 1 / (v_j + tau^2) over their sum, (n_groups,), averaged over the posterior of tau."""
+    variances, posterior = sampling_variances(fitted), fitted.posterior
+    weights = np.zeros(len(variances))
+    for tau, share in zip(posterior.variance_nodes().group_sd[0][:, 0], posterior.weight, strict=True):
+        at_node = 1.0 / (variances + tau**2)
+        weights += share * at_node / at_node.sum()
+    return weights
+
+
 def typical_variance(fitted) -> float:
     """Return s^2 = (J - r) / tr Z'PZ, where Z'PZ is the information on group effects beside the common coefficients.
 

@@ -38,8 +38,8 @@ class GroupDisplay:
         """Name the groups from the top down."""
         _style.label_groups(ax, _style.shorten(self.labels[self.order_].tolist()), self.factor)
 
-    def _end(self, ax: Any) -> Self:
+    def _end(self, ax: Any, legend_columns: int | None = None) -> Self:
         """Write the legend and keep the axes."""
-        _style.legend_above(ax)
+        _style.legend_above(ax, legend_columns)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -26,12 +26,12 @@ SMALLEST_FONT = 5.5
 MOST_CHARACTERS = 40
 
 
-def axes_for_groups(ax: Any, n_groups: int) -> Any:
+def axes_for_groups(ax: Any, n_groups: int, width: float = WIDTH) -> Any:
     """Return the axes to draw in; where there are none, new ones, high enough for all labels."""
     if ax is not None:
         return ax
     per_group = 0.30 if n_groups <= 20 else 0.17
-    return new_axes(WIDTH, min(1.6 + per_group * n_groups, MAX_HEIGHT))
+    return new_axes(width, min(1.6 + per_group * n_groups, MAX_HEIGHT))
 
 
 def new_axes(width: float, height: float) -> Any:
@@ -108,13 +108,14 @@ def as_number(value: float) -> str:
     return f"{value:.3g}".replace("-", "\N{MINUS SIGN}")
 
 
-def legend_above(ax: Any) -> Any:
-    """Put the legend above the axes, where it covers nothing; side by side where there is room."""
+def legend_above(ax: Any, n_columns: int | None = None) -> Any:
+    """Put the legend above the axes, where it covers nothing; side by side where there is room, or in columns."""
     handles, names = ax.get_legend_handles_labels()
     room = ax.get_position().width * ax.figure.get_figwidth()
     # Inches of a handle with its gaps, and of a character at size 9.
     widths = sorted((0.55 + 0.068 * len(name) for name in names), reverse=True)
-    n_columns = len(widths) if sum(widths) <= room else max(1, int(room / widths[0]))
+    if n_columns is None:
+        n_columns = len(widths) if sum(widths) <= room else max(1, int(room / widths[0]))
     legend = ax.legend(
         handles,
         names,
@@ -145,18 +146,22 @@ def spread_ties(sizes: np.ndarray) -> np.ndarray:
 
 def size_axis(ax: Any, sizes: np.ndarray, name: str) -> None:
     """Make x a logarithmic axis of group sizes, with ticks at round numbers."""
-    low, high = float(np.min(sizes)), float(np.max(sizes))
+    log_axis(ax, float(np.min(sizes)), float(np.max(sizes)), 1.25)
+    write(ax.set_xlabel, name)
+
+
+def log_axis(ax: Any, low: float, high: float, margin: float) -> None:
+    """Make x a logarithmic axis, with ticks at round numbers, that goes beyond both ends by the factor `margin`."""
     ax.set_xscale("log")
-    ax.set_xlim(low / 1.25, high * 1.25)
+    ax.set_xlim(low / margin, high * margin)
     decades = 10.0 ** np.arange(np.floor(np.log10(low)), np.ceil(np.log10(high)) + 1)
     steps = (1, 2, 5) if high / low < 2000 else (1,)
     ticks = np.array([step * decade for decade in decades for step in steps])
-    ticks = ticks[(ticks >= low / 1.25) & (ticks <= high * 1.25)]
+    ticks = ticks[(ticks >= low / margin) & (ticks <= high * margin)]
     if len(ticks) < 2:
         ticks = np.unique([low, high])
     ax.set_xticks(ticks, [f"{tick:,.6g}" for tick in ticks])
     ax.minorticks_off()
-    write(ax.set_xlabel, name)
 
 
 def styled(default: dict[str, Any], chosen: dict[str, Any] | None, artist: Any) -> dict[str, Any]:
