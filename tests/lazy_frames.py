@@ -102,6 +102,14 @@ def check_predictions(engine, wanted, frame, standard_error=None, shift=0.0):
     assert score == pytest.approx(in_rows, rel=1e-12 if not shift else 1e-7)
 
 
+def check_prediction_of(engine, model, frame):
+    """Predictions of the rows of a fit by an engine are those in memory."""
+    mean, std = model.predict(frame.drop(columns="y"), return_std=True)
+    found = in_memory(model.predict(engine(frame), return_std=True))
+    np.testing.assert_allclose(found["prediction"], mean, rtol=1e-13, atol=1e-13)
+    np.testing.assert_allclose(found["prediction_std"], std, rtol=1e-13)
+
+
 def spoiled(lazy, column, value, row=7):
     """Return a frame of the same engine with another value in one row."""
     frame = nw.from_native(lazy)

@@ -72,10 +72,7 @@ def test_a_formula_of_transforms_and_categories_fits_alike(engine):
     wanted = PartialPoolingRegressor(formula).fit(frame.drop(columns="y"), frame["y"], sample_weight=frame["n"])
     found = PartialPoolingRegressor(formula).fit(engine(frame), sample_weight="n")
     require_same_fit(found, wanted, 3e-12)
-    predicted = in_memory(wanted.predict(engine(frame), return_std=True))
-    mean, std = wanted.predict(frame.drop(columns="y"), return_std=True)
-    np.testing.assert_allclose(predicted["prediction"], mean, rtol=1e-13, atol=1e-13)
-    np.testing.assert_allclose(predicted["prediction_std"], std, rtol=1e-13)
+    lazy_frames.check_prediction_of(engine, wanted, frame)
 
 
 @pytest.mark.parametrize("formula", ["y ~ 0 + x1 + (x1 | g)", "y ~ x1 + (0 + x1 | g)", "y ~ x1 + x2"])
