@@ -24,7 +24,7 @@ from hbsk._model.frame import read_new_rows, read_population_rows
 from hbsk._model.options import options_of
 from hbsk._shrinkage.predictions import FittedMeans
 
-ROUTED_METHODS = ("fit", "predict", "predict_proba", "predict_log_proba", "decision_function", "score")
+ROUTED_METHODS = ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "decision_function", "score")
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,16 @@ def forget(estimator: Any) -> None:
         delattr(estimator, attribute)
 
 
-def read_training_table(estimator: Any, X: Any, groups: Any = None) -> Table:
-    """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here."""
-    forget(estimator)
-    return read_table(estimator, X, reset=True, min_samples=LEAST_ROWS, groups=groups)
+def read_training_table(
+    estimator: Any, X: Any, groups: Any = None, *, reset: bool = True, min_samples: int = LEAST_ROWS
+) -> Table:
+    """Forget a former fit, and read X for a new one; scikit-learn's attributes of X are written here.
+
+    Without ``reset`` they stay, and X must be as they say.
+    """
+    if reset:
+        forget(estimator)
+    return read_table(estimator, X, reset=reset, min_samples=min_samples, groups=groups)
 
 
 def read_predicted(

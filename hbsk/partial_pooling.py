@@ -2,39 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from numbers import Real
-
 import numpy as np
 from sklearn.base import RegressorMixin, _fit_context
 from sklearn.metrics import r2_score
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import (
-    check_n_samples,
-    forget,
-    keeps_former_fit,
-    learns_nothing,
-    names_in,
-    read_predicted,
-    require_standard_error,
-)
+from hbsk._base import check_n_samples, keeps_former_fit, names_in, read_predicted, require_standard_error
 from hbsk._data.checks import check_coverage, check_interval
-from hbsk._data.suspicions import warn_of_order, warn_of_single_rows
+from hbsk._data.suspicions import warn_of_order
 from hbsk._estimators.lazy import is_lazy, lazy_predictions, lazy_score, lazy_statistics, refuse_rows_elsewhere
-from hbsk._estimators.partial_pooling import PartialPoolingBase
-from hbsk._fit.collecting import statistics_of_rows
-from hbsk._fit.gaussian import infer
-from hbsk._fit.learnt import learnt_of_sums
-from hbsk._model.options import options_of
-from hbsk._posterior.diagnostics import warn_if_sigma_is_held
+from hbsk._estimators.sums import SumsBase
 from hbsk._posterior.heterogeneity import posterior_heterogeneity, why_not_random_effects
 from hbsk._posterior.orders import OF_MEAN
 from hbsk._posterior.prediction import predict_interval, predict_mean, sample_observations
-from hbsk.sufficient_statistics import SufficientStatistics, refuse_sums_of_several_factors, require_for_sums
+from hbsk.sufficient_statistics import SufficientStatistics, require_nothing_beside
 
 
-class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
+class PartialPoolingRegressor(RegressorMixin, SumsBase):
     r"""Hierarchical Bayesian linear regression: groups borrow strength from each other.
 
     The model of lme4's ``y ~ x + (x | group)`` with priors, and its full posterior:
@@ -228,37 +212,10 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
         if is_lazy(X):
             X, y, given = lazy_statistics(self, X, y, **given), None, {}
         if isinstance(X, SufficientStatistics):
-            return self._fit_statistics(X, {"y": y, **given})
+            require_nothing_beside({"y": y, **given})
+            return self._fit_statistics(X)
         options, table = self._begin(X, groups)
-        statistics, rows = self._collect(options, table, y, **given)
-        self._warn_of_single_rows(statistics)
-        return self._fit(options, statistics, rows)
-
-    @learns_nothing
-    def collect(self, X, y=None, groups=None, *, standard_error=None, sample_weight=None):
-        """Return what a fit of some rows needs of them, without fitting.
-
-        Parameters
-        ----------
-        X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
-            As in `fit`.
-        y : array-like of shape (n_samples,)
-        groups : array-like of shape (n_samples,), default=None
-        standard_error : array-like of shape (n_samples,), default=None
-        sample_weight : array-like of shape (n_samples,), default=None
-
-        Returns
-        -------
-        statistics : SufficientStatistics
-            For `fit`; those of other rows can be added.
-        """
-        if is_lazy(X):
-            beside = {"standard_error": standard_error, "sample_weight": sample_weight}
-            return lazy_statistics(self, X, y, groups=groups, **beside)
-        options, table = self._begin(X, groups)
-        statistics, _ = self._collect(options, table, y, groups, standard_error, sample_weight)
-        refuse_sums_of_several_factors(statistics.frame)
-        return statistics
+        return self._fit(options, *self._collect(options, table, y, **given))
 
     def predict(self, X, groups=None, *, include_groups=True, return_std=False, standard_error=None):
         """Return the posterior predictive mean of each row, and its sd.
@@ -443,40 +400,3 @@ class PartialPoolingRegressor(RegressorMixin, PartialPoolingBase):
             mean = posterior.weight @ posterior.residual_sds()
         self.sigma_ = float("nan") if learnt.known_errors else float(mean)
         super()._learn(learnt)
-
-    def _fit_statistics(self, statistics, given):
-        """Fit sums that were collected before."""
-        self._check_options()
-        options = replace(options_of(self), integration=self._integration)
-        require_for_sums(options, statistics, given)
-        forget(self)
-        self.n_features_in_ = statistics.n_features
-        if statistics.feature_names is not None:
-            self.feature_names_in_ = statistics.feature_names
-        if not statistics.frame.factors and self.pooling != "complete":
-            self._warn_no_groups()
-        self._warn_of_single_rows(statistics)
-        return self._fit(options, statistics)
-
-    def _fit(self, options, statistics, rows=None):
-        """Fit the sums; rows are there where they were collected from rows at hand."""
-        fitted = infer(options, statistics, rows)
-        self._learn(learnt_of_sums(statistics, fitted))
-        # a constant y has no noise to be known
-        varies = statistics.collected.moments.y_sd > 0
-        if varies and isinstance(fitted.priors.get("sigma"), tuple) and not fitted.posterior.are_draws:
-            warn_if_sigma_is_held(fitted.posterior)
-        return self
-
-    def _collect(self, options, table, y, groups, standard_error, sample_weight):
-        """Read rows, and collect their sums."""
-        frame, rows = self._read(options, table, y, groups, standard_error=standard_error, sample_weight=sample_weight)
-        names = getattr(self, "feature_names_in_", None)
-        return statistics_of_rows(options, frame, rows, self.n_features_in_, names), rows
-
-    def _warn_of_single_rows(self, statistics):
-        if self.pooling != "partial" or statistics.known_errors:
-            return
-        fixed = {name for name, prior in (self.priors or {}).items() if isinstance(prior, Real)}
-        if "sigma" not in fixed and statistics.least_noise >= 1:
-            warn_of_single_rows(statistics.groups.items(), statistics.n_rows)

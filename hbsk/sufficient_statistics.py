@@ -13,8 +13,9 @@ means, ``w = f / se^2`` the weight of a row, f its copies, w = f without standar
 - for `hbsk._engine.sums.centred_sums`: ``column_totals`` (2, p + 1) = sums of ``f d`` and ``f d^2`` of the centred
   common columns and y, ``varying_totals`` (2, q) the same of the varying columns, ``error_squares`` = sum of
   ``f se^2``.
-- ``counts``: rows of each group, whole numbers as float64; ``n_rows``; ``least_noise``: the smallest ``se / root f`` of
-  a row, without standard errors 1 over the root of the largest f.
+- ``counted``: rows of each group, int64, and ``copies``: sums of f, the same array where there are no weights; one
+  array each for every factor; ``n_rows``; ``least_noise``: the smallest ``se / root f`` of a row, without standard
+  errors 1 over the root of the largest f.
 - ``frame``: a `ModelFrame`, whose factor holds the labels of the groups in the order of the sums.
 """
 
@@ -214,34 +215,47 @@ class SufficientStatistics:
         return statistics
 
 
-def require_for_sums(options: Options, statistics: SufficientStatistics, given: Mapping[str, Any]) -> None:
-    """Raise unless an estimator can be fitted to sums: with nothing beside them, of the model that it asks for."""
+def require_nothing_beside(given: Mapping[str, Any]) -> None:
+    """Raise for what sums hold already."""
     beside = [name for name, value in given.items() if value is not None]
     if beside:
         raise ValueError(
             f"{quoted(beside)} cannot be given with SufficientStatistics, which hold it already. Leave {beside[0]}= "
             "out."
         )
+
+
+def require_recipe(options: Options, statistics: SufficientStatistics) -> None:
+    """Raise unless the sums are of the model that an estimator asks for."""
     asked = parameters_of_recipe(options)
-    other = [name for name in RECIPE_PARAMETERS if asked[name] != statistics.asked[name]]
-    if other:
-        name = other[0]
+    for name in RECIPE_PARAMETERS:
+        if asked[name] != statistics.asked[name]:
+            raise ValueError(
+                f"The sums are of another model: they were collected with {name}={shown(statistics.asked[name])}, and "
+                f"this {options.name} has {name}={shown(asked[name])}. Collect them with the same parameters."
+            )
+    if statistics.frame.factors and (options.pooling == "complete") != statistics.frame.ignores_groups:
+        needed = "which has groups" if statistics.frame.ignores_groups else "which leaves the groups out"
         raise ValueError(
-            f"The SufficientStatistics are of another model: they were collected with {name}="
-            f"{shown(statistics.asked[name])}, and this {options.name} has {name}={shown(asked[name])}. Collect them "
-            "with the same parameters."
+            f"The sums are of another model: they were not collected with pooling={options.pooling!r}, {needed}. "
+            "Collect them with the same parameters."
         )
-    if (options.pooling == "complete") != statistics.frame.ignores_groups and statistics.frame.factors:
-        collected = "leaves the groups out" if statistics.frame.ignores_groups else "needs sums without groups"
-        raise ValueError(
-            f"The SufficientStatistics do not fit pooling={options.pooling!r}: pooling='complete' {collected}. Collect "
-            "them with the same pooling."
-        )
+
+
+def require_rows(options: Options, statistics: SufficientStatistics) -> None:
+    """Raise unless there are rows enough for a fit."""
     if statistics.n_rows < LEAST_ROWS:
         raise ValueError(
-            f"The SufficientStatistics are of n_samples={statistics.n_rows} rows, while a minimum of {LEAST_ROWS} is "
-            f"required by {options.name}."
+            f"The sums are of n_samples={statistics.n_rows} rows, while a minimum of {LEAST_ROWS} is required by "
+            f"{options.name}."
         )
+
+
+def show_features(estimator: Any, statistics: SufficientStatistics) -> None:
+    """Give an estimator scikit-learn's attributes of the X that sums were collected from."""
+    estimator.n_features_in_ = statistics.n_features
+    if statistics.feature_names is not None:
+        estimator.feature_names_in_ = statistics.feature_names
 
 
 def refuse_sums_of_several_factors(frame: ModelFrame) -> None:
@@ -293,7 +307,7 @@ def _at_codes(statistics: SufficientStatistics, f: int, groups: GroupFactor, cod
         return statistics
 
     def at_codes(numbers):
-        new = np.zeros(n_groups)
+        new = np.zeros(n_groups, dtype=numbers.dtype)
         new[codes[kept]] = numbers[kept]
         return new
 

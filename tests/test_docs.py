@@ -190,6 +190,7 @@ def test_api_page_knows_all_public_modules():
     # The estimators' own files, and what writes them down, are shown under hbsk.
     assert public - {
         "hbsk.partial_pooling",
+        "hbsk.sufficient_statistics",
         "hbsk.classification",
         "hbsk.counts",
         "hbsk.james_stein",

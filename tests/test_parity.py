@@ -11,8 +11,9 @@ from tests.own_weights import own_weights
 # What only one of them has: no posterior of variances, correlations or chains; a target, and arrays of its own.
 POSTERIOR_ONLY = {
     "chains", "collect", "correlated", "diagnostics_", "draws", "formula", "formula_", "group_correlation_",
-    "inference", "inference_", "n_jobs", "pooling", "priors", "priors_", "random_state", "sampler_options",
-    "slope_features", "to_bambi", "to_datatree", "tune", "verbose",
+    "inference", "inference_", "n_jobs", "partial_fit", "pooling", "priors", "priors_", "random_state",
+    "sampler_options", "set_partial_fit_request", "slope_features", "to_bambi", "to_datatree", "tune",
+    "verbose",
 }  # fmt: skip
 SHRINKAGE_ONLY = {
     "between_group_variance", "between_group_variance_", "group_means_", "group_sizes_", "group_standard_errors_",

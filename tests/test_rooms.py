@@ -11,17 +11,26 @@ FOUNDATIONS = {"_messages", "exceptions", "__version__"}
 ENGINE, DATA, SHRINKAGE = {"_engine"}, {"_data"}, {"_shrinkage"}
 MODEL = ENGINE | DATA
 BAMBI = MODEL | {"_model"}
-SUMS = MODEL | {"_model"}
+SUMS = MODEL | {"_model", "_documents"}
 POSTERIOR = BAMBI | {"_bambi", "_shrinkage"}
 FIT = POSTERIOR | {"_posterior", "sufficient_statistics"}
 ESTIMATORS = FIT | {"_fit", "_base", "_estimators"}
-ABOVE = ESTIMATORS | {"partial_pooling", "classification", "counts", "james_stein", "encoder", "diagnostics"}
+ABOVE = ESTIMATORS | {
+    "_documents",
+    "partial_pooling",
+    "classification",
+    "counts",
+    "james_stein",
+    "encoder",
+    "diagnostics",
+}
 MAY_IMPORT = {
     "_messages": {"exceptions"},
     "exceptions": set(),
     "_engine": set(),
     "_data": set(),
     "_shrinkage": set(),
+    "_documents": {"_engine"},
     "_model": MODEL,
     "_bambi": BAMBI,
     "_posterior": POSTERIOR,

@@ -48,6 +48,9 @@ def contradictions(estimator):
     """Checks that ask for the opposite of what an option promises; strict, so that they cannot pass unnoticed."""
     first_column_is_labels = estimator.group_features in (0, [0, 1]) or estimator.formula is not None
     found = {}
+    if estimator.group_features == [0, 1] or estimator.formula is not None:
+        for check in ("fit_score_takes_y", "n_features_in_after_fitting", "estimators_partial_fit_n_features"):
+            found[f"check_{check}"] = "partial_fit takes one grouping factor"
     if first_column_is_labels and estimator.unknown_groups != "error":
         found["check_estimators_nan_inf"] = "a missing label in predict is a new group, as the policy says"
     if estimator.group_features is None:

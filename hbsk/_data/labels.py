@@ -101,8 +101,8 @@ class GroupFactor:
         new = other.labels[codes >= self.n_groups]
         labels = _plain_labels(np.concatenate([self.labels.astype(object), new.astype(object)]))
         codes[codes >= self.n_groups] = self.n_groups + np.arange(len(new))
-        if _order(self.labels) is None:
-            order = _order(labels)
+        before, order = _order(self.labels), _order(labels)
+        if before is None or (before[1:] > before[:-1]).all():
             if order is not None:
                 rank = np.argsort(order)
                 return GroupFactor(self.name, labels[order]), rank[own], rank[codes]

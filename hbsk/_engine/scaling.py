@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._engine.sums import CentredSums, GroupSums
+from hbsk._engine.sums import CentredSums, GroupSums, Moments
 from hbsk._engine.varying_location import at_zero, less_centre, recentred_sums
 
 
@@ -154,3 +154,35 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
             log_weight=sums.log_weight + sums.n * np.log(unit),
         )
     return sums, scaling
+
+
+def collected_again(
+    sums: GroupSums,
+    scaling: ColumnScaling,
+    moments: Moments,
+    has_intercept: bool,
+    *,
+    known_standard_error: bool = False,
+) -> CentredSums:
+    """Return the sums that `standardise` was given, about the means, from those in engine units.
+
+    Columns that are constant, which the engine leaves out, have no deviations from their mean; without an intercept
+    they are zero.
+    """
+    p, y_scale = len(scaling.x_scale), scaling.y_scale
+    if known_standard_error:
+        unit = y_scale**-2
+        sums = replace(
+            sums,
+            zz=sums.zz * unit,
+            zx=sums.zx * unit,
+            xx=sums.xx * unit,
+            log_weight=sums.log_weight + sums.n * np.log(unit),
+        )
+    change = np.zeros((len(scaling.kept) + 1, p + 1))
+    change[np.arange(len(scaling.kept)), scaling.kept] = scaling.x_scale[scaling.kept]
+    change[-1, -1] = y_scale
+    sums = sums.transformed(change, scaling.z_scale)
+    intercept = scaling.varying_intercept
+    z_centre = None if intercept is None else scaling.z_centre
+    return CentredSums(sums, moments, scaling.x_centre, scaling.y_centre, has_intercept, z_centre, intercept)

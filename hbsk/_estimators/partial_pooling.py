@@ -101,12 +101,11 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorComparisonsMixin, Posterior
 
     # for the estimators
 
-    def _begin(self, X: Any, groups: Any, learning: bool = True) -> tuple[Options, Table]:
+    def _begin(self, X: Any, groups: Any, learning: bool = True, **reading: Any) -> tuple[Options, Table]:
         """Take down the options of a fit, and read X; what is read is learnt, or is not."""
         self._check_options()
-        return replace(options_of(self), integration=self._integration), read_training_table(
-            self if learning else copy(self), X, groups
-        )
+        options = replace(options_of(self), integration=self._integration)
+        return options, read_training_table(self if learning else copy(self), X, groups, **reading)
 
     def _read(self, options: Options, table: Table, y, groups, **beside: Any) -> tuple[ModelFrame, Rows]:
         """Read what fit was given besides X; warn where nothing can be pooled."""

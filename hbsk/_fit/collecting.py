@@ -27,15 +27,15 @@ def statistics_of_rows(
     """Collect the sums of rows over the groups of the first factor, and count."""
     with np.errstate(over="ignore", invalid="ignore"):
         collected = collect_sums(frame, rows)
-    weight = rows.sample_weight
     pairs = list(zip(rows.factors, rows.codes, strict=True))
-    if len(frame.specification.factors) == 1:
-        copies: tuple[np.ndarray, ...] = (collected.sums.copies,)
+    counted = tuple(np.bincount(codes, minlength=factor.n_groups) for factor, codes in pairs)
+    weight = rows.sample_weight
+    if weight is None:
+        copies = counted
+    elif len(frame.specification.factors) == 1:
+        copies = (collected.sums.copies,)
     else:
-        copies = tuple(np.bincount(codes, weight, factor.n_groups).astype(float) for factor, codes in pairs)
-    counted = copies
-    if weight is not None:
-        counted = tuple(np.bincount(codes, minlength=factor.n_groups).astype(float) for factor, codes in pairs)
+        copies = tuple(np.bincount(codes, weight, factor.n_groups) for factor, codes in pairs)
     return SufficientStatistics(
         frame,
         collected,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from hbsk._data.rows import Rows
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.merging import less_effect_means
+from hbsk._engine.scaling import ColumnScaling, collected_again
+from hbsk._engine.sums import Moments
 from hbsk._model.frame import ModelFrame
 from hbsk._posterior.base import Posterior
 from hbsk.sufficient_statistics import SufficientStatistics
@@ -63,6 +65,26 @@ class Fitted:
 
 
 @dataclass(frozen=True)
+class BesideSums:
+    """What `SufficientStatistics` hold beside the sums, which are in the model of a fit.
+
+    Attributes
+    ----------
+    moments : Moments
+    counted : tuple of ndarray of shape (n_groups,)
+    n_rows : int
+    least_noise : float
+    asked : dict
+    """
+
+    moments: Moments
+    counted: tuple[np.ndarray, ...]
+    n_rows: int
+    least_noise: float
+    asked: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Learnt:
     """What a fit leaves behind, besides the public attributes; nothing of the size of the data.
 
@@ -82,6 +104,8 @@ class Learnt:
         What fit was given beside y, and answers about y need.
     column_means : tuple of ndarray
         Means, over copies of rows, of the common columns of the design and of the varying ones of each factor.
+    beside : BesideSums or None
+        From which, with the model, `partial_fit` goes on.
     """
 
     frame: ModelFrame
@@ -91,6 +115,7 @@ class Learnt:
     family: str = "gaussian"
     sized_by: str = ""
     column_means: tuple[np.ndarray, ...] = ()
+    beside: BesideSums | None = None
 
     @property
     def has_sigma(self) -> bool:
@@ -119,8 +144,40 @@ def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, s
 
 def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted) -> Learnt:
     """Keep of a fit of sums what later questions need."""
+    beside, moments = None, statistics.collected.moments
+    if fitted.model is not None:
+        asked = dict(statistics.asked)
+        beside = BesideSums(moments, statistics.counted, statistics.n_rows, statistics.least_noise, asked)
     whole = all((n == np.round(n)).all() for n in statistics.copies)  # counts are shown as counts
     copies = tuple(n.astype(np.int64) if whole else n for n in statistics.copies)
-    moments = statistics.collected.moments
     means = (moments.x_mean, *moments.z_mean)
-    return Learnt(statistics.frame, fitted, copies, statistics.known_errors, column_means=means)
+    return Learnt(statistics.frame, fitted, copies, statistics.known_errors, column_means=means, beside=beside)
+
+
+def sums_of_fit(learnt: Learnt, n_features: int, feature_names: np.ndarray | None) -> SufficientStatistics | None:
+    """Return the sums that a fit was made of; None where it has not kept them."""
+    fitted, beside = learnt.fitted, learnt.beside
+    if beside is None or fitted.model is None or fitted.scaling is None:
+        return None
+    collected = collected_again(
+        fitted.model.sums,
+        fitted.scaling,
+        beside.moments,
+        learnt.frame.specification.has_intercept,
+        known_standard_error=learnt.known_errors,
+    )
+    if fitted.effect_mean is not None:
+        collected = less_effect_means(collected, -fitted.effect_mean)
+    collected = replace(collected, moments=beside.moments)
+    return SufficientStatistics(
+        learnt.frame,
+        collected,
+        beside.counted,
+        learnt.copies,
+        beside.n_rows,
+        beside.least_noise,
+        learnt.known_errors,
+        n_features,
+        feature_names,
+        beside.asked,
+    )

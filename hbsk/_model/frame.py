@@ -45,9 +45,24 @@ class ModelFrame:
 
 
 def read_training_frame(
-    options: Options, table: Table, y, groups, standard_error=None, sample_weight=None, size=None, are_sizes=False
+    options: Options,
+    table: Table,
+    y,
+    groups,
+    standard_error=None,
+    sample_weight=None,
+    size=None,
+    are_sizes=False,
+    *,
+    like: ModelFrame | None = None,
+    are_declared: bool = False,
+    min_samples: int = LEAST_ROWS,
 ) -> tuple[ModelFrame, Rows]:
-    """Read what `fit` was given, find the groups, and settle the columns of the model."""
+    """Read what `fit` was given, find the groups, and settle the columns of the model.
+
+    ``like`` is the frame of earlier rows, whose columns are kept; ``are_declared`` makes levels of all that a
+    Categorical declares.
+    """
     parsed, sources, used = None, None, None
     if options.formula is not None:
         from hbsk._model.parser import parse_formula  # imports formulae, which takes a while
@@ -69,17 +84,21 @@ def read_training_frame(
         size=size,
         are_sizes=are_sizes,
         used_columns=used,
-        min_samples=LEAST_ROWS,
+        min_samples=min_samples,
     )
     if parsed is None:
         sources = [factor.source for factor in rows.factors if factor.source is not None]
         parsed = written_formula(options, rows.features.names, sources)
     if not options.correlated:
         parsed = parsed.without_correlation()
-    grouped = _with_groups(specify(parsed, rows.features, sample_weight=rows.sample_weight), rows)
+    if like is not None:
+        grouped = _with_groups(like.grouped, rows)
+        return ModelFrame(like.specification if like.ignores_groups else grouped, grouped), rows
+    learning = {"sample_weight": rows.sample_weight, "are_declared": are_declared}
+    grouped = _with_groups(specify(parsed, rows.features, **learning), rows)
     specification = grouped
     if options.pooling == "complete" and parsed.blocks:
-        specification = specify(parsed.without_groups(), rows.features, sample_weight=rows.sample_weight)
+        specification = specify(parsed.without_groups(), rows.features, **learning)
     return ModelFrame(specification, grouped), rows
 
 

@@ -81,7 +81,9 @@ class Specification:
         return Design(self.recipe, features)
 
 
-def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray | None = None) -> Specification:
+def specify(
+    parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray | None = None, are_declared: bool = False
+) -> Specification:
     """Settle every column of a model on its training rows.
 
     Parameters
@@ -92,6 +94,8 @@ def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray
         All columns of X.
     sample_weight : ndarray of shape (n,), optional
         Copies of each row; levels and transforms are those of the copies.
+    are_declared : bool, default=False
+        Whether all levels that a Categorical declares count, not only those that occur.
 
     Returns
     -------
@@ -101,7 +105,7 @@ def specify(parsed: ParsedFormula, features: Table, *, sample_weight: np.ndarray
     expressions = _expressions(parsed)
     plain = {part: bindings.get(part.column, part.column) for part in expressions if isinstance(part, Name)}
     if len(plain) < len(expressions) or not all(map(features.is_numeric, plain.values())):
-        return settle(parsed, RecipeReader(features, bindings, sample_weight))
+        return settle(parsed, RecipeReader(features, bindings, sample_weight, are_declared=are_declared))
     for name, column in plain.items():
         check_digits(features.numbers(column), f"Column {name.column!r} of X")
     made: dict[Expression, Component] = {name: Component(name, (name.column,)) for name in plain}
@@ -163,7 +167,15 @@ def _terms_by_factor(parsed: ParsedFormula) -> tuple[tuple[Term, ...], ...]:
 class RecipeReader:
     """Kinds, levels, widths and states of components, learnt from the training rows."""
 
-    def __init__(self, features: Table, bindings: dict[str, str], weight: np.ndarray | None):
+    def __init__(
+        self,
+        features: Table,
+        bindings: dict[str, str],
+        weight: np.ndarray | None,
+        *,
+        are_declared: bool = False,
+    ):
+        self.are_declared = are_declared
         self.features = features
         self.bindings = bindings
         self.weight = weight
@@ -226,7 +238,8 @@ class RecipeReader:
         if isinstance(values, pd.Series) and isinstance(values.dtype, pd.CategoricalDtype):
             ordered = bool(values.cat.ordered)
             codes = np.unique(values.cat.codes)
-            found = [None] * bool(codes[0] < 0) + values.cat.categories[codes[codes >= 0]].tolist()
+            kept = slice(None) if self.are_declared else codes[codes >= 0]
+            found = [None] * bool(codes[0] < 0) + values.cat.categories[kept].tolist()
         else:
             found = pd.unique(np.asarray(values, dtype=object) if isinstance(values, pd.Series) else values).tolist()
         return in_order(found, name, ordered=ordered)

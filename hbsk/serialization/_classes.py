@@ -16,11 +16,11 @@ from hbsk._engine.marginal import MarginalModel
 from hbsk._engine.propriety import GrowingSds, Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sd_prior import SdPrior
-from hbsk._engine.sums import GroupSums
+from hbsk._engine.sums import GroupSums, Moments
 from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location
-from hbsk._fit.learnt import Fitted, Learnt
+from hbsk._fit.learnt import BesideSums, Fitted, Learnt
 from hbsk._model.design import Component, Recipe
 from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame
@@ -52,11 +52,12 @@ ESTIMATORS = {
 CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
-        AveragedVariance, Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums, Departures,
-        Directions, DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, EncodedColumn, EncodedLabels, Factor,
-        FactorSource, Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds, KnownGroups,
-        Learnt, LearntEncodings, LearntMeans, LinearPredictor, Location, LogDensitySurface, MarginalModel,
-        MarginalPosterior, ModelFrame, Name, NoPoolingPosterior, Operation, PairSums, Recipe, RowOrders, SdPrior,
-        SeparateGroups, Specification, Tails, Value, VarianceLaw, VarianceParameters, WithinSlopes,
+        AveragedVariance, BesideSums, Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums,
+        Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, EncodedColumn, EncodedLabels,
+        Factor, FactorSource, Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds,
+        KnownGroups, Learnt, LearntEncodings, LearntMeans, LinearPredictor, Location, LogDensitySurface,
+        MarginalModel, MarginalPosterior, ModelFrame, Moments, Name, NoPoolingPosterior, Operation, PairSums, Recipe,
+        RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value, VarianceLaw, VarianceParameters,
+        WithinSlopes,
     )
 }  # fmt: skip

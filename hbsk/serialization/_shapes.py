@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 
 from hbsk._data.labels import GroupFactor
+from hbsk._documents.kinds import DamagedError
 from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.log_density_surface import LogDensitySurface
 from hbsk._engine.scaling import ColumnScaling
-from hbsk._engine.sums import GroupSums
-from hbsk._fit.learnt import Fitted
+from hbsk._engine.sums import GroupSums, Moments
+from hbsk._fit.learnt import BesideSums, Fitted, Learnt
 from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.draws import DrawsPosterior
 from hbsk._posterior.generalized import GeneralizedPosterior
@@ -31,7 +32,6 @@ from hbsk._shrinkage.predictions import FittedMeans
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk._shrinkage.within_groups import WithinSlopes
 from hbsk.encoder import EncodedColumn
-from hbsk.serialization._kinds import DamagedError
 
 # What numbers may be: any that are finite; these and not negative; not negative and perhaps infinite; anything but
 # infinite; weights, which sum to 1; whole and not negative; not negative, or NaN or infinite.
@@ -42,6 +42,7 @@ _NODES = {**_WEIGHTED, "sigma": ("m", _SIZE), "factor": ("mqq", _FINITE)}
 _MARGINAL = {**_NODES, "common_mean": ("mp", _FINITE), "prior_precision": ("p", _ENDLESS)}
 _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
     GroupSums: {"zz": ("qqJ", _FINITE), "zx": ("qPJ", _FINITE), "xx": ("PP", _FINITE), "copies": ("J", _SIZE)},
+    Moments: {"x_mean": ("p", _FINITE), "x_sd": ("p", _SIZE)},
     PairSums: {"first": ("n", _INDEX), "second": ("n", _INDEX), "blocks": ("nqr", _FINITE)},
     MarginalPosterior: _MARGINAL,
     SeparateGroups: {**_MARGINAL, "inverse": ("hJ", _FINITE), "shared": ("s", _INDEX)},
@@ -83,6 +84,8 @@ _NUMBERS: dict[type, tuple[str, ...]] = {
     FittedMeans: ("nu", "sigma2", "n_target", "new_variance"),
     AveragedVariance: ("degrees",),
     GroupSums: ("n",),
+    Moments: ("n", "y_sd", "error_variance"),
+    BesideSums: ("n_rows", "least_noise"),
 }
 # Letters that follow from others; h counts pairs of columns and t triples, each once.
 _COUNTED: tuple[tuple[str, str, Callable[[int], int]], ...] = (
@@ -190,11 +193,29 @@ def _check_labels(factor: GroupFactor) -> None:
         raise _damaged(factor, "labels", "is no list of labels")
 
 
+def _check_beside(learnt: Learnt) -> None:
+    """Raise unless what is kept beside sums is of their columns and groups."""
+    beside, scaling = learnt.beside, learnt.fitted.scaling
+    if beside is None:
+        return
+    for counted, copies in zip(beside.counted, learnt.copies, strict=True):
+        if counted.shape != copies.shape or not _may_be(counted, _SIZE):
+            raise _damaged(beside, "counted", "has other sizes than the groups, or negative numbers")
+    moments = beside.moments
+    if scaling is None or moments.x_mean.shape != scaling.x_scale.shape:
+        raise _damaged(beside, "moments", "are of other columns than the sums")
+    q = len(scaling.z_scale)
+    for numbers in (moments.z_mean, moments.z_sd):
+        if [part.shape for part in numbers] != [(q,)] * bool(q) or not all(_may_be(part, _FINITE) for part in numbers):
+            raise _damaged(beside, "moments", "are of other varying columns than the sums")
+
+
 _CHECKS: dict[type, Callable[[Any], None]] = {
     GroupFactor: _check_labels,
     CrossedSums: _check_pairs,
     CrossedPosterior: _check_counts,
     SeparateGroups: _check_shared,
+    Learnt: _check_beside,
 }
 
 

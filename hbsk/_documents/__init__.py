@@ -1,0 +1,1 @@
+"""Values as documents: data only, which runs nothing when it is read."""
