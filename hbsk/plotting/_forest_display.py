@@ -13,7 +13,7 @@ from hbsk._base import learnt_by
 from hbsk._data.sources import GROUPS
 from hbsk._messages import quoted, shown
 from hbsk._posterior.heterogeneity import posterior_weights, sampling_variances
-from hbsk._shrinkage.shrunken_means import t_quantile
+from hbsk._shrinkage.averaged_variance import t_quantile
 from hbsk.meta_analysis import Heterogeneity
 from hbsk.plotting import _style
 from hbsk.plotting._group_display import GroupDisplay
