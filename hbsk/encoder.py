@@ -454,10 +454,10 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
 
 
 def _wanted(encodings: Encodings | EncodedColumn, add: tuple[str, ...], policy: str = "population") -> list[np.ndarray]:
-    """Return the arrays by label that become columns; labels that were not seen are NaN where the policy says so."""
+    """Return the arrays by label that become columns; labels that have no rows are NaN where the policy says so."""
     wanted = [encodings.value] + ([encodings.sd] if "sd" in add else [])
     if policy == "nan":
-        wanted = [np.vstack([part[:-1], np.full_like(part[-1:], np.nan)]) for part in wanted]
+        wanted = [np.where(encodings.counts[:, None] > 0, part, np.nan) for part in wanted]
     return wanted + ([encodings.counts] if "count" in add else [])
 
 

@@ -100,7 +100,8 @@ def _check_columns(encoder: PartialPoolingEncoder) -> None:
 def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
     """Return what must have how many entries: (name, found, due)."""
     if isinstance(estimator, PartialPoolingEncoder):
-        n_columns = len(estimator.classes_) if estimator.target_type_ == "multiclass" else 1
+        classes = estimator.classes_
+        n_columns = 1 if classes is None or estimator.target_type_ != "multiclass" else len(classes)
         found = []
         for name, column in learnt_by(estimator).columns.items():
             due = column.labels.n_labels + 1
