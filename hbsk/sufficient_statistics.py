@@ -30,13 +30,22 @@ import numpy as np
 from hbsk._data.factor import Factor
 from hbsk._data.labels import GroupFactor
 from hbsk._data.rows import LEAST_ROWS
+from hbsk._data.sources import FactorSource
+from hbsk._documents.archive import read_archive, write_archive
+from hbsk._documents.kinds import DamagedError
 from hbsk._engine.merging import merge, regrouped, scaled, without
-from hbsk._engine.sums import CentredSums
+from hbsk._engine.sums import CentredSums, GroupSums, Moments
 from hbsk._messages import quoted, shown
-from hbsk._model.expressions import label
+from hbsk._model.centres import varying_intercept
+from hbsk._model.design import Component, Recipe
+from hbsk._model.expressions import Call, Name, Operation, Value
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
+from hbsk._model.recipe_differences import difference_of_recipes
+from hbsk._model.specification import Specification
 
+# Of the files.
+FORMAT = 1
 # Parameters of an estimator that settle which columns are summed.
 RECIPE_PARAMETERS = ("formula", "group_features", "slope_features", "correlated")
 
@@ -203,6 +212,52 @@ class SufficientStatistics:
             least_noise=self.least_noise / float(np.sqrt(factor)),
         )
 
+    def save(self, path: Any) -> None:
+        """Write the sums to a file, as data that runs nothing when it is read.
+
+        Parameters
+        ----------
+        path : str or path-like
+            Where to; a file that is there is replaced once the new one is whole.
+
+        Raises
+        ------
+        TypeError
+            For group labels of types that `to_json` does not write either.
+        """
+        from hbsk import __version__
+
+        head = {"hbsk_sums_format": FORMAT, "hbsk_version": __version__}
+        write_archive(path, head, self, _classes(), "save")
+
+    @staticmethod
+    def load(path: Any) -> SufficientStatistics:
+        """Read sums that `save` wrote.
+
+        Nothing in the file is run, and no memory is taken for what it does not hold. A file made by somebody else can
+        still hold wrong numbers.
+
+        Parameters
+        ----------
+        path : str or path-like
+
+        Returns
+        -------
+        statistics : SufficientStatistics
+
+        Raises
+        ------
+        ValueError
+            If the file is no such file, is damaged, or of a format that this version does not read.
+        """
+        statistics = read_archive(path, _check_head, _classes(), "SufficientStatistics.save")
+        if not isinstance(statistics, SufficientStatistics):
+            raise DamagedError(f"{path} is damaged: it holds no SufficientStatistics.")
+        wrong = _disagreement(statistics)
+        if wrong:
+            raise DamagedError(f"{path} is damaged: {wrong}.")
+        return statistics
+
     def of_groups_with_rows(self) -> SufficientStatistics:
         """Return the same sums without groups that have no rows."""
         statistics = self
@@ -332,61 +387,84 @@ def _at_codes(statistics: SufficientStatistics, f: int, groups: GroupFactor, cod
 
 
 def _require_same_recipe(first: SufficientStatistics, second: SufficientStatistics, done: str) -> None:
-    difference = difference_of_recipes(first, second)
+    difference = difference_of_recipes(first.frame, second.frame)
+    if not difference and first.known_errors != second.known_errors:
+        difference = "standard_error= was given for the rows of one only"
     if difference:
         raise ValueError(f"Sums can be {done} where their columns are the same, but {difference}.")
 
 
-def difference_of_recipes(first: SufficientStatistics, second: SufficientStatistics) -> str:
-    """Return in what the columns of two sums differ; "" where they do not."""
-    one, other = first.frame.specification, second.frame.specification
-    if one.formula != other.formula:
-        return f"the formulas are {one.formula!r} and {other.formula!r}"
-    if first.known_errors != second.known_errors:
-        return "standard_error= was given for the rows of one only"
-    if one.bindings != other.bindings:
-        return f"names in the formula stand for other columns: {one.bindings} and {other.bindings}"
-    for mine, theirs in zip(first.frame.factors, second.frame.factors, strict=True):
-        sources = [_place(factor) for factor in (mine, theirs)]
-        if sources[0] != sources[1]:
-            return f"the labels of {mine.name!r} come from {sources[0]} and {sources[1]}"
-    difference = _other_levels(one.recipe, other.recipe) or _other_states(one.recipe, other.recipe)
-    if not difference and one.common_columns != other.common_columns:
-        return f"the columns are {quoted(one.common_columns)} and {quoted(other.common_columns)}"
-    return difference
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
 
 
-def _place(factor: Factor) -> str:
-    source = factor.source
-    if source is None or source.from_keyword:
-        return "groups="
-    return f"X ({quoted(source.columns or ())})"
+def _classes() -> dict[str, type]:
+    """Return the classes that a file of sums may name."""
+    kinds = (
+        Call, CentredSums, Component, Factor, FactorSource, GroupFactor, GroupSums, ModelFrame, Moments, Name,
+        Operation, Recipe, Specification, SufficientStatistics, Value,
+    )  # fmt: skip
+    return {kind.__name__: kind for kind in kinds}
 
 
-def _other_levels(first, second) -> str:
-    for mine, theirs in zip(first.components(), second.components(), strict=False):
-        if mine.levels != theirs.levels:
-            return (
-                f"the levels of {label(mine.expression)!r} are {_listed(mine.levels)} and {_listed(theirs.levels)}: "
-                "declare them all (a Categorical), or collect the second with like= the first"
-            )
+def _check_head(head: Mapping[str, Any]) -> None:
+    found = head.get("hbsk_sums_format")
+    if type(found) is not int:
+        raise DamagedError("The file is none of SufficientStatistics.save: its document has no 'hbsk_sums_format'.")
+    if found != FORMAT:
+        raise DamagedError(
+            f"The file has hbsk_sums_format={found}, written by hbsk {head.get('hbsk_version')!r}; this version reads "
+            f"format {FORMAT}. Load it with that version, or collect the sums again."
+        )
+
+
+def _disagreement(statistics: SufficientStatistics) -> str:
+    """Return in what the parts of sums that were read disagree; "" where they do not."""
+    specification, collected = statistics.frame.specification, statistics.collected
+    sums, moments = collected.sums, collected.moments
+    factors = statistics.frame.factors
+    if len(specification.factors) > 1 or any(factor.groups is None for factor in factors):
+        return "its grouping factors are none that sums are of"
+    p, q, n_groups, intercept = len(specification.common_columns), 0, 0, None
+    if specification.factors:
+        factor = specification.factors[0]
+        q, n_groups, intercept = len(factor.columns), factor.n_groups, varying_intercept(factor)
+    due: dict[str, tuple[Any, tuple[int, ...]]] = {
+        "zz": (sums.zz, (q, q, n_groups)),
+        "zx": (sums.zx, (q, p + 1, n_groups)),
+        "xx": (sums.xx, (p + 1, p + 1)),
+        "x_centre": (collected.x_centre, (p,)),
+        "x_mean": (moments.x_mean, (p,)),
+        "x_sd": (moments.x_sd, (p,)),
+        "copies of the sums": (sums.copies, (n_groups,)),
+    }
+    if intercept is not None:
+        due["z_centre"] = (collected.z_centre, (q,))
+    for name, parts in (("z_mean", moments.z_mean), ("z_sd", moments.z_sd)):
+        if len(parts) != bool(q):
+            return f"{name} has {len(parts)} parts"
+        if parts:
+            due[name] = (parts[0], (q,))
+    for name, numbers in (("counted", statistics.counted), ("copies", statistics.copies)):
+        if len(numbers) != len(factors):
+            return f"{name} has {len(numbers)} parts, where {len(factors)} are due"
+        due |= {
+            f"{name} of {factor.name!r}": (part, (factor.n_groups,))
+            for factor, part in zip(factors, numbers, strict=True)
+        }
+    for name, (array, shape) in due.items():
+        if np.shape(array) != shape or not np.isfinite(array).all():
+            return f"{name} has not the shape {shape}, or numbers that are not finite"
+    squares = [np.einsum("kkj->kj", sums.zz), np.diag(sums.xx), moments.x_sd, moments.y_sd, *moments.z_sd]
+    positive = [sums.n, moments.n, statistics.n_rows, statistics.least_noise]
+    counts = [*statistics.counted, *statistics.copies, moments.error_variance]
+    if min(positive) <= 0 or any(np.min(part, initial=0.0) < 0 for part in (*squares, *counts)):
+        return "it has negative counts or squares"
+    alone = [sums.n, sums.log_weight, moments.n, moments.y_mean, moments.y_sd, collected.y_centre]
+    if not np.isfinite(alone).all():
+        return "it has numbers that are not finite"
+    if collected.has_intercept != specification.has_intercept or collected.varying_intercept != intercept:
+        return "its sums are of another formula"
+    if any(int(counts.sum()) != statistics.n_rows for counts in statistics.counted):
+        return "its counts of rows do not add up"
     return ""
-
-
-def _listed(levels: tuple | None) -> str:
-    return "none (numbers)" if levels is None else quoted(levels)
-
-
-def _other_states(first, second) -> str:
-    for call, state in first.states.items():
-        other = second.states.get(call)
-        if other is None or not all(np.array_equal(state[key], other.get(key)) for key in state):
-            return (
-                f"{label(call)!r} was learnt from other rows: {_short(state)} and {_short(other)}. Collect the second "
-                "with like= the first"
-            )
-    return ""
-
-
-def _short(state: Mapping[str, Any] | None) -> str:
-    return ", ".join(f"{key} {shown(value)}" for key, value in (state or {}).items())

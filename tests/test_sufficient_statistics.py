@@ -1,6 +1,9 @@
 """Sums instead of rows: what was collected in parts, in any order, is fitted as all rows at once."""
 
+import io
+import json
 import pickle
+import zipfile
 
 import numpy as np
 import pandas as pd
@@ -299,3 +302,129 @@ def test_sums_tell_what_they_are(rng):
     assert sums.counts["g"].tolist() == counts.tolist()
     assert sums.groups["g"].tolist() == counts.index.tolist()
     assert sums.n_rows == 60
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Files
+
+
+def test_saved_sums_of_two_sites_are_one_fit(rng, tmp_path):
+    rows = make_rows(rng, "both")
+    X, y, beside = rows
+    model = PartialPoolingRegressor("y ~ x + w:kind + (x | g)")
+    sites = []
+    for site in (0, 1):
+        given, more = at(rows, np.flatnonzero(np.arange(600) % 3 // 2 == site))
+        model.collect(*given, **more).save(tmp_path / f"{site}.npz")
+        sites.append(SufficientStatistics.load(str(tmp_path / f"{site}.npz")))
+    wanted = model.fit(X, y, **beside)._learnt
+    assert_same_posterior(model.fit(sites[0] + sites[1])._learnt, wanted, 1e-12)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.npz", "1.npz"]
+
+
+def test_sums_of_labels_and_levels_of_all_kinds_come_back(rng, tmp_path):
+    X = pd.DataFrame({"a": [1.5, 2.5] * 10, "b": list("pqqp") * 5, "n": np.arange(20) % 3, "x": rng.normal(size=20)})
+    for formula in (
+        "y ~ scale(x) + (1 | a:b)",
+        "y ~ 0 + x + (0 + x | n)",
+        "y ~ C(n, Sum) + offset(x)",
+        "y ~ bs(x) + (1 | b)",
+    ):
+        model = PartialPoolingRegressor(formula, pooling="partial" if "|" in formula else "complete")
+        sums = model.collect(X, rng.normal(size=20))
+        sums.save(tmp_path / "sums.npz")
+        again = SufficientStatistics.load(tmp_path / "sums.npz")
+        assert (sums + again).n_rows == 40
+        np.testing.assert_array_equal(model.fit(again).predict(X), model.fit(sums).predict(X))
+        np.testing.assert_array_equal(again.collected.sums.xx, sums.collected.sums.xx)
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(rng, tmp_path):
+    X, y, _ = make_rows(rng, n_rows=60, n_groups=5)
+    model = PartialPoolingRegressor(group_features="g")
+    path = tmp_path / "sums.npz"
+    model.collect(X, y).save(path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError, match=r"save cannot write .*complex"):
+        model.collect(X.assign(g=[1j, 2j] * 30), y).save(path)
+    assert path.read_bytes() == before
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def rewritten(path, change):
+    """The parts of a file, changed, as another file."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    document = json.loads(parts["document.json"])
+    change(parts, document)
+    if "document.json" in parts:
+        parts["document.json"] = json.dumps(document).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in parts.items():
+            archive.writestr(name, content)
+
+
+def of_sums(document, *names):
+    """Fields of the sums of a document, or of a part of them."""
+    value = document["value"]["fields"]["collected"]["fields"]
+    for name in names:
+        value = value[name]["fields"]
+    return value
+
+
+def larger_claim(parts, document):
+    array = document["arrays"][of_sums(document, "sums")["zz"]["value"]]
+    array["shape"] = [1, 1, 10**12]
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (1, 1, 10**12)})
+    parts[array["file"]] = header.getvalue()
+
+
+DAMAGES = {
+    "newer": (lambda _, d: d.update(hbsk_sums_format=2, hbsk_version="9.9"), "format=2, written by hbsk '9.9'"),
+    "other": (lambda _, d: d.pop("hbsk_sums_format"), "has no 'hbsk_sums_format'"),
+    "no document": (lambda parts, _: parts.pop("document.json"), "it has no 'document.json'"),
+    "code": (lambda _, d: d.update(value={"$": "Popen", "value": ["ls"]}), "kind 'Popen'"),
+    "larger": (larger_claim, "shape|longest|claim"),
+    "other value": (lambda _, d: d.update(value={"$": "Name", "fields": {"column": "x"}}), "holds no Sufficient"),
+    "lost array": (lambda parts, _: parts.pop("0.npy"), "no item named"),
+    "kind": (lambda _, d: d["value"]["fields"].update(n_rows="many"), "n_rows of a Suff"),
+    "counts": (lambda _, d: d["value"]["fields"].update(n_rows=61), "do not add up"),
+    "negative": (lambda _, d: d["value"]["fields"].update(least_noise=-1.0), "negative counts or squares"),
+    "infinite": (lambda _, d: of_sums(d).update(y_centre={"$": "float", "value": "nan"}), "not finite"),
+    "centre": (lambda _, d: of_sums(d).update(z_centre=None), "z_centre has not"),
+    "swapped": (lambda _, d: of_sums(d, "sums").update(zx=of_sums(d, "sums")["zz"]), "zx has not the shape"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_or_foreign_file_is_refused(rng, tmp_path, damage):
+    X, y, _ = make_rows(rng, n_rows=60, n_groups=5)
+    path = tmp_path / "sums.npz"
+    PartialPoolingRegressor(group_features="g").collect(X, y).save(path)
+    change, message = DAMAGES[damage]
+    rewritten(path, change)
+    with pytest.raises(ValueError, match=message):
+        SufficientStatistics.load(path)
+
+
+def test_bytes_that_are_no_file_of_sums_are_refused(rng, tmp_path):
+    X, y, _ = make_rows(rng, n_rows=60, n_groups=5)
+    path = tmp_path / "sums.npz"
+    PartialPoolingRegressor(group_features="g").collect(X, y).save(path)
+    whole = path.read_bytes()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 0xFF
+    for content in (b"", b"PK", pickle.dumps(len), whole[: len(whole) // 2], bytes(flipped)):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"no file of SufficientStatistics.save|damaged"):
+            SufficientStatistics.load(path)
+    np.savez_compressed(path, zeros=np.zeros(10**6))
+    with pytest.raises(ValueError, match=r"it has no 'document.json'"):
+        SufficientStatistics.load(path)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("document.json", " " * 10**7)  # a bomb
+    with pytest.raises(ValueError, match="claim more than its"):
+        SufficientStatistics.load(path)
+    with pytest.raises(FileNotFoundError):
+        SufficientStatistics.load(tmp_path / "nowhere.npz")

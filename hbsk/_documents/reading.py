@@ -42,7 +42,7 @@ class DocumentReader:
         Characters of the document.
     classes : dict of str to type
         The classes whose objects it may have.
-    check : callable
+    check : callable, optional
         Raises unless the arrays of an object are what they should be.
     """
 
@@ -51,7 +51,7 @@ class DocumentReader:
         arrays: list[dict[str, Any]],
         length: int,
         classes: Mapping[str, type],
-        check: Callable[[Any], None],
+        check: Callable[[Any], None] | None = None,
     ) -> None:
         self._classes, self._check = classes, check
         self._documents = arrays
@@ -80,7 +80,8 @@ class DocumentReader:
             self._spend(2 * len(block) ** 3)  # it lists the columns before each pair of columns
         value = cls(**fields)
         check_fields(value)
-        self._check(value)
+        if self._check is not None:
+            self._check(value)
         return value
 
     def _spend(self, n_bytes: int) -> None:
