@@ -4,7 +4,7 @@ Replacing Ridge in a pipeline
 
 A pipeline that predicts the radon level of a home from its floor, the uranium in the soil of its county, and the
 county itself stands in many projects like this: scale the numbers, make one column for each county, fit a Ridge. Here
-a :class:`~hbsk.PartialPoolingRegressor` takes its place. Two lines change.
+a :class:`~hbsk.PartialPoolingRegressor` takes its place, in one line.
 """
 
 # %%
@@ -38,14 +38,9 @@ before = make_pipeline(
 # %%
 # With partial pooling
 # --------------------
-# The column of counties goes through as it is, and the estimator is told that it holds the groups. Behind a
-# ``ColumnTransformer`` the column is called ``remainder__county``, which is found by its ending.
-after = make_pipeline(
-    make_column_transformer((StandardScaler(), ["floor", "uranium"]), remainder="passthrough").set_output(
-        transform="pandas"
-    ),
-    PartialPoolingRegressor(group_features="county"),
-)
+# The estimator is told which column holds the groups. Nothing has to be scaled or encoded: priors are scaled to the
+# columns, and text columns would be coded.
+after = PartialPoolingRegressor(group_features="county")
 after.fit(X, y)
 
 # %%
@@ -66,14 +61,12 @@ pd.DataFrame(errors).agg(["mean", "std"]).round(4)
 # ---------------
 # The amount of shrinkage was not searched for but learnt, for the counties alone. And there is an answer to how sure
 # the prediction is, for homes in known counties and in new ones.
-model = after[-1]
-print(f"sd between counties {model.group_sd_['county'].iloc[0]:.2f}, between homes {model.sigma_:.2f}")
+print(f"sd between counties {after.group_sd_['county'].iloc[0]:.2f}, between homes {after.sigma_:.2f}")
 
 sizes = X["county"].value_counts().iloc[[0, 6, 25, 50, -1]]
 homes = pd.DataFrame({"county": [*sizes.index, "ELSEWHERE"], "floor": 0, "uranium": 0.0})
-last_columns = after[:-1].transform(homes)
-mean, sd = model.predict(last_columns, return_std=True)
-low, high = model.predict_interval(last_columns, coverage=0.9, kind="mean").T
+mean, sd = after.predict(homes, return_std=True)
+low, high = after.predict_interval(homes, coverage=0.9, kind="mean").T
 table = homes[["county"]].assign(
     homes=[*sizes, 0], ridge=before.fit(X, y).predict(homes), mean=mean, low=low, high=high
 )

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn.compose import make_column_transformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
@@ -255,7 +256,8 @@ def test_columns_that_are_not_in_memory_are_refused_with_the_way_out(estimator, 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)
 def test_sparse_matrices_are_refused_with_the_way_out(estimator, frame, y):
-    with pytest.raises(TypeError, match=r"Sparse data.*sparse_output=False.*set_output\(transform='pandas'\)"):
+    cure = r"OneHotEncoder\(sparse_output=False\), and \.set_output\(transform=\"pandas\"\).*code text columns for you"
+    with pytest.raises(TypeError, match=f"Sparse data.*{cure}"):
         make_pipeline(OneHotEncoder(), estimator(group_features=0)).fit(frame[["g"]], y)
     with pytest.raises(TypeError, match=r"Sparse data was passed"):
         fit(estimator, frame, y).predict(csr_matrix(np.ones((3, 1))))
@@ -301,3 +303,20 @@ def test_sides_of_the_bar_that_may_be_meant_are_not_refused(frame, y):
         PartialPoolingRegressor("y ~ g + (1 | x)").fit(frame, y)  # a warning says what it is
         labels = frame.assign(x=frame["x"].astype(str))
         PartialPoolingRegressor("y ~ 1 + (1 | x)").fit(labels, y)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_lost_names_and_encoded_labels_are_told_with_the_cure(estimator, frame, y):
+    cure = (
+        r"position, .*\.set_output\(transform=\"pandas\"\).* OneHotEncoder\(sparse_output=False\).* code text columns"
+    )
+    with pytest.raises(ValueError, match=f"no column 'g'. .* 'x0', 'x1'. They came without names.*{cure}"):
+        estimator(group_features="g").fit(frame[["x", "g"]].to_numpy(dtype=object), y)
+    encoded = make_column_transformer((OneHotEncoder(sparse_output=False), ["g"]), remainder="passthrough")
+    model = make_pipeline(encoded.set_output(transform="pandas"), estimator(group_features="g"))
+    with pytest.raises(
+        ValueError, match=r"made columns of its levels: let the labels pass .*remainder=\"passthrough\""
+    ):
+        model.fit(frame[["x", "g"]], y)
+    with pytest.raises(ValueError, match="may have renamed or dropped it"):
+        estimator(group_features="g").fit(frame[["x"]].assign(label=frame["g"]), y)

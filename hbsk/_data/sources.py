@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import re
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -131,9 +132,25 @@ def find_column(columns: Sequence[str], name: str, argument: str) -> str:
             f"{argument}: {shown(name)} could be any of {quoted(renamed)}. Columns that arrived: {arrived}."
         )
     raise ValueError(
-        f"{argument}: X has no column {shown(name)}. Columns that arrived: {arrived}. A transformer before this step "
-        f"may have renamed or dropped it, or turned a frame into an array (then use its position). {_width(columns)}"
+        f"{argument}: X has no column {shown(name)}. Columns that arrived: {arrived}. {_why_missing(columns, name)} "
+        f"{_width(columns)}"
     )
+
+
+def _why_missing(columns: Sequence[str], name: str) -> str:
+    """Say what may have become of a column, and the cure."""
+    if all(re.fullmatch(r"x\d+", column) for column in columns):
+        return (
+            "They came without names, as a transformer's array: give the position, or keep names by "
+            '.set_output(transform="pandas") on what comes before, with OneHotEncoder(sparse_output=False) where there '
+            "is one; or leave the encoder out, since PartialPoolingRegressor and its like code text columns for you."
+        )
+    if sum(column.startswith(f"{name}_") or f"__{name}_" in column for column in columns) > 1:
+        return (
+            "An encoder before this step seems to have made columns of its levels: let the labels pass as they are "
+            '(remainder="passthrough", or no encoder: text columns are coded for you).'
+        )
+    return "A transformer before this step may have renamed or dropped it."
 
 
 def _width(columns: Sequence[str]) -> str:

@@ -268,10 +268,10 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, gro
         return Table({}, n_rows, X.index if isinstance(X, pd.DataFrame) else None)
     if issparse(X):
         raise TypeError(
-            f"Sparse data was passed as X, but {type(estimator).__name__} needs dense data. If an encoder made it, set "
-            "sparse_output=False in OneHotEncoder, with .set_output(transform='pandas') to keep the names of columns; "
-            "or leave the encoder out, since PartialPoolingRegressor codes columns of text itself. X.toarray() makes "
-            "a dense array."
+            f"Sparse data was passed as X, but {type(estimator).__name__} needs dense data. If an encoder made it: "
+            'OneHotEncoder(sparse_output=False), and .set_output(transform="pandas") to keep the names of columns; or '
+            "no encoder at all, since PartialPoolingRegressor and its like code text columns for you. X.toarray() is a "
+            "dense array."
         )
     if nw.dependencies.is_into_dataframe(X):
         return _read_frame(estimator, X, reset=reset, min_samples=min_samples)
