@@ -130,9 +130,12 @@ def test_shrunken_means_differ_by_their_common_target_too():
         draws = pd.DataFrame(theta, columns=list("abcdef"))
         table = model.compare_groups(FIRST, SECOND, coverage=0.8)
         apart = np.column_stack([draws[a] - draws[b] for a, b in PAIRS])
-        np.testing.assert_allclose(table["p_greater"], np.mean(apart > 0, axis=0), atol=0.01)
+        # from 4,000 draws
+        np.testing.assert_allclose(table["p_greater"], np.mean(apart > 0, axis=0), atol=0.03)
         ends = np.quantile(apart, [0.1, 0.9], axis=0).T
-        np.testing.assert_allclose(table[["eti80_lb", "eti80_ub"]], ends, atol=0.02 * apart.std(axis=0).max())
+        np.testing.assert_allclose(table[["eti80_lb", "eti80_ub"]], ends, atol=0.08 * apart.std(axis=0).max())
+        np.testing.assert_allclose(table["mean"], model.theta_[[0, 2, 5]] - model.theta_[[1, 4, 0]])
+        np.testing.assert_allclose(table["sd"], apart.std(axis=0), rtol=0.1)  # Student's t have a larger one
     with pytest.raises(ValueError, match="factor='h' is no grouping factor"):
         model.compare_groups("a", "b", factor="h")
     with pytest.warns(match="No groups|fewer than 3"):

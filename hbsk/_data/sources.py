@@ -143,7 +143,7 @@ def _why_missing(columns: Sequence[str], name: str) -> str:
         return (
             "They came without names, as a transformer's array: give the position, or keep names by "
             '.set_output(transform="pandas") on what comes before, with OneHotEncoder(sparse_output=False) where there '
-            "is one; or leave the encoder out, since PartialPoolingRegressor and its like code text columns for you."
+            "is one; or leave the encoder out: the PartialPooling estimators code text columns for you."
         )
     if sum(column.startswith(f"{name}_") or f"__{name}_" in column for column in columns) > 1:
         return (

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy.stats import t as student
 
 from hbsk._base import generator, learnt_by
 from hbsk._data.checks import check_coverage
 from hbsk._estimators.answers import check_only_factor, point_of
 from hbsk._posterior.contrasts import contrast_table, difference_table, read_pairs
-from hbsk._posterior.summary import interval_levels
-from hbsk._shrinkage.draws import difference_moments
+from hbsk._posterior.summary import interval_levels, n_rank_draws
+from hbsk._shrinkage.draws import difference_moments, draw_means
 
 
 class PosteriorComparisonsMixin:
@@ -81,8 +80,9 @@ class ShrunkenComparisonsMixin:
         -------
         table : DataFrame
             One row for each pair: ``group`` (a), ``other`` (b), ``mean``, ``sd``, ``eti95_lb`` and ``eti95_ub`` (named
-            by ``coverage``) of the difference, and ``p_greater``, the probability that it is above 0: by Student's t,
-            of the approximate posterior that `rank_groups` draws from.
+            by ``coverage``) of the difference, and ``p_greater``, the probability that it is above 0. Interval and
+            probability are of the joint draws that `rank_groups` takes; ``sd`` is to them as `theta_sd_` is to the
+            intervals of groups.
         """
         check_coverage(coverage)
         learnt = learnt_by(self)
@@ -92,8 +92,11 @@ class ShrunkenComparisonsMixin:
         (compared,) = learnt.factors
         first, second = read_pairs(a, b, compared.labels, compared.name)
         mean, sd = difference_moments(learnt.means, first, second)
-        law = student(learnt.means.nu) if 0 < learnt.means.nu < np.inf else student(1e12)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            ends = mean[:, None] + sd[:, None] * law.ppf(interval_levels(float(coverage)))
-            p_greater = law.cdf(mean / sd)
+        if not np.isfinite(sd).all():
+            raise ValueError("The groups cannot be compared: the variance within them, and so their sd, is not known.")
+        n_draws = n_rank_draws(compared.n_groups)
+        theta = draw_means(learnt.means, n_draws, np.random.default_rng(0)).theta
+        apart = theta[:, first] - theta[:, second]
+        apart += mean - apart.mean(axis=0)
+        ends, p_greater = np.quantile(apart, interval_levels(float(coverage)), axis=0).T, np.mean(apart > 0, axis=0)
         return difference_table(compared.labels, first, second, mean, sd, ends, p_greater, float(coverage))
