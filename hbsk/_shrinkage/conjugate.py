@@ -121,13 +121,12 @@ def log_rising(x: np.ndarray, a: np.ndarray) -> np.ndarray:
     return np.where(x > 100.0, series, gammaln(small + a) - gammaln(small))
 
 
-def digamma_rise(x: Any, a: np.ndarray) -> np.ndarray:
+def digamma_rise(x: float, a: np.ndarray) -> np.ndarray:
     """Compute digamma(x + a) - digamma(x), by the asymptotic series where x is large."""
-    small = np.minimum(x, 1000.0)
-    large = np.maximum(x, 1000.0)
-    top = large + a
-    series = np.log1p(a / large) - (1 / top - 1 / large) / 2 - (top**-2 - large**-2) / 12
-    return np.where(x > 1000.0, series, digamma(small + a) - digamma(small))
+    top = x + a
+    if x <= 1000.0:
+        return digamma(top) - digamma(x)
+    return np.log1p(a / x) - (1 / top - 1 / x) / 2 - (top**-2 - x**-2) / 12
 
 
 def log_marginal(cells: RateCells, kappa: np.ndarray, mean: np.ndarray, rest: np.ndarray) -> np.ndarray:
@@ -162,9 +161,9 @@ def _mean_at(cells: RateCells, x: Any) -> tuple[np.ndarray, np.ndarray]:
 def _slope(cells: RateCells, kappa: float, x: float) -> float:
     """Differentiate `log_marginal` by x, the logit or logarithm of the mean."""
     mean, rest = (float(part) for part in _mean_at(cells, np.float64(x)))
-    rise = cells.copies @ digamma_rise(np.float64(kappa * mean), cells.events)
+    rise = cells.copies @ digamma_rise(kappa * mean, cells.events)
     if cells.family == "binomial":
-        fall = cells.copies @ digamma_rise(np.float64(kappa * rest), cells.rest)
+        fall = cells.copies @ digamma_rise(kappa * rest, cells.rest)
         return kappa * mean * rest * float(rise - fall)
     return kappa * mean * float(rise - cells.copies @ np.log1p(cells.size / kappa))
 
