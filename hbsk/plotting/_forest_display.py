@@ -358,7 +358,8 @@ class ForestDisplay(GroupDisplay):
             values = values[np.isfinite(values) & np.isfinite(shown_as(values))]
         if is_log:
             margin = 0.04 * max(np.ptp(values), 0.1)
-            _style.log_axis(ax, *np.exp([values.min(), values.max()]), margin=float(np.exp(margin)))
+            low, high = np.exp([values.min(), values.max()])
+            _style.log_axis(ax, float(low), float(high), float(np.exp(margin)))
         else:
             values = shown_as(values)
             margin = 0.04 * (np.ptp(values) or max(abs(values[0]), 1.0))
