@@ -1,5 +1,7 @@
 """Random-effects analyses: against metafor, exact sums over pairs, F ratios of analysis of variance."""
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -311,3 +313,45 @@ def test_rows_within_groups_tell_their_slopes_on_their_own_degrees_of_freedom():
     assert share["eti95_lb"] == pytest.approx(ends[0] / (ends[0] + model.sigma2_))
     given = JamesSteinEstimator(group_features="school", between_group_variance=0.5).fit(X[["school"]], y).summary()
     assert given.loc["Intercept", "df"] == len(y) - 12
+
+
+def exact_projection(errors, x, tau2):
+    """Return P of a regression on one column, in rational numbers."""
+    v = [Fraction(e) ** 2 + Fraction(tau2) for e in errors]
+    z = [(Fraction(1), Fraction(value)) for value in x]
+    a, b, d = (sum(row[i] * row[j] / t for row, t in zip(z, v, strict=True)) for i, j in ((0, 0), (0, 1), (1, 1)))
+    inverse = ((d / (a * d - b * b), -b / (a * d - b * b)), (-b / (a * d - b * b), a / (a * d - b * b)))
+
+    def entry(i, j):
+        inner = sum(z[i][k] * inverse[k][m] * z[j][m] for k in (0, 1) for m in (0, 1))
+        return (Fraction(int(i == j)) - inner / v[j]) / v[i]
+
+    n = range(len(v))
+    return [[entry(i, j) for j in n] for i in n]
+
+
+@pytest.mark.parametrize("small", [[1e-3], [1e-6], [1e-6, 1e-6], [1e-6, 2e-7]])
+def test_moderators_lose_no_digits_beside_errors_that_differ_by_millions(small):
+    rng = np.random.default_rng(3)
+    x, errors = rng.uniform(1, 2, 9), np.append(small, rng.uniform(0.5, 2.0, 9 - len(small)))
+    y = 1 + x + rng.normal(size=9)
+    found = analyse({"yi": y, "sei": errors, "x": x}, "dersimonian-laird", "~x")
+    p = exact_projection(errors, x, 0)
+    trace = sum(p[i][i] for i in range(9))
+    q = sum(Fraction(y[i]) * p[i][j] * Fraction(y[j]) for i in range(9) for j in range(9))
+    # two such studies tell both coefficients, and what is left of them is told to fewer digits
+    tolerance = 1e-8 if len(small) == 1 else 1e-5
+    assert found.typical_variance == pytest.approx(float(7 / trace), rel=tolerance)
+    assert pytest.approx(float(q), rel=1e-6) == found.Q
+    assert found.tau2 == pytest.approx(float((q - 7) / trace) if q > 7 else 0.0, rel=tolerance)
+    square = sum(p[i][j] ** 2 for i in range(9) for j in range(9))
+    tau2 = Fraction(found.tau2)
+    variance = (14 + 4 * tau2 * trace + 2 * tau2**2 * square) / trace**2
+    assert found.tau2_se == pytest.approx(float(variance) ** 0.5, rel=tolerance)
+    reml = analyse({"yi": y, "sei": errors, "x": x}, "reml", "~x")
+    p = exact_projection(errors, x, reml.tau2)
+    square = sum(p[i][j] ** 2 for i in range(9) for j in range(9))
+    assert reml.tau2_se == pytest.approx(float(2 / square) ** 0.5, rel=1e-6)
+    if reml.tau2 > 0:  # the restricted likelihood has its slope 0 there
+        inner = [sum(p[i][j] * Fraction(y[j]) for j in range(9)) for i in range(9)]
+        assert float(sum(value**2 for value in inner) / sum(p[i][i] for i in range(9))) == pytest.approx(1, rel=1e-6)

@@ -9,6 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy.linalg import eigh
+
+# Share of the degrees of freedom of a cell, below which what is left of them is not told by a difference.
+LEAST_LEFT = 0.1
 
 
 class Cells(NamedTuple):
@@ -80,6 +84,19 @@ def collect_cells(
     return cells._replace(prior=np.diag(np.append(prior_precision, 0.0)), n_prior=int(np.sum(prior_precision > 0)))
 
 
+def without_leverage(basis: np.ndarray, variances: np.ndarray) -> np.ndarray:
+    """Return T, (r, r): the columns of basis @ T are orthonormal, weighted by 1 / v_j.
+
+    A few groups of very small variance would make columns alike that are not: of the products of `basis` nothing would
+    be left but those of these groups.
+    """
+    if basis.shape[1] < 2:
+        return np.eye(basis.shape[1])
+    order = np.argsort(variances)
+    triangle = np.linalg.qr((basis / np.sqrt(variances / variances.min())[:, None])[order], mode="r")
+    return np.linalg.inv(triangle)
+
+
 def weighted_products(cells: Cells, weights: np.ndarray) -> np.ndarray:
     """Compute [Z y]' diag(weights) [Z y], shape (..., r + 1, r + 1), for weights of shape (..., K)."""
     size = cells.n_target + 1
@@ -121,8 +138,28 @@ def trace_of_p(cells: Cells, fit: WeightedFit, weights: np.ndarray) -> np.ndarra
     if _is_one_mean(cells):
         total = weights @ cells.counts
         return (weights * _sum_of_others(cells, weights)) @ cells.counts / total
-    square = weighted_products(cells, np.square(weights))[..., :-1, :-1]
-    return weights @ cells.counts - np.sum(fit.inverse * square, axis=(-2, -1))
+    size = cells.n_target
+    of_cells = cells.products.reshape(-1, size + 1, size + 1)[:, :-1, :-1]
+    left = cells.counts - weights * np.einsum("...kl,ckl->...c", fit.inverse, of_cells)
+    for place in zip(*np.nonzero(left < LEAST_LEFT * cells.counts), strict=True):
+        left[place] = _left_of_cell(cells, weights[place[:-1]], place[-1])
+    return np.sum(weights * left, axis=-1)
+
+
+def _left_of_cell(cells: Cells, weights: np.ndarray, cell: int) -> float:
+    """Compute tr (I - H) over the groups of a cell that takes nearly all of its degrees of freedom for the target.
+
+    With A what all other groups tell of beta and Z the rows of the cell it is tr (I + w Z A^-1 Z')^-1: no difference.
+    """
+    size = cells.n_target
+    own = cells.products[cell].reshape(size + 1, size + 1)[:-1, :-1]
+    prior = cells.prior[:-1, :-1] if isinstance(cells.prior, np.ndarray) else 0.0
+    others = weighted_products(cells, np.where(np.arange(len(weights)) == cell, 0.0, weights))[:-1, :-1] + prior
+    try:
+        values = eigh(weights[cell] * own, others, eigvals_only=True)
+    except np.linalg.LinAlgError:  # only this cell tells some of beta, and has no residual there
+        return 0.0
+    return float(np.sum(1.0 / (1.0 + np.maximum(values[-int(cells.counts[cell]) :], 0.0))))
 
 
 def trace_of_pp(cells: Cells, fit: WeightedFit, weights: np.ndarray) -> np.ndarray:

@@ -26,7 +26,18 @@ from scipy.stats import chi2
 from scipy.stats import f as f_ratio
 
 from hbsk._shrinkage.between_group_variance import root_between
-from hbsk._shrinkage.cells import Cells, collect_cells, least_squares, totals_at, trace_of_p, trace_of_pp
+from hbsk._shrinkage.cells import (
+    Cells,
+    collect_cells,
+    least_squares,
+    totals_at,
+    trace_of_p,
+    trace_of_pp,
+    without_leverage,
+)
+
+# Groups up to which residuals have directions of their own, a matrix of as many rows and columns.
+MOST_FOR_DIRECTIONS = 500
 
 
 class RandomEffects(NamedTuple):
@@ -99,6 +110,8 @@ def random_effects(
     relative, told = variances / unit, np.zeros(basis.shape[1], dtype=bool)
     if prior_precision is not None:
         told = prior_precision > 0
+    turn = np.eye(basis.shape[1]) if told.any() else without_leverage(basis, variances)
+    basis = basis @ turn
     start = np.zeros(basis.shape[1])
     root = np.sqrt(1.0 / relative)
     start[~told] = np.linalg.lstsq(root[:, None] * basis[:, ~told], root * means, rcond=None)[0]
@@ -114,9 +127,9 @@ def random_effects(
     levels = per_degree * law.ppf([0.5 - coverage / 2, 0.5 + coverage / 2])
     fit = least_squares(cells, 1.0 / totals_at(cells, tau2 / unit))
     return RandomEffects(
-        coef=start + scale * fit.coef,
-        covariance=unit * fit.inverse,
-        tau2_error=unit * _standard_error(cells, tau2 / unit, estimator),
+        coef=turn @ (start + scale * fit.coef),
+        covariance=unit * turn @ fit.inverse @ turn.T,
+        tau2_error=unit * _standard_error(cells, tau2 / unit, estimator, basis, relative),
         tau2_interval=(unit * _profile(cells, levels[1]), unit * _profile(cells, levels[0])),
         is_empty=q < levels[0],
         typical_variance=unit * degrees / trace,
@@ -143,7 +156,7 @@ def _profile(cells: Cells, level: float) -> float:
     return root_between(excess, low, high)
 
 
-def _standard_error(cells: Cells, tau2: float, estimator: str) -> float:
+def _standard_error(cells: Cells, tau2: float, estimator: str, basis: np.ndarray, variances: np.ndarray) -> float:
     """Return the asymptotic standard error of an estimate of tau^2; NaN where it was given.
 
     Of likelihood methods from the expected information (Viechtbauer 2005, equations 10 and 13), of DerSimonian and
@@ -152,14 +165,30 @@ def _standard_error(cells: Cells, tau2: float, estimator: str) -> float:
     if estimator == "dersimonian-laird":
         weights = 1.0 / cells.variances
         fit = least_squares(cells, weights)
-        trace, twice = trace_of_p(cells, fit, weights), trace_of_pp(cells, fit, weights)
+        trace, twice = trace_of_p(cells, fit, weights), _information(cells, 0.0, basis, variances)
         return float(np.sqrt(2.0 * cells.degrees + 4.0 * tau2 * trace + 2.0 * tau2**2 * twice) / trace)
     weights = 1.0 / totals_at(cells, tau2)
     if estimator == "reml":
-        return float(np.sqrt(2.0 / trace_of_pp(cells, least_squares(cells, weights), weights)))
+        return float(np.sqrt(2.0 / _information(cells, tau2, basis, variances)))
     if estimator == "ml":
         return float(np.sqrt(2.0 / (np.square(weights) @ cells.counts)))
     if estimator == "paule-mandel":
         n_means = cells.n_groups + cells.n_prior
         return float(np.sqrt(2.0 / cells.degrees) * n_means / (weights @ cells.counts))
     return np.nan
+
+
+def _information(cells: Cells, tau2: float, basis: np.ndarray, variances: np.ndarray) -> float:
+    """Compute tr PP, of a few groups and several coefficients by the residuals' own directions: no difference.
+
+    P = W^1/2 U U' W^1/2, where the columns of U are orthonormal to those of W^1/2 Z.
+    """
+    n_groups, n_target = basis.shape
+    if n_target < 2 or cells.n_prior or n_groups > MOST_FOR_DIRECTIONS:
+        weights = 1.0 / totals_at(cells, tau2)
+        return float(trace_of_pp(cells, least_squares(cells, weights), weights))
+    weights = 1.0 / (variances + tau2)
+    order = np.argsort(-weights)
+    root = np.sqrt(weights[order])[:, None]
+    directions = root * np.linalg.qr(root * basis[order], mode="complete")[0][:, n_target:]
+    return float(np.sum(np.square(directions.T @ directions)))

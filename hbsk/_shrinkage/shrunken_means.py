@@ -8,7 +8,7 @@ import numpy as np
 
 from hbsk._shrinkage import between_group_variance as _shrinkage
 from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups, average_variance, given_variance
-from hbsk._shrinkage.cells import collect_cells
+from hbsk._shrinkage.cells import collect_cells, without_leverage
 from hbsk._shrinkage.group_means import GroupMeans
 from hbsk._shrinkage.within_groups import PooledSlopes, WithinSlopes, pool_slopes
 
@@ -336,4 +336,6 @@ def _tau2(means: np.ndarray, groups: GroupMeans, basis: np.ndarray, method: str 
     if basis.shape[1] and (basis[:, 0] == 1.0).all():
         # large weights, of means away from 0, would take the digits of sums of squares
         means = means - np.average(means, weights=1.0 / variances)
+    if precision is None:
+        basis = basis @ without_leverage(basis, variances)
     return _shrinkage.between_group_variance(collect_cells(means, variances, basis, precision), method)
