@@ -1,7 +1,9 @@
 """Fits, predictions and errors of lazy frames by Polars and DuckDB."""
 
+import threading
 from contextlib import nullcontext
 
+import duckdb
 import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
@@ -258,6 +260,41 @@ def test_an_unknown_level_is_null_in_predict():
 
 
 # --------------------------------------------------------------------------------------------------------------------
+# Sums of several frames
+
+
+def test_chunks_of_any_engine_are_one_fit():
+    frame = rows().assign(town=lambda f: np.array(list("abc"), dtype=object)[f["fold"] % 3])
+    formula = "y ~ scale(x1) + town + (1 | g)"
+    parts = [frame[frame["row"] % 3 == k] for k in range(3)]
+    model = PartialPoolingRegressor(formula)
+    model.partial_fit(ENGINES["polars"](parts[0])).partial_fit(ENGINES["duckdb"](parts[1]))
+    model.partial_fit(parts[2][model.feature_names_in_], parts[2]["y"])
+    first = PartialPoolingRegressor(formula).collect(parts[0].drop(columns="y"), parts[0]["y"])
+    wanted = PartialPoolingRegressor(formula).collect(frame.drop(columns="y"), frame["y"], like=first)
+    require_same_fit(model, PartialPoolingRegressor(formula).fit(wanted), 1e-11)
+
+
+def test_levels_that_earlier_sums_do_not_know_are_counted():
+    frame = rows().assign(town=lambda f: np.where(f["x2"] > 0, "b", "a"))
+    model = PartialPoolingRegressor("y ~ town + (1 | g)").fit(ENGINES["polars"](frame))
+    before = dict(vars(model))
+    with pytest.raises(ValueError, match="2 have a level of 'town' that the model does not know"):
+        model.partial_fit(ENGINES["polars"](frame.assign(town=frame["town"].mask(frame["row"] < 2, "c"))))
+    assert vars(model) == before
+
+
+def test_declared_levels_count_in_sums_and_observed_ones_in_a_fit():
+    lazy = ENGINES["polars"](rows()).with_columns(town=pl.lit("a").cast(pl.Enum(["b", "a", "c"])))
+    lazy = lazy.with_columns(
+        town=pl.when(pl.col("x2") > 0).then(pl.lit("b", pl.Enum(["b", "a", "c"]))).otherwise("town")
+    )
+    model = PartialPoolingRegressor("y ~ town + (1 | g)")
+    assert model.fit(lazy).coef_names_ == ["town[b]"]
+    assert model.collect(lazy).frame.specification.common_columns == ("Intercept", "town[b]", "town[c]")
+
+
+# --------------------------------------------------------------------------------------------------------------------
 # Errors that name what to do
 
 
@@ -326,3 +363,19 @@ def test_an_error_of_the_engine_reaches_the_user_and_a_former_fit_stays():
     with pytest.raises(Exception, match="worker lost"):
         model.fit(broken)
     assert vars(model) == before
+
+
+def test_an_interrupted_query_is_an_error_and_a_former_fit_stays():
+    model = PartialPoolingRegressor("y ~ x + (1 | g)")
+    few, many = (
+        CONNECTION.sql(f"SELECT range % 7 AS g, sin(range) AS x, cos(range * 3 + g) AS y FROM range({n})")
+        for n in (1000, 10**10)
+    )
+    before = dict(vars(model.fit(few)))
+    timer = threading.Timer(0.3, CONNECTION.interrupt)
+    timer.start()
+    with pytest.raises(duckdb.InterruptException):
+        model.fit(many)
+    timer.join()
+    assert vars(model) == before
+    model.fit(few)

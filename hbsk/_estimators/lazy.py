@@ -28,6 +28,7 @@ def lazy_statistics(
     standard_error: Any = None,
     sample_weight: Any = None,
     like: tuple[Specification, Specification] | None = None,
+    are_declared: bool = False,
 ) -> SufficientStatistics:
     """Collect what a fit needs of a lazy frame; see `PartialPoolingRegressor.collect`."""
     estimator._check_options()
@@ -39,6 +40,7 @@ def lazy_statistics(
         sample_weight=sample_weight,
         standard_error=standard_error,
         like=like,
+        are_declared=are_declared,
     )
     return statistics_of_lazy_rows(options_of(estimator), rows)
 

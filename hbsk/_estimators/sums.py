@@ -99,7 +99,7 @@ class SumsBase(PartialPoolingBase):
             frame = like.frame
         if is_lazy(X):
             columns = None if frame is None else (frame.specification, frame.grouped)
-            return lazy_statistics(self, X, y, **given, like=columns)
+            return lazy_statistics(self, X, y, **given, like=columns, are_declared=True)
         options, table = self._begin(X, groups, reset=like is None, min_samples=1)
         statistics, _ = self._collect(options, table, y, **given, like=frame, min_samples=1, are_declared=True)
         refuse_sums_of_several_factors(statistics.frame)

@@ -78,6 +78,7 @@ def read_lazy_frame(
     standard_error: Any = None,
     fold: Any = None,
     like: tuple[Specification, Specification] | None = None,
+    are_declared: bool = False,
 ) -> LazyRows:
     """Find out what the columns of a lazy frame are, and settle those of the model.
 
@@ -89,6 +90,8 @@ def read_lazy_frame(
         Names of columns. y may be the left-hand side of the formula.
     like : tuple of Specification, optional
         `specification` and `grouped` of sums that were collected before: levels and transforms are theirs.
+    are_declared : bool, default=False
+        Whether all levels that an Enum declares count, not only those that are there.
     """
     parsed = None
     if y is not None:
@@ -121,7 +124,7 @@ def read_lazy_frame(
     if weight is not None:
         table = table.where((weight != 0) | weight.is_null())  # null and NaN stay: they are an error
     if like is None:
-        reader = LazyRecipeReader(parsed, table, weight)
+        reader = LazyRecipeReader(parsed, table, weight, are_declared=are_declared)
         grouped = settle(parsed, reader)
         ignored = options.pooling == "complete" and parsed.blocks
         like = (settle(parsed.without_groups(), reader) if ignored else grouped, grouped)
@@ -196,8 +199,11 @@ def specify_lazily(parsed: ParsedFormula, table: LazyTable, sample_weight: nw.Ex
 class LazyRecipeReader(RecipeReader):
     """Levels and states found by queries: one for each categorical column, one or two for all transforms."""
 
-    def __init__(self, parsed: ParsedFormula, table: LazyTable, sample_weight: nw.Expr | None):
+    def __init__(
+        self, parsed: ParsedFormula, table: LazyTable, sample_weight: nw.Expr | None, *, are_declared: bool = False
+    ):
         self.table = table
+        self.are_declared = are_declared
         self.sample_weight = sample_weight
         self.states: dict[Call, dict] = {}
         self.levels: dict[Expression, tuple | None] = {}
@@ -283,6 +289,9 @@ class LazyRecipeReader(RecipeReader):
     def distinct(self, expression: Expression) -> tuple:
         """Return the observed levels, in their own order where the column has one."""
         name = label(expression)
+        declared = self.declared(expression)
+        if declared is not None and self.are_declared:
+            return in_order(declared, name, ordered=self.is_ordered())
         # not unique(), which numbers the rows of every level on some engines
         levels = self.table.frame.select(level=self.values.levels_of(expression)).group_by("level").agg(n=nw.len())
         found = self.table.ask(f"levels of {name!r}", levels.head(MOST_LEVELS + 1)).get_column("level").to_list()
@@ -291,18 +300,21 @@ class LazyRecipeReader(RecipeReader):
                 f"The categorical column {name!r} has more than {MOST_LEVELS} levels, each a column of the model. Is "
                 "it the group? Name it right of `|`, or in group_features=; or join rare levels before fit."
             )
-        order = self.own_order(expression)
-        if order is not None:
-            found = sorted(found, key=lambda level: order.index(level) if level in order else -1)
-        return in_order(found, name, ordered=order is not None)
+        if declared is not None and self.is_ordered():
+            found = sorted(found, key=lambda level: declared.index(level) if level in declared else -1)
+        return in_order(found, name, ordered=declared is not None and self.is_ordered())
 
-    def own_order(self, expression: Expression) -> list[Any] | None:
-        """Return the declared order of an ordered Categorical of pandas, as Dask has it."""
+    def declared(self, expression: Expression) -> list[Any] | None:
+        """Return the levels that an Enum declares."""
         coded = expression.arguments[0] if isinstance(expression, Call) else expression
-        if not isinstance(coded, Name) or not self.table.frame.implementation.is_dask():
+        if not isinstance(coded, Name):
             return None
         dtype = self.values.dtype(coded.column)
         return list(dtype.categories) if dtype == nw.Enum else None
+
+    def is_ordered(self) -> bool:
+        """Tell whether levels of an Enum keep their order: it is how narwhals has an ordered Categorical of pandas."""
+        return self.table.frame.implementation.is_dask()
 
 
 def _stateful_inside(call: Call) -> list[Call]:
