@@ -14,7 +14,7 @@ from hbsk import PartialPoolingRegressor
 from hbsk.exceptions import NoGroupsWarning
 
 from . import lazy_frames
-from .engines_of_tests import ENGINES
+from .engines_of_tests import CONNECTION, ENGINES
 from .lazy_frames import BAD_ROWS, BESIDE, FORMULA, fit_in_memory, in_memory, require_same_fit, rows
 
 by_engine = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
