@@ -328,7 +328,7 @@ def test_sums_of_labels_and_levels_of_all_kinds_come_back(rng, tmp_path):
         "y ~ scale(x) + (1 | a:b)",
         "y ~ 0 + x + (0 + x | n)",
         "y ~ C(n, Sum) + offset(x)",
-        "y ~ bs(x) + (1 | b)",
+        "y ~ bs(x, df=4) + (1 | b)",
     ):
         model = PartialPoolingRegressor(formula, pooling="partial" if "|" in formula else "complete")
         sums = model.collect(X, rng.normal(size=20))
