@@ -165,6 +165,13 @@ def read_training_rows(
     return rows
 
 
+def some_rows(rows: Rows, keep: np.ndarray) -> Rows:
+    """Return rows that a mask keeps, read and coded as they are; the groups stay those of all rows."""
+    part = replace(rows, codes=[codes[keep] for codes in rows.codes])
+    _drop_rows(part, {}, keep)
+    return part
+
+
 def _drop_rows(rows: Rows, keyword: dict[str, Values], keep: np.ndarray) -> dict[str, Values]:
     rows.features = rows.features.where(keep)
     for name in ("y", "y_deviation", "sample_weight", "standard_error", "size"):

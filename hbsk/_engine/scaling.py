@@ -107,6 +107,12 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
     sums : GroupSums
     scaling : ColumnScaling
     """
+    scaling = scaling_of(collected)
+    return scaled_sums(collected, scaling, known_standard_error=known_standard_error), scaling
+
+
+def scaling_of(collected: CentredSums) -> ColumnScaling:
+    """Return the scaling that makes columns of mean 0 and sd 1."""
     moments = collected.moments
     p = len(moments.x_mean)
     root_mean_square = np.hypot(moments.x_mean, moments.x_sd)
@@ -129,21 +135,26 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
             z_centre[intercept] = 0.0
         z_scale = np.hypot(moments.z_mean[0] - z_centre, moments.z_sd[0])
         z_scale = np.where(z_scale > 0, z_scale, 1.0)
-    scaling = ColumnScaling(y_centre, y_scale, x_centre, x_scale, z_scale, kept, z_centre, intercept)
+    return ColumnScaling(y_centre, y_scale, x_centre, x_scale, z_scale, kept, z_centre, intercept)
 
+
+def scaled_sums(collected: CentredSums, scaling: ColumnScaling, *, known_standard_error: bool = False) -> GroupSums:
+    """Return sums, of whatever rows, in the units of a scaling."""
+    p, kept, x_scale, y_scale = len(scaling.x_scale), scaling.kept, scaling.x_scale, scaling.y_scale
     change = np.zeros((p + 1, len(kept) + 1))
     change[kept, np.arange(len(kept))] = 1.0 / x_scale[kept]
     change[p, -1] = 1.0 / y_scale
     if collected.has_intercept:
-        shift = (collected.x_centre - x_centre)[kept] / x_scale[kept]
+        shift = (collected.x_centre - scaling.x_centre)[kept] / x_scale[kept]
         shift[0] = change[0, 0]
         change[0, :-1] = shift
-        change[0, -1] = (collected.y_centre - y_centre) / y_scale
+        change[0, -1] = (collected.y_centre - scaling.y_centre) / y_scale
     sums = collected.sums
+    intercept = collected.varying_intercept
     if intercept is not None:
-        zz, zx = recentred_sums(sums.zz, sums.zx, z_centre - collected.z_centre, intercept)
+        zz, zx = recentred_sums(sums.zz, sums.zx, scaling.z_centre - collected.z_centre, intercept)
         sums = replace(sums, zz=zz, zx=zx)
-    sums = sums.transformed(change, 1.0 / z_scale)
+    sums = sums.transformed(change, 1.0 / scaling.z_scale)
     if known_standard_error:
         unit = y_scale**2
         sums = replace(
@@ -153,7 +164,7 @@ def standardise(collected: CentredSums, *, known_standard_error: bool = False) -
             xx=sums.xx * unit,
             log_weight=sums.log_weight + sums.n * np.log(unit),
         )
-    return sums, scaling
+    return sums
 
 
 def collected_again(

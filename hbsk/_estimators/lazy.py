@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import narwhals.stable.v2 as nw
+import numpy as np
 
 from hbsk._base import learnt_by, population_effects, require_standard_error
 from hbsk._data.lazy import as_numbers, first_centre, is_lazy, read_lazy_table, require_numbers
-from hbsk._fit.lazy_sums import statistics_of_lazy_rows
+from hbsk._fit.lazy_sums import refuse_too_many_sums, statistics_by_fold, statistics_of_lazy_rows
 from hbsk._model.lazy_columns import finite
 from hbsk._model.lazy_frame import read_lazy_frame
 from hbsk._model.options import options_of
@@ -16,7 +18,14 @@ from hbsk._model.specification import Specification
 from hbsk._posterior.lazy_prediction import PREDICTION, predict_lazily
 from hbsk.sufficient_statistics import SufficientStatistics
 
-__all__ = ["is_lazy", "lazy_predictions", "lazy_score", "lazy_statistics", "refuse_rows_elsewhere"]
+__all__ = [
+    "is_lazy",
+    "lazy_predictions",
+    "lazy_score",
+    "lazy_statistics",
+    "lazy_statistics_by_fold",
+    "refuse_rows_elsewhere",
+]
 
 
 def lazy_statistics(
@@ -43,6 +52,33 @@ def lazy_statistics(
         are_declared=are_declared,
     )
     return statistics_of_lazy_rows(options_of(estimator), rows)
+
+
+def lazy_statistics_by_fold(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    *,
+    groups: Any = None,
+    fold: Any = None,
+    deal: Callable[[np.ndarray], np.ndarray] | None = None,
+    standard_error: Any = None,
+    sample_weight: Any = None,
+) -> dict[Any, SufficientStatistics]:
+    """Collect the sums of each fold of a lazy frame; see `hbsk._estimators.sums.collect_by_fold`."""
+    estimator._check_options()
+    refuse_labels_beside(groups)
+    options, table = options_of(estimator), read_lazy_table(X, estimator.verbose)
+    beside = {"sample_weight": sample_weight, "standard_error": standard_error}
+    rows = read_lazy_frame(options, table, y, fold=fold, **beside)
+    if deal is not None:
+        if len(rows.group_columns) != 1:
+            raise ValueError(
+                f"unit='group' of a lazy frame needs groups that are one column; these are {rows.group_columns}."
+            )
+        (fold,) = rows.group_columns
+    refuse_too_many_sums(rows, fold)
+    return statistics_by_fold(options, rows, fold, deal)
 
 
 def lazy_predictions(

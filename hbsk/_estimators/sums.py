@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from dataclasses import replace
 from numbers import Real
+from typing import Any
 
+import narwhals.stable.v2 as nw
+import numpy as np
 from sklearn.base import _fit_context
 
 from hbsk._base import forget, keeps_former_fit, learns_nothing
+from hbsk._data.labels import GroupFactor
 from hbsk._data.suspicions import warn_of_single_rows
-from hbsk._estimators.lazy import is_lazy, lazy_statistics
+from hbsk._estimators.lazy import is_lazy, lazy_statistics, lazy_statistics_by_fold
 from hbsk._estimators.partial_pooling import PartialPoolingBase
-from hbsk._fit.collecting import statistics_of_rows
+from hbsk._fit.collecting import statistics_of_folds, statistics_of_rows
 from hbsk._fit.gaussian import infer
 from hbsk._fit.learnt import learnt_of_sums, sums_of_fit
 from hbsk._messages import quoted
+from hbsk._model.frame import read_training_frame
 from hbsk._model.options import options_of
 from hbsk._posterior.diagnostics import warn_if_sigma_is_held
 from hbsk.sufficient_statistics import (
@@ -156,3 +163,76 @@ class SumsBase(PartialPoolingBase):
         fixed = {name for name, prior in (self.priors or {}).items() if isinstance(prior, Real)}
         if "sigma" not in fixed and statistics.least_noise >= 1:
             warn_of_single_rows(statistics.groups.items(), statistics.n_rows)
+
+
+def collect_by_fold(
+    estimator: Any,
+    X: Any,
+    y: Any,
+    groups: Any = None,
+    *,
+    fold: Any = None,
+    deal: Callable[[np.ndarray], np.ndarray] | None = None,
+    standard_error: Any = None,
+    sample_weight: Any = None,
+) -> dict[Any, SufficientStatistics]:
+    """Collect the sums of each fold in one pass; the estimator learns nothing.
+
+    Parameters
+    ----------
+    estimator : PartialPoolingRegressor
+    X, y, groups, standard_error, sample_weight
+        As in `PartialPoolingRegressor.fit`.
+    fold : str or array-like of shape (n_rows,), optional
+        Fold of each row; the name of a column, which is then no feature.
+    deal : callable, optional
+        Gives each group its fold, from the numbers of rows in the groups; instead of ``fold``.
+
+    Returns
+    -------
+    statistics : dict of fold to SufficientStatistics
+        Of the same columns, and over the same groups, some of which have no rows in a fold.
+    """
+    given = {"standard_error": standard_error, "sample_weight": sample_weight}
+    if is_lazy(X):
+        return lazy_statistics_by_fold(estimator, X, y, groups=groups, fold=fold, deal=deal, **given)
+    if fold is not None:
+        X, fold = _apart(X, fold)
+    reader = copy(estimator)
+    options, table = reader._begin(X, groups)
+    frame, rows = read_training_frame(options, table, y, groups, **given)
+    refuse_sums_of_several_factors(frame)
+    if deal is not None:
+        (codes,), (factor,) = rows.codes, rows.factors
+        folds = deal(np.bincount(codes, minlength=factor.n_groups))[codes]
+        labels = np.arange(folds.max() + 1)
+    else:
+        folds, labels = _fold_codes(fold, table.n_rows)
+        if sample_weight is not None:
+            folds = folds[np.asarray(sample_weight) > 0]
+    names = getattr(reader, "feature_names_in_", None)
+    found = statistics_of_folds(options, frame, rows, folds, reader.n_features_in_, names)
+    return {labels[k].item() if hasattr(labels[k], "item") else labels[k]: sums for k, sums in found.items()}
+
+
+def _apart(X: Any, fold: Any) -> tuple[Any, Any]:
+    """Return X without the column of folds, and the column."""
+    if not isinstance(fold, str):
+        return X, fold
+    if not nw.dependencies.is_into_dataframe(X):
+        raise ValueError(f"fold={fold!r} is the name of a column, and X has none: pass one fold for each row.")
+    frame = nw.from_native(X, eager_only=True)
+    if fold not in frame.columns:
+        raise ValueError(f"fold={fold!r} is no column of X, whose columns are {quoted(frame.columns)}.")
+    return frame.drop(fold).to_native(), frame[fold].to_numpy()
+
+
+def _fold_codes(fold: Any, n_rows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the number of the fold of each row, and the folds."""
+    fold = np.asarray(fold)
+    if fold.shape != (n_rows,):
+        raise ValueError(f"fold must give the fold of each of the {n_rows} rows; it has shape {fold.shape}.")
+    groups, codes = GroupFactor.learn("fold", [fold])
+    if (codes < 0).any():
+        raise ValueError(f"fold is missing in {int((codes < 0).sum())} rows; give every row a fold.")
+    return codes, groups.labels

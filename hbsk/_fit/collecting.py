@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from hbsk._data.rows import Rows
+from hbsk._data.rows import Rows, some_rows
 from hbsk._engine.crossed_sums import PairSums, collect_pairs
 from hbsk._engine.merging import less_effect_means, moved
 from hbsk._engine.scaling import ColumnScaling
@@ -48,6 +48,16 @@ def statistics_of_rows(
         feature_names,
         parameters_of_recipe(options),
     )
+
+
+def statistics_of_folds(
+    options: Options, frame: ModelFrame, rows: Rows, folds: np.ndarray, n_features: int, names: np.ndarray | None
+) -> dict[int, SufficientStatistics]:
+    """Collect the sums of each fold of rows, whose numbers are given, over the groups of all rows."""
+    return {
+        int(fold): statistics_of_rows(options, frame, some_rows(rows, folds == fold), n_features, names)
+        for fold in np.unique(folds)
+    }
 
 
 def least_noise(rows: Rows) -> float:

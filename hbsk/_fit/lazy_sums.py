@@ -7,7 +7,7 @@ group. Sums about zero would lose what columns differ by where they are far from
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import combinations_with_replacement
@@ -31,6 +31,8 @@ from hbsk.sufficient_statistics import SufficientStatistics, parameters_of_recip
 
 # Sums by group that cost less than another pass over the rows, for each that is needed by group.
 MORE_BY_GROUP = 2
+# Numbers that may come back, 4 GB.
+MOST_NUMBERS = 5e8
 # Column 0 of a design is 1 everywhere.
 ONES = 0
 
@@ -41,7 +43,12 @@ def statistics_of_lazy_rows(options: Options, rows: LazyRows) -> SufficientStati
     return statistics
 
 
-def statistics_by_fold(options: Options, rows: LazyRows, fold: str | None = None) -> dict[Any, SufficientStatistics]:
+def statistics_by_fold(
+    options: Options,
+    rows: LazyRows,
+    fold: str | None = None,
+    deal: Callable[[np.ndarray], np.ndarray] | None = None,
+) -> dict[Any, SufficientStatistics]:
     """Collect the sums of every fold in one pass.
 
     Parameters
@@ -50,6 +57,8 @@ def statistics_by_fold(options: Options, rows: LazyRows, fold: str | None = None
     rows : LazyRows
     fold : str, optional
         Column of the frame whose values are the folds; None for one of all rows.
+    deal : callable, optional
+        Gives each of these folds, from their numbers of rows, a larger one.
 
     Returns
     -------
@@ -66,7 +75,24 @@ def statistics_by_fold(options: Options, rows: LazyRows, fold: str | None = None
         if not is_far(origin, mean, sd).any():
             break
         origin = mean
-    return _Assembly(options, rows, query, found).by_fold()
+    return _Assembly(options, rows, query, found, deal).by_fold()
+
+
+def refuse_too_many_sums(rows: LazyRows, fold: str | None) -> None:
+    """Raise where more would come back than memory holds, by a count of what there is to come."""
+    design = _design_of(rows)
+    n_sums = len(design.by_group) + len(design.overall) * (fold in rows.group_columns)
+    keys = dict.fromkeys([*rows.group_columns, *([] if fold is None else [fold])])
+    if not keys:
+        return
+    counted = rows.table.ask("count", rows.table.frame.select(*keys).unique().select(nw.len().alias("rows")))
+    n_rows = int(as_numbers(counted, "rows")[0])
+    if n_rows * n_sums > MOST_NUMBERS:
+        raise ValueError(
+            f"{n_rows:,} sums of groups and folds would come back, {n_sums} numbers each: "
+            f"{n_rows * n_sums * 8 / 1e9:.3g} GB, and at most {MOST_NUMBERS * 8 / 1e9:.3g} are asked for. Use fewer "
+            "folds, or groups that are larger."
+        )
 
 
 @dataclass(frozen=True)
@@ -315,6 +341,7 @@ class _Assembly:
     rows: LazyRows
     query: _Query
     found: _Found
+    deal: Callable[[np.ndarray], np.ndarray] | None = None
 
     def by_fold(self) -> dict[Any, SufficientStatistics]:
         """Return the sums of each fold, over the groups of all rows."""
@@ -335,7 +362,11 @@ class _Assembly:
             n_missing = int(as_numbers(self.found.rows, "rows")[codes < 0].sum())
             raise ValueError(f"fold={self.query.fold!r} is missing in {n_missing} rows; give every row a fold.")
         overall = of_rows.encode(label_columns(source, as_table(self.found.overall, ["fold"]), {}))
-        return of_rows.labels.tolist(), codes, overall
+        if self.deal is None:
+            return of_rows.labels.tolist(), codes, overall
+        n_rows = as_numbers(self.found.rows, "rows")
+        dealt = self.deal(np.bincount(codes, n_rows, of_rows.n_groups))
+        return list(range(int(dealt.max()) + 1)), dealt[codes], dealt[overall]
 
     def _groups(self) -> tuple[GroupFactor | None, np.ndarray]:
         """Return the labels in order, and the code of each row that came back."""
