@@ -80,6 +80,19 @@ class Heterogeneity:
     See Also
     --------
     hbsk.plotting.ForestDisplay : The picture of it.
+
+    Examples
+    --------
+    >>> from hbsk import JamesSteinEstimator
+    >>> from hbsk.datasets import load_bcg
+    >>> bcg = load_bcg(as_frame=True)
+    >>> meta = JamesSteinEstimator(between_group_variance="paule-mandel")
+    >>> meta = meta.fit(None, bcg.target, groups=bcg.data["trial"], standard_error=bcg.standard_error)
+    >>> analysis = meta.heterogeneity()
+    >>> print(f"tau2 {analysis.tau2:.3f}, I2 {100 * analysis.I2:.1f} %, Q {analysis.Q:.1f}")
+    tau2 0.318, I2 92.3 %, Q 152.2
+    >>> print("{:.2f} to {:.2f}".format(*analysis.prediction_interval))
+    -1.88 to 0.45
     """
 
     n_groups: int

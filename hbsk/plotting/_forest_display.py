@@ -23,6 +23,7 @@ _ORDERS = ("label", "estimate", "weight")
 # Points between columns of numbers, and of a character as a share of the size of the font.
 _GAP, _CHARACTER = 11.0, 0.58
 _WIDTH = 8.5
+_MOST_DECIMALS = 5
 
 
 class ForestDisplay(GroupDisplay):
@@ -288,7 +289,7 @@ class ForestDisplay(GroupDisplay):
             key = self.no_pooling if order == "estimate" else -self.weight
             return np.argsort(key, kind="stable")
         place = {label: position for position, label in enumerate(self.labels.tolist())}
-        wanted = np.asarray(order, dtype=object).tolist()
+        wanted = list(order)  # of labels that may be tuples
         if len(wanted) != len(place) or set(wanted) != set(place):
             odd = [label for label in wanted if label not in place] or [label for label in place if label not in wanted]
             raise ValueError(
@@ -412,9 +413,14 @@ def _as_intervals(values: np.ndarray) -> list[str]:
     low, high = _in_order(values[:, 1], values[:, 2])
     widths = (high - low)[np.isfinite(high - low) & (high > low)]
     size = int(np.floor(np.log10(np.median(widths)))) if len(widths) else 0
-    decimals = 2 if -1 <= size <= 1 else int(np.clip(1 - size, 0, 12))
-    rows = np.round(np.column_stack([values[:, 0], low, high]), decimals) + 0.0  # no -0
-    texts = [[f"{value:,.{decimals}f}".replace("-", "\N{MINUS SIGN}") for value in row] for row in rows]
+    decimals = 2 if -1 <= size <= 1 else max(1 - size, 0)
+    rows = np.column_stack([values[:, 0], low, high])
+    form = f",.{decimals}f"
+    if decimals > _MOST_DECIMALS:
+        form = ".3g"
+    else:
+        rows = np.round(rows, decimals) + 0.0  # no -0
+    texts = [[f"{value:{form}}".replace("-", "\N{MINUS SIGN}") for value in row] for row in rows]
     return [f"{middle} [{lower}, {upper}]" for middle, lower, upper in texts]
 
 
