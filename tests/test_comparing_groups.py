@@ -177,3 +177,18 @@ def test_what_cannot_be_compared_says_why():
         complete = PartialPoolingRegressor("x + (1 | g)", pooling="complete").fit(X, Y)
     with pytest.raises(ValueError, match="no groups to compare"):
         complete.compare_groups("a", "b")
+
+
+def test_shrunken_means_of_a_known_variance_have_the_exact_covariance():
+    """tau^2 = 1.44, known errors, a flat prior of the mean: theta given y is normal, by dense matrices."""
+    y, error = np.array([1.0, 3.5, -0.5, 2.0, 0.8]), np.array([0.2, 2.0, 0.7, 1.1, 0.4])
+    model = JamesSteinEstimator(group_features=0, method="empirical-bayes", between_group_variance=1.44)
+    table = model.fit(np.arange(5)[:, None], y, standard_error=error).compare_groups(1)
+    precision = np.diag(1 / error**2) + (np.eye(5) - 0.2) / 1.44
+    covariance = np.linalg.inv(precision)
+    mean = covariance @ (y / error**2)
+    for other, row in table.set_index("other").iterrows():
+        assert row["mean"] == pytest.approx(mean[1] - mean[other])
+        variance = covariance[1, 1] + covariance[other, other] - 2 * covariance[1, other]
+        assert row["sd"] == pytest.approx(np.sqrt(variance))
+        assert row["p_greater"] == pytest.approx(stats.norm.cdf(row["mean"] / row["sd"]), abs=0.03)
