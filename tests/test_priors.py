@@ -10,7 +10,7 @@ from hbsk._data.table import Table
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SD_FAMILIES
 from hbsk._model.parser import parse_formula
-from hbsk._model.priors import DISTRIBUTIONS, SdPrior, engine_priors, resolve_priors
+from hbsk._model.priors import DISTRIBUTIONS, SdPrior, engine_priors, resolve_priors, why_not_exact
 from hbsk._model.specification import specify
 
 COLUMNS = {
@@ -302,9 +302,9 @@ def test_engine_takes_several_factors_one_after_another():
     ],
 )
 def test_engine_says_why_it_is_not_exact(formula, priors, reason):
-    found = engine(formula, priors)
-    assert isinstance(found, str)
+    found = why_not_exact(specification_of(formula), resolve(formula, priors), known_standard_error=False)
     assert re.search(reason, found)
+    assert why_not_exact(specification_of(PLAIN), resolve(PLAIN, None), known_standard_error=False) is None
 
 
 # --------------------------------------------------------------------------------------------------------------------

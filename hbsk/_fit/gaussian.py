@@ -27,7 +27,7 @@ from hbsk._model.default_priors import default_priors
 from hbsk._model.formula import as_common_terms
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
-from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
+from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors, why_not_exact
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._model.refusals import (
     refuse_copies_beyond_count,
@@ -74,10 +74,10 @@ def infer(options: Options, statistics: SufficientStatistics, rows: Rows | None 
     if pooled and isinstance(priors.get("sigma"), float):
         least = priors["sigma"] * statistics.least_noise
         refuse_noise_lost_in_rounding(collected, least, "priors['sigma'] is", "it", is_weighted=statistics.is_weighted)
-    exact = engine_priors(specification, priors, known)
-    reason = exact if isinstance(exact, str) else None
+    reason = why_not_exact(specification, priors, known)
+    exact = engine_priors(specification, priors, known) if reason is None else None
     effect_mean = None
-    if reason is None and pooled and np.any(exact.group_mean):
+    if exact is not None and pooled and np.any(exact.group_mean):
         # known means are an offset, for known and new groups alike
         # priors are of effects at their point; rows are answered with those at zero
         effect_mean = effect_means(specification, exact)
@@ -87,7 +87,7 @@ def infer(options: Options, statistics: SufficientStatistics, rows: Rows | None 
             assert rows is not None
             collected = collect_sums(frame, rows, effect_mean=effect_mean)
     if options.pooling == "none":
-        return _no_pooling(options, frame, collected, priors, exact)
+        return _no_pooling(options, frame, collected, priors, exact, reason)
     if options.inference == "marginal" and reason is not None:
         raise ValueError(
             f"inference='marginal' cannot fit this model: {reason}. Use inference='auto' or 'nuts', or a model with "
@@ -165,7 +165,7 @@ def _priors(given, frame, collected, known) -> dict[str, Any]:
     return resolve_priors(frame.specification, defaults, given, known_standard_error=known, unused=unused)
 
 
-def _no_pooling(options, frame, collected, priors, exact) -> Fitted:
+def _no_pooling(options, frame, collected, priors, exact, reason) -> Fitted:
     if options.inference == "nuts":
         raise ValueError(
             "inference='nuts' cannot be combined with pooling='none': it is the limit of infinite between-group sds, "
@@ -179,8 +179,8 @@ def _no_pooling(options, frame, collected, priors, exact) -> Fitted:
             "separate effects are not identified without pooling. Name one factor, combine them into one, or write "
             f"them as common terms of columns of X: {as_common_terms(columns)}."
         )
-    if isinstance(exact, str):
-        raise ValueError(f"pooling='none' needs a model that the marginal engine can take, but {exact}.")
+    if exact is None:
+        raise ValueError(f"pooling='none' needs a model that the marginal engine can take, but {reason}.")
     model, scaling = marginal_model(collected, exact)
     if not frame.specification.factors:
         fit = fit_marginal(collected, exact)
@@ -272,7 +272,7 @@ def _sums_for_comparison(specification, collected, exact):
     """Return the sums that no-pooling estimates of the same model need; None with several factors."""
     if len(specification.factors) > 1:
         return None, None
-    if isinstance(exact, str):
+    if exact is None:
         p = len(specification.common_columns)
         q = len(specification.factors[0].columns) if specification.factors else 0
         exact = EnginePriors(

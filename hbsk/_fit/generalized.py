@@ -23,7 +23,7 @@ from hbsk._model.default_priors import default_priors, sds_of_interactions
 from hbsk._model.design import DesignWithMeans
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
-from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors
+from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors, why_not_exact
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._model.refusals import refuse_sums_beyond_floats
 from hbsk._model.tail_priors import tail_priors
@@ -44,8 +44,7 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
     priors = _resolved(options, frame, defaults, family)
     if options.pooling == "none":
         priors = without_pooling(options, frame, priors, defaults)
-    exact = engine_priors(specification, priors, known_standard_error=True)
-    reason = _why_sampled(options, frame, exact)
+    reason = _why_sampled(options, frame, priors)
     if reason is not None:
         if options.inference == "marginal":
             raise ValueError(
@@ -58,7 +57,7 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
                 "times sample_weight are not whole. Use whole numbers, or a model that can be integrated."
             )
         return _sample(options, frame, rows, priors, family, f"nuts ({reason})")
-    assert isinstance(exact, EnginePriors)
+    exact = engine_priors(specification, priors, known_standard_error=True)
     responses, exact, effect_mean = stated(options, frame, rows, collected, family, exact)
     found = fit_generalized(responses, exact, options.integration)
     if not found.reliable and options.inference == "auto" and options.pooling != "none" and are_countable(rows, family):
@@ -86,12 +85,13 @@ def stated(
     return responses_of(frame, rows, collected, family, effect_mean), exact, effect_mean
 
 
-def _why_sampled(options, frame, exact) -> str | None:
+def _why_sampled(options, frame, priors) -> str | None:
     """Return why a model must be sampled."""
     if options.inference == "nuts":
         return "inference='nuts' was asked for"
-    if isinstance(exact, str):
-        return exact
+    reason = why_not_exact(frame.specification, priors, known_standard_error=True)
+    if reason is not None:
+        return reason
     if len(frame.specification.factors) > 1:
         return "it has several grouping factors"
     return None

@@ -417,28 +417,32 @@ def _lkj(key: str, value: Any) -> tuple[str, dict[str, float]]:
 # The engine's form
 
 
-def engine_priors(
-    specification: Specification, priors: Mapping[str, Any], known_standard_error: bool
-) -> EnginePriors | str:
-    """Return the arrays of the marginal engine, or a sentence that says why it is not exact for these priors."""
+def why_not_exact(specification: Specification, priors: Mapping[str, Any], known_standard_error: bool) -> str | None:
+    """Return why the marginal engine is not exact for these priors; None where it is."""
+    try:
+        engine_priors(specification, priors, known_standard_error)
+    except _NotExactError as reason:
+        return str(reason)
+    return None
+
+
+def engine_priors(specification: Specification, priors: Mapping[str, Any], known_standard_error: bool) -> EnginePriors:
+    """Return priors as arrays of the marginal engine, which must be exact for them (`why_not_exact`)."""
     group: list[SdPrior | float] = []
     means: list[float] = []
     blocks: list[tuple[int, ...]] = []
     etas: list[float] = []
     centres: list[np.ndarray] = []
-    try:
-        mean, sd = _common_arrays(specification, priors)
-        residual = None if known_standard_error else _sd_prior("sigma", priors["sigma"])
-        for factor in specification.factors:
-            varying = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
-            blocks += [tuple(len(group) + k for k in block) for block in factor.blocks]
-            group += [of_column for of_column, _ in varying]
-            means += [of_column for _, of_column in varying]
-            eta = priors.get(f"corr|{factor.name}", ("LKJ", {"eta": 1.0}))[1]["eta"]
-            etas += [float(eta)] * len(factor.blocks)
-            centres.append(centre_array(factor, priors))
-    except _NotExactError as reason:
-        return str(reason)
+    mean, sd = _common_arrays(specification, priors)
+    residual = None if known_standard_error else _sd_prior("sigma", priors["sigma"])
+    for factor in specification.factors:
+        varying = [column for term in _counts(factor.terms) for column in _varying(term, factor.terms, priors)]
+        blocks += [tuple(len(group) + k for k in block) for block in factor.blocks]
+        group += [of_column for of_column, _ in varying]
+        means += [of_column for _, of_column in varying]
+        eta = priors.get(f"corr|{factor.name}", ("LKJ", {"eta": 1.0}))[1]["eta"]
+        etas += [float(eta)] * len(factor.blocks)
+        centres.append(centre_array(factor, priors))
     centre = np.concatenate(centres) if centres else None
     return EnginePriors(mean, sd, residual, group, tuple(blocks), tuple(etas), np.array(means), centre)
 

@@ -153,7 +153,6 @@ def _again(problem) -> tuple[Responses, EnginePriors, Any]:
     """Integrate the model of the fit again, which is the same posterior if the rows are the same."""
     learnt = learnt_by(problem.estimator)
     exact = engine_priors(learnt.frame.specification, learnt.fitted.priors, known_standard_error=True)
-    assert isinstance(exact, EnginePriors)
     options = options_of(problem.estimator)
     collected = sums_of_columns(learnt.frame, problem.rows)
     responses, exact, _ = stated(options, learnt.frame, problem.rows, collected, problem.family, exact)

@@ -13,7 +13,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.varying_location import at_zero
 from hbsk._fit.collecting import exact_response
 from hbsk._messages import listed, warn
-from hbsk._model.priors import engine_priors
+from hbsk._model.priors import why_not_exact
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (
@@ -127,8 +127,7 @@ def _problem(training: TrainingRows) -> _Problem:
     common, with_means = None, False
     if fitted.posterior.are_draws:
         grid = grid_of_draws(fitted.posterior, (scaling,))
-        reason = engine_priors(specification, fitted.priors, learnt_by(estimator).known_errors)
-        if isinstance(reason, str):
+        if why_not_exact(specification, fitted.priors, learnt_by(estimator).known_errors):
             _check_normal_effects(training)
             common = engine_coefficients(fitted.posterior.common, scaling, specification.has_intercept)
             if specification.factors:

@@ -13,7 +13,7 @@ from hbsk._engine.crossed import CrossedModel, crossed_model
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._fit.collecting import collect_factors, exact_response
 from hbsk._messages import listed, warn
-from hbsk._model.priors import engine_priors
+from hbsk._model.priors import engine_priors, why_not_exact
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import loo_data
 from hbsk.model_selection._leave_level_out import (
@@ -140,10 +140,12 @@ def _cost(rows: LevelRows, n_remaining: int) -> float:
 def _model_of_draws(training: TrainingRows) -> tuple[CrossedModel, tuple[ColumnScaling, ...]]:
     """Return the model whose variance parameters were drawn with all others."""
     fitted, specification = training.fitted, training.frame.specification
-    exact = engine_priors(specification, fitted.priors, learnt_by(training.estimator).known_errors)
-    if isinstance(exact, str):
+    known = learnt_by(training.estimator).known_errors
+    reason = why_not_exact(specification, fitted.priors, known)
+    if reason is not None:
         raise ValueError(
             f"{training.caller} with unit='group' integrates all effects and common coefficients out where there are "
-            f"several grouping factors, but {exact}. Use unit='row', or compare_estimators with GroupKFold."
+            f"several grouping factors, but {reason}. Use unit='row', or compare_estimators with GroupKFold."
         )
+    exact = engine_priors(specification, fitted.priors, known)
     return crossed_model(*collect_factors(training.frame, training.rows, fitted.effect_mean), exact)
