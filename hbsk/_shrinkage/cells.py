@@ -135,9 +135,6 @@ def totals_at(cells: Cells, tau2: float | np.ndarray) -> np.ndarray:
 
 def trace_of_p(cells: Cells, fit: WeightedFit, weights: np.ndarray) -> np.ndarray:
     """Compute tr P, P = W - W Z (Z'WZ)^-1 Z'W, shape (...)."""
-    if _is_one_mean(cells):
-        total = weights @ cells.counts
-        return (weights * _sum_of_others(cells, weights)) @ cells.counts / total
     size = cells.n_target
     of_cells = cells.products.reshape(-1, size + 1, size + 1)[:, :-1, :-1]
     left = cells.counts - weights * np.einsum("...kl,ckl->...c", fit.inverse, of_cells)
