@@ -53,7 +53,7 @@ def test_means_and_sds_agree_within_monte_carlo_error(case):
     nuts = PartialPoolingRegressor(
         **options, inference="nuts", draws=1500, tune=1500, chains=4, n_jobs=2, random_state=7
     ).fit(X, y, **known)
-    exact, sampled = marginal.summary(), nuts.summary()
+    exact, sampled = (model.summary(diagnostics=True) for model in (marginal, nuts))
     assert list(exact.index) == list(sampled.index)
     for name in exact.index:
         sd, ess = sampled.loc[name, "sd"], sampled.loc[name, "ess_bulk"]
