@@ -112,7 +112,7 @@ def test_labels_of_two_columns_are_one_factor():
     np.testing.assert_allclose(predicted["prediction"], wanted.predict(frame[["g", "h", "x1"]]), rtol=1e-11)
 
 
-def test_many_common_columns_are_summed_in_a_pass_of_their_own(capsys):
+def test_many_common_columns_fit_alike(capsys):
     rng = np.random.default_rng(0)
     frame = rows().join(pd.DataFrame(rng.normal(size=(1500, 12)), columns=[f"z{k}" for k in range(12)]))
     formula = f"y ~ {' + '.join(f'z{k}' for k in range(12))} + (1 | g)"
@@ -174,7 +174,7 @@ def test_few_rows_come_back_and_none_in_predict(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(pl.LazyFrame, "collect", counted)
         model.fit(lazy)
-        assert came == [1000, lazy_frames.N_GROUPS]
+        assert came == [1000, lazy_frames.N_GROUPS, 1]
         came.clear()
         predicted = model.predict(lazy, return_std=True)
         assert came == []
@@ -183,10 +183,11 @@ def test_few_rows_come_back_and_none_in_predict(monkeypatch):
 
 def test_a_line_for_each_query_with_its_sql(capsys):
     model = PartialPoolingRegressor(FORMULA, verbose=1).fit(ENGINES["duckdb"](rows()))
-    first, sums = capsys.readouterr().out.splitlines()
+    first, sums, overall = capsys.readouterr().out.splitlines()
     assert first.startswith("hbsk: first rows: 1,000 rows in 0.")
     assert sums.startswith("hbsk: sums by group: 30 rows in ")
     assert "GROUP BY" in sums
+    assert overall.startswith("hbsk: sums of all rows: 1 rows in ")
     model.set_params(verbose=0).predict(ENGINES["duckdb"](rows()))
     assert capsys.readouterr().out == ""
 

@@ -7,6 +7,7 @@ counted as whole by one condition that holds on every engine for whole rows alon
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from functools import reduce
 
 import narwhals.stable.v2 as nw
@@ -15,31 +16,44 @@ from hbsk._data.checks import LARGEST_ERROR, SMALLEST_ERROR
 from hbsk._data.lazy import as_numbers
 from hbsk._messages import listed
 from hbsk._model.expressions import columns_in, label
-from hbsk._model.lazy_columns import TEXT, LazyReader, finite, lazy_columns, total
+from hbsk._model.lazy_columns import TEXT, LazyReader, finite, total
 from hbsk._model.lazy_frame import LazyRows
 
 
-def whole(rows: LazyRows) -> nw.Expr:
-    """Return 1.0 for rows that the model can take, 0.0 for others."""
-    columns = lazy_columns(rows.specification.recipe, rows.table.schema)
-    numbers = [*columns.common, *(each for of_factor in columns.varying for each in of_factor)]
-    numbers += [] if columns.offset is None else [columns.offset]
+def beside_numbers(rows: LazyRows) -> dict[str, nw.Expr]:
+    """Return what tells of rows that cannot be taken, besides the columns of the model being finite.
+
+    Returns
+    -------
+    columns : dict of str to Expr
+        "beside..." are numbers to be finite, "ok..." conditions.
+    """
     reader = _reader(rows)
-    conditions = []
-    for name in _read_inside(rows):
+    columns = {}
+    for k, name in enumerate(_read_inside(rows)):
         # where a comparison makes of a NaN or null what is no number
         if reader.kind(name) == TEXT:
-            conditions.append(~reader.raw(name).is_null())
+            columns[f"ok{k}"] = ~reader.raw(name).is_null()
         else:
-            numbers.append(reader.raw(name).cast(nw.Float64))
-    numbers.append(nw.col(rows.response).cast(nw.Float64))
+            columns[f"beside{k}"] = reader.raw(name).cast(nw.Float64)
     if rows.weight is not None:
-        numbers.append(rows.weight)
-        conditions.append(rows.weight > 0)
+        columns["ok_weight"] = rows.weight > 0
     if rows.standard_error is not None:
-        conditions.append(_known(rows))
+        columns["ok_error"] = _known(rows)
+    return columns
+
+
+def whole(numbers: Sequence[str], conditions: Sequence[str]) -> nw.Expr:
+    """Return 1.0 for rows that can be taken, 0.0 for others.
+
+    Parameters
+    ----------
+    numbers, conditions : sequence of str
+        Columns that must be finite, and those that must be true.
+    """
     # the sum of numbers that are finite, of sizes that squares can be taken of, is finite
-    return _marked(reduce(operator.and_, [finite(total(numbers)), *conditions]))
+    is_finite = finite(total([nw.col(name) for name in numbers]))
+    return _marked(reduce(operator.and_, [is_finite, *(nw.col(name) for name in conditions)]))
 
 
 def raise_for_bad_rows(rows: LazyRows, n_rows: int) -> None:

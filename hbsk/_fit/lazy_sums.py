@@ -20,7 +20,7 @@ from hbsk._data.labels import GroupFactor
 from hbsk._data.lazy import as_numbers, as_table, first_centre, is_far
 from hbsk._data.sources import FactorSource, label_columns, where_labels_stand
 from hbsk._engine.sums import CentredSums, GroupSums, centred_sums
-from hbsk._fit.lazy_checks import raise_for_bad_rows, whole
+from hbsk._fit.lazy_checks import beside_numbers, raise_for_bad_rows, whole
 from hbsk._model.centres import varying_intercept
 from hbsk._model.frame import ModelFrame
 from hbsk._model.lazy_columns import lazy_columns
@@ -29,8 +29,6 @@ from hbsk._model.options import Options
 from hbsk._posterior.group_tables import common_counterparts
 from hbsk.sufficient_statistics import SufficientStatistics, parameters_of_recipe
 
-# Sums by group that cost less than another pass over the rows, for each that is needed by group.
-MORE_BY_GROUP = 2
 # Numbers that may come back, 4 GB.
 MOST_NUMBERS = 5e8
 # Column 0 of a design is 1 everywhere.
@@ -85,7 +83,7 @@ def refuse_too_many_sums(rows: LazyRows, fold: str | None) -> None:
     keys = dict.fromkeys([*rows.group_columns, *([] if fold is None else [fold])])
     if not keys:
         return
-    counted = rows.table.ask("count", rows.table.frame.select(*keys).unique().select(nw.len().alias("rows")))
+    counted = rows.table.ask("count", rows.table.frame.select(*keys).group_by(*keys).agg(n=nw.len()).select(nw.len().alias("rows")))
     n_rows = int(as_numbers(counted, "rows")[0])
     if n_rows * n_sums > MOST_NUMBERS:
         raise ValueError(
@@ -226,7 +224,8 @@ class _Query:
         """
         design, keys = self.design, list(self.keys)
         by_group, overall = design.by_group, design.overall
-        one_pass = not keys or len(overall - by_group) <= MORE_BY_GROUP * len(by_group)
+        # a pass without groups costs less than its sums by group would (benchmarks/lazy.py)
+        one_pass = not keys or overall <= by_group
         more = self._totals()
         counts = self._counts()
         fold = ["fold"] if self.fold is not None else []
@@ -249,8 +248,12 @@ class _Query:
             raise ValueError(f"The lazy frame has {empty}, while a minimum of 2 samples is required.")
 
     def _ask(self, purpose: str, pairs: set, more: dict[str, nw.Expr], keys: list[str]) -> nw.DataFrame:
-        first = self.rows.table.frame.select(**self._columns())
+        columns = self._columns()
+        first = self.rows.table.frame.select(**columns)
         products = {f"p{a}_{b}": self._product(a, b) for a, b in sorted(pairs)}
+        if "whole" in more:
+            numbers = [name for name in columns if name in ("f", "e") or name.startswith(("c", "beside"))]
+            more["whole"] = whole(numbers, [name for name in columns if name.startswith("ok")])
         of_rows = {name: each for name, each in (products | more).items() if each is not None}
         second = first.select(*keys, **of_rows)
         sums: list[nw.Expr] = [nw.len().alias("rows")]
@@ -274,8 +277,7 @@ class _Query:
         if self.rows.standard_error is not None:
             error = nw.col(self.rows.standard_error).cast(nw.Float64)
             columns["e"] = error * error
-        columns["whole"] = whole(self.rows)
-        return columns
+        return columns | beside_numbers(self.rows)
 
     def _factors(self, *names: str) -> list[nw.Expr]:
         """Return columns of the first step that are there."""
@@ -294,7 +296,7 @@ class _Query:
         return nw.col(f"d{k}" if self.centre[k] != self.origin[k - 1] else f"c{k}")
 
     def _counts(self) -> dict[str, nw.Expr | None]:
-        counts: dict[str, nw.Expr | None] = {"whole": nw.col("whole"), "copies": next(iter(self._factors("f")), None)}
+        counts: dict[str, nw.Expr | None] = {"whole": None, "copies": next(iter(self._factors("f")), None)}
         return counts
 
     def _totals(self) -> dict[str, nw.Expr | None]:
