@@ -83,7 +83,9 @@ def refuse_too_many_sums(rows: LazyRows, fold: str | None) -> None:
     keys = dict.fromkeys([*rows.group_columns, *([] if fold is None else [fold])])
     if not keys:
         return
-    counted = rows.table.ask("count", rows.table.frame.select(*keys).group_by(*keys).agg(n=nw.len()).select(nw.len().alias("rows")))
+    counted = rows.table.ask(
+        "count", rows.table.frame.select(*keys).group_by(*keys).agg(n=nw.len()).select(nw.len().alias("rows"))
+    )
     n_rows = int(as_numbers(counted, "rows")[0])
     if n_rows * n_sums > MOST_NUMBERS:
         raise ValueError(
@@ -123,7 +125,9 @@ class _Design:
 
     @property
     def overall(self) -> set[tuple[int, int]]:
-        return set(combinations_with_replacement(sorted({*self.common, self.y}), 2))
+        """Pairs of columns whose products are needed of all rows; some are moments of varying columns."""
+        moments = {pair for k in self.varying for pair in ((ONES, k), (k, k))}
+        return moments | set(combinations_with_replacement(sorted({*self.common, self.y}), 2))
 
 
 def _design_of(rows: LazyRows) -> _Design:
