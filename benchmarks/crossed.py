@@ -2,6 +2,7 @@
 
     python -m benchmarks.crossed                # InstEval, small classics, a million rows in nested classes: minutes
     python -m benchmarks.crossed --only nested  # one of them
+    python -m benchmarks.crossed --only "very many" --runs 1   # a million ratings of 10,000 items by 100,000 users
 
 Wall and CPU seconds in one run, as many threads for everyone as OMP_NUM_THREADS says; ratios are of CPU seconds, which
 other work on the machine does not stretch. hbsk's is a fit, all effects with their sds, and the sds of predictions of
@@ -18,6 +19,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -53,12 +55,25 @@ def nested(n_rows=1_000_000, n_classes=100_000, n_schools=1_000):
     return X, y + 0.3 * rng.normal(size=n_schools)[X["school"]], ["class", "school"]
 
 
+def ratings(n_rows=1_000_000, n_users=100_000, n_items=10_000, neighbours=None):
+    """Users by items: any item, or one of so many neighbours of the user on a ring of items."""
+    rng = np.random.default_rng(0)
+    user = rng.integers(0, n_users, n_rows)
+    item = rng.integers(0, n_items, n_rows)
+    if neighbours is not None:
+        item = (user * n_items // n_users + rng.integers(0, neighbours, n_rows)) % n_items
+    y = pd.Series(3.0 + rng.normal(size=n_rows)) + 0.5 * rng.normal(size=n_users)[user]
+    return pd.DataFrame({"user": user, "item": item}), y + 0.7 * rng.normal(size=n_items)[item], ["user", "item"]
+
+
 WORKLOADS = {
     "Penicillin": lambda: classic("Penicillin", ["plate", "sample"], "diameter"),
     "Pastes": lambda: classic("Pastes", ["sample", "batch"], "strength"),
     "InstEval, s + d": lambda: insteval(2),
     "InstEval, s + d + dept": lambda: insteval(3),
     "nested, 1e6 rows in 1e5 classes in 1e3 schools": nested,
+    "very many levels, 1e6 rows of 1e5 users x 1e4 items": ratings,
+    "very many levels, each item among 20 neighbours of its user": lambda: ratings(neighbours=20),
 }
 
 
@@ -83,13 +98,15 @@ def hbsk_fit_alone(X, y, columns):
     return lambda: model.fit(X, y)
 
 
-def gpboost_fit(X, y, columns):
+def gpboost_fit(X, y, columns, is_huge=False):
     import gpboost
 
     groups, ones, response = X[columns].to_numpy(), np.ones((len(X), 1)), y.to_numpy()
 
     def fit():
-        model = gpboost.GPModel(group_data=groups)
+        # of very many levels by conjugate gradients and stochastic Lanczos quadrature, as it would choose itself
+        method = "iterative" if is_huge else "default"
+        model = gpboost.GPModel(group_data=groups, matrix_inversion_method=method)
         model.fit(y=response, X=ones)
         model.predict_training_data_random_effects()
 
@@ -143,7 +160,9 @@ def compare(name, runs):
     }
     if len(X) < 1_000:
         fits["hbsk, fit of the first factor alone"] = hbsk_one_factor(X, y, columns)
-    fits |= {peer: prepare(X, y, columns) for peer, prepare in PEERS.items() if importlib.util.find_spec(peer)}
+    is_huge = name.startswith("very many")  # where Cholesky factors of 10,000 effects would take hours
+    peers = {"gpboost": partial(gpboost_fit, is_huge=True)} if is_huge else PEERS
+    fits |= {peer: prepare(X, y, columns) for peer, prepare in peers.items() if importlib.util.find_spec(peer)}
     seconds = {fit: [] for fit in fits}
     for run in range(runs + (len(X) < 1_000)):
         for fit, function in fits.items():
@@ -156,7 +175,7 @@ def compare(name, runs):
                 seconds[fit].append(taken)
                 if len(X) >= 1_000:
                     print(f"  ({name}: {fit}, {taken[0]:.2f} s wall, {taken[1]:.2f} s CPU)", flush=True)
-    of_lme4 = lme4_seconds(X, y, columns)
+    of_lme4 = None if is_huge else lme4_seconds(X, y, columns)
     if of_lme4 is not None:
         seconds["lme4"] = [of_lme4]
     medians = {fit: [median(part) for part in zip(*taken, strict=True)] for fit, taken in seconds.items() if taken}

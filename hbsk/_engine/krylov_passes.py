@@ -35,13 +35,14 @@ from hbsk._engine.many_levels import BlockDiagonal, ManyLevels, cholesky, congru
 from hbsk._engine.schur_passes import Effects, SchurPasses, alone, stacked
 
 # Effects of a factor up to which it is a hub: each takes a column of conjugate gradients at every point.
-MOST_OF_HUB = 100
+MOST_OF_HUB = 50
 # Probes, and draws of effects at each Lambda.
 PROBES, DRAWS = 16, 64
 # c, the share of the first order that is taken off: 1 would leave more of the higher ones, which rise with it.
 FIRST_ORDER = 1.5
-# Residual of a solve over its right-hand side; what is wanted of it has the square. Draws have errors of their own.
-TOLERANCE, DRAWN_TOLERANCE = 1e-5, 1e-3
+# Gains of conjugate gradients that do not count: of sums of squares, in shares of the variance of a row that is left,
+# and of the squared length of a draw or a probe, whose sds are 1.
+ROW_SHARE, DRAWN_GAIN = 1e-3, 1e-2
 # Numbers of a basis of Lanczos's vectors, or of columns, that are held at a time.
 HELD_NUMBERS = 2**24
 # Steps that a basis is planned for.
@@ -159,12 +160,20 @@ class KrylovPasses(SchurPasses):
         packed = relative_inverse(self.sums.factors[zero].zz, np.ascontiguousarray(blocks[zero])[None])
         first = unpack_symmetric(packed, len(blocks[zero]))[0].transpose(2, 0, 1)
         many = ManyLevels(self, lambdas[: len(self.many)], first, packed[0])
-        reduced = self._rest_zx - self.between.T @ times_blocks(first, self._zx.reshape(-1, self._zx.shape[2]))
+        shrunken = times_blocks(first, self._zx.reshape(-1, self._zx.shape[2]))
+        reduced = self._rest_zx - self.between.T @ shrunken
         right = self._times(reduced, lambdas, transpose=True)
         bordered, corner = self._hub_columns(first, lambdas)
         columns = many.whitened(np.concatenate([bordered, right[: self.n_many]], axis=1))
-        run = conjugate_gradients(many.times, np.concatenate([probes, columns], axis=1), TOLERANCE)
         n_probes, n_hubs = probes.shape[1], len(corner)
+        # what the hubs, and the columns on the right less factor 0, are without the effects of many levels
+        size = np.concatenate([corner.diagonal(), self._within_first(shrunken)])
+
+        def allowed(energy):
+            left = np.maximum(size - energy[n_probes:], 0.0)
+            return np.concatenate([np.full(n_probes, DRAWN_GAIN), ROW_SHARE / max(self.sums.n, 1.0) * left])
+
+        run = conjugate_gradients(many.times, np.concatenate([probes, columns], axis=1), allowed)
         solved = run.solved[:, n_probes:]
         # Schur complement of the hubs, bordered by what is on the right
         products = columns.T @ solved
@@ -195,6 +204,11 @@ class KrylovPasses(SchurPasses):
             many,
             run.solved[:, :n_probes],
         )
+
+    def _within_first(self, shrunken) -> np.ndarray:
+        """Return the diagonal of C_0, given ``H B_1``."""
+        explained = np.einsum("ja,ja->a", self._zx.reshape(shrunken.shape), shrunken)
+        return np.maximum(np.diag(self.sums.xx) - explained, 0.0)
 
     def _hub_columns(self, first, lambdas) -> tuple[np.ndarray, np.ndarray]:
         """Return S_mh and S_hh."""
@@ -313,7 +327,7 @@ class KrylovPasses(SchurPasses):
 
 def _lanczos(many: ManyLevels, white: np.ndarray) -> KrylovRun:
     """Return a run with its basis, for functions of S~ times columns."""
-    return conjugate_gradients(many.times, white, DRAWN_TOLERANCE, keep_basis=True)
+    return conjugate_gradients(many.times, white, lambda energy: np.full(len(energy), DRAWN_GAIN), keep_basis=True)
 
 
 def probe_columns(size: int, n_probes: int) -> np.ndarray:
