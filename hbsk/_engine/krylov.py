@@ -11,8 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import eigh_tridiagonal
 
 MOST_STEPS = 1_000
+# Steps up to which eigenvalues are found of all columns at once.
+FEW_STEPS = 40
 # Gain over what was gained before that is rounding.
 ROUNDING = 1e-14
 
@@ -25,6 +28,8 @@ class KrylovRun:
     ----------
     solved : ndarray of shape (K, m)
         ``A^-1 z``.
+    residual : ndarray of shape (K, m)
+        ``z - A solved``.
     size : ndarray of shape (m,)
         ``|z|``.
     tridiagonal : ndarray of shape (m, n_steps, n_steps)
@@ -35,6 +40,7 @@ class KrylovRun:
     """
 
     solved: np.ndarray
+    residual: np.ndarray
     size: np.ndarray
     tridiagonal: np.ndarray
     basis: np.ndarray | None
@@ -54,7 +60,11 @@ class KrylovRun:
 
     @property
     def _eigen(self) -> tuple[np.ndarray, np.ndarray]:
-        values, vectors = np.linalg.eigh(self.tridiagonal)
+        if self.tridiagonal.shape[1] <= FEW_STEPS:
+            values, vectors = np.linalg.eigh(self.tridiagonal)
+        else:
+            each = [eigh_tridiagonal(np.diag(t), np.diag(t, 1)) for t in self.tridiagonal]
+            values, vectors = (np.stack(parts) for parts in zip(*each, strict=True))
         return np.maximum(values, np.finfo(float).tiny), vectors
 
 
@@ -114,7 +124,7 @@ def conjugate_gradients(
         square = left
     kept = np.stack(basis) if basis else None
     ends = ~is_open & np.isfinite(size)
-    return KrylovRun(solved, size, _tridiagonals(lengths, turns, opens, len(size)), kept, ends)
+    return KrylovRun(solved, residual, size, _tridiagonals(lengths, turns, opens, len(size)), kept, ends)
 
 
 def _squares(columns):

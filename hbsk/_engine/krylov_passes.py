@@ -175,8 +175,9 @@ class KrylovPasses(SchurPasses):
 
         run = conjugate_gradients(many.times, np.concatenate([probes, columns], axis=1), allowed)
         solved = run.solved[:, n_probes:]
+        # what is off by two solves, and not by one (C' S^-1 C less the product of the errors of both)
+        products = columns.T @ solved + solved.T @ run.residual[:, n_probes:]
         # Schur complement of the hubs, bordered by what is on the right
-        products = columns.T @ solved
         inner = corner - products[:n_hubs, :n_hubs]
         root = cholesky(0.5 * (inner + inner.T))
         left = right[self.n_many :] - products[:n_hubs, n_hubs:]
@@ -302,13 +303,16 @@ class KrylovPasses(SchurPasses):
                 across += sign / DRAWS * (half @ half.swapaxes(1, 2))
         hubs = self._times(complement.hubs, complement.lambdas)
         across += self._hubs_across(hubs)
-        blocks = [
-            spread @ (np.eye(spread.shape[1]) + of_draws) @ spread.swapaxes(1, 2)
-            for spread, of_draws in zip(many.spread.blocks, moved, strict=True)
-        ]
+        blocks = {}
+        for f, spread, of_draws in zip(self.many, many.spread.blocks, moved, strict=True):
+            blocks[f] = spread @ (np.eye(spread.shape[1]) + of_draws) @ spread.swapaxes(1, 2)
+        for f in self.order[1:]:
+            n, q = self.sums.factors[f].n_groups, self.sums.factors[f].n_varying
+            of_hubs = hubs[self.starts[f] : self.starts[f] + n * q].reshape(n, q, hubs.shape[1])
+            blocks[f] = blocks.get(f, 0.0) + of_hubs @ of_hubs.swapaxes(1, 2)
         rest_solved, first_solved = self._solved(stacked(complement))
         draws, plain = (np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True))
-        phi = DrawnCovariance(draws, plain, hubs, blocks)
+        phi = DrawnCovariance(draws, plain, hubs, many.spread.sparse(), blocks)
         return [Effects(first, first + first @ across @ first, phi, first_solved[0], rest_solved[0])]
 
     def coloured(self, complement: KrylovComplement, noise: np.ndarray) -> np.ndarray:

@@ -97,6 +97,11 @@ class BlockDiagonal:
         is_scalar = all(block.shape[1] == 1 for block in blocks)
         self._scale = np.concatenate([block[:, 0] for block in blocks]) if is_scalar else None
 
+    def sparse(self) -> sp.csr_array:
+        """Return it as a sparse matrix."""
+        parts = [sp.bsr_array((b, np.arange(len(b)), np.arange(len(b) + 1))) for b in self.blocks]
+        return sp.block_diag(parts, format="csr")
+
     @property
     def T(self) -> BlockDiagonal:  # noqa: N802 - as NumPy calls it
         """The transpose."""

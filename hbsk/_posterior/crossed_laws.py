@@ -140,23 +140,22 @@ def _schur_rows(effects, passes, rows, need_variance):
         solved += value[:, None] * effects.rest_solved[at]
     if not need_variance:
         return solved, None
+    through = _through_levels(passes.between, np.einsum("rkl,rl->rk", effects.first[code], z), code)
+    if isinstance(effects.rest_phi, DrawnCovariance):
+        shape, row = through.shape, np.arange(len(z))
+        places = [sp.csr_array((value, (row, at)), shape=shape) for at, value in entries]
+        own = np.einsum("rk,rkl,rl->r", z, effects.first[code], z)
+        return solved, own + effects.rest_phi.quadratic_forms(sum(places) - through)
     relative = np.einsum("rk,rkl,rl->r", z, effects.first_phi[code], z)
     for i, (at, value) in enumerate(entries):
         relative += value**2 * effects.rest_phi[at, at]
         for other, other_value in entries[:i]:
             relative += 2.0 * value * other_value * effects.rest_phi[at, other]
-    through = _through_levels(passes.between, np.einsum("rkl,rl->rk", effects.first[code], z), code)
+    row = np.repeat(np.arange(len(z)), np.diff(through.indptr))
     for at, value in entries:
-        relative -= 2.0 * value * _products(through, effects.rest_phi, at)
+        products = through.data * effects.rest_phi[through.indices, at[row]]
+        relative -= 2.0 * value * np.bincount(row, products, len(z))
     return solved, relative
-
-
-def _products(through, phi, at):
-    """Return ``sum_k through[r, k] P[k, at[r]]``, (n_rows,)."""
-    if isinstance(phi, DrawnCovariance):
-        return phi.products(through, at)
-    row = np.repeat(np.arange(len(at)), np.diff(through.indptr))
-    return np.bincount(row, through.data * phi[through.indices, at[row]], len(at))
 
 
 def _through_levels(between, scaled, code) -> sp.csr_array:
@@ -228,6 +227,8 @@ def _phi_blocks(effects, passes, f):
         return effects.phi[passes.order.index(f)]
     if f == passes.order[0]:
         return effects.first_phi
+    if isinstance(effects.rest_phi, DrawnCovariance):
+        return effects.rest_phi.blocks[f]
     at = _places(passes, f)
     return effects.rest_phi[at[:, :, None], at[:, None, :]]
 
