@@ -179,6 +179,9 @@ def test_effects_far_larger_than_noise_cancel_in_sums_of_two_factors():
     model, _ = rows.model()
     dense, ours = CrossedPasses(model.sums), KrylovPasses(model.sums)
     factor = np.diag([300.0, 200.0])
+    expected, found = dense.effects(factor), ours.effects(factor)
+    sd = np.sqrt(np.diag(expected.rest_phi))[:, None] * 0.01  # of a residual sd of .01, as y is scaled
+    np.testing.assert_allclose((found.rest_solved - expected.rest_solved) / sd, 0.0, atol=0.01)
     for expected, found in zip(dense.reduce(factor[None]), ours.reduce(factor[None]), strict=True):
         size = np.sqrt(np.abs(np.diag(expected[0]))) if expected.ndim == 3 else 1e3
         np.testing.assert_allclose((found - expected) / np.outer(size, size), 0.0, atol=0.02)
