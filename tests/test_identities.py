@@ -10,7 +10,7 @@ from scipy import special
 
 from hbsk._bambi.model import build_model
 from hbsk._engine.fit import marginal_model
-from hbsk._model.priors import engine_priors
+from hbsk._model.exactness import engine_priors
 from hbsk._posterior.nodes import marginal_posterior
 from tests import dense
 from tests.candidate import log_joint

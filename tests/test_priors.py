@@ -8,9 +8,10 @@ import pytest
 
 from hbsk._data.table import Table
 from hbsk._engine.priors import EnginePriors
-from hbsk._engine.sd_prior import SD_FAMILIES
+from hbsk._engine.sd_prior import SD_FAMILIES, SdPrior
+from hbsk._model.exactness import engine_priors, why_not_exact
 from hbsk._model.parser import parse_formula
-from hbsk._model.priors import DISTRIBUTIONS, SdPrior, engine_priors, resolve_priors, why_not_exact
+from hbsk._model.priors import DISTRIBUTIONS, resolve_priors
 from hbsk._model.specification import specify
 
 COLUMNS = {

@@ -24,10 +24,11 @@ from hbsk._fit.learnt import Fitted
 from hbsk._messages import quoted, shown
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors
+from hbsk._model.exactness import engine_priors, why_not_exact
 from hbsk._model.formula import as_common_terms
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
-from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors, why_not_exact
+from hbsk._model.priors import resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._model.refusals import (
     refuse_copies_beyond_count,

@@ -21,9 +21,10 @@ from hbsk._fit.learnt import Fitted, copies_of_rows
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors, sds_of_interactions
 from hbsk._model.design import DesignWithMeans
+from hbsk._model.exactness import engine_priors, why_not_exact
 from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
-from hbsk._model.priors import engine_priors, resolve_centres, resolve_priors, why_not_exact
+from hbsk._model.priors import resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
 from hbsk._model.refusals import refuse_sums_beyond_floats
 from hbsk._model.tail_priors import tail_priors

@@ -18,9 +18,9 @@ from hbsk._engine.priors import EnginePriors
 from hbsk._fit.generalized import stated, sums_of_columns
 from hbsk._messages import listed, warn
 from hbsk._model.design import PredictedRows
+from hbsk._model.exactness import engine_priors
 from hbsk._model.frame import unknown_rows
 from hbsk._model.options import options_of
-from hbsk._model.priors import engine_priors
 from hbsk._posterior.generalized import fit_generalized
 from hbsk._posterior.likelihoods import log_density
 from hbsk._posterior.response import response_points

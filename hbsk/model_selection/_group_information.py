@@ -13,7 +13,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.varying_location import at_zero
 from hbsk._fit.collecting import exact_response
 from hbsk._messages import listed, warn
-from hbsk._model.priors import why_not_exact
+from hbsk._model.exactness import why_not_exact
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import loo_data, waic_data
 from hbsk.model_selection._leave_group_out import (

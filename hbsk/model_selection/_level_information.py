@@ -13,7 +13,7 @@ from hbsk._engine.crossed import CrossedModel, crossed_model
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._fit.collecting import collect_factors, exact_response
 from hbsk._messages import listed, warn
-from hbsk._model.priors import engine_priors, why_not_exact
+from hbsk._model.exactness import engine_priors, why_not_exact
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import loo_data
 from hbsk.model_selection._leave_level_out import (
