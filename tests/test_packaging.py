@@ -22,8 +22,9 @@ def test_ci_runs_the_commands_of_the_readme():
 
 def test_code_of_the_readme_runs():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (block,) = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
-    exec(compile(block, "README.md", "exec"), {})
+    blocks = re.findall(r"^```python\n(.*?)^```", readme, flags=re.MULTILINE | re.DOTALL)
+    assert blocks
+    exec(compile("".join(blocks), "README.md", "exec"), {})
 
 
 def test_oldest_environment_pins_the_floors_of_the_project():
