@@ -21,6 +21,7 @@ QUESTIONS = {
     "plot_encode_before_boosting",
     "plot_intercepts_first",
     "plot_james_stein_risk",
+    "plot_larger_than_memory",
     "plot_lesson_simulation",
     "plot_predictive_check",
     "plot_schools_in_districts",
