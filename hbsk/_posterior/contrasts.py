@@ -17,6 +17,8 @@ from hbsk._posterior.summary import interval_levels, refuse_point_of_slope
 
 # Labels that a message lists.
 LISTED = 10
+# Pairs whose laws at all nodes are held at a time.
+PAIRS_AT_ONCE = 1_000
 
 
 def contrast_table(frame, posterior, a, b, term, factor, coverage: float, rng, point: Point | None) -> pd.DataFrame:
@@ -41,21 +43,29 @@ def contrast_table(frame, posterior, a, b, term, factor, coverage: float, rng, p
     refuse_point_of_slope(compared, k, point)
     first, second = read_pairs(a, b, compared.labels, compared.name)
     x, z = coefficient_rows(specification, f, point)[k]
-    mixture = posterior.contrast_mixture(f, z, first, second, rng)
-    mean, variance = mixture.moments()
+    mean, variance, p_greater = (np.empty(len(first)) for _ in range(3))
+    ends = np.empty((len(first), 2))
+    for start in range(0, len(first), PAIRS_AT_ONCE):
+        at = slice(start, start + PAIRS_AT_ONCE)
+        mixture = posterior.contrast_mixture(f, z, first[at], second[at], rng)
+        mean[at], variance[at] = mixture.moments()
+        ends[at] = mixture_quantiles(mixture, interval_levels(coverage))
+        p_greater[at] = _above_zero(mixture)
     if posterior.has_infinite_moments:
         # the common part cancels: a difference has the moments that both levels have
         ones = np.ones((len(first), 1))
         for groups in (first, second):
             orders = coefficient_orders(specification, posterior, ones * x, f, ones * z, groups)
             variance[orders <= OF_VARIANCE] = np.inf
+    return difference_table(compared.labels, first, second, mean, np.sqrt(variance), ends, p_greater, coverage)
+
+
+def _above_zero(mixture) -> np.ndarray:
+    """Return the probability that mixtures of normals are above 0; half of that of 0 itself."""
     sd = np.sqrt(mixture.variance)
     with np.errstate(divide="ignore", invalid="ignore"):
         above = np.where(sd > 0, ndtr(mixture.mean / sd), 0.5 * (1.0 + np.sign(mixture.mean)))
-    ends = mixture_quantiles(mixture, interval_levels(coverage))
-    return difference_table(
-        compared.labels, first, second, mean, np.sqrt(variance), ends, mixture.weight @ above, coverage
-    )
+    return mixture.weight @ above
 
 
 def difference_table(labels, first, second, mean, sd, ends, p_greater, coverage: float) -> pd.DataFrame:
