@@ -92,6 +92,15 @@ def test_draws_of_rows_and_ranks_agree_with_tables(fits):
     assert np.corrcoef(ranks["expected_rank"], of_items["mean"])[0, 1] < -0.9
 
 
+def test_differences_of_groups_are_those_of_the_dense_route(fits):
+    _, _, dense, model = fits
+    items = model.groups_["item"][:40]
+    options = {"factor": "item", "at": "mean"}
+    expected, found = (each.compare_groups(items[0], list(items[1:]), **options) for each in (dense, model))
+    np.testing.assert_array_less(np.abs(found["mean"] - expected["mean"]), 0.1 * expected["sd"])
+    np.testing.assert_allclose(found["sd"], expected["sd"], rtol=0.2)  # from the draws that there are
+
+
 def test_what_needs_covariances_of_everything_says_what_does_not(fits):
     X, y, _, model = fits
     for function in (loo, waic):

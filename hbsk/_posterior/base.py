@@ -208,8 +208,7 @@ class Posterior(ABC):
         rng : numpy.random.Generator
         """
         groups, position = np.unique(np.concatenate([first, second]), return_inverse=True)
-        wanted = [groups if f == factor else np.empty(0, dtype=int) for f in range(len(self.n_groups))]
-        effects = self.joint_draws(self.n_nodes if self.are_draws else CONTRAST_DRAWS, rng, wanted).effects[factor]
+        effects = self.effect_draws(factor, groups, rng)
         used = z != 0
         level = effects[:, :, used] @ z[used]
         contrast = level[:, position[: len(first)]] - level[:, position[len(first) :]]
@@ -217,6 +216,12 @@ class Posterior(ABC):
             exact = self.group_moments(factor, need_covariance=False).mean[:, used] @ z[used]
             contrast += exact[first] - exact[second] - contrast.mean(axis=0)
         return RowMixture(np.full(len(contrast), 1 / len(contrast)), contrast, np.zeros_like(contrast))
+
+    def effect_draws(self, factor: int, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return joint draws of the effects of some known groups of a factor, (n_draws, n_codes, q)."""
+        wanted = [groups if f == factor else np.empty(0, dtype=int) for f in range(len(self.n_groups))]
+        n_draws = self.n_nodes if self.are_draws else CONTRAST_DRAWS
+        return self.joint_draws(n_draws, rng, wanted).effects[factor]
 
     def group_draws(self, n_draws: int, rng: np.random.Generator, factor: int | None = None) -> JointDraws:
         """Return joint draws with the effects of every known group, of one factor or all: so many, or all there are."""

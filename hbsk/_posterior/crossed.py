@@ -23,7 +23,7 @@ from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import SIGMAS, VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
-from hbsk._posterior.base import Posterior
+from hbsk._posterior.base import CONTRAST_DRAWS, Posterior
 from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node, share_kept
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import FAR, usable_nodes
@@ -338,6 +338,12 @@ class CrossedPosterior(Posterior):
             factors.append(np.repeat(law.factor[None], n, axis=0))
         effects = [np.concatenate(of_factor) for of_factor in zip(*parts, strict=True)]
         return self._joint(*map(np.concatenate, (commons, sigmas, factors)), effects)
+
+    def effect_draws(self, factor: int, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return joint draws of the effects of some known groups; of drawn covariances those that there are."""
+        if not self.is_stochastic:
+            return super().effect_draws(factor, groups, rng)
+        return self.group_draws(CONTRAST_DRAWS, rng, factor).effects[factor][:, groups]
 
     def chain_draws(self, n_chains: int, n_draws: int, rng: np.random.Generator) -> tuple[JointDraws, tuple[int, int]]:
         """Return joint draws by chain; of drawn covariances there are not enough."""
