@@ -3,8 +3,8 @@ A file larger than memory, by DuckDB
 ====================================
 
 A chain of shops keeps its sales in files that no memory holds. DuckDB reads them; a fit asks it for sums over shops,
-and what comes back has one row a shop. The file is made here: small, unless the script is given a number of rows, such as
-``python plot_larger_than_memory.py 100000000``.
+and what comes back has one row a shop. The file is made here: small, unless the script is given a number of rows, as
+in ``python plot_larger_than_memory.py 100000000``.
 """
 
 # %%
