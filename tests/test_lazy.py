@@ -341,6 +341,16 @@ def test_what_predictions_refuse():
         crossed.predict(lazy)
 
 
+def test_integers_with_more_digits_than_floats_are_refused():
+    lazy = ENGINES["polars"](rows())
+    near = pl.col("row") + 2**60
+    with pytest.raises(ValueError, match=r"Column 'x1' of X holds integers near 1.15.*Subtract a number first"):
+        PartialPoolingRegressor(FORMULA).fit(lazy.with_columns(x1=near))
+    with pytest.raises(ValueError, match="y holds integers near"):
+        PartialPoolingRegressor(FORMULA).fit(lazy.with_columns(y=near))
+    PartialPoolingRegressor(FORMULA).fit(lazy.with_columns(x1=pl.col("row")))
+
+
 def test_rows_in_memory_still_need_y():
     with pytest.raises(ValueError, match="estimator requires y to be passed, but the target y is None"):
         PartialPoolingRegressor(FORMULA).fit(rows().drop(columns="y"))

@@ -9,12 +9,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
+from types import MappingProxyType
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import pandas as pd
 
+from hbsk._data.checks import check_digits
 from hbsk._data.table import Table, frame_columns
 from hbsk._messages import quoted
 
@@ -131,9 +133,24 @@ def as_table(rows: nw.DataFrame, names: Sequence[str]) -> Table:
 # Means and sds about a centre
 
 
-def first_centre(table: LazyTable, columns: Mapping[str, nw.Expr]) -> np.ndarray:
-    """Return the means of the first rows, those of them that are finite."""
-    head = table.ask("first rows", table.frame.head(HEAD).select(**columns))
+def first_centre(table: LazyTable, columns: Mapping[str, nw.Expr], integers: Mapping[str, str] = MappingProxyType({})):
+    """Return the means of the first rows, those of them that are finite.
+
+    Parameters
+    ----------
+    table : LazyTable
+    columns : mapping of str to Expr
+    integers : mapping of str to str, optional
+        Columns of integers that are taken as floats, by what to call them: an error says where these lose digits.
+
+    Returns
+    -------
+    centre : ndarray of shape (n_columns,)
+    """
+    raw = {f"i{k}": nw.col(name) for k, name in enumerate(integers.values())}
+    head = table.ask("first rows", table.frame.head(HEAD).select(**columns, **raw))
+    for name, what in zip(raw, integers, strict=True):
+        check_digits(head.get_column(name).drop_nulls().to_numpy(), what)
     centre = np.zeros(len(columns))
     for k, name in enumerate(columns):
         values = as_numbers(head, name)

@@ -64,7 +64,8 @@ def statistics_by_fold(
         All of them over the groups of all rows.
     """
     design = _design_of(rows)
-    origin = first_centre(rows.table, {f"c{k}": each for k, each in enumerate(design.expressions, start=1)})
+    columns = {f"c{k}": each for k, each in enumerate(design.expressions, start=1)}
+    origin = first_centre(rows.table, columns, _long_integers(rows))
     for _ in range(2):
         query = _Query(rows, design, origin, fold)
         with np.errstate(over="ignore", invalid="ignore"):
@@ -93,6 +94,17 @@ def refuse_too_many_sums(rows: LazyRows, fold: str | None) -> None:
             f"{n_rows * n_sums * 8 / 1e9:.3g} GB, and at most {MOST_NUMBERS * 8 / 1e9:.3g} are asked for. Use fewer "
             "folds, or groups that are larger."
         )
+
+
+def _long_integers(rows: LazyRows) -> dict[str, str]:
+    """Return the columns whose integers may have more digits than floats, by what to call them."""
+    plain = {component.plain_column for component in rows.specification.recipe.components()}
+    bindings = rows.specification.bindings
+    named = {
+        f"Column {name!r} of X": bindings.get(name, name) for name in rows.specification.feature_names if name in plain
+    }
+    long = (nw.Int64, nw.UInt64)
+    return {what: name for what, name in (named | {"y": rows.response}).items() if rows.table.schema[name] in long}
 
 
 @dataclass(frozen=True)
