@@ -23,6 +23,7 @@ from hbsk._model.design import PredictedRows
 from hbsk._model.frame import read_new_rows, read_population_rows
 from hbsk._model.options import options_of
 from hbsk._shrinkage.predictions import FittedMeans
+from hbsk._shrinkage.rates import FittedRates
 
 ROUTED_METHODS = ("fit", "partial_fit", "predict", "predict_proba", "predict_log_proba", "decision_function", "score")
 
@@ -39,21 +40,27 @@ class LearntMeans:
         Columns of X that the target, or the regression without groups, is a surface in.
     known_errors : bool
         Whether the standard errors of y were given.
-    means : FittedMeans
+    means : FittedMeans or FittedRates
         What predictions need.
     method, target : str
         What the means were shrunken by, and towards, as the parameters said.
     variance_by : str
         How the variance between groups was estimated, or "given".
+    family : {"gaussian", "binomial", "poisson"}
+        What y is.
+    sized_by : {"", "exposure", "trials"}
+        What was given beside counts.
     """
 
     factors: tuple[Factor, ...]
     columns: tuple[str, ...]
     known_errors: bool
-    means: FittedMeans
+    means: FittedMeans | FittedRates
     method: str
     target: str
     variance_by: str
+    family: str = "gaussian"
+    sized_by: str = ""
 
 
 def learnt_by(estimator: Any) -> Any:
@@ -172,6 +179,18 @@ def require_standard_error(estimator: Any, standard_error: Any, what: str) -> No
         raise ValueError(
             "standard_error= was given, but the model was fitted without: its residual sd is a parameter. Leave "
             "standard_error= out, or give it in fit too."
+        )
+
+
+def require_size(estimator: Any, size: Any, what: str) -> None:
+    """Raise where rows lack the exposure or trials that fit had."""
+    by, name = sized_by(estimator), type(estimator).__name__
+    if size is None and by:
+        raise ValueError(
+            f"{what} needs {by}= for these rows: this {name} was fitted with it. scikit-learn's scorers and searches "
+            f"pass it only with metadata routing on, set_fit_request({by}=True) and set_score_request({by}=True). "
+            f"Without routing fit with weights instead, fit(X, y / {by}, sample_weight={by}), which is the same "
+            "likelihood."
         )
 
 

@@ -10,10 +10,10 @@ from sklearn.utils._param_validation import StrOptions
 
 from hbsk._base import check_n_samples, keeps_former_fit, learnt_by
 from hbsk._data.checks import check_interval, check_target, check_weights
-from hbsk._data.responses import as_counts, check_counts
+from hbsk._data.responses import SIZE_OF, as_counts, check_counts, refuse_size_of_means
 from hbsk._data.suspicions import warn_of_order
 from hbsk._estimators.partial_pooling import GeneralizedPoolingBase, PartialPoolingBase
-from hbsk._estimators.sizes import SIZE_OF, SizesMixin
+from hbsk._estimators.sizes import SizesMixin
 from hbsk._model.frame import read_training_frame
 from hbsk._posterior.deviances import explained_deviance
 from hbsk._posterior.response_rows import (
@@ -324,12 +324,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         rows, read = self._rows(X, groups, include_groups)
         posterior = self._learnt.fitted.posterior
         if kind == "mean":
-            for argument, value in (("exposure", exposure), ("trials", trials)):
-                if value is not None:
-                    raise ValueError(
-                        f"{argument}= was given with kind='mean', the interval of a rate or proportion, which has "
-                        "none. Leave it out, or ask for kind='prediction'."
-                    )
+            refuse_size_of_means(exposure, trials)
             return self._mark_unknown(predict_response_interval(posterior, rows, float(coverage)), read)
         rows = self._with_whole_sizes(rows, X, exposure, trials, "kind='prediction'")
         return self._mark_unknown(predict_count_interval(posterior, rows, float(coverage)), read)

@@ -12,16 +12,18 @@ from sklearn.utils._param_validation import StrOptions
 
 from hbsk._base import check_n_samples, generator, keeps_former_fit, learnt_by, read_training_table
 from hbsk._data.checks import LARGEST_VALUE, Number, check_interval
+from hbsk._data.responses import SIZE_OF
 from hbsk._data.rows import LEAST_ROWS, UNKNOWN_GROUPS, one_grouping, read_training_rows
 from hbsk._data.suspicions import warn_of_order
 from hbsk._estimators.shrunken_means import ShrunkenMeansBase
+from hbsk._estimators.shrunken_rates import FAMILIES, ShrunkenRatesMixin
 from hbsk._shrinkage.draws import draw_rows
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
 
 __all__ = ["JamesSteinEstimator"]
 
 
-class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
+class JamesSteinEstimator(RegressorMixin, ShrunkenRatesMixin, ShrunkenMeansBase):
     r"""Group means shrunken towards a common target, without sampling.
 
     The mean of a small group is a poor guess of what the group is really like. This estimator moves every group mean
@@ -48,8 +50,9 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     group_features : str, int or array-like, default=None
         The column of X that holds the group labels, by name or by index (negative ones count from the end). None: the
         labels are given as `groups=` to `fit` and `predict`.
-    method : {"james-stein", "empirical-bayes", "sure"}, default="james-stein"
-        Where the shrinkage comes from, see above.
+    method : {"james-stein", "empirical-bayes", "sure", "beta-binomial", "gamma-poisson"}, default="james-stein"
+        Where the shrinkage comes from, see above; "beta-binomial" and "gamma-poisson" shrink rates, see Notes, and take
+        `target`, `positive_part` and `between_group_variance` at their defaults only.
     target : {"mean", "zero", "regression"} or float, default="mean"
         What the group means are moved towards. "mean": their weighted mean, estimated. "zero" or a number: that number.
         "regression": a least-squares surface in the other columns of X, which then also take part in `predict`. Under
@@ -99,6 +102,9 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     sure_variance_ : float
         What "sure" takes for :math:`\tau^2` in `shrinkage_`: a number chosen for a small risk, not an estimate of the
         variance between groups. NaN where nothing was shrunken. Only with `method="sure"`.
+    kappa_ : float
+        What the law between groups is worth, in trials or exposure: 0 where each group has its own rate, inf where they
+        do not differ. Only by "beta-binomial" and "gamma-poisson".
     sigma2_ : float
         Variance (not sd) of one row within its group, pooled over groups, around the slopes of "regression" where
         columns vary within groups; without groups the residual variance. NaN with known standard errors, and where
@@ -149,6 +155,16 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     predicted by the surface at this row plus the shrunken deviation of its group, so for columns that are constant
     within groups the prediction is `theta_`; away from the average row of its group the sd grows with the uncertainty
     of the slopes, at :math:`z` to :math:`v_j \lambda_j + d'Cd`, :math:`d = z - \lambda_j z_j`.
+
+    **Rates.** With "beta-binomial" y is successes out of `trials` (0 or 1 without), or proportions with `sample_weight`
+    as trials; with "gamma-poisson" counts over `exposure`, or rates with `sample_weight` as exposure. Rates of groups
+    are Beta(:math:`\kappa m, \kappa (1 - m)`), or Gamma with shape :math:`\kappa m` and rate :math:`\kappa`; both
+    parameters are those of the greatest marginal likelihood in `theta_`, :math:`m + \lambda_j (\bar y_j - m)` with
+    :math:`\lambda_j = n_j / (n_j + \kappa)`, :math:`n_j` the trials or exposure of the group. `theta_sd_` and intervals
+    are of the conjugate posterior averaged over a grid of :math:`(\log \kappa, m)`, with the weight :math:`n_0 / (n_0 +
+    \kappa)` of a group of median size :math:`n_0` uniform on (0, 1) (Christiansen and Morris 1997) and m Beta(1/2,
+    1/2), or of density :math:`m^{-1/2}`: none has no width, also where all groups are alike or without an event.
+    `theta_` may then lie at an edge that its interval does not reach. Other columns of X are checked and not used.
 
     **Without groups** (no column named, none given by keyword) the slopes of a least-squares regression on X are
     shrunken towards zero by one James-Stein factor, which improves on least squares from 3 columns on (Sclove 1968);
@@ -212,7 +228,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
 
     _parameter_constraints: ClassVar[dict[str, Any]] = {
         "group_features": [str, Integral, "array-like", None],
-        "method": [StrOptions({"james-stein", "empirical-bayes", "sure"})],
+        "method": [StrOptions({"james-stein", "empirical-bayes", "sure", *FAMILIES})],
         "target": [StrOptions({"mean", "zero", "regression"}), Number(-LARGEST_VALUE, LARGEST_VALUE)],
         "positive_part": ["boolean"],
         "between_group_variance": [
@@ -241,7 +257,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
 
     @keeps_former_fit
     @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None):
+    def fit(self, X, y, groups=None, *, standard_error=None, sample_weight=None, exposure=None, trials=None):
         """Estimate the group means and shrink them; where that fails, a former fit is kept whole.
 
         Parameters
@@ -256,22 +272,36 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
             Known sd of the sampling error of each y. The variance within groups is then not estimated.
         sample_weight : array-like of shape (n_samples,), default=None
             Number of copies of each row: weight 2 is the same as the row given twice.
+        exposure : array-like of shape (n_samples,) or float, default=None
+            What each count is over, for "gamma-poisson": time, area, persons. Positive.
+        trials : array-like of shape (n_samples,) or float, default=None
+            Trials behind each y, for "beta-binomial". Positive.
 
         Returns
         -------
         self : JamesSteinEstimator
         """
+        of_rates = self.method in FAMILIES
+        if of_rates:
+            self._check_options_of_rates(standard_error)
+        table = read_training_table(self, X, groups)
+        warn_of_order(table, [("exposure", exposure), ("trials", trials)])
+        size = self._read_sizes(table.n_rows, exposure, trials)
         rows = read_training_rows(
-            read_training_table(self, X, groups),
+            table,
             y,
             groups,
             name=type(self).__name__,
             group_features=self.group_features,
             standard_error=standard_error,
             sample_weight=sample_weight,
+            size=size,
+            are_sizes=of_rates,
             min_samples=LEAST_ROWS,
         )
         one_grouping(rows, type(self).__name__)
+        if of_rates:
+            return self._shrink_rates(rows, "" if size is None else SIZE_OF[FAMILIES[self.method]])
         return self._shrink_means(rows) if rows.factors else self._shrink_slopes(rows)
 
     def predict(self, X, groups=None, *, return_std=False, standard_error=None):
@@ -296,15 +326,19 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         std : ndarray of shape (n_samples,)
             Sd of a new observation, only with `return_std=True`. The sd of the mean alone is `theta_sd_`.
         """
+        if (rates := self._rates()) is not None:
+            return self._predict_rates(rates, X, groups, return_std, standard_error)
         rows, noise = self._read(X, groups, standard_error, "return_std=True" if return_std else None)
-        means, codes = self._learnt.means, rows[-1]
+        means, codes = learnt_by(self).means, rows[-1]
         mean = self._mark_unknown(means.mean(*rows), codes)
         if not return_std:
             return mean
         sd = np.sqrt(infinite_where_unknown(means.variance(*rows) + noise))
         return mean, self._mark_unknown(sd, codes)
 
-    def predict_interval(self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None):
+    def predict_interval(
+        self, X, groups=None, *, coverage=0.9, kind="prediction", standard_error=None, exposure=None, trials=None
+    ):
         """Predict a central interval for a new observation, or for the mean, of each row's group.
 
         Parameters
@@ -320,20 +354,30 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         standard_error : array-like of shape (n_samples,) or float, default=None
             Known sd of the sampling error of the new observations; needed with `kind="prediction"` if `fit` had
             standard errors, else refused.
+        exposure, trials : array-like of shape (n_samples,) or float, default=None
+            Exposure or trials of new counts, by the methods that have them; needed with `kind="prediction"` if `fit`
+            had them, else 1.
 
         Returns
         -------
         interval : ndarray of shape (n_samples, 2)
             Lower and upper ends.
         """
-        means = learnt_by(self).means
+        rates = self._rates()
         check_interval(coverage, kind)
+        if rates is not None:
+            asked = float(coverage), kind, standard_error, exposure, trials
+            return self._interval_of_rates(rates, X, groups, *asked)
+        self._read_sizes(0, exposure, trials)
+        means = learnt_by(self).means
         is_mean = kind == "mean"
         rows, noise = self._read(X, groups, standard_error, None if is_mean else "kind='prediction'")
         reach = means.reach(*rows, 0.0 if is_mean else noise, float(coverage))
         return self._mark_unknown(means.mean(*rows)[:, None] + np.column_stack([-reach, reach]), rows[-1])
 
-    def sample_y(self, X, groups=None, *, n_samples=1, standard_error=None, random_state=None):
+    def sample_y(
+        self, X, groups=None, *, n_samples=1, standard_error=None, exposure=None, trials=None, random_state=None
+    ):
         """Draw new observations.
 
         Parameters
@@ -345,6 +389,8 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
         n_samples : int, default=1
         standard_error : array-like of shape (n_samples,) or float, default=None
             Known sd of the sampling error of the new observations; needed if `fit` had standard errors, else refused.
+        exposure, trials : array-like of shape (n_samples,) or float, default=None
+            Exposure or trials of new counts, by the methods that have them; needed if `fit` had them, else 1.
         random_state : int, RandomState instance, Generator or None, default=None
 
         Returns
@@ -354,12 +400,16 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
             the target, else their errors are taken as independent. NaN where the variance is not known.
         """
         check_n_samples(n_samples)
+        if (rates := self._rates()) is not None:
+            asked = int(n_samples), standard_error, exposure, trials, random_state
+            return self._sample_counts(rates, X, groups, *asked)
+        self._read_sizes(0, exposure, trials)
         rows, noise = self._read(X, groups, standard_error, "sample_y")
-        y = draw_rows(self._learnt.means, rows, noise, int(n_samples), generator(random_state))
+        y = draw_rows(learnt_by(self).means, rows, noise, int(n_samples), generator(random_state))
         return self._mark_unknown(y, rows[-1])
 
-    def score(self, X, y, sample_weight=None, *, groups=None):
-        """Compute the coefficient of determination, R squared, of the predictions.
+    def score(self, X, y, sample_weight=None, *, groups=None, exposure=None, trials=None):
+        """Compute the coefficient of determination, R squared, of the predictions; of rates D squared, of deviances.
 
         Parameters
         ----------
@@ -371,12 +421,19 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
             Weights of the rows.
         groups : array-like of shape (n_samples,), default=None
             Group labels; needed if `fit` had them, else refused.
+        exposure, trials : array-like of shape (n_samples,) or float, default=None
+            Exposure or trials behind y, by the methods that have them; needed if `fit` had them, else 1.
 
         Returns
         -------
         score : float
-            R squared of `predict(X, groups)` with respect to y.
+            R squared of `predict(X, groups)` with respect to y; by "beta-binomial" and "gamma-poisson" the share of the
+            deviance that is explained, as of :class:`PartialPoolingCountRegressor`.
         """
+        if (rates := self._rates()) is not None:
+            warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
+            return self._score_rates(rates, X, y, sample_weight, groups, exposure, trials)
+        self._read_sizes(0, exposure, trials)
         warn_of_order(X, [("y", y), ("sample_weight", sample_weight)])
         return r2_score(y, self.predict(X, groups), sample_weight=sample_weight)
 
@@ -386,5 +443,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenMeansBase):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.input_tags.categorical = tags.input_tags.string = self.group_features is not None
-        tags.regressor_tags.poor_score = self.target != "regression" and self.group_features is not None
+        of_rates = self.method in FAMILIES
+        tags.regressor_tags.poor_score = of_rates or (self.target != "regression" and self.group_features is not None)
+        tags.target_tags.positive_only = self.method == "gamma-poisson"
         return tags

@@ -16,6 +16,7 @@ from hbsk._data.table import refuse_lazy
 from hbsk._messages import quoted, shown, warn
 from hbsk.exceptions import NonIntegerCountWarning
 
+SIZE_OF = {"poisson": "exposure", "binomial": "trials"}
 # Trials and exposures are sums of numbers that must keep their digits beside each other.
 SMALLEST_SIZE, LARGEST_SIZE = 1e-50, 1e50
 # Relative distance from a whole number that is rounding: counts divided by exposure and multiplied again.
@@ -97,6 +98,44 @@ def check_sizes(values: Any, n_rows: int, argument: str, name: str) -> np.ndarra
             f"{name} takes it as the {what} behind each y: leave out rows that have none."
         )
     return sizes
+
+
+def read_sizes(
+    exposure: Any, trials: Any, n_rows: int, family: str, name: str, setting: str, values: dict[str, str]
+) -> np.ndarray | None:
+    """Return exposure or trials, whichever the family has; an error where the other is given.
+
+    Parameters
+    ----------
+    exposure, trials : array-like of shape (n_rows,), float or None
+    n_rows : int
+    family : {"poisson", "binomial"}
+    name : str
+        Name of the estimator, for messages.
+    setting : str
+        Parameter of the estimator that says the family.
+    values : dict
+        What it is for each family.
+    """
+    given = {"exposure": exposure, "trials": trials}
+    (other,) = given.keys() - {SIZE_OF[family]}
+    if given[other] is not None:
+        (another,) = values.keys() - {family}
+        raise ValueError(
+            f"{other}= was given with {setting}={values[family]!r}, which has {SIZE_OF[family]}= instead. Leave it "
+            f"out, or set {setting}={values[another]!r}."
+        )
+    return check_sizes(given[SIZE_OF[family]], n_rows, SIZE_OF[family], name)
+
+
+def refuse_size_of_means(exposure: Any, trials: Any) -> None:
+    """Raise where an interval of a rate or proportion is asked for with what counts are out of."""
+    for argument, value in (("exposure", exposure), ("trials", trials)):
+        if value is not None:
+            raise ValueError(
+                f"{argument}= was given with kind='mean', the interval of a rate or proportion, which has none. Leave "
+                "it out, or ask for kind='prediction'."
+            )
 
 
 def are_whole(values: np.ndarray) -> np.ndarray:

@@ -37,7 +37,8 @@ from hbsk._posterior.group_tables import (
 from hbsk._posterior.summary import n_rank_draws, rank_table, ranks_of_draws, summary_table
 from hbsk._shrinkage.draws import draw_means
 from hbsk._shrinkage.heterogeneity import analyse_means, why_not_analysed
-from hbsk._shrinkage.tables import EFFECT_COLUMNS, effect_table, parameter_table
+from hbsk._shrinkage.rates import FittedRates
+from hbsk._shrinkage.tables import EFFECT_COLUMNS, effect_table, parameter_table, rate_table
 
 
 def check_only_factor(factors: tuple[Factor, ...], factor: Any) -> None:
@@ -81,7 +82,11 @@ def ranks_of_groups(
     if not np.isfinite(learnt.means.theta_sd).all():
         raise ValueError("The groups cannot be ranked: the variance within groups, and so their sd, is not known.")
     (ranked,) = learnt.factors
-    draws = draw_means(learnt.means, n_rank_draws(ranked.n_groups), np.random.default_rng(0)).theta
+    n_draws, rng = n_rank_draws(ranked.n_groups), np.random.default_rng(0)
+    if isinstance(learnt.means, FittedRates):
+        draws = learnt.means.draw(n_draws, 0, rng)
+    else:
+        draws = draw_means(learnt.means, n_draws, rng).theta
     return ranks_of_draws(draws, label_index(ranked.labels, ranked.name), ascending, top)
 
 
@@ -165,6 +170,9 @@ class ShrunkenAnswersMixin:
         """
         check_coverage(coverage)
         learnt = learnt_by(self)
+        if isinstance(learnt.means, FittedRates):
+            table = rate_table(learnt.means, [factor.name for factor in learnt.factors], float(coverage))
+            return table.rename_axis(index=f"target: {learnt.target}", columns=learnt.method)
         analysis = None if why_not_analysed(learnt.means) else self.heterogeneity(coverage)
         terms = [term for factor in learnt.factors for term in factor.terms]
         table = parameter_table(
@@ -202,6 +210,11 @@ class ShrunkenAnswersMixin:
         """
         check_coverage(coverage)
         learnt = learnt_by(self)
+        if isinstance(learnt.means, FittedRates):
+            raise ValueError(
+                f"heterogeneity is about group means with normal errors; method={learnt.method!r} tells how rates "
+                "differ in summary()."
+            )
         return analyse_means(
             getattr(self, "group_means_", np.empty(0)),
             learnt.means,

@@ -12,6 +12,7 @@ from hbsk._estimators.answers import check_only_factor, point_of
 from hbsk._posterior.contrasts import contrast_table, difference_table, read_pairs
 from hbsk._posterior.summary import interval_levels, n_rank_draws
 from hbsk._shrinkage.draws import difference_moments, draw_means
+from hbsk._shrinkage.rates import FittedRates
 
 
 class PosteriorComparisonsMixin:
@@ -91,11 +92,18 @@ class ShrunkenComparisonsMixin:
         check_only_factor(learnt.factors, factor)
         (compared,) = learnt.factors
         first, second = read_pairs(a, b, compared.labels, compared.name)
-        mean, sd = difference_moments(learnt.means, first, second)
-        if not np.isfinite(sd).all():
-            raise ValueError("The groups cannot be compared: the variance within them, and so their sd, is not known.")
-        n_draws = n_rank_draws(compared.n_groups)
-        theta = draw_means(learnt.means, n_draws, np.random.default_rng(0)).theta
+        n_draws, rng = n_rank_draws(compared.n_groups), np.random.default_rng(0)
+        if isinstance(learnt.means, FittedRates):
+            theta = learnt.means.draw(n_draws, 0, rng)
+            drawn = theta[:, first] - theta[:, second]
+            mean, sd = drawn.mean(axis=0), drawn.std(axis=0)
+        else:
+            mean, sd = difference_moments(learnt.means, first, second)
+            if not np.isfinite(sd).all():
+                raise ValueError(
+                    "The groups cannot be compared: the variance within them, and so their sd, is not known."
+                )
+            theta = draw_means(learnt.means, n_draws, rng).theta
         apart = theta[:, first] - theta[:, second]
         apart += mean - apart.mean(axis=0)
         ends, p_greater = np.quantile(apart, interval_levels(float(coverage)), axis=0).T, np.mean(apart > 0, axis=0)

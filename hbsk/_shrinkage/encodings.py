@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hbsk._shrinkage.conjugate import collect_rates, fit_rates, rate_moments, rate_nodes
 from hbsk._shrinkage.group_means import GroupMeans, summarise_groups
+from hbsk._shrinkage.rates import shrink_rates
 from hbsk._shrinkage.shrunken_groups import shrink_averages
 
 
@@ -147,14 +147,11 @@ class LabelSums:
         for c, of_class in enumerate(events):
             # Of weights the differences may be a rounding error off.
             successes = np.clip(of_class[present], 0.0, size)
-            cells = collect_rates(successes, size, "binomial")
-            law = fit_rates(cells)
-            value[:, c] = law.mean
-            value[:-1, c][present] = law.theta(successes, size)
-            why_not = why_not or law.why_not
+            shrunken = shrink_rates(successes, size, "binomial", with_sd=self.target.with_sd)
+            value[:, c] = shrunken.law.mean
+            value[:-1, c][present] = shrunken.theta
+            why_not = why_not or shrunken.law.why_not
             if self.target.with_sd:
-                nodes = rate_nodes(cells)
-                sd[:, c] = rate_moments(nodes, np.zeros(1), np.zeros(1))[1]
-                of_cells = rate_moments(nodes, cells.events, cells.size)[1]
-                sd[:-1, c][present] = of_cells[cells.place]
+                sd[:, c] = shrunken.new_sd
+                sd[:-1, c][present] = shrunken.sd
         return Encodings(value, sd, count, why_not)

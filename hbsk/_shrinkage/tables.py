@@ -14,6 +14,7 @@ from hbsk._shrinkage.averaged_variance import t_quantile
 from hbsk._shrinkage.draws import deviation_sds
 from hbsk._shrinkage.heterogeneity import Heterogeneity, degrees_between
 from hbsk._shrinkage.predictions import FittedMeans
+from hbsk._shrinkage.rates import FittedRates
 from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
 
 # Columns of a table of coefficients of groups, of every estimator; intervals come after them.
@@ -23,7 +24,13 @@ EFFECT_COLUMNS = [
 
 
 def effect_table(
-    factor: str, term: str, labels: np.ndarray, size: np.ndarray, own: np.ndarray, fitted: FittedMeans, coverage: Any
+    factor: str,
+    term: str,
+    labels: np.ndarray,
+    size: np.ndarray,
+    own: np.ndarray,
+    fitted: FittedMeans | FittedRates,
+    coverage: Any,
 ) -> pd.DataFrame:
     """Return the mean of every group, before and after shrinkage; ends of t intervals unless coverage is None."""
     table = pd.DataFrame(
@@ -36,7 +43,7 @@ def effect_table(
             "mean": fitted.theta,
             "sd": fitted.theta_sd,
             "deviation": fitted.deviations,
-            "deviation_sd": deviation_sds(fitted),
+            "deviation_sd": fitted.deviation_sds() if isinstance(fitted, FittedRates) else deviation_sds(fitted),
             "shrinkage": fitted.shrinkage,
         }
     )
@@ -44,6 +51,17 @@ def effect_table(
         low, high = interval_columns(coverage)
         table[low], table[high] = fitted.intervals(float(coverage)).T
     return table
+
+
+def rate_table(fitted: FittedRates, factors: Sequence[str], coverage: float) -> pd.DataFrame:
+    """Return mean and kappa of the law between groups, its variance and sd: posterior sds and intervals."""
+    names = {"Intercept": "Intercept", "kappa": "kappa"} if factors else {"Intercept": "Intercept"}
+    for factor in factors:
+        names |= {"between_group_variance": "between_group_variance", "sd": f"1|{factor}_sigma"}
+    found = fitted.parameters(coverage)
+    columns = ["mean", "sd", *interval_columns(coverage)]
+    table = pd.DataFrame([found[name] for name in names], index=list(names.values()), columns=columns, dtype=float)
+    return table.assign(df=np.nan)
 
 
 def parameter_table(

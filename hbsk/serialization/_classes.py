@@ -32,8 +32,10 @@ from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._posterior.orders import RowOrders
 from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups
+from hbsk._shrinkage.conjugate import RateNodes
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.predictions import FittedMeans
+from hbsk._shrinkage.rates import FittedRates
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk._shrinkage.within_groups import WithinSlopes
 from hbsk.classification import PartialPoolingClassifier
@@ -54,10 +56,10 @@ CLASSES: dict[str, type] = {
     for cls in (
         AveragedVariance, BesideSums, Call, ColumnScaling, Component, CrossedModel, CrossedPosterior, CrossedSums,
         Departures, Directions, DrawsLocation, DrawsPosterior, EffectLaw, EffectMoments, EncodedColumn, EncodedLabels,
-        Factor, FactorSource, Fitted, FittedMeans, GeneralizedPosterior, GroupFactor, GroupSums, GrowingSds,
-        KnownGroups, Learnt, LearntEncodings, LearntMeans, LinearPredictor, Location, LogDensitySurface,
-        MarginalModel, MarginalPosterior, ModelFrame, Moments, Name, NoPoolingPosterior, Operation, PairSums, Recipe,
-        RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value, VarianceLaw, VarianceParameters,
-        WithinSlopes,
+        Factor, FactorSource, Fitted, FittedMeans, FittedRates, GeneralizedPosterior, GroupFactor, GroupSums,
+        GrowingSds, KnownGroups, Learnt, LearntEncodings, LearntMeans, LinearPredictor, Location, LogDensitySurface,
+        MarginalModel, MarginalPosterior, ModelFrame, Moments, Name, NoPoolingPosterior, Operation, PairSums,
+        RateNodes, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value, VarianceLaw,
+        VarianceParameters, WithinSlopes,
     )
 }  # fmt: skip

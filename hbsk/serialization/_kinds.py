@@ -13,6 +13,7 @@ import numpy as np
 from hbsk._base import LearntMeans, learnt_by
 from hbsk._documents.kinds import DamagedError, is_of_kind, short
 from hbsk._fit.learnt import Learnt
+from hbsk._shrinkage.rates import FittedRates
 from hbsk.classification import PartialPoolingClassifier
 from hbsk.counts import PartialPoolingCountRegressor
 from hbsk.encoder import LearntEncodings, PartialPoolingEncoder
@@ -116,11 +117,14 @@ def _sizes(estimator: Any) -> list[tuple[str, int, int]]:
             names.append("target_")
         found = [(name, math.prod(np.shape(getattr(estimator, name))), due) for name in names]
         found += [
-            (name, getattr(learnt.means, name).size, due)
+            (name, getattr(learnt.means, name).size, due if learnt.family == "gaussian" else max(due, 1))
             for name in ("theta", "theta_sd", "shrinkage", "deviations", "variances")
         ]
         found.append(("factors", len(learnt.factors), int(due > 0)))
         found.append(("groups_", sum(map(len, estimator.groups_.values())), due))
+        if isinstance(learnt.means, FittedRates):
+            found.append(("columns", len(learnt.columns), 0))
+            return found + [(f"the labels of {factor.name!r}", factor.n_groups, due) for factor in learnt.factors]
         found.append(("columns", len(learnt.columns), len(learnt.means.predictor.directions.centre)))
         if learnt.means.departures is not None:
             slopes = due * len(learnt.means.departures.covariance)

@@ -27,8 +27,10 @@ from hbsk._posterior.generalized import GeneralizedPosterior
 from hbsk._posterior.no_pooling import NoPoolingPosterior, SeparateGroups
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups
+from hbsk._shrinkage.conjugate import RateNodes
 from hbsk._shrinkage.linear_predictor import Directions, LinearPredictor
 from hbsk._shrinkage.predictions import FittedMeans
+from hbsk._shrinkage.rates import FittedRates
 from hbsk._shrinkage.shrunken_groups import Departures
 from hbsk._shrinkage.within_groups import WithinSlopes
 from hbsk.encoder import EncodedColumn
@@ -77,12 +79,20 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
         "theta": ("J", _FINITE), "theta_sd": ("J", _UNKNOWN), "shrinkage": ("J", _FINITE), "deviations": ("J", _FINITE),
         "variances": ("J", _UNKNOWN),
     },
+    FittedRates: {
+        "theta": ("J", _SIZE), "theta_sd": ("J", _SIZE), "shrinkage": ("J", _SIZE), "events": ("J", _SIZE),
+        "size": ("J", _SIZE),
+    },
+    RateNodes: {
+        "weight": ("m", _WEIGHT), "kappa": ("m", _SIZE), "mean": ("m", _SIZE), "rest": ("m", _SIZE),
+    },
     WithinSlopes: {"slopes": ("r", _FINITE), "information": ("r", _SIZE)},
 }  # fmt: skip
 # Numbers that are no arrays and may not be negative.
 _NUMBERS: dict[type, tuple[str, ...]] = {
     FittedMeans: ("nu", "sigma2", "n_target", "new_variance"),
     AveragedVariance: ("degrees",),
+    FittedRates: ("kappa", "target"),
     GroupSums: ("n",),
     Moments: ("n", "y_sd", "error_variance"),
     BesideSums: ("n_rows", "least_noise"),
