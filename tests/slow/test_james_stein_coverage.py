@@ -1,7 +1,7 @@
 """Coverage of JamesSteinEstimator's intervals over its own model: theta_j ~ N(x_j' beta, tau^2), y ~ N(theta, sigma^2).
 
-The intervals are those of empirical Bayes with Morris' corrections, not of a full posterior: where groups differ they
-are right to some per cent, and near tau = 0 they are wide on purpose, since tau^2 cannot be estimated to be negative.
+Intervals average over tau^2: where groups differ they are right, and near tau = 0 they are wide, since no tau^2 can be
+told from 0 there.
 """
 
 import numpy as np
@@ -58,10 +58,8 @@ SETTINGS = {
 }
 # Numbers of groups, and tau in units of the sd of an average group mean.
 SIZES = ((8, 0.0), (8, 1.0), (30, 1.0), (30, 3.0), (80, 1.0))
-# How far below nominal a coverage may be. Means of known groups are the exception that the guide tells of.
-TOO_LOW = {"mean known": 0.025, "prediction known": 0.01, "mean new": 0.005, "prediction new": 0.005}
-# How far above, of known groups where groups differ; what few groups tell of new ones is too little for a bound.
-TOO_HIGH = 0.06
+# How far below nominal a coverage may be, and above where groups differ, of new groups where there are some tens.
+TOO_LOW, TOO_HIGH = 0.005, 0.06
 
 
 @pytest.mark.parametrize(("n_groups", "tau"), SIZES)
@@ -71,6 +69,6 @@ def test_intervals_cover_over_their_own_model(name, n_groups, tau):
         share, error = shares.T
         # Three standard errors of 250 fits; none of them where all intervals cover.
         error = np.maximum(error, 0.5 * np.sqrt(COVERAGES * (1 - COVERAGES) / N_FITS) / 4)
-        assert np.all(share > COVERAGES - TOO_LOW[f"{kind} {who}"] - 3 * error), (kind, who, share)
-        if tau > 0 and who == "known":
+        assert np.all(share > COVERAGES - TOO_LOW - 3 * error), (kind, who, share)
+        if tau > 0 and (who == "known" or n_groups >= 30):
             assert np.all(share < COVERAGES + TOO_HIGH + 3 * error), (kind, who, share)

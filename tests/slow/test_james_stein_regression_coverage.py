@@ -12,16 +12,14 @@ pytestmark = pytest.mark.slow
 
 N_FITS, N_NEW = 300, 10
 METHODS = ("james-stein", "empirical-bayes", "sure")
-# Intervals are wide on purpose with few groups or little variance between them. Narrow by this much may be those of
-# known groups, which the guide tells, and no others.
-TOO_LOW_KNOWN, TOO_HIGH = 0.02, 0.06
+# Intervals are wide with few groups that differ by less than their errors, which the guide tells, and narrow nowhere.
+TOO_HIGH = 0.06
 
 
 def check(held, name, too_high=TOO_HIGH):
     """Compare shares over fits with 0.9: within three or four standard errors, and what approximations may add."""
     share, error = np.mean(held), max(np.std(held, ddof=1) / np.sqrt(len(held)), 0.004)
-    too_low = TOO_LOW_KNOWN * ("known" in name)
-    assert 0.9 - too_low - 3 * error < share < 0.9 + too_high + 4 * error, (name, share, error)
+    assert 0.9 - 3 * error < share < 0.9 + too_high + 4 * error, (name, share, error)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
@@ -54,7 +52,8 @@ def test_regression_target(method, varies, n_groups, tau):
                 low, high = estimator.predict_interval(np.column_stack([at, label]), kind="mean").T
                 held.setdefault(f"mean of {name}", []).append(np.mean((low <= mean) & (mean <= high)))
     for name, shares in held.items():
-        check(shares, name)
+        # eight groups cannot tell a small tau from none either
+        check(shares, name, 0.1 if n_groups == 8 and tau < 1 and "mean" in name else TOO_HIGH)
 
 
 @pytest.mark.parametrize("tau", [0.5, 1.0, 3.0])
