@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from hbsk import PartialPoolingCountRegressor
+from hbsk import JamesSteinEstimator, PartialPoolingCountRegressor
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore::hbsk.exceptions.NoGroupsWarning",
     "ignore::hbsk.exceptions.SuspiciousGroupsWarning",
     "ignore::hbsk.exceptions.RedundantColumnsWarning",
+    "ignore::hbsk.exceptions.ShrinkageWarning",
 )
 
 
@@ -47,6 +48,19 @@ class Proportions(PartialPoolingCountRegressor):
         return tags
 
 
+class ShrunkenProportions(JamesSteinEstimator):
+    """The same of shrunken rates."""
+
+    def __init__(self, *, group_features=None, unknown_groups="population"):
+        super().__init__(method="beta-binomial", group_features=group_features, unknown_groups=unknown_groups)
+
+    def fit(self, X, y, *, sample_weight=None):
+        return super().fit(X, valid(y), sample_weight=sample_weight)
+
+    def score(self, X, y, sample_weight=None):
+        return super().score(X, valid(y), sample_weight)
+
+
 def contradictions(estimator):
     if estimator.unknown_groups != "error":
         return {}
@@ -62,6 +76,8 @@ def contradictions(estimator):
         Proportions(group_features=-1),
         Proportions(group_features=-1, pooling="none"),
         Proportions(group_features=0, unknown_groups="error"),
+        ShrunkenProportions(),
+        ShrunkenProportions(group_features=-1),
     ],
     expected_failed_checks=contradictions,
     xfail_strict=True,

@@ -323,12 +323,15 @@ SETTINGS = [
     JamesSteinEstimator(method="empirical-bayes", target="regression"),
     JamesSteinEstimator(method="sure", target=0.5, group_features=-1),
     JamesSteinEstimator(method="empirical-bayes", group_features=0, unknown_groups="error"),
+    JamesSteinEstimator(method="gamma-poisson"),
+    JamesSteinEstimator(method="gamma-poisson", group_features=-1),
 ]
 
 
 @pytest.mark.filterwarnings(
     # The checks pass measurements where groups belong, or no groups at all.
     "ignore::hbsk.exceptions.NoGroupsWarning",
+    "ignore::hbsk.exceptions.NonIntegerCountWarning",
     "ignore::hbsk.exceptions.RedundantColumnsWarning",
     "ignore::hbsk.exceptions.ShrinkageWarning",
     "ignore::hbsk.exceptions.SuspiciousGroupsWarning",
