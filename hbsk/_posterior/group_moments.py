@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbsk._engine.group_algebra import unpack_symmetric
+from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 from hbsk._engine.group_passes import MOST_CELLS, find_cells
+from hbsk._posterior.concentrated import few_nodes
 from hbsk._posterior.parts import BLOCK_ELEMENTS, GroupMoments
 
 # Numbers of a group from which its moments would be looked up by cell, beyond which nodes are cheaper.
@@ -30,7 +31,11 @@ def effect_moments(posterior, *, need_covariance: bool) -> GroupMoments:
         cell, first = find_cells(posterior.sums.zz)
         if len(first) < MOST_CELLS * n_groups:
             return _moments_by_cell(posterior, cell, first, need_covariance)
-    return _moments_by_group(posterior, need_covariance)
+    few = few_nodes(posterior)
+    moments = _moments_by_group(few, need_covariance)
+    if need_covariance:
+        vars(posterior).setdefault("_expected_covariance", vars(few)["_expected_covariance"])
+    return moments
 
 
 def residual_products(zx, common_mean):
@@ -94,8 +99,9 @@ def _moments_by_group(posterior, need_covariance):
     delta = posterior.common_mean - posterior.weight @ posterior.common_mean
     mean = np.zeros((n_groups, q))
     contrast = np.concatenate([-posterior.common_mean, np.ones((posterior.n_nodes, 1))], axis=1)
+    in_one_pass = need_covariance and len(posterior.node_blocks()) == 1
     width = max(16, BLOCK_ELEMENTS // (posterior.n_nodes * q * q))
-    for start in range(0, n_groups, width):
+    for start in range(0, 0 if in_one_pass else n_groups, width):
         groups = slice(start, start + width)
         left = np.tensordot(contrast, posterior.sums.zx[:, :, groups], axes=([1], [1]))
         effect = np.einsum("mklj,mlj->mkj", unpack_symmetric(posterior._inverse(groups), q), left)
@@ -107,18 +113,26 @@ def _moments_by_group(posterior, need_covariance):
     for nodes in posterior.node_blocks():
         law, weight, sigma = posterior.covariances(nodes), posterior.weight[nodes], posterior.sigma[nodes]
         expected += np.tensordot(weight, law, 1)
+        weighted = weight[:, None, None]
         width = max(16, BLOCK_ELEMENTS // (len(weight) * q * q * max(p, 1)))
         for start in range(0, n_groups, width):
             groups = slice(start, start + width)
-            inverse, zx = unpack_symmetric(posterior._inverse(groups, nodes), q), posterior.sums.zx[:, :, groups]
+            packed, zx = posterior._inverse(groups, nodes), posterior.sums.zx[:, :, groups]
+            inverse = unpack_symmetric(packed, q)
             left = np.tensordot(contrast[nodes], zx, axes=([1], [1]))
-            deviation = np.einsum("mklj,mlj->mkj", inverse, left) - mean[groups].T
+            effect = np.einsum("mklj,mlj->mkj", inverse, left)
+            if in_one_pass:
+                mean[groups] = np.tensordot(weight, effect, 1).T
+            deviation = effect - mean[groups].T
             reach = np.einsum("mklj,laj->mkaj", inverse, zx[:, :-1])  # H B_x
             through = law[:, None] @ reach
-            covariance[groups] += np.einsum("m,mkj,mlj->jkl", weight, deviation, deviation, optimize=True)
-            covariance[groups] += np.einsum("m,mklj->jkl", weight * sigma**2, inverse)
-            covariance[groups] += np.einsum("m,mkbj,mlbj->jkl", weight, reach, through, optimize=True)
-            with_common[groups] += np.einsum("m,mi,mkj->jik", weight, delta[nodes], deviation, optimize=True)
-            with_common[groups] -= np.einsum("m,mkij->jik", weight, through)
+            of_weight, of_reach = weighted * deviation, weighted[..., None] * reach
+            within = np.tensordot(weight * sigma**2, packed, 1)
+            for h, (k, other) in enumerate(zip(*lower_indices(q), strict=True)):
+                within[h] += np.einsum("mj,mj->j", of_weight[:, k], deviation[:, other])
+                within[h] += np.einsum("mbj,mbj->j", of_reach[:, k], through[:, other])
+            covariance[groups] += unpack_symmetric(within[None], q)[0].transpose(2, 0, 1)
+            with_common[groups] += np.einsum("mi,mkj->jik", delta[nodes], of_weight, optimize=True)
+            with_common[groups] -= np.tensordot(weight, through, 1).transpose(2, 1, 0)
     vars(posterior).setdefault("_expected_covariance", expected)
     return GroupMoments(mean, covariance, with_common)

@@ -89,9 +89,9 @@ def group_effect_table(frame, fitted, copies, coverage, point=None) -> pd.DataFr
         n_groups, q = mean.shape
         table = pd.DataFrame(
             {
-                "factor": factor.name,
+                "factor": _repeated([factor.name], n_groups * q),
                 "group": pd.Series(np.tile(labels, q)).infer_objects(),
-                "term": np.repeat(column_labels(factor), n_groups),
+                "term": _repeated(column_labels(factor), n_groups),
                 "n": np.tile(copies[f], q),
                 "no_pooling": separate.T.ravel(),
                 "mean": mean.T.ravel(),
@@ -107,7 +107,12 @@ def group_effect_table(frame, fitted, copies, coverage, point=None) -> pd.DataFr
         tables.append(table)
     if not tables:
         return pd.DataFrame(columns=EFFECT_COLUMNS)
-    return pd.concat(tables, ignore_index=True)
+    return tables[0] if len(tables) == 1 else pd.concat(tables, ignore_index=True)
+
+
+def _repeated(texts: list[str], times: int) -> pd.Series:
+    """Return each text so many times; of very many, pandas looks at each one that it is given."""
+    return pd.Series(texts).repeat(times).reset_index(drop=True)
 
 
 def find_term(specification, term, factor, purpose: str) -> tuple[int, int]:

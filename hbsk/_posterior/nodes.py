@@ -31,6 +31,7 @@ from hbsk._engine.sums import GroupSums
 from hbsk._engine.variance_law import VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
+from hbsk._posterior.concentrated import few_nodes
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.group_moments import effect_moments
 from hbsk._posterior.node_draws import at_draws, coloured, draw_effects
@@ -342,10 +343,10 @@ class MarginalPosterior(Posterior):
 
     @cached_property
     def _expected_covariance(self) -> np.ndarray:
-        p = self.common_mean.shape[1]
+        p, few = self.common_mean.shape[1], few_nodes(self)
         total = np.zeros((p, p))
-        for nodes in self.node_blocks():
-            total += np.tensordot(self.weight[nodes], self.covariances(nodes), 1)
+        for nodes in few.node_blocks():
+            total += np.tensordot(few.weight[nodes], few.covariances(nodes), 1)
         return total
 
     def _new_group_covariance(self):
@@ -399,27 +400,24 @@ class MarginalPosterior(Posterior):
 
     def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:  # noqa: ARG002 - one factor
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
-        q = self.factor.shape[1]
-        in_place = self.scaling.effects_are_scaled and turned is None
+        q, few = self.factor.shape[1], few_nodes(self)
         raw = turned_effects(self.scaling, turned)
-        relative = self.factor if in_place else raw(self.factor.swapaxes(1, 2)).swapaxes(1, 2)
-        prior = np.sum(relative**2, axis=2)[:, :, None]
+        prior = np.sum(raw(few.factor.swapaxes(1, 2)).swapaxes(1, 2) ** 2, axis=2)
         row, column = lower_indices(q)
-        diagonal = np.flatnonzero(row == column)
+        # variances of raw effects from the packed ones of the engine
+        to_raw = raw(np.eye(q)).T
+        within = to_raw[:, row] * to_raw[:, column] * np.where(row == column, 1.0, 2.0)
+        # nothing is kept of effects that are fixed
+        share = few.weight[:, None] * np.divide(1.0, prior, out=np.zeros_like(prior), where=prior > 0)
+        free = few.weight @ (prior > 0)
+        kept = np.einsum("mk,kh->kmh", share, within).reshape(q, -1)
         cell, first = find_cells(self.sums.zz)  # groups of one design keep the same share
         shrinkage = np.empty((len(first), q))
-        width = max(16, BLOCK_ELEMENTS // (self.n_nodes * q * q))
+        width = max(16, BLOCK_ELEMENTS // (few.n_nodes * q * q))
         for start in range(0, len(first), width):
             at = slice(start, start + width)
-            inverse = self._inverse(first[at])
-            if in_place:
-                within = inverse[:, diagonal]
-            else:
-                full = unpack_symmetric(inverse, q).transpose(0, 3, 1, 2)
-                within = np.einsum("mjkk->mkj", raw(raw(full).swapaxes(2, 3)))
-            # nothing is kept of effects that are fixed
-            left = 1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0)
-            shrinkage[at] = np.tensordot(self.weight, left, 1).T
+            inverse = few._inverse(first[at])
+            shrinkage[at] = free - (kept @ inverse.reshape(kept.shape[1], -1)).T
         return np.clip(shrinkage, 0.0, 1.0)[cell]
 
     # draws

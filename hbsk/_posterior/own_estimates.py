@@ -15,6 +15,9 @@ IDENTIFIED = 1e-10
 # Eigenvalue of a group's products, beside the largest, that is none: rounding leaves 1e-16, and a column far from zero
 # beside its intercept the square of sd / mean.
 RANK = 1e-12
+# Groups from which eigenvectors of each are worth saving, and the share of the squared trace that a determinant is of
+# where all digits that count are left without them.
+MANY_GROUPS, FAR_FROM_SINGULAR = 10_000, 1e-4
 
 
 def own_effects(zz: np.ndarray, products: np.ndarray, scaling: ColumnScaling) -> np.ndarray:
@@ -83,6 +86,8 @@ def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     identified : ndarray of shape (n_groups, q, q)
     rank : ndarray of shape (n_groups,)
     """
+    if len(zz) == 2 and zz.shape[2] > MANY_GROUPS:
+        return _inverses_of_pairs(zz)
     matrices = zz.transpose(2, 0, 1)
     q = matrices.shape[1]
     values, vectors = np.linalg.eigh(matrices)
@@ -92,3 +97,18 @@ def pseudo_inverses(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]
     inverse = (vectors * reciprocal[:, None, :]) @ vectors.swapaxes(1, 2)
     identified = (vectors * inside[:, None, :]) @ vectors.swapaxes(1, 2)
     return inverse.transpose(1, 2, 0).reshape(q, q, -1), identified, inside.sum(axis=1)
+
+
+def _inverses_of_pairs(zz: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return `pseudo_inverses` of 2 x 2 matrices: by Cramer's rule where they are far from singular."""
+    determinant, trace = zz[0, 0] * zz[1, 1] - zz[0, 1] ** 2, zz[0, 0] + zz[1, 1]
+    plain = determinant > FAR_FROM_SINGULAR * trace**2
+    reciprocal = np.divide(1.0, determinant, out=np.zeros_like(determinant), where=plain)
+    inverse = np.array([[zz[1, 1], -zz[0, 1]], [-zz[1, 0], zz[0, 0]]]) * reciprocal
+    identified, rank = np.empty((zz.shape[2], 2, 2)), np.full(zz.shape[2], 2)
+    identified[:] = np.eye(2)
+    rest = np.flatnonzero(~plain)
+    for start in range(0, len(rest), MANY_GROUPS):
+        at = rest[start : start + MANY_GROUPS]
+        inverse[:, :, at], identified[at], rank[at] = pseudo_inverses(zz[:, :, at])
+    return inverse, identified, rank
