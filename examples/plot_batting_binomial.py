@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 
-from hbsk import PartialPoolingCountRegressor
+from hbsk import JamesSteinEstimator, PartialPoolingCountRegressor
 from hbsk.datasets import load_baseball
 from hbsk.plotting import RankDisplay
 
@@ -22,8 +22,12 @@ players = load_baseball(as_frame=True)
 X, hits, at_bats = players.data, players.hits, players.at_bats
 model = PartialPoolingCountRegressor(family="binomial", group_features="player").fit(X, hits, trials=at_bats)
 
+# Two parameters in place of a model: a beta law between players, and no priors to set.
+beta = JamesSteinEstimator(method="beta-binomial", group_features="player").fit(X, hits, trials=at_bats)
+
 rest = players.remaining_average
-for name, estimate in {"own average": players.target, "partial pooling": model.predict(X)}.items():
+estimates = {"own average": players.target, "partial pooling": model.predict(X), "beta-binomial": beta.predict(X)}
+for name, estimate in estimates.items():
     print(f"{name}: squared error of the rest of the season {np.sum((estimate - rest) ** 2):.4f}")
 
 # %%
