@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor, SufficientStatistics, from_json, to_json
+from hbsk.model_selection import loo, waic
+from hbsk.predictive_checks import posterior_predictive_check
 
 KINDS = ["plain", "weight", "error", "both"]
 
@@ -190,6 +192,41 @@ def test_effects_with_known_means_are_taken_off_the_sums(rng):
     again = PartialPoolingRegressor(group_features="g", slope_features=["x"], priors=priors)
     again.fit(X[:300], y[:300]).partial_fit(X[300:], y[300:])
     np.testing.assert_allclose(again.predict(X), shifted.predict(X), rtol=1e-9)
+
+
+def test_a_fit_of_sums_answers_whatever_one_of_rows_does(rng):
+    X, y, _ = make_rows(rng, n_rows=120, n_groups=7, shift=0)
+    model = PartialPoolingRegressor("y ~ x + kind + (x | g)")
+    wanted = PartialPoolingRegressor("y ~ x + kind + (x | g)").fit(X, y)
+    found = model.fit(model.collect(X, y))
+    for one, other in (
+        (found.predict_interval(X), wanted.predict_interval(X)),
+        (found.sample_y(X, random_state=0), wanted.sample_y(X, random_state=0)),
+        (found.score(X, y), wanted.score(X, y)),
+        (loo(found, X, y).elpd, loo(wanted, X, y).elpd),
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+    pd.testing.assert_frame_equal(found.group_effects_, wanted.group_effects_, rtol=1e-9)
+    assert found.n_features_in_ == 4
+    assert found.feature_names_in_.tolist() == list(X)
+    assert found.to_datatree(X, y, draws=5, random_state=0).children.keys() >= {"posterior", "observed_data"}
+
+
+def test_where_rows_are_needed_sums_are_refused_by_name(rng):
+    X, y, _ = make_rows(rng, n_rows=60, n_groups=5)
+    model = PartialPoolingRegressor(group_features="g").fit(X, y)
+    sums = model.collect(X, y)
+    for ask in (
+        model.predict,
+        lambda sums: model.score(sums, y),
+        lambda sums: model.to_bambi(sums, y),
+        lambda sums: model.to_datatree(sums, y),
+        lambda sums: loo(model, sums, y),
+        lambda sums: waic(model, sums, y, unit="group"),
+        lambda sums: posterior_predictive_check(model, sums, y),
+    ):
+        with pytest.raises(TypeError, match="X is SufficientStatistics, which hold the sums of rows and no rows"):
+            ask(sums)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

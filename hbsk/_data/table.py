@@ -318,6 +318,12 @@ def refuse_lazy(values: Any, argument: str) -> None:
     """Raise for a table or column whose rows are not in memory, with the call that brings them there."""
     kind = type(values)
     module = kind.__module__.partition(".")[0]
+    if module == "hbsk" and kind.__name__ == "SufficientStatistics":
+        raise TypeError(
+            f"{argument} is SufficientStatistics, which hold the sums of rows and no rows; they are for fit and "
+            f"partial_fit of PartialPoolingRegressor. Pass rows as {argument}: a fit of sums answers about them as one "
+            "of rows does."
+        )
     cure = "collect()" if kind.__name__ == "LazyFrame" else _INTO_MEMORY.get(module)
     if cure is not None and hasattr(values, cure.removesuffix("()")):
         more = ""

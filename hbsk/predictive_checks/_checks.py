@@ -18,7 +18,7 @@ from hbsk._data.labels import GroupFactor
 from hbsk._data.responses import positions_of_classes
 from hbsk._data.sources import label_columns, read_keyword
 from hbsk._data.suspicions import warn_of_order
-from hbsk._data.table import read_table
+from hbsk._data.table import read_table, refuse_lazy
 from hbsk._estimators.answers import PosteriorAnswersMixin
 from hbsk._messages import quoted, shown
 from hbsk._posterior.prediction import sample_observations
@@ -204,6 +204,7 @@ def posterior_predictive_check(
     estimator, X_seen = answering_step(estimator, X)
     _check_estimator(estimator)
     warn_of_order(X, [("y", y)])
+    refuse_lazy(X, "X")
     y = _numbers(estimator, y, _num_samples(y if X is None else X))
     beside = {
         name: value
