@@ -14,6 +14,7 @@ from hbsk.model_selection import loo
 from tests.test_information import refit_without
 
 pytestmark = pytest.mark.slow
+SHORT_STEPS = {"target_accept": 0.95}  # at PyMC's 0.8 a chain in thousands of steps diverges
 
 
 @pytest.mark.parametrize("slope_features", [None, ["floor"]])
@@ -32,7 +33,8 @@ def both_engines(request):
     X, y = load_sleepstudy(return_X_y=True, as_frame=True)
     how = {"group_features": "Subject", "slope_features": request.param, "random_state": 1}
     integrated = PartialPoolingRegressor(**how).fit(X, y)
-    return X, y, integrated, PartialPoolingRegressor(**how, inference="nuts", draws=4000).fit(X, y)
+    sampled = PartialPoolingRegressor(**how, inference="nuts", draws=4000, sampler_options=SHORT_STEPS)
+    return X, y, integrated, sampled.fit(X, y)
 
 
 def test_rows_as_arviz_on_draws_of_nuts(both_engines):
@@ -85,7 +87,7 @@ def two_factors():
     X = pd.DataFrame({"a": rng.integers(0, 9, 120), "b": rng.integers(0, 6, 120), "x": rng.normal(4.0, 1.0, 120)})
     y = rng.normal(size=120) + 0.5 * X["x"] + rng.normal(size=9)[X["a"]] + rng.normal(size=6)[X["b"]]
     how = {"formula": "x + (1 | a) + (1 | b)", "random_state": 1}
-    sampled = PartialPoolingRegressor(**how, inference="nuts", sampler_options={"target_accept": 0.95}).fit(X, y)
+    sampled = PartialPoolingRegressor(**how, inference="nuts", sampler_options=SHORT_STEPS).fit(X, y)
     return X, y, PartialPoolingRegressor(**how).fit(X, y), sampled
 
 
