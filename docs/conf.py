@@ -37,7 +37,7 @@ exclude_patterns = ["_build", "_templates", "**/sg_execution_times.rst", "sg_exe
 templates_path = ["_templates"]
 default_role = "py:obj"
 # What the pages say of the code is tested (tests/test_docs.py); what they link to is checked here, except for
-# docstrings' links to other projects, whose inventories would have to be fetched.
+# links to other projects, whose inventories would have to be fetched: see `link_to_scikit_learn`.
 suppress_warnings = ["config.cache"]  # sphinx-gallery's configuration holds a class
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -120,6 +120,16 @@ class PlotInMarkdown(PlotDirective):
         return [*box.children, *messages]
 
 
+def link_to_scikit_learn(app, environment, node, content):
+    """Link a public name of scikit-learn to its page: every one has a page under its full name."""
+    target = node.get("reftarget", "")
+    if not target.startswith("sklearn.") or "._" in target:
+        return None
+    address = f"https://scikit-learn.org/stable/modules/generated/{target}.html"
+    return nodes.reference("", "", content, internal=False, refuri=address)
+
+
 def setup(app):
+    app.connect("missing-reference", link_to_scikit_learn)
     app.add_directive("plot", PlotInMarkdown, override=True)
     app.connect("build-finished", copy_mathjax)
