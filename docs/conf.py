@@ -120,7 +120,7 @@ class PlotInMarkdown(PlotDirective):
         return [*box.children, *messages]
 
 
-def link_to_scikit_learn(app, environment, node, content):
+def link_to_scikit_learn(_app, _environment, node, content):
     """Link a public name of scikit-learn to its page: every one has a page under its full name."""
     target = node.get("reftarget", "")
     if not target.startswith("sklearn.") or "._" in target:
