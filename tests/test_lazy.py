@@ -1,5 +1,7 @@
 """Fits, predictions and errors of lazy frames by Polars and DuckDB."""
 
+import subprocess
+import sys
 import threading
 from contextlib import nullcontext
 
@@ -390,3 +392,17 @@ def test_an_interrupted_query_is_an_error_and_a_former_fit_stays():
     timer.join()
     assert vars(model) == before
     model.fit(few)
+
+
+def test_nothing_is_imported_but_the_frames_engine():
+    code = """
+import sys
+sys.modules["pyarrow"] = None  # not installed
+import duckdb, hbsk
+rows = duckdb.sql("SELECT range % 7 || 'a' AS g, sin(range) AS x, cos(range) AS y FROM range(100)")
+model = hbsk.PartialPoolingRegressor("y ~ x + (1 | g)").fit(rows)
+assert len(model.predict(rows, return_std=True).fetchall()) == 100
+model.score(rows)
+assert not {"polars", "dask", "pyspark", "ibis", "bambi", "pymc"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

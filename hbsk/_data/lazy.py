@@ -6,7 +6,7 @@ Nothing is imported here that the frame's owner has not imported: an engine is f
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import MappingProxyType
@@ -124,9 +124,9 @@ def as_numbers(rows: nw.DataFrame, name: str) -> np.ndarray:
     return rows.get_column(name).cast(nw.Float64).to_numpy().astype(np.float64, copy=False)
 
 
-def as_table(rows: nw.DataFrame, names: Sequence[str]) -> Table:
-    """Return columns of what came back as a table in memory, such as labels of groups."""
-    return Table(frame_columns(rows.select(*names).to_native(), names), len(rows))
+def as_table(rows: nw.DataFrame) -> Table:
+    """Return what came back as a table in memory, for columns such as labels of groups."""
+    return Table(frame_columns(rows.to_native(), rows.columns), len(rows))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

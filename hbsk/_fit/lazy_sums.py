@@ -375,11 +375,11 @@ class _Assembly:
 
     def _folds(self) -> tuple[list, np.ndarray, np.ndarray]:
         source = FactorSource("fold", ("fold",))
-        of_rows, codes = GroupFactor.learn("fold", label_columns(source, as_table(self.found.rows, ["fold"]), {}))
+        of_rows, codes = GroupFactor.learn("fold", label_columns(source, as_table(self.found.rows), {}))
         if (codes < 0).any():
             n_missing = int(as_numbers(self.found.rows, "rows")[codes < 0].sum())
             raise ValueError(f"fold={self.query.fold!r} is missing in {n_missing} rows; give every row a fold.")
-        overall = of_rows.encode(label_columns(source, as_table(self.found.overall, ["fold"]), {}))
+        overall = of_rows.encode(label_columns(source, as_table(self.found.overall), {}))
         if self.deal is None:
             return of_rows.labels.tolist(), codes, overall
         n_rows = as_numbers(self.found.rows, "rows")
@@ -392,7 +392,7 @@ class _Assembly:
             return None, np.zeros(len(self.found.rows), dtype=int)
         (source,) = self.rows.sources
         keys = list(self.query.keys)
-        table = as_table(self.found.rows, keys)
+        table = as_table(self.found.rows)
         groups, codes = GroupFactor.learn(source.name, label_columns(replace(source, columns=tuple(keys)), table, {}))
         if (codes < 0).any():
             n_rows = as_numbers(self.found.rows, "rows")
