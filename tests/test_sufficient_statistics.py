@@ -86,17 +86,23 @@ def test_forty_chunks_in_any_order_are_one_fit(rng, kind):
 
 @pytest.mark.filterwarnings("ignore::hbsk.exceptions.NoGroupsWarning")
 @pytest.mark.parametrize("options", [{}, {"pooling": "none"}, {"pooling": "complete"}, {"group_features": None}])
-def test_partial_fit_goes_on_from_a_fit(rng, options):
-    rows = make_rows(rng, n_rows=200, n_groups=11)
-    X, y, _ = rows
+@pytest.mark.parametrize("kind", ["plain", "both"])
+def test_partial_fit_goes_on_from_a_fit(rng, kind, options):
+    X, y, beside = make_rows(rng, kind, n_rows=200, n_groups=11)
     X = X.drop(columns="g") if "group_features" in options else X
     model = PartialPoolingRegressor(**{"group_features": "g", **options})
-    wanted = model.fit(X, y)._learnt
-    before = model.fit(X[:50], y[:50])
+    wanted = model.fit(X, y, **beside)._learnt
+
+    def rows(part):
+        return (X[part], y[part]), {name: values[part] for name, values in beside.items()}
+
+    given, more = rows(slice(50))
+    model.fit(*given, **more)
     for part in (slice(50, 120), slice(120, 121), slice(121, 200)):
-        assert before.partial_fit(X[part], y[part]) is before
-    assert_same_posterior(before._learnt, wanted, 1e-11)
-    assert before.priors_.keys() == model.priors_.keys()
+        given, more = rows(part)
+        assert model.partial_fit(*given, **more) is model
+    assert_same_posterior(model._learnt, wanted, 1e-11)
+    assert model.priors_.keys() == wanted.fitted.priors.keys()
 
 
 def test_sums_travel_in_pickles_and_documents(rng):
