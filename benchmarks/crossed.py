@@ -3,6 +3,7 @@
     python -m benchmarks.crossed                # InstEval, small classics, a million rows in nested classes: minutes
     python -m benchmarks.crossed --only nested  # one of them
     python -m benchmarks.crossed --only "very many" --runs 1   # a million ratings of 10,000 items by 100,000 users
+    python -m benchmarks.crossed --growth growth.png   # of fits with very many levels, in rows and in levels
 
 Wall and CPU seconds in one run, as many threads for everyone as OMP_NUM_THREADS says; ratios are of CPU seconds, which
 other work on the machine does not stretch. hbsk's is a fit, all effects with their sds, and the sds of predictions of
@@ -188,11 +189,51 @@ def compare(name, runs):
         print(f"  {fit:40s} {wall:8.3f} s wall {cpu:8.3f} s CPU{ratio}")
 
 
+GROWTH_ROWS, GROWTH_ITEMS = (100_000, 300_000, 1_000_000), (6_000, 20_000, 60_000)
+
+
+def growth(file):
+    """Time fits of very many levels, all effects included, in CPU seconds, and draw them."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    def seconds(**sizes):
+        X, y, columns = ratings(**sizes)
+        model = PartialPoolingRegressor(group_features=columns)
+        start = time.process_time()
+        _ = model.fit(X, y).group_effects_
+        taken = time.process_time() - start
+        print(f"  {sizes}: {taken:.1f} s CPU", flush=True)
+        return taken
+
+    by_rows = [seconds(n_rows=n) for n in GROWTH_ROWS]
+    by_items = [seconds(n_rows=GROWTH_ROWS[1], n_items=n) for n in GROWTH_ITEMS]
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
+    for ax, sizes, taken, label in (
+        (axes[0], GROWTH_ROWS, by_rows, "Rows, of 100,000 users x 10,000 items"),
+        (axes[1], GROWTH_ITEMS, by_items, f"Items, in {GROWTH_ROWS[1]:,d} rows of 100,000 users"),
+    ):
+        ax.loglog(sizes, taken, "o-", color="#0072B2", label="fit and all effects")
+        line = np.array([sizes[0], sizes[-1]], dtype=float)
+        ax.loglog(line, taken[-1] * line / line[-1], "--", color="black", linewidth=1, label="proportional")
+        ax.set_xlabel(label)
+        ax.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("CPU seconds, full posterior")
+    axes[0].legend(frameon=False)
+    figure.savefig(file, dpi=120)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="part of the name of a workload")
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--growth", help="file to draw the growth of fits with very many levels in, and nothing else")
     options = parser.parse_args()
+    if options.growth:
+        growth(options.growth)
+        return
     for name in WORKLOADS:
         if options.only.lower() in name.lower():
             compare(name, options.runs)

@@ -85,7 +85,8 @@ class PartialPoolingRegressor(RegressorMixin, SumsBase):
     random_state : int, RandomState instance, Generator or None, default=None
         Seed of NUTS and of draws. The marginal engine is deterministic.
     verbose : int, default=0
-        0 prints nothing, and the logger "hbsk" says at level INFO when NUTS begins; above, NUTS shows its progress.
+        0 prints nothing, and the logger "hbsk" says at level INFO when NUTS begins; above, NUTS shows its progress, and
+        a fit of several grouping factors that takes longer than a few seconds tells how far it is.
 
     Attributes
     ----------
