@@ -174,9 +174,8 @@ class KrylovPasses(SchurPasses):
             return np.concatenate([np.full(n_probes, DRAWN_GAIN), ROW_SHARE / max(self.sums.n, 1.0) * left])
 
         run = conjugate_gradients(many.times, np.concatenate([probes, columns], axis=1), allowed)
-        solved, residual = _mended(run, np.concatenate([probes, columns], axis=1), n_probes)
-        # what is off by the product of the errors of two solves, and not by one of them
-        products = columns.T @ solved + solved.T @ residual
+        solved = _mended(run, np.concatenate([probes, columns], axis=1), n_probes)
+        products = columns.T @ solved
         # Schur complement of the hubs, bordered by what is on the right
         inner = corner - products[:n_hubs, :n_hubs]
         root = cholesky(0.5 * (inner + inner.T))
@@ -329,22 +328,23 @@ class KrylovPasses(SchurPasses):
         return max(1, -(-n_columns * largest // HELD_NUMBERS))
 
 
-def _mended(run: KrylovRun, right: np.ndarray, start: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return solved columns from a start on, and their residuals, as good as sums of all solved columns make them.
+def _mended(run: KrylovRun, right: np.ndarray, start: int) -> np.ndarray:
+    """Return solved columns from a start on, as good as sums of all solved columns make them.
 
-    Where sds of effects are far larger than the noise, levels of two factors that move against each other have next to
-    no penalty: a column that has little of that ends before it is found. Those of probes are full of it.
+    Products of two columns are then off by the product of the errors of both. And where sds of effects are far larger
+    than the noise, levels of two factors that move against each other have next to no penalty: a column that has little
+    of that ends before it is found, and those of probes are full of it.
     """
     size = np.linalg.norm(run.solved, axis=0)
     columns = run.solved / np.where(size > 0, size, 1.0)
     images = (right - run.residual) / np.where(size > 0, size, 1.0)
     products = columns.T @ images
     if not np.isfinite(products).all():
-        return run.solved[:, start:], run.residual[:, start:]
+        return run.solved[:, start:]
     unit = np.sqrt(np.maximum(np.diag(products), np.finfo(float).tiny))
     weights = np.linalg.pinv(0.5 * (products + products.T) / np.outer(unit, unit), rcond=1e-10, hermitian=True)
     weights = weights @ (columns.T @ run.residual[:, start:] / unit[:, None]) / unit[:, None]
-    return run.solved[:, start:] + columns @ weights, run.residual[:, start:] - images @ weights
+    return run.solved[:, start:] + columns @ weights
 
 
 def _lanczos(many: ManyLevels, white: np.ndarray) -> KrylovRun:
