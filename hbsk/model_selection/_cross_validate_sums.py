@@ -52,7 +52,7 @@ def cross_validate_sums(
         What is held out: rows, of groups that others are seen of, or whole groups.
     n_folds : int, default=5
         Folds that groups are dealt to, the largest first, as :class:`~sklearn.model_selection.GroupKFold` does. For
-        ``unit="group"``.
+        ``unit="group"``; as many as there are groups leave out one group at a time.
     standard_error : array-like of shape (n_samples,), or name of a column of a lazy frame, default=None
         Rows then count by their precision in the scores.
     sample_weight : array-like of shape (n_samples,), or name of a column of a lazy frame, default=None
