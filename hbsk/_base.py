@@ -227,6 +227,11 @@ class GroupRoutingMixin:
         """
         # A copy: the estimator's own requests must not change by being asked for.
         requests = super().get_metadata_routing()  # type: ignore[misc]
+        # What fit asks for partial_fit asks for, which learning_curve sees beside it.
+        own = requests.partial_fit.requests
+        for name, alias in requests.fit.requests.items():
+            if alias is not None and name in own and own[name] is None:
+                requests.partial_fit.add_request(param=name, alias=alias)
         if not self._labels_come_by_keyword():
             for method in ROUTED_METHODS:
                 request = getattr(requests, method)

@@ -206,9 +206,9 @@ def test_groups_by_keyword_are_routed(model):
         by_keyword.predict_proba(NEW[["x"]])
     with sklearn.config_context(enable_metadata_routing=True):
         asked = PartialPoolingClassifier().set_predict_proba_request(groups=True)
-        assert asked.get_metadata_routing().predict_proba.requests == {"groups": True}
+        assert asked.get_metadata_routing().predict_proba.requests["groups"] is True
         named = asked.set_params(group_features="g")
-        assert named.get_metadata_routing().predict_proba.requests == {"groups": False}
+        assert named.get_metadata_routing().predict_proba.requests["groups"] is False
 
 
 def test_without_groups_and_with_groups_of_one_row():

@@ -70,7 +70,7 @@ def test_intervals_stand_around_the_means_and_agree_with_the_tables(rng):
             ours = estimator.predict_interval(X, coverage=coverage, kind=kind)
             assert ours.shape == (len(y), 2)
             np.testing.assert_allclose(ours.mean(axis=1), mean, rtol=1e-12)
-    table = estimator.group_effects(coverage=0.9).set_index("group").loc[X["g"][1:], ["lower", "upper"]]
+    table = estimator.group_effects(coverage=0.9).set_index("group").loc[X["g"][1:], ["eti90_lb", "eti90_ub"]]
     np.testing.assert_allclose(estimator.predict_interval(X, kind="mean")[1:], table, rtol=1e-12)
     np.testing.assert_array_equal(estimator.predict_interval(X), estimator.predict_interval(X, coverage=0.9))
 

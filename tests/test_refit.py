@@ -9,7 +9,8 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, james_stein, partial_pooling
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor
+from hbsk._estimators import shrunken_means, sums
 from hbsk.exceptions import NoGroupsWarning
 
 N = 24
@@ -86,8 +87,8 @@ def test_an_interrupted_refit_keeps_the_former_fit_whole(X, y, kind, interruptio
     def stop(*args, **kwargs):
         raise interruption
 
-    monkeypatch.setattr(partial_pooling, "infer", stop)
-    monkeypatch.setattr(james_stein, "shrink_groups", stop)
+    monkeypatch.setattr(sums, "infer", stop)
+    monkeypatch.setattr(shrunken_means, "shrink_groups", stop)
     with pytest.raises(interruption):
         model.fit(X.assign(w=1.5), y)
     assert state_of(model) == before
@@ -118,6 +119,7 @@ def test_another_fit_has_nothing_of_the_one_before(X, y, kind):
 
 @pytest.mark.parametrize("cls", [PartialPoolingRegressor, JamesSteinEstimator])
 def test_fit_shows_its_own_signature(cls):
+    sizes = ["exposure", "trials"] if cls is JamesSteinEstimator else []
     assert list(inspect.signature(cls.fit).parameters) == [
-        "self", "X", "y", "groups", "standard_error", "sample_weight",
+        "self", "X", "y", "groups", "standard_error", "sample_weight", *sizes,
     ]  # fmt: skip
