@@ -13,7 +13,8 @@ pytestmark = [
     pytest.mark.engines,
     # until narwhals-dask is out, which narwhals announces
     pytest.mark.filterwarnings("ignore:Dask support is moving:FutureWarning"),
-    # Spark reads the dtypes of pandas by their old names
+    # until PySpark says that it supports pandas 3
+    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 
