@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from hbsk import PartialPoolingRegressor
 from hbsk._engine import sums as statistics
 from hbsk._engine.merging import merge
 from hbsk._engine.scaling import standardise
 from hbsk._engine.sums import collect
+from hbsk.exceptions import ConvergenceWarning
 from tests.dense import make_problem
 from tests.stand_ins import Design
 
@@ -344,3 +346,23 @@ def test_sizes_from_one_row_to_a_hundred_thousand(rng):
         rows = codes == group
         np.testing.assert_allclose(sums.zz[:, :, group], z[rows].T @ z[rows], rtol=1e-9, atol=1e-9)
         np.testing.assert_allclose(sums.zx[:, -1, group], z[rows].T @ engine_y[rows], rtol=1e-8, atol=1e-8)
+
+
+def test_few_rows_are_summed_to_the_same_bits_however_given(rng):
+    """Copies, weights, weights of 0 and order: with more columns than rows posteriors hang on the last digit."""
+    X, y, copies = rng.random((15, 30)), rng.integers(0, 3, 15), rng.integers(0, 5, 15)
+    X[:, -1] = np.arange(15)
+    order = rng.permutation(copies.sum())
+    given = {
+        "weights": (X, y, copies),
+        "copies": (X.repeat(copies, axis=0), y.repeat(copies), None),
+        "another order": (X.repeat(copies, axis=0)[order], y.repeat(copies)[order], None),
+    }
+    means = []
+    for rows, of_y, weight in given.values():
+        model = PartialPoolingRegressor(group_features=-1)
+        with pytest.warns(ConvergenceWarning, match="sigma is held"):
+            model.fit(rows, of_y, sample_weight=weight)
+        means.append(model.predict(X))
+    np.testing.assert_array_equal(means[1], means[0])
+    np.testing.assert_array_equal(means[2], means[0])

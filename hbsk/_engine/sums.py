@@ -16,12 +16,15 @@ from typing import Any
 import numpy as np
 from scipy import sparse
 
+from hbsk._engine.distinct_rows import distinct_rows
 from hbsk._engine.group_algebra import ROUNDING
 
 # Rows taken at a time: small enough for a block of columns to stay in the cache, large enough for
 # the cost of a call to vanish (measured: 50,000 to 200,000 rows are within 10 % of each other).
 ROWS_PER_BLOCK = 65_536
 ROWS_FOR_A_FIRST_CENTRE = 4_096
+# Rows up to which those that are alike become one: a thousand take 0.4 ms.
+FEW_ROWS = 1_000
 
 
 @dataclass(frozen=True)
@@ -196,6 +199,8 @@ def collect(
     -------
     CentredSums
     """
+    if design.n_rows <= FEW_ROWS:
+        design, codes, y, sample_weight, standard_error = distinct_rows(design, codes, y, sample_weight, standard_error)
     x_mean, z_means, y_mean = _sample_means(design, y)
     x_centre, y_centre = np.zeros_like(x_mean), 0.0
     if has_intercept:

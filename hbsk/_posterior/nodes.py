@@ -407,9 +407,10 @@ class MarginalPosterior(Posterior):
         # variances of raw effects from the packed ones of the engine
         to_raw = raw(np.eye(q)).T
         within = to_raw[:, row] * to_raw[:, column] * np.where(row == column, 1.0, 2.0)
-        # nothing is kept of effects that are fixed
-        share = few.weight[:, None] * np.divide(1.0, prior, out=np.zeros_like(prior), where=prior > 0)
-        free = few.weight @ (prior > 0)
+        # nothing is kept of effects that are fixed, or as good as that
+        is_free = prior > np.finfo(np.float64).tiny
+        share = few.weight[:, None] * np.divide(1.0, prior, out=np.zeros_like(prior), where=is_free)
+        free = few.weight @ is_free
         kept = np.einsum("mk,kh->kmh", share, within).reshape(q, -1)
         cell, first = find_cells(self.sums.zz)  # groups of one design keep the same share
         shrinkage = np.empty((len(first), q))
