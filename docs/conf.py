@@ -59,6 +59,15 @@ plot_rcparams = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": 
 sphinx_gallery_conf = {
     "examples_dirs": "../examples",
     "gallery_dirs": "auto_examples",
+    "nested_sections": False,  # one page, whose tags filter all sections
+    "subsection_order": [
+        "../examples/pooling",
+        "../examples/in_scikit_learn",
+        "../examples/classes_and_counts",
+        "../examples/group_means",
+        "../examples/many_groups",
+        "../examples/checking",
+    ],
     "filename_pattern": r"/plot_",
     "ignore_repr_types": r"matplotlib\.",  # what set_xlabel and legend return is no output
     "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",

@@ -7,7 +7,7 @@ from pathlib import Path
 import matplotlib
 import pytest
 
-EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").glob("*.py"))
+EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").rglob("*.py"))
 SAMPLED = {"plot_lesson_simulation"}  # three runs of NUTS, a minute
 
 # The questions that the gallery answers: a script that is renamed or lost is noticed.

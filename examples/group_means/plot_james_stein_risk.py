@@ -14,6 +14,8 @@ expected total squared error of J. James and Stein showed in 1961 that for J of 
 # the gain is largest where the true means lie close to the target, and it grows with J. (One reads at times that it is
 # largest for few groups and large means. It is the other way round.)
 
+# sphinx_gallery_tags = ["James-Stein"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -10,6 +10,8 @@ is a proportion; a model of normal noise puts intervals below 0 where a player h
 # Eighteen players
 # ----------------
 # Each player is a group with one row: his hits, out of 45 trials.
+# sphinx_gallery_tags = ["counts", "ranks", "James-Stein"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

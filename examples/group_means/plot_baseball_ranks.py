@@ -13,6 +13,8 @@ players, and so the posterior of every rank.
 # The open circles are the ranks of the raw averages. The expected ranks (dots) keep much closer to the middle, and
 # their bars, one sd to both sides, overlap nearly everywhere.
 
+# sphinx_gallery_tags = ["ranks"]
+
 import matplotlib.pyplot as plt
 import pandas as pd
 

@@ -13,6 +13,8 @@ out: once the answer is yes, with a caveat worth seeing, and once it is no.
 # Reaction times of 18 subjects over ten days, where the effect of a day may differ between subjects; and radon in 919
 # homes of 85 counties, where the difference between first floor and basement may differ between counties.
 
+# sphinx_gallery_tags = ["model selection", "varying slopes"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -88,4 +90,4 @@ plt.show()
 # Nearly all subjects gain. What makes the error large is subject 332, with two days far off any line: the smaller
 # residual sd of the better model foresees them worse. That is a question of the noise, which has heavier tails than a
 # normal distribution here, and not one of slopes. So keep the slopes; a predictive check says the same
-# (:ref:`sphx_glr_auto_examples_plot_predictive_check.py`).
+# (:ref:`sphx_glr_auto_examples_checking_plot_predictive_check.py`).

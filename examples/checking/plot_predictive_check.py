@@ -15,6 +15,8 @@ The data are reaction times of 18 subjects over ten days with little sleep.
 # Mean and spread are what the model was fitted to, so they say nothing. The smallest value raises a doubt: replicated
 # data reach further down than the real ones. What is wrong?
 
+# sphinx_gallery_tags = ["model checks", "varying slopes"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 

@@ -8,6 +8,8 @@ seventh of those to be predicted never. :class:`~hbsk.PartialPoolingEncoder` mak
 """
 
 # %%
+# sphinx_gallery_tags = ["encoding", "baselines"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

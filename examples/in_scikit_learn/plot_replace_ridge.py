@@ -10,6 +10,8 @@ a :class:`~hbsk.PartialPoolingRegressor` takes its place, in one line.
 # %%
 # As it stood
 # -----------
+# sphinx_gallery_tags = ["pipelines", "baselines"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd

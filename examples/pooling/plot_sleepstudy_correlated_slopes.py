@@ -12,6 +12,8 @@ Eighteen subjects slept three hours a night; their reaction times were taken on 
 # ``slope_features`` names the features whose slope varies; with ``correlated=True``, the default, intercept and slope
 # have a correlation :math:`\rho`, learnt from the data.
 
+# sphinx_gallery_tags = ["varying slopes"]
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.patches import Ellipse

