@@ -157,7 +157,8 @@ class PartialPoolingRegressor(RegressorMixin, SumsBase):
        of Statistical Software 67(1). https://doi.org/10.18637/jss.v067.i01
     .. [2] T. Capretto et al. (2022). Bambi: a simple interface for fitting Bayesian linear models in Python. Journal of
        Statistical Software 103(15). https://doi.org/10.18637/jss.v103.i15
-    .. [3] J. Geweke (1989). Bayesian inference in econometric models using Monte Carlo integration. Econometrica 57(6).
+    .. [3] J. Geweke (1989). Bayesian inference in econometric models using Monte Carlo integration.
+       Econometrica 57(6).
     .. [4] A. Vehtari, D. Simpson, A. Gelman, Y. Yao, J. Gabry (2024). Pareto smoothed importance sampling. Journal of
        Machine Learning Research 25(72).
 
