@@ -326,7 +326,7 @@ def test_without_groups_there_are_only_overall_sums(rng):
     problem = make_problem(rng)
     bare = collect(Design(problem.X, []), None, 0, problem.y, has_intercept=True)
     assert bare.sums.zx.shape == (0, problem.X.shape[1] + 1, 0)
-    np.testing.assert_allclose(bare.sums.xx, problem.collect().sums.xx, rtol=1e-12)
+    np.testing.assert_allclose(bare.sums.xx, problem.collect().sums.xx, rtol=1e-12, atol=1e-12)
 
 
 def test_sizes_from_one_row_to_a_hundred_thousand(rng):

@@ -122,7 +122,9 @@ def test_priors_at_raw_zero_far_from_the_data_are_those_of_brute_force(rng, q, b
         sigma = 1.0 if errors else 0.8
         raw = scaling.effects(points.variance.relative_factor[m].T).T * (1.0 if errors else 0.8 / scaling.y_scale)
         tau = np.linalg.norm(raw, axis=1)
-        likelihood = dense.log_marginal(problem, priors, sigma, raw @ raw.T)
+        # effects of sd one on columns that are multiplied first: products of sds would lose the digits of the shift
+        white = dense.replace(problem, Z=problem.Z @ raw)
+        likelihood = dense.log_marginal(white, priors, sigma, np.eye(q))
         prior = sum(sd.log_density(np.array([t]))[0] for sd, t in zip(priors.group_sd, tau, strict=True))
         root = np.abs(np.diag(np.linalg.qr(raw.T, mode="r"))) / tau
         for block in blocks:

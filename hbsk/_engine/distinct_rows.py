@@ -51,8 +51,8 @@ def distinct_rows(
     No weights stay none where no row is there twice.
     """
     x, z, offset = design.block(0, design.n_rows)
-    given = [part for part in (codes, y, standard_error, offset) if part is not None]
-    keys = np.column_stack([x, *z, *given])
+    # by varying columns first, so that groups of one design have sums of the same bits, whatever their codes
+    keys = np.column_stack([part for part in (codes, offset, standard_error, y, x, *z) if part is not None])
     order = np.lexsort(keys.T)
     if sample_weight is not None:
         order = order[sample_weight[order] > 0]
