@@ -1,7 +1,6 @@
 """Lazy frames of the engines that the default tests ask: Polars and DuckDB."""
 
 import duckdb
-import narwhals.stable.v2 as nw
 import pandas as pd
 import polars as pl
 
@@ -21,10 +20,3 @@ def duckdb_frame(frame):
 
 
 ENGINES = {"polars": polars_frame, "duckdb": duckdb_frame}
-
-
-def in_memory(lazy, order):
-    """Return what a lazy frame computes as a data frame of pandas, its rows sorted by a column."""
-    query = nw.from_native(lazy)
-    rows = query.collect() if query.implementation.is_polars() else query.collect(backend="pandas")
-    return rows.to_pandas().sort_values(order, ignore_index=True)

@@ -17,7 +17,8 @@ from hbsk._model.lazy_frame import specify_lazily
 from hbsk._model.parser import parse_formula
 from hbsk._model.specification import specify
 
-from .engines_of_tests import ENGINES, in_memory
+from .engines_of_tests import ENGINES
+from .lazy_frames import in_memory
 
 N_ROWS = 120
 EVERY_TERM = (

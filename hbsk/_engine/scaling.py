@@ -156,15 +156,14 @@ def scaled_sums(collected: CentredSums, scaling: ColumnScaling, *, known_standar
         sums = replace(sums, zz=zz, zx=zx)
     sums = sums.transformed(change, 1.0 / scaling.z_scale)
     if known_standard_error:
-        unit = y_scale**2
-        sums = replace(
-            sums,
-            zz=sums.zz * unit,
-            zx=sums.zx * unit,
-            xx=sums.xx * unit,
-            log_weight=sums.log_weight + sums.n * np.log(unit),
-        )
+        sums = _reweighted(sums, y_scale**2)
     return sums
+
+
+def _reweighted(sums: GroupSums, unit: float) -> GroupSums:
+    """Return sums whose weights, ``1 / se^2``, are all multiplied by one number."""
+    log_weight = sums.log_weight + sums.n * np.log(unit)
+    return replace(sums, zz=sums.zz * unit, zx=sums.zx * unit, xx=sums.xx * unit, log_weight=log_weight)
 
 
 def collected_again(
@@ -182,14 +181,7 @@ def collected_again(
     """
     p, y_scale = len(scaling.x_scale), scaling.y_scale
     if known_standard_error:
-        unit = y_scale**-2
-        sums = replace(
-            sums,
-            zz=sums.zz * unit,
-            zx=sums.zx * unit,
-            xx=sums.xx * unit,
-            log_weight=sums.log_weight + sums.n * np.log(unit),
-        )
+        sums = _reweighted(sums, y_scale**-2)
     change = np.zeros((len(scaling.kept) + 1, p + 1))
     change[np.arange(len(scaling.kept)), scaling.kept] = scaling.x_scale[scaling.kept]
     change[-1, -1] = y_scale
