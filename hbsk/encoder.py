@@ -229,8 +229,8 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
             )
         routed = process_routing(self, "fit_transform", **params)
         learning = copy(self)
-        table, kept, sums = learning._learn(X, y, sample_weight)
-        folds = learning._folds(X, y, table.n_rows, routed.splitter.split)
+        table, kept, sums, classes = learning._learn(X, y, sample_weight)
+        folds = learning._folds(X, y, classes, table.n_rows, routed.splitter.split)
         learnt = learning._learnt
         blocks = []
         for column, (codes, of_column) in sums.items():
@@ -318,7 +318,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
     # private
 
     def _learn(self, X, y, sample_weight):
-        """Learn by all rows; return X, the rows that count (None: all), and of each column codes and sums."""
+        """Learn by all rows; return X, the rows that count (None: all), codes and sums of each column, codes of y."""
         name = type(self).__name__
         add = self._checked_add()
         table = read_training_table(self, X)
@@ -340,19 +340,18 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
                     f"n_samples={len(kept)} rows have a positive sample_weight, while a minimum of {LEAST_ROWS} is "
                     f"required by {name}."
                 )
-        responses, origin, self.target_type_, self.classes_ = read_encoded_target(
-            y, table.n_rows, kept, self.target_type, name
-        )
+        read = read_encoded_target(y, table.n_rows, kept, self.target_type, name)
+        self.target_type_, self.classes_ = read.kind, read.classes
         if self.classes_ is not None and self.method != "empirical-bayes":
             raise ValueError(
                 f"method={self.method!r} is for numbers, and y was taken for classes (target_type_ "
                 f"{self.target_type_!r}), whose shares have method='empirical-bayes' only. Use that, or "
                 "target_type='continuous' if y holds numbers."
             )
-        means = np.average(responses, axis=0, weights=weight) + origin
+        means = np.average(read.responses, axis=0, weights=weight) + read.origin
         self.target_mean_ = float(means[0]) if len(means) == 1 else means
         method = self.method if self.classes_ is None else "beta-binomial"
-        target = Target(responses, origin, weight, method, "sd" in add)
+        target = Target(read.responses, read.origin, weight, method, "sd" in add)
         sums, learnt = {}, {}
         counting = table if kept is None else table.where(np.isin(np.arange(table.n_rows), kept))
         for column in columns:
@@ -374,7 +373,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
             column: part.value[:-1] if part.value.shape[1] > 1 else part.value[:-1, 0]
             for column, part in learnt.items()
         }
-        return table, kept, sums
+        return table, kept, sums, read.codes
 
     def _checked_add(self):
         wrong = [extra for extra in self.add if extra not in _EXTRAS]
@@ -382,13 +381,12 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
             raise ValueError(f"add takes any of {', '.join(map(repr, _EXTRAS))}, each once; got {shown(self.add)}.")
         return tuple(extra for extra in _EXTRAS if extra in self.add)
 
-    def _folds(self, X, y, n_rows, split_params):
+    def _folds(self, X, y, classes, n_rows, split_params):
         """Return the rows of each test fold, as arrays of their numbers; each row is in one."""
         options = {"shuffle": True, "random_state": self.random_state} if self.shuffle else {}
-        if self.classes_ is not None and (self.cv is None or isinstance(self.cv, Integral)):
+        if classes is not None and (self.cv is None or isinstance(self.cv, Integral)):
             # The same folds as by y itself, for a tenth of the time where its classes are texts.
-            codes = pd.factorize(np.asarray(y).ravel())[0]
-            y = codes.astype(np.min_scalar_type(codes.max()))
+            y = classes.astype(np.min_scalar_type(classes.max()))
         cv = check_cv(self.cv, y, classifier=self.classes_ is not None, **options)
         folds, seen = [], np.zeros(n_rows, dtype=np.int64)
         for _, test in cv.split(X, y, **split_params):

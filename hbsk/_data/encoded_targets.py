@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.utils import assert_all_finite
@@ -17,9 +17,31 @@ from hbsk.exceptions import ManyClassesWarning
 _MANY_CLASSES = 10
 
 
+class EncodedTarget(NamedTuple):
+    """What y was read as.
+
+    Parameters
+    ----------
+    responses : ndarray of shape (n_kept, C)
+        Numbers, or whether each row is of the second class, or of each of several classes.
+    origin : float
+        What numbers are less by, so that they keep their digits.
+    kind : {"continuous", "binary", "multiclass"}
+    classes : ndarray or None
+    codes : ndarray of shape (n_rows,) or None
+        Class of every row, those that do not count too: what folds are stratified by.
+    """
+
+    responses: np.ndarray
+    origin: float
+    kind: str
+    classes: np.ndarray | None
+    codes: np.ndarray | None
+
+
 def read_encoded_target(
     y: Any, n_rows: int, kept: np.ndarray | None, target_type: str, name: str
-) -> tuple[np.ndarray, float, str, np.ndarray | None]:
+) -> EncodedTarget:
     """Read y.
 
     Parameters
@@ -35,12 +57,7 @@ def read_encoded_target(
 
     Returns
     -------
-    responses : ndarray of shape (n_kept, C)
-        Numbers, or whether each row is of the second class, or of each of several classes.
-    origin : float
-        What numbers are less by, so that they keep their digits.
-    kind : {"continuous", "binary", "multiclass"}
-    classes : ndarray or None
+    target : EncodedTarget
     """
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
@@ -48,11 +65,12 @@ def read_encoded_target(
     kind = target_type if target_type != "auto" else _kind_of(y, name)
     if kind == "continuous":
         deviation, origin = about_origin(y, check_target(y, n_rows, name))
-        return (deviation if kept is None else deviation[kept])[:, None], origin, kind, None
-    codes, labels = read_classes(y, n_rows, name)
-    codes = np.asarray(codes, dtype=np.int64)
-    present, codes = np.unique(codes if kept is None else codes[kept], return_inverse=True)
-    classes = labels[present]
+        return EncodedTarget((deviation if kept is None else deviation[kept])[:, None], origin, kind, None, None)
+    every_code, classes = read_classes(y, n_rows, name)
+    every_code = codes = np.asarray(every_code, dtype=np.int64)
+    if kept is not None:
+        present, codes = np.unique(every_code[kept], return_inverse=True)
+        classes = classes[present]
     if len(classes) < 2 or (kind == "binary" and len(classes) > 2):
         cure = "Use target_type='multiclass'." if len(classes) > 2 else "Numbers need target_type='continuous'."
         raise ValueError(
@@ -60,8 +78,9 @@ def read_encoded_target(
             f"target_type={target_type!r} cannot encode. {cure}"
         )
     if kind == "binary":
-        return codes.astype(np.float64)[:, None], 0.0, kind, classes
-    return (codes[:, None] == np.arange(len(classes))).astype(np.float64), 0.0, kind, classes
+        return EncodedTarget(codes.astype(np.float64)[:, None], 0.0, kind, classes, every_code)
+    shares = (codes[:, None] == np.arange(len(classes))).astype(np.float64)
+    return EncodedTarget(shares, 0.0, kind, classes, every_code)
 
 
 def _kind_of(y: Any, name: str) -> str:
@@ -75,10 +94,10 @@ def _kind_of(y: Any, name: str) -> str:
             f"Unknown label type: y was taken for {kind!r}; {name} encodes by one column of 'continuous', 'binary' or "
             "'multiclass' values."
         )
-    if values.dtype.kind in "iuf" and kind != "continuous":
+    if values.dtype.kind in "iuf" and kind == "binary" and values.size and np.ptp(values) == 0:
+        return "continuous"
+    if values.dtype.kind in "iuf" and kind == "multiclass":
         n_values = len(np.unique(values))
-        if n_values == 1:
-            return "continuous"
         if n_values > _MANY_CLASSES:
             warn(
                 f"y holds {n_values} different integers, which target_type='auto' takes for as many classes, each a "
