@@ -20,7 +20,7 @@ def test_what_stands_still_has_no_r_hat_and_no_warning(rng):
 def table(**columns):
     good = {"r_hat": 1.002, "ess_bulk": 900.0, "ess_tail": 700.0, "divergences": 0.0, "pareto_k": np.nan}
     # posterior sd 3, and a tenth of it is told
-    good |= {"mcse_mean": 0.1, "mcse_sd": 0.28, "mcse_eti89_lb": 0.29, "mcse_eti89_ub": 0.29}
+    good |= {"mcse_mean": 0.1, "mcse_sd": 0.28, "mcse_eti95_lb": 0.29, "mcse_eti95_ub": 0.29}
     good["r_hat"] = np.nan if np.isnan(columns.get("r_hat", 1.0)) else 1.002  # nodes have none
     return pd.DataFrame({name: [columns.get(name, value), value] for name, value in good.items()}, index=["tau", "b"])
 
@@ -39,7 +39,7 @@ def table(**columns):
         ),
         (
             "marginal",
-            {"r_hat": np.nan, "mcse_eti89_ub": 0.31},
+            {"r_hat": np.nan, "mcse_eti95_ub": 0.31},
             r"sd or ends of the interval known to no more than 0.1 posterior sds for tau\. Centred columns",
         ),
         ("marginal", {"r_hat": np.nan, "mcse_sd": 0.31}, r"known to no more than 0.1 posterior sds for tau\."),

@@ -95,7 +95,7 @@ def test_known_errors_and_a_fixed_sd_come_back_as_such(schools):
 def test_diagnostics_have_the_names_of_the_user_and_leave_out_what_is_constant(schools, slopes):
     table = nuts.diagnose(schools)
     assert list(table.index) == ["Intercept", *(f"1|school[{s}]" for s in "ABCDEFGH")]
-    errors = ["mcse_mean", "mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]
+    errors = ["mcse_mean", "mcse_sd", "mcse_eti95_lb", "mcse_eti95_ub"]
     assert list(table.columns) == ["r_hat", "ess_bulk", "ess_tail", *errors]
     assert table["r_hat"].max() < 1.03
     names = nuts.diagnose(slopes.draws).index

@@ -27,7 +27,7 @@ def test_ends_and_sds_are_those_of_the_exact_log_density(n_groups, n_varying, gr
     assert sds.max() <= MOST_OF_SD, sds
     # and the reported errors say so
     table = model.diagnostics_.iloc[: len(ends)]
-    reported = table[["mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]].div(
+    reported = table[["mcse_sd", "mcse_eti95_lb", "mcse_eti95_ub"]].div(
         model.summary()["sd"].iloc[-len(ends) :], axis=0
     )
     assert reported.max(axis=None) < MOST_AT_ENDS

@@ -115,8 +115,8 @@ def diagnose(posterior: SampledChains):
     -------
     pandas.DataFrame
         Index: names such as "floor", "sigma", "1|county_sigma", "corr_county[1, floor]", "1|county[ANOKA]"; columns
-        `r_hat`, `ess_bulk`, `ess_tail` (5% and 95% quantile), `mcse_mean`, `mcse_sd`, and `mcse_eti89_lb` and
-        `mcse_eti89_ub` of the ends of the 89% interval. Parameters that are constant are left out.
+        `r_hat`, `ess_bulk`, `ess_tail` (5% and 95% quantile), `mcse_mean`, `mcse_sd`, and `mcse_eti95_lb` and
+        `mcse_eti95_ub` of the ends of the 95% interval. Parameters that are constant are left out.
     """
     import pandas as pd
     from arviz_stats.base import array_stats
@@ -131,8 +131,8 @@ def diagnose(posterior: SampledChains):
             "ess_tail": array_stats.ess(chains, method="tail", prob=(0.05, 0.95), **axes),
             "mcse_mean": array_stats.mcse(chains, method="mean", **axes),
             "mcse_sd": array_stats.mcse(chains, method="sd", **axes),
-            "mcse_eti89_lb": array_stats.mcse(chains, method="quantile", prob=0.055, **axes),
-            "mcse_eti89_ub": array_stats.mcse(chains, method="quantile", prob=0.945, **axes),
+            "mcse_eti95_lb": array_stats.mcse(chains, method="quantile", prob=0.025, **axes),
+            "mcse_eti95_ub": array_stats.mcse(chains, method="quantile", prob=0.975, **axes),
         },
         index=list(named),
     )

@@ -14,8 +14,8 @@ from hbsk._engine.integrate import N_REPLICATES, monte_carlo_error
 from hbsk._posterior.parts import RowMixture
 from hbsk._posterior.prediction import mixture_quantiles
 
-# As in ArviZ 1.x: equal-tailed intervals of 89 %.
-INTERVAL = 0.89
+# The ends that `summary` shows by default.
+INTERVAL = 0.95
 END_LEVELS = np.array([(1 - INTERVAL) / 2, (1 + INTERVAL) / 2])
 TAIL_LEVELS = np.array([0.05, 0.95])
 # Half of the step in probability over which the density at a quantile of points is taken, as a share of the tail.

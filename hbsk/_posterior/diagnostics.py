@@ -23,7 +23,7 @@ PARETO_K_THRESHOLD = DEFAULT.pareto_k_limit
 
 # Monte Carlo error of an sd or of an end of an interval, in posterior sds, that is told.
 MCSE_THRESHOLD = 0.1
-ERRORS = ["mcse_sd", "mcse_eti89_lb", "mcse_eti89_ub"]
+ERRORS = ["mcse_sd", "mcse_eti95_lb", "mcse_eti95_ub"]
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences", "pareto_k", "in_model"]
 # A residual sd is near its floor up to this many times it, and held there with this share of its posterior.
 NEAR_FLOOR, SHARE_AT_FLOOR = 2.0, 0.01
