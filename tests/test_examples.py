@@ -1,5 +1,6 @@
 """Every example runs as it is, without a warning, in a folder of its own."""
 
+import ast
 import runpy
 import sys
 from pathlib import Path
@@ -27,9 +28,20 @@ QUESTIONS = {
     "plot_schools_in_districts",
     "plot_shrinkage_radon",
     "plot_sleepstudy_correlated_slopes",
+    "plot_store_sales",
     "plot_students_and_lecturers",
     "plot_where_encoding_loses",
 }
+
+# What people come for, each in so many lines: all but the blocks of text of the gallery, blank lines and imports too.
+JOBS = {
+    "plot_store_sales",
+    "plot_bcg_meta_analysis",
+    "plot_batting_binomial",
+    "plot_schools_in_districts",
+    "plot_encode_before_boosting",
+}
+MOST_LINES = 40
 
 
 @pytest.fixture(autouse=True)
@@ -59,6 +71,28 @@ def test_example_runs_and_draws(path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
     assert figures() > 0
+
+
+def lines_of_code(text):
+    """Return the lines of a script of the gallery that are no block of text; those begin with ``# %%``."""
+    docstring = ast.parse(text).body[0]
+    lines, in_text = [], False
+    for line in text.splitlines()[docstring.end_lineno :]:
+        in_text = line.startswith("# %%") or (in_text and line.startswith("#"))
+        if not in_text and not line.startswith("# sphinx_gallery"):
+            lines.append(line)
+    return lines
+
+
+@pytest.mark.parametrize("name", sorted(JOBS))
+def test_a_job_is_a_short_script(name):
+    (path,) = [path for path in EXAMPLES if path.stem == name]
+    assert 10 < len(lines_of_code(path.read_text(encoding="utf-8"))) <= MOST_LINES
+
+
+def test_lines_are_counted_outside_of_text():
+    text = '"""A\n\nb\n"""\n\n# %%\n# text\nimport ast\n# why\n\nx = 1\n# %%\n# sphinx_gallery_tags = []\ny = 1\n'
+    assert lines_of_code(text) == ["", "import ast", "# why", "", "x = 1", "y = 1"]
 
 
 def test_gallery_answers_the_questions_it_promises():

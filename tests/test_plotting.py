@@ -367,3 +367,46 @@ def test_rank_display_draws_bars_within_the_ranks(few):
     assert first == f"{display.probability[order[0]]:.0%}"
     assert display.ax_.get_xticks().tolist() == list(range(1, 8))
     assert_legible(display)
+
+
+# Some groups of many
+
+
+@pytest.mark.parametrize("display", [GroupEffectsDisplay, ShrinkageDisplay, RankDisplay])
+def test_some_groups_are_drawn_as_among_all(display, radon):
+    whole = display.from_estimator(radon[0])
+    some = [whole.labels[k] for k in (60, 3, 17)]
+    part = display.from_estimator(radon[0], groups=pd.Index(some))
+    at = [whole.labels.tolist().index(label) for label in sorted(some)]
+    assert part.labels.tolist() == sorted(some)
+    held = {name for name in vars(whole) if isinstance(getattr(whole, name), np.ndarray)} - {"order_"}
+    assert {"expected_rank", "no_pooling_rank", "probability"} <= held if display is RankDisplay else "lower" in held
+    for name in held:
+        np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[at], err_msg=name)
+    assert len(part.ax_.get_yticks()) == 3
+
+
+def test_ranks_of_some_groups_reach_beyond_their_number(radon):
+    last = radon[0].rank_groups().index[-1:]
+    drawn = RankDisplay.from_estimator(radon[0], groups=last)
+    assert drawn.n_ranked == 85
+    assert drawn.ax_.get_xlim()[1] > drawn.expected_rank[0] > 60
+    first = RankDisplay.from_estimator(radon[0], groups=radon[0].rank_groups(top=2).index)
+    bars = first.ranks_[2][0].get_segments()
+    np.testing.assert_allclose([bar[1][0] for bar in bars], (first.expected_rank + first.rank_sd)[first.order_])
+    assert first.ax_.get_xlim()[1] < 60
+
+
+@pytest.mark.parametrize("display", [GroupEffectsDisplay, ShrinkageDisplay, RankDisplay])
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        (["AITKIN", "Nowhere"], "groups has labels of 'county' that fit has not seen: 'Nowhere'. Those of groups_ are"),
+        ("AITKIN", r"groups='AITKIN': pass a list of labels of the groups to draw, such as rank_groups\(top=20\)"),
+        ([], r"groups=\[\]: pass a list of labels"),
+        (3, r"groups=3: pass a list of labels"),
+    ],
+)
+def test_groups_that_cannot_be_drawn_are_named(display, groups, message, radon):
+    with pytest.raises(ValueError, match=message):
+        display.from_estimator(radon[0], groups=groups)

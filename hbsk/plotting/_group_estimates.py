@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from hbsk._base import learnt_by
 from hbsk._data.checks import check_coverage
 from hbsk._estimators.answers import check_only_factor, point_of, refuse_point
-from hbsk._messages import interval_columns
+from hbsk._messages import interval_columns, quoted
 from hbsk._posterior.group_tables import coefficient_rows, column_labels, find_term
 from hbsk._posterior.summary import refuse_point_of_slope
 
@@ -52,6 +52,31 @@ class GroupEstimates:
     factor: str
     term: str
     centre_name: str
+
+    def of(self, groups: Iterable[Any] | None) -> GroupEstimates:
+        """Return the estimates of some groups, in the order of `groups_`; None for all."""
+        if groups is None:
+            return self
+        chosen = positions_of(groups, self.labels, self.factor)
+        arrays = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(self, **{name: part[chosen] for name, part in arrays.items() if isinstance(part, np.ndarray)})
+
+
+def positions_of(groups: Iterable[Any], labels: np.ndarray, factor: str) -> np.ndarray:
+    """Return the positions of some labels among all, in ascending order."""
+    wanted = [] if isinstance(groups, str) or not isinstance(groups, Iterable) else list(groups)
+    if not wanted:
+        raise ValueError(
+            f"groups={groups!r}: pass a list of labels of the groups to draw, such as rank_groups(top=20).index; None "
+            "draws all."
+        )
+    known = labels.tolist()
+    if absent := [label for label in wanted if label not in known]:
+        raise ValueError(
+            f"groups has labels of {factor!r} that fit has not seen: {quoted(absent, 5)}. Those of groups_ are "
+            f"{quoted(known, 5)}."
+        )
+    return np.flatnonzero([label in wanted for label in known])
 
 
 def fitted_step(estimator: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ from sklearn.utils._optional_dependencies import check_matplotlib_support
 from hbsk._estimators.answers import ranks_of_groups
 from hbsk.plotting import _style
 from hbsk.plotting._group_display import GroupDisplay
-from hbsk.plotting._group_estimates import align, fitted_step, read_group_estimates
+from hbsk.plotting._group_estimates import align, fitted_step, positions_of, read_group_estimates
 
 
 class RankDisplay(GroupDisplay):
@@ -39,6 +39,8 @@ class RankDisplay(GroupDisplay):
         Name of the grouping factor, for the axis.
     term : str, default="estimate"
         What is ranked, for the axis.
+    n_ranked : int, default=None
+        How many groups were ranked, of which these are some. None: these are all.
 
     Attributes
     ----------
@@ -84,6 +86,7 @@ class RankDisplay(GroupDisplay):
         top=1,
         factor="group",
         term="estimate",
+        n_ranked=None,
     ):
         self.labels = labels
         self.expected_rank = expected_rank
@@ -93,6 +96,7 @@ class RankDisplay(GroupDisplay):
         self.top = top
         self.factor = factor
         self.term = term
+        self.n_ranked = n_ranked
 
     @classmethod
     def from_estimator(
@@ -102,6 +106,7 @@ class RankDisplay(GroupDisplay):
         term: str | None = None,
         factor: str | None = None,
         at: str | Mapping[str, Any] = "zero",
+        groups: Iterable[Any] | None = None,
         ascending: bool = False,
         top: int | None = None,
         ax: Any = None,
@@ -120,6 +125,8 @@ class RankDisplay(GroupDisplay):
             Grouping factor. With several of them this or `term` must be given.
         at : {"zero", "mean"} or dict of str to value, default="zero"
             Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
+        groups : list of labels, default=None
+            Draw these groups only, such as ``rank_groups(top=20).index``, with their ranks among all. None: all.
         ascending : bool, default=False
             Whether the smallest estimate has rank 1.
         top : int, default=None
@@ -143,17 +150,23 @@ class RankDisplay(GroupDisplay):
             )
         found = read_group_estimates(estimator, term, factor, 0.95, at)
         table = ranks_of_groups(estimator, term, factor, ascending, top, at)
-        by_label = {
+        ranks = {
             name: align(dict(zip(table.index.tolist(), column, strict=True)), found.labels, str(name))
             for name, column in table.items()
         }
+        ranks["no_pooling"] = _ranks(found.no_pooling if ascending else -found.no_pooling)
+        n_ranked = len(found.labels)
+        if groups is not None:
+            chosen = positions_of(groups, found.labels, found.factor)
+            found, ranks = found.of(groups), {name: column[chosen] for name, column in ranks.items()}
         display = cls._of(
             found,
-            expected_rank=by_label["expected_rank"],
-            rank_sd=by_label["rank_sd"],
-            no_pooling_rank=_ranks(found.no_pooling if ascending else -found.no_pooling),
-            probability=by_label["p_best" if top is None else f"p_top_{top}"],
+            expected_rank=ranks["expected_rank"],
+            rank_sd=ranks["rank_sd"],
+            no_pooling_rank=ranks["no_pooling"],
+            probability=ranks["p_best" if top is None else f"p_top_{top}"],
             top=1 if top is None else top,
+            n_ranked=n_ranked,
         )
         return display.plot(ax, rank_kwargs=rank_kwargs, no_pooling_kwargs=no_pooling_kwargs)
 
@@ -182,7 +195,10 @@ class RankDisplay(GroupDisplay):
         self.order_ = order = np.argsort(self.expected_rank, kind="stable")
         place = np.arange(n_groups)
         rank, sd = self.expected_rank[order], self.rank_sd[order]
-        ends = _style.reach(rank, np.maximum(rank - sd, 1.0), np.minimum(rank + sd, n_groups))
+        last = n_groups if self.n_ranked is None else self.n_ranked
+        ends = _style.reach(rank, np.maximum(rank - sd, 1.0), np.minimum(rank + sd, last))
+        if last > n_groups:  # of some of many groups, as far as these reach
+            last = min(last, np.ceil(np.nanmax([n_groups, *(rank + sd), *self.no_pooling_rank])))
         size = _style.marker_size(ax, n_groups)
         style = {"fmt": "o", "color": _style.BLUE, "markersize": size, "zorder": 3}
         style["elinewidth"] = _style.line_width(ax, n_groups)
@@ -192,8 +208,8 @@ class RankDisplay(GroupDisplay):
         style |= {"markerfacecolor": "none", "label": "rank without pooling"}
         style = _style.styled(style, no_pooling_kwargs, Line2D)
         (self.no_pooling_,) = ax.plot(self.no_pooling_rank[order], place, **style)
-        ax.set_xlim(1 - 0.03 * n_groups, n_groups + 0.03 * n_groups)
-        ax.set_xticks(_rank_ticks(ax.get_xticks(), n_groups))
+        ax.set_xlim(1 - 0.03 * last, last + 0.03 * last)
+        ax.set_xticks(_rank_ticks(ax.get_xticks(), last))
         _style.write(ax.set_xlabel, f"rank of the {self.factor}'s {self.term}")
         self._label_groups(ax)
         self.probabilities_ = self._write_probabilities(ax)
@@ -214,9 +230,9 @@ class RankDisplay(GroupDisplay):
         return texts
 
 
-def _rank_ticks(chosen: np.ndarray, n_groups: int) -> list[float]:
+def _rank_ticks(chosen: np.ndarray, last: float) -> list[float]:
     """Return 1 and those of Matplotlib's ticks that are ranks and leave room for the 1."""
-    ticks = [tick for tick in chosen if 1 < tick <= n_groups and tick == int(tick)]
+    ticks = [tick for tick in chosen if 1 < tick <= last and tick == int(tick)]
     step = ticks[1] - ticks[0] if len(ticks) > 1 else 1.0
     return [1.0, *(tick for tick in ticks if tick - 1 > 0.6 * step)]
 

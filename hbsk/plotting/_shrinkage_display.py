@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,7 @@ class ShrinkageDisplay(GroupDisplay):
         term: str | None = None,
         factor: str | None = None,
         at: str | Mapping[str, Any] = "zero",
+        groups: Iterable[Any] | None = None,
         coverage: float = 0.95,
         no_pooling: Any = None,
         kind: str = "estimates",
@@ -144,6 +145,8 @@ class ShrinkageDisplay(GroupDisplay):
             Grouping factor. With several of them this or `term` must be given.
         at : {"zero", "mean"} or dict of str to value, default="zero"
             Where intercepts are told: other columns at 0, at their means, or at values, as in `group_effects`.
+        groups : list of labels, default=None
+            Draw these groups only, such as ``rank_groups(top=20).index``. None: all.
         coverage : float, default=0.95
             Probability of the intervals.
         no_pooling : estimator, default=None
@@ -163,7 +166,7 @@ class ShrinkageDisplay(GroupDisplay):
             Object that holds data and artists.
         """
         check_matplotlib_support(f"{cls.__name__}.from_estimator")
-        found = read_group_estimates(estimator, term, factor, coverage, at)
+        found = read_group_estimates(estimator, term, factor, coverage, at).of(groups)
         ends: dict[str, np.ndarray] = {}
         if no_pooling is not None:
             free = read_group_estimates(no_pooling, term, factor, coverage, at)
