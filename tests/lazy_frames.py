@@ -50,8 +50,8 @@ def rows(shift=0.0, seed=0):
 def in_memory(lazy, order="row"):
     """Return what a lazy frame computes as a data frame of pandas, its rows sorted by a column."""
     query = nw.from_native(lazy)
-    found = query.collect() if query.implementation.is_polars() else query.collect(backend="pandas")
-    return found.to_pandas().sort_values(order, ignore_index=True)
+    backend = {nw.Implementation.POLARS: None, nw.Implementation.PYSPARK: "pyarrow"}.get(query.implementation, "pandas")
+    return query.collect(backend=backend).to_pandas().sort_values(order, ignore_index=True)
 
 
 def fit_in_memory(model, frame, sample_weight=None, standard_error=None):

@@ -147,10 +147,12 @@ def test_a_second_pass_saves_the_digits_that_a_far_centre_costs(monkeypatch, cap
     frame.loc[0, "x"] = 0.0
     model = PartialPoolingRegressor("y ~ x + (x | g)", verbose=1)
     far = model.collect(ENGINES["polars"](frame))
-    assert capsys.readouterr().out.count("sums by group") == 2
+    asked = capsys.readouterr().out
+    assert (asked.count("sums of all rows"), asked.count("sums by group")) == (2, 1)
     monkeypatch.setattr("hbsk._data.lazy.HEAD", 1000)
     near = model.collect(ENGINES["polars"](frame))
-    assert capsys.readouterr().out.count("sums by group") == 1
+    asked = capsys.readouterr().out
+    assert (asked.count("sums of all rows"), asked.count("sums by group")) == (1, 1)
     for name in ("x_sd", "y_sd", "x_mean"):
         np.testing.assert_allclose(
             getattr(far.collected.moments, name), getattr(near.collected.moments, name), rtol=1e-13
@@ -176,7 +178,7 @@ def test_few_rows_come_back_and_none_in_predict(monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr(pl.LazyFrame, "collect", counted)
         model.fit(lazy)
-        assert came == [1000, lazy_frames.N_GROUPS, 1]
+        assert came == [1000, 1, lazy_frames.N_GROUPS]
         came.clear()
         predicted = model.predict(lazy, return_std=True)
         assert came == []
@@ -185,11 +187,11 @@ def test_few_rows_come_back_and_none_in_predict(monkeypatch):
 
 def test_a_line_for_each_query_with_its_sql(capsys):
     model = PartialPoolingRegressor(FORMULA, verbose=1).fit(ENGINES["duckdb"](rows()))
-    first, sums, overall = capsys.readouterr().out.splitlines()
+    first, overall, sums = capsys.readouterr().out.splitlines()
     assert first.startswith("hbsk: first rows: 1,000 rows in 0.")
+    assert overall.startswith("hbsk: sums of all rows: 1 rows in ")
     assert sums.startswith("hbsk: sums by group: 30 rows in ")
     assert "GROUP BY" in sums
-    assert overall.startswith("hbsk: sums of all rows: 1 rows in ")
     model.set_params(verbose=0).predict(ENGINES["duckdb"](rows()))
     assert capsys.readouterr().out == ""
 
@@ -356,6 +358,15 @@ def test_integers_with_more_digits_than_floats_are_refused():
 def test_rows_in_memory_still_need_y():
     with pytest.raises(ValueError, match="estimator requires y to be passed, but the target y is None"):
         PartialPoolingRegressor(FORMULA).fit(rows().drop(columns="y"))
+
+
+@pytest.mark.parametrize("rows", ["range(3000) WHERE random() < 0.5", "range(3000)"])
+def test_rows_that_change_between_queries_are_refused(rows):
+    lazy = CONNECTION.sql(f"SELECT range % 7 AS g, random() AS x, cos(range) AS y FROM {rows}")
+    model = PartialPoolingRegressor("y ~ x + (1 | g)")
+    with pytest.raises(ValueError, match="rows of the lazy frame changed from one query to the next"):
+        model.fit(lazy)
+    model.fit(ENGINES["duckdb"](lazy.df()))
 
 
 def test_an_empty_frame_is_refused():

@@ -6,7 +6,9 @@ Nothing is imported here that the frame's owner has not imported: an engine is f
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import perf_counter
 from types import MappingProxyType
@@ -57,9 +59,12 @@ class LazyTable:
     def ask(self, purpose: str, query: nw.LazyFrame) -> nw.DataFrame:
         """Let the engine compute a query, whose rows come into memory."""
         start = perf_counter()
-        is_polars = query.implementation.is_polars()
-        # pandas is here anyway, and what DuckDB needs for it; pyarrow may not be
-        rows = query.collect(engine="streaming") if is_polars else query.collect(backend="pandas")
+        if query.implementation.is_polars():
+            rows = query.collect(engine="streaming")
+        else:
+            with _pandas_for_spark():
+                # pandas is here anyway, and what DuckDB needs for it; pyarrow may not be
+                rows = query.collect(backend="pandas")
         if self.verbose:
             line = f"hbsk: {purpose}: {len(rows):,} rows in {perf_counter() - start:.2f} s"
             print(": ".join(filter(None, [line, _sql(query)])))  # noqa: T201 - what verbose=1 asks for
@@ -74,6 +79,17 @@ def read_lazy_table(X: Any, verbose: Any = 0) -> LazyTable:
     """Read a frame of any engine; no row is looked at."""
     frame = nw.from_native(X)
     return LazyTable(frame, dict(frame.collect_schema()), int(verbose))
+
+
+@contextmanager
+def _pandas_for_spark() -> Iterator[None]:
+    """Keep back what PySpark warns of whenever a frame of pandas 3 crosses to or from it.
+
+    The few columns that do are tested. To be removed when PySpark supports pandas 3.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas", FutureWarning)
+        yield
 
 
 def _sql(query: nw.LazyFrame) -> str:
@@ -197,7 +213,8 @@ def small_frame(columns: Mapping[str, Any], like: nw.LazyFrame) -> nw.LazyFrame:
     if engine.is_ibis():
         return nw.from_native(sys.modules["ibis"].memtable(of_groups))
     if engine.is_spark_like() and hasattr(native, "sparkSession"):
-        return nw.from_native(native.sparkSession.createDataFrame(of_groups))
+        with _pandas_for_spark():
+            return nw.from_native(native.sparkSession.createDataFrame(of_groups))
     raise TypeError(
         f"Frames of {engine} cannot be joined with the effects of groups. Accepted are those of Polars, DuckDB, Dask, "
         "PySpark and Ibis."

@@ -1,38 +1,27 @@
-"""Sums over groups of a lazy frame, by its own engine: one GROUP BY, of which one row a group comes back.
-
-The query has three steps that every engine has: columns less a centre near their means, products of them, sums by
-group. Sums about zero would lose what columns differ by where they are far from it.
-"""
+"""Sums over groups of a lazy frame, by its own engine: one GROUP BY, of which one row a group comes back."""
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from functools import reduce
-from itertools import combinations_with_replacement
 from typing import Any
 
 import narwhals.stable.v2 as nw
 import numpy as np
 
 from hbsk._data.labels import GroupFactor
-from hbsk._data.lazy import as_numbers, as_table, first_centre, is_far
+from hbsk._data.lazy import as_numbers, as_table
 from hbsk._data.sources import FactorSource, label_columns, where_labels_stand
 from hbsk._engine.sums import CentredSums, GroupSums, centred_sums
-from hbsk._fit.lazy_checks import beside_numbers, raise_for_bad_rows, whole
+from hbsk._fit.lazy_query import Found, Query, ask_sums, design_of
 from hbsk._model.centres import varying_intercept
 from hbsk._model.frame import ModelFrame
-from hbsk._model.lazy_columns import lazy_columns
 from hbsk._model.lazy_frame import LazyRows
 from hbsk._model.options import Options
-from hbsk._posterior.group_tables import common_counterparts
 from hbsk.sufficient_statistics import SufficientStatistics, parameters_of_recipe
 
 # Numbers that may come back, 4 GB.
 MOST_NUMBERS = 5e8
-# Column 0 of a design is 1 everywhere.
-ONES = 0
 
 
 def statistics_of_lazy_rows(options: Options, rows: LazyRows) -> SufficientStatistics:
@@ -63,24 +52,14 @@ def statistics_by_fold(
     statistics : dict of fold to SufficientStatistics
         All of them over the groups of all rows.
     """
-    design = _design_of(rows)
-    columns = {f"c{k}": each for k, each in enumerate(design.expressions, start=1)}
-    origin = first_centre(rows.table, columns, _long_integers(rows))
-    for _ in range(2):
-        query = _Query(rows, design, origin, fold)
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = query.run()
-            mean, sd = query.moments(found)
-        if not is_far(origin, mean, sd).any():
-            break
-        origin = mean
+    query, found = ask_sums(rows, fold)
     return _Assembly(options, rows, query, found, deal).by_fold()
 
 
 def refuse_too_many_sums(rows: LazyRows, fold: str | None) -> None:
     """Raise where more would come back than memory holds, by a count of what there is to come."""
-    design = _design_of(rows)
-    n_sums = len(design.by_group) + len(design.overall) * (fold in rows.group_columns)
+    design = design_of(rows)
+    n_sums = len(design.by_group | design.overall if fold in rows.group_columns else design.by_group)
     keys = dict.fromkeys([*rows.group_columns, *([] if fold is None else [fold])])
     if not keys:
         return
@@ -96,269 +75,14 @@ def refuse_too_many_sums(rows: LazyRows, fold: str | None) -> None:
         )
 
 
-def _long_integers(rows: LazyRows) -> dict[str, str]:
-    """Return the columns whose integers may have more digits than floats, by what to call them."""
-    plain = {component.plain_column for component in rows.specification.recipe.components()}
-    bindings = rows.specification.bindings
-    named = {
-        f"Column {name!r} of X": bindings.get(name, name) for name in rows.specification.feature_names if name in plain
-    }
-    long = (nw.Int64, nw.UInt64)
-    return {what: name for what, name in (named | {"y": rows.response}).items() if rows.table.schema[name] in long}
-
-
-@dataclass(frozen=True)
-class _Design:
-    """Distinct columns of a model, and which of them are the common and the varying ones.
-
-    Attributes
-    ----------
-    expressions : tuple of Expr
-        Columns 1 and up; y less its offset is the last one.
-    centred : tuple of bool
-        Which of them count as less a centre in products.
-    common, varying : tuple of int
-    """
-
-    expressions: tuple[nw.Expr, ...]
-    centred: tuple[bool, ...]
-    common: tuple[int, ...]
-    varying: tuple[int, ...]
-
-    @property
-    def y(self) -> int:
-        return len(self.expressions)
-
-    @property
-    def by_group(self) -> set[tuple[int, int]]:
-        """Pairs of columns whose products are needed by group."""
-        others = {*self.varying, *self.common, self.y}
-        return {(min(a, b), max(a, b)) for a in self.varying for b in others}
-
-    @property
-    def overall(self) -> set[tuple[int, int]]:
-        """Pairs of columns whose products are needed of all rows; some are moments of varying columns."""
-        moments = {pair for k in self.varying for pair in ((ONES, k), (k, k))}
-        return moments | set(combinations_with_replacement(sorted({*self.common, self.y}), 2))
-
-
-def _design_of(rows: LazyRows) -> _Design:
-    specification = rows.specification
-    columns = lazy_columns(specification.recipe, rows.table.schema)
-    expressions: list[nw.Expr] = []
-    centred: list[bool] = []
-
-    def number(expression: nw.Expr, is_centred: bool) -> int:
-        expressions.append(expression)
-        centred.append(is_centred)
-        return len(expressions)
-
-    has_intercept = specification.has_intercept
-    common = tuple(
-        ONES if has_intercept and a == 0 else number(each, has_intercept) for a, each in enumerate(columns.common)
-    )
-    varying = []
-    for factor, of_factor in zip(specification.factors, columns.varying, strict=True):
-        intercept = varying_intercept(factor)
-        for k, (counterpart, each) in enumerate(
-            zip(common_counterparts(specification, factor), of_factor, strict=True)
-        ):
-            if k == intercept:
-                varying.append(ONES)
-            elif counterpart is not None and has_intercept == (intercept is not None):
-                varying.append(common[counterpart])
-            else:
-                varying.append(number(each, intercept is not None))
-    y = nw.col(rows.response).cast(nw.Float64)
-    number(y if columns.offset is None else y - columns.offset, has_intercept)
-    return _Design(tuple(expressions), tuple(centred), common, tuple(varying))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# The query
-
-
-@dataclass(frozen=True)
-class _Found:
-    """What came back: a row for each fold and group; of what is summed over all groups, a row for each fold.
-
-    Attributes
-    ----------
-    rows : narwhals DataFrame
-    overall : narwhals DataFrame
-        The same where there was no pass of its own.
-    """
-
-    rows: nw.DataFrame
-    overall: nw.DataFrame
-
-    def total(self, name: str) -> np.ndarray:
-        """Return what is summed over all groups, of each row that came back."""
-        return as_numbers(self.overall, name)
-
-
-@dataclass(frozen=True)
-class _Query:
-    """Sums of products of columns.
-
-    Attributes
-    ----------
-    rows : LazyRows
-    design : _Design
-    origin : ndarray of shape (n_columns,)
-        What the moments of columns are about; and products, where a column is centred.
-    fold : str or None
-    """
-
-    rows: LazyRows
-    design: _Design
-    origin: np.ndarray
-    fold: str | None
-
-    @property
-    def centre(self) -> np.ndarray:
-        """What columns are less of in products; 0 for the column of ones."""
-        return np.append(0.0, np.where(self.design.centred, self.origin, 0.0))
-
-    @property
-    def keys(self) -> dict[str, str]:
-        """Columns of the labels of groups, by their names in the query."""
-        return {f"g{k}": column for k, column in enumerate(self.rows.group_columns)}
-
-    @property
-    def has_moments_apart(self) -> bool:
-        """Whether moments of columns are no products: those count weights by precision."""
-        return self.rows.standard_error is not None or not all(self.design.centred)
-
-    def run(self) -> _Found:
-        """Ask the engine.
-
-        Raises
-        ------
-        ValueError
-            For rows that no model can take; they are counted in the same pass.
-        """
-        design, keys = self.design, list(self.keys)
-        by_group, overall = design.by_group, design.overall
-        # a pass without groups costs less than its sums by group would (benchmarks/lazy.py)
-        one_pass = not keys or overall <= by_group
-        more = self._totals()
-        counts = self._counts()
-        fold = ["fold"] if self.fold is not None else []
-        if one_pass:
-            rows = self._ask("sums by group" if keys else "sums", by_group | overall, counts | more, [*fold, *keys])
-            found = _Found(rows, rows)
-        else:
-            rows = self._ask("sums by group", by_group, counts, [*fold, *keys])
-            self._check(rows)
-            found = _Found(rows, self._ask("sums of all rows", overall, more, fold))
-        self._check(rows)
-        return found
-
-    def _check(self, rows: nw.DataFrame) -> None:
-        n_rows, n_whole = (as_numbers(rows, name).sum() if len(rows) else 0.0 for name in ("rows", "whole"))
-        if n_rows > n_whole:
-            raise_for_bad_rows(self.rows, int(n_rows))
-        if n_rows == 0:
-            empty = "no row with a sample_weight above 0" if self.rows.sample_weight is not None else "no rows"
-            raise ValueError(f"The lazy frame has {empty}, while a minimum of 2 samples is required.")
-
-    def _ask(self, purpose: str, pairs: set, more: dict[str, nw.Expr], keys: list[str]) -> nw.DataFrame:
-        columns = self._columns()
-        first = self.rows.table.frame.select(**columns)
-        products = {f"p{a}_{b}": self._product(a, b) for a, b in sorted(pairs)}
-        if "whole" in more:
-            numbers = [name for name in columns if name in ("f", "e") or name.startswith(("c", "beside"))]
-            more["whole"] = whole(numbers, [name for name in columns if name.startswith("ok")])
-        of_rows = {name: each for name, each in (products | more).items() if each is not None}
-        second = first.select(*keys, **of_rows)
-        sums: list[nw.Expr] = [nw.len().alias("rows")]
-        for name in of_rows:
-            aggregate = {"most": nw.Expr.max, "least": nw.Expr.min}.get(name, nw.Expr.sum)
-            sums.append(aggregate(nw.col(name)))
-        return self.rows.table.ask(purpose, second.group_by(*keys).agg(*sums) if keys else second.select(*sums))
-
-    def _columns(self) -> dict[str, nw.Expr]:
-        """Return the first step: keys, centred columns, copies f, squares of errors e, deviations from the origin."""
-        columns = {name: nw.col(column) for name, column in self.keys.items()}
-        if self.fold is not None:
-            columns["fold"] = nw.col(self.fold)
-        centre = self.centre
-        for k, each in enumerate(self.design.expressions, start=1):
-            columns[f"c{k}"] = each - float(centre[k])
-            if centre[k] != self.origin[k - 1]:
-                columns[f"d{k}"] = each - float(self.origin[k - 1])
-        if self.rows.weight is not None:
-            columns["f"] = self.rows.weight
-        if self.rows.standard_error is not None:
-            error = nw.col(self.rows.standard_error).cast(nw.Float64)
-            columns["e"] = error * error
-        return columns | beside_numbers(self.rows)
-
-    def _factors(self, *names: str) -> list[nw.Expr]:
-        """Return columns of the first step that are there."""
-        is_there = {"f": self.rows.weight is not None, "e": self.rows.standard_error is not None}
-        return [nw.col(name) for name in names if is_there.get(name, True)]
-
-    def _product(self, a: int, b: int) -> nw.Expr | None:
-        """Return the weighted product of two columns; None where it is 1."""
-        parts = self._factors("f") + [nw.col(f"c{k}") for k in (a, b) if k != ONES]
-        product = reduce(operator.mul, parts) if parts else None
-        if self.rows.standard_error is None:
-            return product
-        return (nw.lit(1.0) if product is None else product) / nw.col("e")
-
-    def _deviation(self, k: int) -> nw.Expr:
-        return nw.col(f"d{k}" if self.centre[k] != self.origin[k - 1] else f"c{k}")
-
-    def _counts(self) -> dict[str, nw.Expr | None]:
-        counts: dict[str, nw.Expr | None] = {"whole": None, "copies": next(iter(self._factors("f")), None)}
-        return counts
-
-    def _totals(self) -> dict[str, nw.Expr | None]:
-        """Return what else is summed, and what is the largest or smallest of rows."""
-        totals: dict[str, nw.Expr | None] = {}
-        weighted, known = self.rows.weight is not None, self.rows.standard_error is not None
-        if weighted and not known:
-            totals["most"] = nw.col("f")
-        if known:
-            e = nw.col("e")
-            totals["least"] = e / nw.col("f") if weighted else e
-            logarithm = nw.when(e > 0).then(e).log() * -1.0
-            totals["log_weight"] = reduce(operator.mul, [*self._factors("f"), logarithm])
-            totals["error_squares"] = reduce(operator.mul, self._factors("f", "e"))
-        if self.has_moments_apart:
-            for k in range(1, self.design.y + 1):
-                totals[f"s{k}"] = reduce(operator.mul, [*self._factors("f"), self._deviation(k)])
-                totals[f"q{k}"] = reduce(operator.mul, [*self._factors("f"), self._deviation(k), self._deviation(k)])
-        return totals
-
-    def names_of_moments(self, k: int) -> tuple[str, str]:
-        """Return the names of the sums of a column less its origin, and of the squares of that."""
-        return (f"s{k}", f"q{k}") if self.has_moments_apart else (f"p{ONES}_{k}", f"p{k}_{k}")
-
-    def moments(self, found: _Found) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and sd of each column."""
-        n = as_numbers(found.rows, "rows" if self.rows.weight is None else "copies").sum()
-        sums = np.array(
-            [[found.total(name).sum() for name in self.names_of_moments(k)] for k in range(1, self.design.y + 1)]
-        )
-        shift = sums[:, 0] / n
-        return self.origin + shift, np.sqrt(np.maximum(sums[:, 1] / n - shift**2, 0.0))
-
-
-# --------------------------------------------------------------------------------------------------------------------
-# What came back, as sums
-
-
 @dataclass(frozen=True)
 class _Assembly:
     """Sums of each fold from what came back."""
 
     options: Options
     rows: LazyRows
-    query: _Query
-    found: _Found
+    query: Query
+    found: Found
     deal: Callable[[np.ndarray], np.ndarray] | None = None
 
     def by_fold(self) -> dict[Any, SufficientStatistics]:
@@ -447,9 +171,7 @@ class _Assembly:
         n_groups = n_groups if varying else 0
 
         def product(a: int, b: int, of: Any) -> Any:
-            name = f"p{min(a, b)}_{max(a, b)}"
-            plain = a == b == ONES and self.rows.weight is None and self.rows.standard_error is None
-            return of("rows" if plain else name)
+            return of(query.name_of_product(a, b))
 
         def of_groups(name: str) -> np.ndarray:
             return self._by_group(name, codes, at, n_groups)

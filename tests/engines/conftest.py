@@ -5,6 +5,7 @@ import os
 import sys
 
 import pandas as pd
+import pyarrow as pa
 import pytest
 
 
@@ -59,7 +60,9 @@ def spark_engine(spark_session):
 
     def engine(frame):
         categories = [name for name in frame if isinstance(frame[name].dtype, pd.CategoricalDtype)]
-        return spark_session.createDataFrame(frame.astype(dict.fromkeys(categories, object)))
+        frame = frame.astype(dict.fromkeys(categories, object))
+        # not by pandas, of whose version 3 PySpark warns
+        return spark_session.createDataFrame(pa.Table.from_pandas(frame, preserve_index=False))
 
     return engine
 

@@ -13,8 +13,6 @@ pytestmark = [
     pytest.mark.engines,
     # until narwhals-dask is out, which narwhals announces
     pytest.mark.filterwarnings("ignore:Dask support is moving:FutureWarning"),
-    # until PySpark says that it supports pandas 3
-    pytest.mark.filterwarnings("ignore:PySpark does not yet fully support pandas:FutureWarning"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning"),
 ]
 
