@@ -39,9 +39,7 @@ class EncodedTarget(NamedTuple):
     codes: np.ndarray | None
 
 
-def read_encoded_target(
-    y: Any, n_rows: int, kept: np.ndarray | None, target_type: str, name: str
-) -> EncodedTarget:
+def read_encoded_target(y: Any, n_rows: int, kept: np.ndarray | None, target_type: str, name: str) -> EncodedTarget:
     """Read y.
 
     Parameters
