@@ -1,6 +1,6 @@
 """Configuration of the documentation: `tox -e docs`, or `sphinx-build -W docs docs/_build/html`.
 
-Nothing is fetched: no inventories of other projects, no remote fonts, MathJax from a Python package.
+Nothing is fetched: names of other projects from `inventories`, no remote fonts, MathJax from a Python package.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import matplotlib
 from docutils import nodes
 from docutils.statemachine import StringList
 from matplotlib.sphinxext.plot_directive import PlotDirective
+from numpydoc.xref import DEFAULT_LINKS
 from sphinx.util.fileutil import copy_asset
 
 import hbsk
@@ -27,6 +28,7 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.intersphinx",
     "sphinx.ext.mathjax",
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
@@ -36,8 +38,7 @@ extensions = [
 exclude_patterns = ["_build", "_templates", "**/sg_execution_times.rst", "sg_execution_times.rst"]
 templates_path = ["_templates"]
 default_role = "py:obj"
-# What the pages say of the code is tested (tests/test_docs.py); what they link to is checked here, except for
-# links to other projects, whose inventories would have to be fetched: see `link_to_scikit_learn`.
+# What the pages say of the code is tested (tests/test_docs.py); what they link to is checked here.
 suppress_warnings = ["config.cache"]  # sphinx-gallery's configuration holds a class
 
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
@@ -47,6 +48,29 @@ autosummary_generate = True
 toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the template of classes lists them
+
+# Where the names of other projects are told; those that docstrings use are in the files. `link_to_scikit_learn` has the rest.
+SITES = {
+    "arviz": "https://python.arviz.org/",
+    "bambi": "https://bambinos.github.io/bambi/",
+    "joblib": "https://joblib.readthedocs.io/en/stable/",
+    "numpy": "https://numpy.org/doc/stable/",
+    "pandas": "https://pandas.pydata.org/docs/",
+    "pymc": "https://www.pymc.io/projects/docs/en/stable/",
+    "xarray": "https://docs.xarray.dev/en/stable/",
+}
+intersphinx_mapping = {name: (site, f"inventories/{name}.txt") for name, site in SITES.items()}
+# Types of parameters are linked where they are tables and arrays, not at every int.
+numpydoc_xref_param_type = True
+numpydoc_xref_ignore = "all"
+numpydoc_xref_aliases = {
+    **{word: word for word in DEFAULT_LINKS},
+    "DataFrame": "pandas.DataFrame",
+    "Series": "pandas.Series",
+    "ndarray": "numpy.ndarray",
+    "bambi.Model": ":class:`bambi.Model`",
+    "xarray.DataTree": ":class:`xarray.DataTree`",
+}
 
 # Pictures in the pages: the code that made them stands above them.
 plot_formats = [("png", 140)]

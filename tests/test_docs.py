@@ -198,3 +198,18 @@ def test_api_page_knows_all_public_modules():
         "hbsk.serialization",
     } == set(PUBLIC_MODULES)
     assert set(names_on_the_api_page()) == set(PUBLIC_MODULES)
+
+
+def test_names_of_other_projects_are_known_where_docstrings_link_to_them():
+    """scikit-learn's are found by their pattern (docs/conf.py), the others in inventories that lie there."""
+    known = {
+        line.split()[0]
+        for path in (DOCS / "inventories").glob("*.txt")
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if not line.startswith("#")
+    }
+    projects = "|".join(path.stem for path in (DOCS / "inventories").glob("*.txt"))
+    link = re.compile(rf"(?<!`)`((?:{projects}|arviz_stats|scipy|matplotlib|narwhals|polars|formulae)\.[\w.]+)`(?!`)")
+    linked = {name for path in (ROOT / "hbsk").rglob("*.py") for name in link.findall(path.read_text(encoding="utf-8"))}
+    assert {"bambi.Prior", "arviz.loo", "numpy.exp"} <= linked
+    assert linked - known <= {"arviz_stats.psislw", "bambi.priors.scaler.PriorScaler"}  # of private modules' docstrings
