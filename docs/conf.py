@@ -49,7 +49,7 @@ toc_object_entries_show_parents = "hide"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the template of classes lists them
 
-# Where the names of other projects are told; those that docstrings use are in the files. `link_to_scikit_learn` has the rest.
+# Where names of other projects are told, as far as docstrings use them; `link_to_scikit_learn` has the rest.
 SITES = {
     "arviz": "https://python.arviz.org/",
     "bambi": "https://bambinos.github.io/bambi/",
