@@ -18,7 +18,7 @@ from hbsk.exceptions import (
     SuspiciousGroupsWarning,
     SuspiciousWeightsWarning,
 )
-from hbsk.model_selection import WithinGroupKFold, compare_estimators, loo
+from hbsk.model_selection import WithinGroupKFold, compare_estimators
 from hbsk.predictive_checks import posterior_predictive_check
 
 N = 60
@@ -232,7 +232,6 @@ def test_lazy_tables_are_refused_with_the_way_out(frame, y):
     model = fit(JamesSteinEstimator, frame, y)
     for ask in (
         lambda: model.predict(lazy),
-        lambda: loo(fit(PartialPoolingRegressor, frame, y), lazy, y),
         lambda: compare_estimators({"a": PartialPoolingRegressor()}, lazy, y),
         lambda: next(WithinGroupKFold().split(lazy, y)),
     ):

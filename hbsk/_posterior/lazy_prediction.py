@@ -201,12 +201,7 @@ def predict_lazily(
         raise ValueError(
             f"The lazy frame has a column {clash[0]!r} already, which predict would add; rename or drop it first."
         )
-    missing = [name for name in specification.feature_columns if name not in table.schema]
-    if missing:
-        raise ValueError(
-            f"The lazy frame has no column {quoted(missing)}, which the model reads; its columns are "
-            f"{quoted(table.names)}."
-        )
+    require_features(specification, table)
     law = row_law(posterior, need_variance=return_std, include_groups=include_groups)
     posterior = law.posterior
     scaled = scaled_columns(posterior, lazy_columns(specification.recipe, table.schema))
@@ -226,6 +221,16 @@ def predict_lazily(
         is_known = nw.col(names["known"]) == 1
         answers = {name: nw.when(is_known).then(each).otherwise(nw.lit(float("nan"))) for name, each in answers.items()}
     return frame.with_columns(**answers).select(*table.names, *new)
+
+
+def require_features(specification: Specification, table: LazyTable) -> None:
+    """Raise unless a lazy frame has the columns that a model reads."""
+    missing = [name for name in specification.feature_columns if name not in table.schema]
+    if missing:
+        raise ValueError(
+            f"The lazy frame has no column {quoted(missing)}, which the model reads; its columns are "
+            f"{quoted(table.names)}."
+        )
 
 
 def _joined(frame, table: LazyTable, factor: Factor, law: RowLaw, names: dict[str, str], prefix: str) -> nw.LazyFrame:

@@ -16,6 +16,7 @@ from hbsk._messages import listed, warn
 from hbsk._model.exactness import why_not_exact
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection._elpd import loo_data, waic_data
+from hbsk.model_selection._lazy_groups import LazyGroups
 from hbsk.model_selection._leave_group_out import (
     GroupProducts,
     collect_products,
@@ -65,7 +66,7 @@ class _Problem:
     template: Any
 
 
-def loo_of_groups(training: TrainingRows) -> Any:
+def loo_of_groups(training: TrainingRows | LazyGroups) -> Any:
     """Return `loo` with unit="group"."""
     problem, parameters = _problem(training), training.fitted.model.parameters
     products, grid, prior = problem.products, problem.grid, problem.prior
@@ -96,7 +97,7 @@ def loo_of_groups(training: TrainingRows) -> Any:
     )
 
 
-def waic_of_groups(training: TrainingRows) -> Any:
+def waic_of_groups(training: TrainingRows | LazyGroups) -> Any:
     """Return `waic` with unit="group"."""
     problem = _problem(training)
     seen = _scores(problem).seen
@@ -116,14 +117,13 @@ def _scores(problem: _Problem) -> UnitScores:
     return UnitScores(density, density, np.zeros(density.shape, dtype=bool))
 
 
-def _problem(training: TrainingRows) -> _Problem:
+def _problem(training: TrainingRows | LazyGroups) -> _Problem:
     from xarray import DataArray
 
-    estimator, fitted, rows = training.estimator, training.fitted, training.rows
+    estimator, fitted = training.estimator, training.fitted
     specification, scaling, model = training.frame.specification, fitted.scaling, fitted.model
-    factor, codes = training.frame.factors[training.factor], rows.codes[training.factor]
+    factor = training.frame.factors[training.factor]
     labels = factor.labels
-    y, scaling_of_y = exact_response(training.frame, training.rows, fitted.scaling, fitted.effect_mean)
     common, with_means = None, False
     if fitted.posterior.are_draws:
         grid = grid_of_draws(fitted.posterior, (scaling,))
@@ -137,16 +137,7 @@ def _problem(training: TrainingRows) -> _Problem:
                 common = np.concatenate([common, means / scaling.y_scale], axis=1)
     else:
         grid = grid_of_posterior(fitted.posterior, model, len(labels))
-    products = collect_products(
-        training.design(),
-        codes,
-        len(labels),
-        y,
-        scaling_of_y,
-        specification.has_intercept,
-        rows.standard_error,
-        with_means=with_means,
-    )
+    products = training.products if isinstance(training, LazyGroups) else _products(training, with_means)
     names = group_names(labels)
     if common is None:
         group = unidentified_without(products, model.prior_precision)
@@ -166,6 +157,21 @@ def _problem(training: TrainingRows) -> _Problem:
     )
 
 
+def _products(training: TrainingRows, with_means: bool) -> GroupProducts:
+    frame, rows = training.frame, training.rows
+    y, scaling = exact_response(frame, rows, training.fitted.scaling, training.fitted.effect_mean)
+    return collect_products(
+        training.design(),
+        rows.codes[training.factor],
+        frame.factors[training.factor].n_groups,
+        y,
+        scaling,
+        frame.specification.has_intercept,
+        rows.standard_error,
+        with_means=with_means,
+    )
+
+
 def engine_coefficients(raw: np.ndarray, scaling: ColumnScaling, has_intercept: bool) -> np.ndarray:
     """Return coefficients in the units of the engine from those of the raw columns, (n, p); undoes `coefficients`."""
     engine = raw * scaling.x_scale / scaling.y_scale
@@ -174,7 +180,7 @@ def engine_coefficients(raw: np.ndarray, scaling: ColumnScaling, has_intercept: 
     return engine[:, scaling.kept]
 
 
-def _check_normal_effects(training: TrainingRows) -> None:
+def _check_normal_effects(training: TrainingRows | LazyGroups) -> None:
     """Raise unless effects of groups are normal, so that they can be integrated out."""
     for factor in training.frame.specification.factors:
         for term in dict.fromkeys(factor.terms):

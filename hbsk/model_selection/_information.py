@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from hbsk._base import learnt_by, sized_by
+from hbsk._estimators.lazy import is_lazy
 from hbsk.model_selection._generalized_information import is_generalized, loo_of_counts, waic_of_counts
 from hbsk.model_selection._group_information import loo_of_groups, waic_of_groups
+from hbsk.model_selection._lazy_groups import read_lazy_groups
 from hbsk.model_selection._level_information import loo_of_levels
 from hbsk.model_selection._responses import answering_step
 from hbsk.model_selection._row_information import loo_of_rows, waic_of_rows
@@ -36,13 +38,13 @@ def loo(
     ----------
     estimator : PartialPoolingRegressor, PartialPoolingClassifier or PartialPoolingCountRegressor
         Fitted; or a fitted pipeline or search that ends in one.
-    X : array-like or dataframe of shape (n_samples, n_features)
-        The rows that the estimator was fitted to.
-    y : array-like of shape (n_samples,)
-        Their responses.
+    X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
+        The rows that the estimator was fitted to; those of a lazy frame with ``unit="group"``, by sums of its engine.
+    y : array-like of shape (n_samples,), or name of a column of a lazy frame
+        Their responses. None for a lazy frame where the formula names them.
     groups : array-like of shape (n_samples,), default=None
         Group labels, where `fit` had them by ``groups=``.
-    standard_error : array-like of shape (n_samples,), default=None
+    standard_error : array-like of shape (n_samples,), or name of a column of a lazy frame, default=None
         Known sampling sd of each y, where `fit` had them.
     exposure, trials : array-like of shape (n_samples,), default=None
         Of counts, where `fit` had them.
@@ -130,7 +132,10 @@ def loo(
     if is_generalized(last):
         check_unit(unit, factor)
         return loo_of_counts(last, X_last, y, _beside(groups, standard_error, exposure, trials, factor), unit)
-    training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, factor, "loo")
+    given = (estimator, X, y, groups, standard_error, unit, factor, "loo")
+    if is_lazy(X):
+        return loo_of_groups(read_lazy_groups(*given))
+    training = read_training_rows_again(*given)
     if unit == "row":
         return loo_of_rows(training)
     return loo_of_levels(training) if training.has_several_factors else loo_of_groups(training)
@@ -154,13 +159,13 @@ def waic(
     ----------
     estimator : PartialPoolingRegressor, PartialPoolingClassifier or PartialPoolingCountRegressor
         Fitted; or a fitted pipeline or search that ends in one.
-    X : array-like or dataframe of shape (n_samples, n_features)
-        The rows that the estimator was fitted to.
-    y : array-like of shape (n_samples,)
-        Their responses.
+    X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
+        The rows that the estimator was fitted to; those of a lazy frame with ``unit="group"``, by sums of its engine.
+    y : array-like of shape (n_samples,), or name of a column of a lazy frame
+        Their responses. None for a lazy frame where the formula names them.
     groups : array-like of shape (n_samples,), default=None
         Group labels, where `fit` had them by ``groups=``.
-    standard_error : array-like of shape (n_samples,), default=None
+    standard_error : array-like of shape (n_samples,), or name of a column of a lazy frame, default=None
         Known sampling sd of each y, where `fit` had them.
     exposure, trials : array-like of shape (n_samples,), default=None
         Of counts, where `fit` had them.
@@ -218,7 +223,10 @@ def waic(
     if is_generalized(last):
         check_unit(unit, factor)
         return waic_of_counts(last, X_last, y, _beside(groups, standard_error, exposure, trials, factor), unit)
-    training = read_training_rows_again(estimator, X, y, groups, standard_error, unit, factor, "waic")
+    given = (estimator, X, y, groups, standard_error, unit, factor, "waic")
+    if is_lazy(X):
+        return waic_of_groups(read_lazy_groups(*given))
+    training = read_training_rows_again(*given)
     if unit == "row":
         return waic_of_rows(training)
     if training.has_several_factors:
@@ -259,13 +267,13 @@ def compare(
     ----------
     estimators : dict of str to PartialPoolingRegressor
         Models fitted to the same rows, by name; pipelines and searches that end in one, too.
-    X : array-like or dataframe of shape (n_samples, n_features)
-        The rows that all of them were fitted to.
-    y : array-like of shape (n_samples,)
+    X : array-like or dataframe of shape (n_samples, n_features), or lazy frame
+        The rows that all of them were fitted to, as in `loo`.
+    y : array-like of shape (n_samples,), or name of a column of a lazy frame
         Their responses.
     groups : array-like of shape (n_samples,), default=None
         Group labels, for those models that had them by ``groups=``.
-    standard_error : array-like of shape (n_samples,), default=None
+    standard_error : array-like of shape (n_samples,), or name of a column of a lazy frame, default=None
         Known sampling sd of each y, for those models that had them.
     unit : {"row", "group"}, default="row"
         What is left out, as in `loo`. Models with ``pooling="complete"`` can leave groups out too; those with

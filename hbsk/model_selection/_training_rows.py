@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
@@ -114,7 +114,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     """Read the rows of a fit, and make sure that they are the rows of the fit."""
     check_unit(unit, factor)
     estimator, X = fitted_regressor(estimator, X, caller)
-    at = _factor_left_out(estimator, factor, caller) if unit == "group" else 0
+    at = factor_left_out(estimator, factor, caller) if unit == "group" else 0
     require_standard_error(estimator, standard_error, caller)
     frame = learnt_by(estimator).frame
     if learnt_by(estimator).fitted.posterior.is_stochastic:
@@ -143,7 +143,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     return TrainingRows(estimator, caller, given, rows, at)
 
 
-def _factor_left_out(estimator: PartialPoolingRegressor, name: str | None, caller: str) -> int:
+def factor_left_out(estimator: PartialPoolingRegressor, name: str | None, caller: str) -> int:
     """Return which factor's groups are left out."""
     factors = learnt_by(estimator).frame.factors
     if not factors:
@@ -177,17 +177,27 @@ def _check_same_rows(estimator: PartialPoolingRegressor, rows: Rows, caller: str
     """Raise unless the rows give the sums of the fit; cheap, one pass, and independent of the order of rows."""
     n_fit = _rows_of_fit(estimator)
     if n_fit is not None and n_fit != rows.n_rows:
-        reason = f"there are {rows.n_rows} here, and {n_fit:.10g} in fit (copies, where it had sample_weight=)"
+        reason = other_number(rows.n_rows, n_fit)
     elif unknown_rows(rows).any():
         reason = "some of their groups were not seen in fit"
     elif not _same_sums(estimator, rows):
         reason = "their columns, groups, responses or standard errors are others"
     else:
         return
+    refuse_other_rows(caller, reason)
+
+
+def refuse_other_rows(caller: str, reason: str) -> NoReturn:
+    """Raise for rows that are not those of the fit."""
     raise ValueError(
         f"{caller} needs the rows that the model was fitted to, but {reason}. A fit with sample_weight= is not taken: "
         "repeat the rows instead. To score other rows use the estimator's score, or compare_estimators."
     )
+
+
+def other_number(n_here: float, n_fit: float) -> str:
+    """Return the reason why rows that are more or fewer cannot be those of the fit."""
+    return f"there are {n_here:.10g} here, and {n_fit:.10g} in fit (copies, where it had sample_weight=)"
 
 
 def _rows_of_fit(estimator) -> float | None:
@@ -215,7 +225,7 @@ def _same_sums(estimator, rows) -> bool:
         collected = collect_sums(frame, rows, effect_mean=fitted.effect_mean)
         own, scaling = standardise(collected, known_standard_error=learnt.known_errors)
         here, before = _numbers(own, scaling), _numbers(fitted.model.sums, fitted.scaling)
-    return all(map(_close, here, before))
+    return all(map(is_close, here, before))
 
 
 def _numbers(sums, scaling: ColumnScaling) -> list[np.ndarray]:
@@ -231,7 +241,8 @@ def _units(scaling: ColumnScaling) -> np.ndarray:
     return np.concatenate([y_units, *columns])
 
 
-def _close(here, before) -> bool:
+def is_close(here, before) -> bool:
+    """Tell whether sums are the same but for rounding."""
     here, before = np.asarray(here), np.asarray(before)
     size = np.maximum(1.0, np.max(np.abs(before), initial=0.0))
     return here.shape == before.shape and bool(np.all(np.abs(here - before) <= SAME * size))
