@@ -44,6 +44,15 @@ def crossed():
         return model.fit(X, y), X, y
 
 
+@pytest.fixture(scope="session", params=["marginal", "nuts"])
+def crossed_by_both(request, crossed):
+    """Return that model and its rows, and the same model integrated."""
+    from hbsk import PartialPoolingRegressor
+
+    sampled, X, y = crossed
+    return (sampled if request.param == "nuts" else PartialPoolingRegressor(sampled.formula).fit(X, y)), X, y
+
+
 @pytest.fixture
 def pyplot():
     """Draw without a screen, and leave no figure open."""

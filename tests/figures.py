@@ -1,11 +1,13 @@
-"""What the tests of displays draw, and whether a drawn figure can be read."""
+"""What the tests of displays draw, fitted once and never changed, and whether a drawn figure can be read."""
 
+from functools import cache
 from itertools import pairwise
 
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk.datasets import load_baseball, load_radon, make_grouped_regression
 
 
+@cache
 def radon_fit():
     """Return a model of 85 groups, and its rows."""
     X, y = load_radon(return_X_y=True, as_frame=True)
@@ -13,6 +15,7 @@ def radon_fit():
     return PartialPoolingRegressor(group_features="county", slope_features=["floor"], random_state=0).fit(X, y), X, y
 
 
+@cache
 def few_groups_fit():
     """Return a model of seven groups of unequal size, its rows and the true means."""
     X, y, truth = make_grouped_regression(
@@ -23,11 +26,14 @@ def few_groups_fit():
     return model, X, y, 1.5 + truth.group_effects[::-1, 0]
 
 
-def few_means_fit(X, y):
+@cache
+def few_means_fit():
     """Return the means of the same groups, shrunken."""
+    _, X, y, _ = few_groups_fit()
     return JamesSteinEstimator(group_features="group", method="empirical-bayes").fit(X, y)
 
 
+@cache
 def baseball_fit():
     """Return the data of 18 players, and their shrunken means."""
     data = load_baseball(as_frame=True)

@@ -1,7 +1,11 @@
 """Small grouped data for tests of estimators."""
 
+from functools import cache
+
 import numpy as np
 import pandas as pd
+
+from hbsk import PartialPoolingRegressor
 
 
 def grouped(rng, n_groups=7, *, shift=0.0, scale=1.0, tau=1.2):
@@ -28,3 +32,22 @@ def seven_lines():
     y = 3.0 + 0.9 * x - 0.4 * w + effects[codes, 0] + effects[codes, 1] * x + 0.7 * rng.normal(size=60)
     labels = np.array(["k", "b", "q", "a", "z", "c", "m"])
     return pd.DataFrame({"g": labels[codes], "x": x, "w": w}), y
+
+
+@cache
+def seven_lines_fit():
+    """Return a model of those lines; never changed by a test."""
+    X, y = seven_lines()
+    return PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
+
+
+# Priors of two crossed factors, slopes on one, that fix all sds: everything is one normal law then.
+FIXED_SDS = {
+    "sigma": 0.7,
+    "1|a": ("Normal", {"mu": 0.3, "sigma": 0.9}),
+    "x|a": ("Normal", {"mu": 0.0, "sigma": 0.4}),
+    "1|b": ("Normal", {"mu": 0.0, "sigma": 1.3}),
+    "Intercept": ("Normal", {"mu": 1.0, "sigma": 2.0}),
+    "x": ("Normal", {"mu": 0.2, "sigma": 1.5}),
+    "centre|a": {"x": 2.0},
+}

@@ -16,12 +16,8 @@ def model():
     return counts().fit(X, COUNT, exposure=EXPOSURE)
 
 
-@pytest.fixture(scope="module")
-def shares():
-    return counts(family="binomial").fit(X, SUCCESS, trials=TRIALS)
-
-
-def test_group_effects_on_the_scale_of_the_response(model, shares):
+def test_group_effects_on_the_scale_of_the_response(model):
+    shares = counts(family="binomial").fit(X, SUCCESS, trials=TRIALS)
     for fitted, draw in ((model, np.exp), (shares, lambda eta: 1 / (1 + np.exp(-eta)))):
         link, response = fitted.group_effects(), fitted.group_effects(scale="response")
         tree = fitted.to_datatree(draws=10_000, random_state=0)["posterior"]

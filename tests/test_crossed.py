@@ -11,6 +11,7 @@ from scipy.stats import t as student
 
 from hbsk import PartialPoolingRegressor, from_json, to_json
 from hbsk._posterior import crossed as crossed_posterior
+from tests.grouped_data import FIXED_SDS
 
 HALF = ("HalfNormal", {"sigma": 1.0})
 
@@ -116,17 +117,7 @@ def fixed():
     rng = np.random.default_rng(3)
     X = pd.DataFrame({"a": rng.integers(0, 9, 70), "b": rng.integers(0, 5, 70), "x": rng.normal(4.0, 1.0, 70)})
     y = rng.normal(size=70) + 0.5 * X["x"] + rng.normal(size=9)[X["a"]] + rng.normal(size=5)[X["b"]]
-    priors = {
-        "sigma": 0.7,
-        "1|a": ("Normal", {"mu": 0.3, "sigma": 0.9}),
-        "x|a": ("Normal", {"mu": 0.0, "sigma": 0.4}),
-        "1|b": ("Normal", {"mu": 0.0, "sigma": 1.3}),
-        "Intercept": ("Normal", {"mu": 1.0, "sigma": 2.0}),
-        "x": ("Normal", {"mu": 0.2, "sigma": 1.5}),
-        "centre|a": {"x": 2.0},
-    }
-    model = PartialPoolingRegressor("x + (1 | a) + (0 + x | a) + (1 | b)", priors=priors)
-    model.set_params(formula="x + (x || a) + (1 | b)")
+    model = PartialPoolingRegressor("x + (x || a) + (1 | b)", priors=FIXED_SDS)
     return X, y, model.fit(X, y)
 
 

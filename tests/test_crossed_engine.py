@@ -82,6 +82,18 @@ class Rows:
         return crossed_model(*self.collect(), self.priors(sd))
 
 
+def assert_gradient_equals_differences(model, theta, tolerance):
+    """Differentiate the log density at each theta; `tolerance` is a share of the largest derivative there."""
+    _, gradient = model.value_and_gradient(theta)
+    step = 1e-5
+    for m, point in enumerate(theta):
+        ends = np.array([[point + step * e, point - step * e] for e in np.eye(len(point))]).reshape(-1, len(point))
+        above, below = model.evaluate(ends).log_density.reshape(-1, 2).T
+        np.testing.assert_allclose(
+            gradient[m], (above - below) / (2 * step), atol=tolerance * np.abs(gradient[m]).max()
+        )
+
+
 def random_points(model, n=3, seed=0):
     theta = 0.7 * np.random.default_rng(seed).normal(size=(n, model.parameters.n_dim))
     return theta, model.parameters.points(theta)
@@ -150,13 +162,7 @@ def test_a_point_beyond_floating_point_spoils_no_other():
 @pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
 def test_gradient_equals_differences(n_levels, n_varying, nested, fixed):
     model, _ = Rows(n_levels, n_varying, nested=nested).model(0.8 if fixed else None)
-    theta, _ = random_points(model)
-    _, gradient = model.value_and_gradient(theta)
-    step = 1e-5
-    for m, point in enumerate(theta):
-        ends = np.array([[point + step * e, point - step * e] for e in np.eye(len(point))]).reshape(-1, len(point))
-        above, below = model.evaluate(ends).log_density.reshape(-1, 2).T
-        np.testing.assert_allclose(gradient[m], (above - below) / (2 * step), atol=2e-7 * np.abs(gradient[m]).max())
+    assert_gradient_equals_differences(model, random_points(model)[0], tolerance=2e-7)
 
 
 @pytest.mark.parametrize("is_sparse", [True, False])

@@ -4,23 +4,14 @@ import matplotlib
 import numpy as np
 import pytest
 
-from hbsk import PartialPoolingRegressor
 from hbsk.plotting import GroupEffectsDisplay, GroupSizeDisplay, RankDisplay, ShrinkageDisplay
 from hbsk.predictive_checks import per_group, posterior_predictive_check
 
 matplotlib.use("agg")
 
 
-@pytest.fixture(scope="module", params=["nuts", "marginal"])
-def fitted(request):
-    sampled, X, y = request.getfixturevalue("crossed")
-    if request.param == "nuts":
-        return sampled, X, y
-    return PartialPoolingRegressor("x + (x | pupil) + (1 | topic)").fit(X, y), X, y
-
-
-def test_group_effects_list_every_factor(fitted):
-    model, _, _ = fitted
+def test_group_effects_list_every_factor(crossed_by_both):
+    model, _, _ = crossed_by_both
     table = model.group_effects(coverage=0.9)
     sizes = table.groupby(["factor", "term"], sort=False).size()
     assert sizes.to_dict() == {("pupil", "1|pupil"): 7, ("pupil", "x|pupil"): 7, ("topic", "1|topic"): 3}
@@ -37,16 +28,16 @@ def test_group_effects_list_every_factor(fitted):
 
 @pytest.mark.parametrize("term", ["1|pupil", "x|pupil", "1|topic"])
 @pytest.mark.parametrize("display", [ShrinkageDisplay, GroupSizeDisplay, GroupEffectsDisplay, RankDisplay])
-def test_displays_show_the_factor_of_the_term(fitted, display, term):
+def test_displays_show_the_factor_of_the_term(crossed_by_both, display, term):
     import matplotlib.pyplot as plt
 
-    shown = display.from_estimator(fitted[0], term=term)
+    shown = display.from_estimator(crossed_by_both[0], term=term)
     shown.figure_.canvas.draw()
     assert len(shown.labels) == (3 if "topic" in term else 7)
     plt.close("all")
 
 
-def test_checks_of_groups_name_their_factor(fitted):
-    model, X, y = fitted
+def test_checks_of_groups_name_their_factor(crossed_by_both):
+    model, X, y = crossed_by_both
     check = posterior_predictive_check(model, X, y, statistics=per_group("mean", factor="topic"), n_samples=50)
     assert check.p_value.index.tolist() == [f"group_mean[{topic}]" for topic in (1, 2, 3)]

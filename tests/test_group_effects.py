@@ -103,20 +103,12 @@ def test_deviations_of_shrunken_means_are_those_of_the_normal_hierarchy():
 # Several factors: what is left of y, group by group
 
 
-@pytest.fixture(scope="module", params=["marginal", "nuts"])
-def several(request):
-    sampled, X, y = request.getfixturevalue("crossed")
-    if request.param == "nuts":
-        return sampled, X, y
-    return PartialPoolingRegressor("x + (x | pupil) + (1 | topic)").fit(X, y), X, y
-
-
 def by_term(model):
     return model.group_effects_.set_index(["term", "group"])
 
 
-def test_own_estimates_are_least_squares_of_what_the_others_leave(several):
-    model, X, y = several
+def test_own_estimates_are_least_squares_of_what_the_others_leave(crossed_by_both):
+    model, X, y = crossed_by_both
     table, x = by_term(model), X["x"].to_numpy()
     topic = table.loc["1|topic", "deviation"][X["topic"]].to_numpy()
     pupil = table.loc["1|pupil", "deviation"][X["pupil"]] + table.loc["x|pupil", "deviation"][X["pupil"]] * x
@@ -131,8 +123,8 @@ def test_own_estimates_are_least_squares_of_what_the_others_leave(several):
         assert table.loc[("1|topic", label), "no_pooling"] == pytest.approx(own, rel=1e-6)
 
 
-def test_deviations_and_coefficients_of_several_factors_add_up(several):
-    model, _, _ = several
+def test_deviations_and_coefficients_of_several_factors_add_up(crossed_by_both):
+    model, _, _ = crossed_by_both
     table = by_term(model)
     for term, common in {"1|pupil": model.intercept_, "x|pupil": model.coef_[0], "1|topic": model.intercept_}.items():
         np.testing.assert_allclose(table.loc[term, "mean"] - table.loc[term, "deviation"], common, rtol=1e-9)
@@ -142,8 +134,8 @@ def test_deviations_and_coefficients_of_several_factors_add_up(several):
         np.testing.assert_allclose(table.loc[term, "deviation_sd"], drawn, rtol=1e-6 if len(tree.chain) == 2 else 0.08)
 
 
-def test_tables_come_back_from_documents(several):
-    model, _, _ = several
+def test_tables_come_back_from_documents(crossed_by_both):
+    model, _, _ = crossed_by_both
     again = from_json(to_json(model))
     pd.testing.assert_frame_equal(again.group_effects(), model.group_effects(), check_exact=True)
     pd.testing.assert_frame_equal(again.summary(), model.summary(), check_exact=True)
@@ -184,10 +176,10 @@ def test_groups_without_rows_of_their_own_slope_have_no_estimate_of_it():
 
 
 @pytest.mark.parametrize("display", [ShrinkageDisplay, GroupSizeDisplay, GroupEffectsDisplay, RankDisplay])
-def test_displays_and_ranks_ask_which_factor(several, display):
+def test_displays_and_ranks_ask_which_factor(crossed_by_both, display):
     import matplotlib.pyplot as plt
 
-    model, _, _ = several
+    model, _, _ = crossed_by_both
     message = r"grouping factors 'pupil', 'topic'; say with factor= which groups to (show|rank), for example factor='pu"
     for ask in (model.rank_groups, lambda **options: display.from_estimator(model, **options)):
         with pytest.raises(ValueError, match=message):
@@ -203,8 +195,8 @@ def test_displays_and_ranks_ask_which_factor(several, display):
     plt.close("all")
 
 
-def test_ranks_of_a_factor_are_those_of_its_first_term(several):
-    model, _, _ = several
+def test_ranks_of_a_factor_are_those_of_its_first_term(crossed_by_both):
+    model, _, _ = crossed_by_both
     pd.testing.assert_frame_equal(model.rank_groups(factor="pupil"), model.rank_groups("1|pupil"))
     slopes = model.rank_groups("x|pupil", factor="pupil", ascending=True, top=2)
     pd.testing.assert_frame_equal(slopes, model.rank_groups("x|pupil", ascending=True, top=2))
@@ -264,9 +256,9 @@ def test_ends_of_a_share_that_falls_where_sigma_rises_are_in_order():
     assert share["sd"] > 0.01
 
 
-def test_shares_of_draws_are_those_of_their_variance_parameters(several):
+def test_shares_of_draws_are_those_of_their_variance_parameters(crossed_by_both):
     """The average over the rows by hand, from the sds and correlations of the draws."""
-    model, X, _ = several
+    model, X, _ = crossed_by_both
     tree = model.to_datatree(draws=None, random_state=0)["posterior"]
     sd = [tree[f"{term}_sigma"].to_numpy().ravel() for term in ("1|pupil", "x|pupil", "1|topic")]
     rho = tree["corr_pupil"].to_numpy().reshape(-1, 2, 2)[:, 0, 1]

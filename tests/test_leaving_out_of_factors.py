@@ -11,16 +11,8 @@ from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection import compare, loo, waic
 from hbsk.model_selection._variance_grid import grid_of_draws
+from tests.grouped_data import FIXED_SDS
 
-PRIORS = {
-    "sigma": 0.7,
-    "1|a": ("Normal", {"mu": 0.3, "sigma": 0.9}),
-    "x|a": ("Normal", {"mu": 0.0, "sigma": 0.4}),
-    "1|b": ("Normal", {"mu": 0.0, "sigma": 1.3}),
-    "Intercept": ("Normal", {"mu": 1.0, "sigma": 2.0}),
-    "x": ("Normal", {"mu": 0.2, "sigma": 1.5}),
-    "centre|a": {"x": 2.0},
-}
 FORMULA = "x + (x || a) + (1 | b)"
 
 
@@ -57,7 +49,7 @@ def fixed(request):
     """All sds fixed: the posterior of the variance parameters is a point."""
     X, y = make_rows()
     error = np.random.default_rng(5).uniform(0.3, 1.2, len(y)) if request.param else None
-    priors = {name: prior for name, prior in PRIORS.items() if name != "sigma" or error is None}
+    priors = {name: prior for name, prior in FIXED_SDS.items() if name != "sigma" or error is None}
     model = PartialPoolingRegressor(FORMULA, priors=priors).fit(X, y, standard_error=error)
     return X, y, error, model, np.full(len(y), 0.49) if error is None else error**2
 

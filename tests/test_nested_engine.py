@@ -15,7 +15,13 @@ from hbsk._engine.group_passes import GroupPasses
 from hbsk._engine.nested_passes import NestedPasses
 from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node
 from hbsk.model_selection import loo
-from tests.test_crossed_engine import Rows, dense_columns, dense_lambda, random_points
+from tests.test_crossed_engine import (
+    Rows,
+    assert_gradient_equals_differences,
+    dense_columns,
+    dense_lambda,
+    random_points,
+)
 
 CHAINS = [
     ((5, 20), (1, 1)),
@@ -65,13 +71,7 @@ def test_recursion_equals_the_schur_complement(chain):
 
 def test_gradient_equals_differences(chain):
     _, model, _, _ = chain
-    theta, _ = random_points(model, 2)
-    _, gradient = model.value_and_gradient(theta)
-    step = 1e-5
-    for m, point in enumerate(theta):
-        ends = np.array([[point + step * e, point - step * e] for e in np.eye(len(point))]).reshape(-1, len(point))
-        above, below = model.evaluate(ends).log_density.reshape(-1, 2).T
-        np.testing.assert_allclose(gradient[m], (above - below) / (2 * step), atol=5e-7 * np.abs(gradient[m]).max())
+    assert_gradient_equals_differences(model, random_points(model, 2)[0], tolerance=5e-7)
 
 
 def test_what_no_effects_explain_is_that_of_least_squares(chain):

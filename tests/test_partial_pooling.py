@@ -13,7 +13,7 @@ from hbsk._engine.settings import IntegrationSettings
 from hbsk.datasets import load_sleepstudy
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, SuspiciousGroupsWarning
 from tests.dense import Problem, condition
-from tests.grouped_data import seven_lines
+from tests.grouped_data import seven_lines, seven_lines_fit
 
 
 @pytest.fixture(scope="module")
@@ -22,9 +22,8 @@ def data():
 
 
 @pytest.fixture(scope="module")
-def fitted(data):
-    X, y = data
-    return PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
+def fitted():
+    return seven_lines_fit()
 
 
 def new_rows(X, labels=("k", "new", "z", "other", "new")):

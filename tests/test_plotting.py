@@ -29,9 +29,8 @@ def few():
 
 
 @pytest.fixture(scope="module")
-def means(few):
-    _, X, y, _ = few
-    return few_means_fit(X, y)
+def means():
+    return few_means_fit()
 
 
 @pytest.fixture(scope="module")

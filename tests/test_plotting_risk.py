@@ -15,22 +15,6 @@ from tests.figures import assert_legible, baseball_fit, few_groups_fit, few_mean
 pytestmark = pytest.mark.usefixtures("pyplot")
 
 
-@pytest.fixture(scope="module")
-def few():
-    return few_groups_fit()
-
-
-@pytest.fixture(scope="module")
-def means(few):
-    _, X, y, _ = few
-    return few_means_fit(X, y)
-
-
-@pytest.fixture(scope="module")
-def baseball():
-    return baseball_fit()
-
-
 def risk_by_quadrature(theta, p, *, positive_part):
     """Integrate the loss itself over y = (y_1, and a chi-square of the p - 1 others), theta along the first axis."""
     nodes, weights = np.polynomial.legendre.leggauss(300)
@@ -95,8 +79,8 @@ def test_risk_display_draws_three_curves():
 
 
 @pytest.mark.parametrize(("target", "n_target"), [("mean", 1), ("zero", 0), (0.3, 0)])
-def test_risk_display_marks_where_the_data_lie(target, n_target, baseball):
-    data, _ = baseball
+def test_risk_display_marks_where_the_data_lie(target, n_target):
+    data, _ = baseball_fit()
     model = JamesSteinEstimator(group_features="player", target=target)
     model = model.fit(data.data, data.target, standard_error=data.standard_error)
     display = RiskDisplay.from_estimator(model)
@@ -132,11 +116,11 @@ def test_risk_display_marks_nothing_where_nothing_was_shrunken(rng):
     np.testing.assert_array_equal(display.plain, 3.0)
 
 
-def test_risk_display_refuses_what_it_does_not_describe(means, few):
+def test_risk_display_refuses_what_it_does_not_describe():
     with pytest.raises(ValueError, match="this one has method='empirical-bayes' and 7 groups"):
-        RiskDisplay.from_estimator(means)
+        RiskDisplay.from_estimator(few_means_fit())
     with pytest.raises(TypeError, match="risk of a JamesSteinEstimator, got PartialPoolingRegressor"):
-        RiskDisplay.from_estimator(few[0])
+        RiskDisplay.from_estimator(few_groups_fit()[0])
     with pytest.raises(ValueError, match="n_groups must be an integer larger than n_target=2; got 2"):
         RiskDisplay.from_n_groups(2, n_target=2)
     with pytest.raises(ValueError, match=r"n_target must be .* got -1"):

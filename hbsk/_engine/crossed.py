@@ -14,7 +14,14 @@ from scipy.linalg import block_diag
 
 from hbsk._engine.crossed_passes import MOST_REMAINING, CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
-from hbsk._engine.fit import IntegratedNodes, engine_common_prior, own_errors, small_sds, start_candidates
+from hbsk._engine.fit import (
+    IntegratedNodes,
+    engine_common_prior,
+    of_importance_sampling,
+    own_errors,
+    small_sds,
+    start_candidates,
+)
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
 from hbsk._engine.krylov_passes import KrylovPasses
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
@@ -217,17 +224,8 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
         spreads=1.0 if is_small else ERROR_OF_SPREADS,
     )
     points = join_points(nodes.evaluated)
-    return IntegratedNodes(
-        points=points,
-        weight=nodes.weight,
-        replicate=nodes.replicate,
-        pareto_k=nodes.pareto_k,
-        level=nodes.spare,
-        tails=tails,
-        reliable=nodes.is_reliable(settings.error_target, settings.pareto_k_limit),
-        nodes=nodes,
-        law=None if is_small else variance_law(model, nodes, points, tails, settings, finer=False),
-    )
+    law = None if is_small else variance_law(model, nodes, points, tails, settings, finer=False)
+    return of_importance_sampling(nodes, points, tails, settings, law)
 
 
 def start_of(model: CrossedModel) -> np.ndarray:

@@ -211,6 +211,13 @@ def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings
     if many and len(nodes.weight) > MANY_KEPT:
         nodes = _thinned(nodes)
     points = join_points(nodes.evaluated)
+    return of_importance_sampling(nodes, points, tails, settings, variance_law(model, nodes, points, tails, settings))
+
+
+def of_importance_sampling(
+    nodes: Nodes, points: MarginalPoints, tails: Tails, settings: IntegrationSettings, law: VarianceLaw | None
+) -> IntegratedNodes:
+    """Return what importance sampling found, and whether it met its targets."""
     return IntegratedNodes(
         points=points,
         weight=nodes.weight,
@@ -220,7 +227,7 @@ def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings
         tails=tails,
         reliable=nodes.is_reliable(settings.error_target, settings.pareto_k_limit),
         nodes=nodes,
-        law=variance_law(model, nodes, points, tails, settings),
+        law=law,
     )
 
 
