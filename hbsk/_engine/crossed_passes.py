@@ -146,12 +146,11 @@ class CrossedPasses(SchurPasses):
             phi = self._times(half, complement.lambdas)
         return inverse, phi, self._map.quadratics(phi)
 
-    def _laws(self, factor: np.ndarray, number: int) -> list[Effects]:  # noqa: ARG002 - nothing is drawn
+    def _laws(self, factor: np.ndarray, number: int) -> Effects:  # noqa: ARG002 - nothing is drawn
         complement = self._complements(factor)
         first, (_, phi, across) = complement.first, self._covariances(complement)
         rest_solved, first_solved = self._solved(complement)
-        stacked = (first, first + first @ across @ first, symmetric(phi), first_solved, rest_solved)
-        return [Effects(*parts) for parts in zip(*stacked, strict=True)]
+        return Effects(first, first + first @ across @ first, symmetric(phi), first_solved, rest_solved)
 
     def _traces(self, complement: Complement) -> tuple[list[np.ndarray], np.ndarray]:
         inverse, _, across = self._covariances(complement)

@@ -282,7 +282,7 @@ class KrylovPasses(SchurPasses):
 
     # laws of effects
 
-    def _laws(self, factor: np.ndarray, number: int) -> list[Effects]:
+    def _laws(self, factor: np.ndarray, number: int) -> Effects:
         (one,) = factor
         complement = self.complement(one)
         many, first = complement.many, complement.first
@@ -312,7 +312,7 @@ class KrylovPasses(SchurPasses):
         rest_solved, first_solved = self._solved(stacked(complement))
         draws, plain = (np.concatenate(parts, axis=1) for parts in zip(*drawn, strict=True))
         phi = DrawnCovariance(draws, plain, hubs, many.spread.sparse(), blocks)
-        return [Effects(first, first + first @ across @ first, phi, first_solved[0], rest_solved[0])]
+        return Effects(first[None], (first + first @ across @ first)[None], phi, first_solved, rest_solved)
 
     def coloured(self, complement: KrylovComplement, noise: np.ndarray) -> np.ndarray:
         """Return noise of covariance P for white noise (K, m)."""

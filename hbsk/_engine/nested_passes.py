@@ -95,6 +95,8 @@ class Stage(NamedTuple):
 class NestedEffects(NamedTuple):
     """The law of all effects at one Lambda, over sigma^2, levels by their own numbers and factors innermost first.
 
+    Several Lambda come along leading axes.
+
     Given those of its ancestors the effects of a level have the covariance ``H`` and move by ``- H V`` times them.
 
     Attributes
@@ -366,16 +368,12 @@ class NestedPasses:
 
     def effects(self, factor: np.ndarray) -> NestedEffects:
         """Return the law of all effects at one Lambda, (q, q)."""
-        return self.effects_at(factor[None])[0]
+        stacked = self.effects_at(factor[None])[0]
+        return NestedEffects(*([part[0] for part in parts] for parts in stacked))
 
     def effects_at(self, factor: np.ndarray) -> list[NestedEffects]:
-        """Return the law of all effects at each of several Lambda, (n_points, q, q)."""
-        found = []
-        for block in self._blocks(len(factor)):
-            stacked = self._effects(factor[block])
-            for m in range(block.stop - block.start):
-                found.append(NestedEffects(*([part[m] for part in parts] for parts in stacked)))
-        return found
+        """Return the law of all effects at several Lambda, (n_points, q, q), as many at a time as fit a cache."""
+        return [self._effects(factor[block]) for block in self._blocks(len(factor))]
 
     def _effects(self, factor) -> NestedEffects:
         """Return the laws of several points, (n_points, n_levels, ..)."""

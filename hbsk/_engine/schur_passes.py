@@ -39,7 +39,7 @@ EFFECTS_FOR_THREADS = 200
 
 
 class Effects(NamedTuple):
-    """``Phi`` and ``Phi B`` at one Lambda.
+    """``Phi`` and ``Phi B`` at one Lambda, or at several, which come along leading axes.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Effects(NamedTuple):
     first_phi : ndarray of shape (n_groups, q, q)
         Blocks of Phi for factor 0.
     rest_phi : ndarray of shape (K, K), or DrawnCovariance
-        P, symmetric.
+        P, symmetric; draws are those of one Lambda.
     first_solved : ndarray of shape (n_groups, q, p + 1)
         ``Phi B`` for factor 0.
     rest_solved : ndarray of shape (K, p + 1)
@@ -137,8 +137,8 @@ class SchurPasses(ABC):
         """Return ``Phi B`` of the rest, (n_points, K, p + 1)."""
 
     @abstractmethod
-    def _laws(self, factor: np.ndarray, number: int) -> list[Effects]:
-        """Return Phi and ``Phi B`` at each of several Lambda; ``number`` is that of the first among all points."""
+    def _laws(self, factor: np.ndarray, number: int) -> Effects:
+        """Return Phi and ``Phi B`` at several Lambda; ``number`` is that of the first among all points."""
 
     @abstractmethod
     def _traces(self, complement: Any) -> tuple[list[np.ndarray], np.ndarray]:
@@ -188,9 +188,8 @@ class SchurPasses(ABC):
         return np.concatenate([part for _, part in parts])
 
     def effects_at(self, factor: np.ndarray) -> list[Effects]:
-        """Return Phi and ``Phi B`` at each of several Lambda, (n_points, q, q)."""
-        parts = self._over(lambda block: self._laws(factor[block], block.start), len(factor))
-        return [effects for _, block in parts for effects in block]
+        """Return Phi and ``Phi B`` at several Lambda, (n_points, q, q), as many at a time as are worked on together."""
+        return [effects for _, effects in self._over(lambda at: self._laws(factor[at], at.start), len(factor))]
 
     def _over(self, work, n_points: int) -> list[tuple[slice, Any]]:
         """Return ``work(block)`` for stretches of points, with the stretches; in threads where that pays."""
@@ -239,7 +238,7 @@ class SchurPasses(ABC):
 
     def effects(self, factor: np.ndarray) -> Effects:
         """Return Phi and ``Phi B`` at one Lambda, (q, q)."""
-        return self.effects_at(factor[None])[0]
+        return alone(self.effects_at(factor[None])[0])
 
     def solved(self, complement: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Phi B`` of the rest, (K, p + 1), and of factor 0, (n_groups, q, p + 1)."""
@@ -276,7 +275,10 @@ class SchurPasses(ABC):
 
 def alone(stacked):
     """Return the first of stacked points of a NamedTuple."""
-    parts = [[block[0] for block in part] if isinstance(part, list) else part[0] for part in stacked]
+    parts = []
+    for part in stacked:
+        one = [block[0] for block in part] if isinstance(part, list) else part
+        parts.append(part[0] if isinstance(part, (np.ndarray, tuple)) else one)
     return type(stacked)(*parts)
 
 

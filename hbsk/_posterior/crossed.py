@@ -24,7 +24,18 @@ from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import SIGMAS, VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import CONTRAST_DRAWS, Posterior
-from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node, share_kept
+from hbsk._posterior.crossed_laws import (
+    KnownRows,
+    NodeLaw,
+    draw_levels,
+    few_nodes,
+    levels_at_node,
+    n_lambdas,
+    rows_at_node,
+    share_kept,
+    single_nodes,
+    taken,
+)
 from hbsk._posterior.diagnostics import marginal_diagnostics
 from hbsk._posterior.nodes import FAR, usable_nodes
 from hbsk._posterior.orders import RowOrders
@@ -197,14 +208,22 @@ class CrossedPosterior(Posterior):
 
     @cached_property
     def _laws(self) -> list[NodeLaw]:
-        """Everything at each moment node."""
+        """Everything at the moment nodes, as many in each part as are worked on together."""
         with own_errors():
-            weight, sigma, factor, mean, root = self._moment_nodes()
+            nodes = self._moment_nodes()
+            factor = nodes[2]
             # two of the moment nodes differ in sigma alone
             distinct, same = np.unique(factor, axis=0, return_inverse=True)
-            effects = self.model.passes.effects_at(distinct)
-        nodes = zip(weight, sigma, factor, mean, root, [effects[i] for i in same], strict=True)
-        return [NodeLaw(float(weight), float(sigma), *others) for weight, sigma, *others in nodes]
+            if len(distinct) == len(factor):
+                distinct, same = factor, np.arange(len(factor))
+            laws, start = [], 0
+            for effects in self.model.passes.effects_at(distinct):
+                width = n_lambdas(effects)
+                here = np.flatnonzero((same >= start) & (same < start + width))
+                own = effects if width == 1 else taken(effects, same[here] - start)
+                laws.append(NodeLaw(*(part[here] for part in nodes), own))
+                start += width
+        return laws
 
     def _moment_nodes(self):
         """Return weights, sigma, Lambda, means and roots of the nodes that effects and rows are averaged over."""
@@ -233,25 +252,23 @@ class CrossedPosterior(Posterior):
         """Return the mixture of the linear predictor of rows; a component is normal given its moment node."""
         offset, rows = self._scaled(x, z, codes)
         passes, scale = self.model.passes, self.scaling.y_scale
-        laws = self._laws
-        mean, variance = np.empty((len(laws), len(x))), np.empty((len(laws), len(x)))
-        for m, law in enumerate(laws):
-            mean[m], variance[m] = rows_at_node(law, passes, rows)
-        weight = np.array([law.weight for law in laws])
+        parts = [rows_at_node(law, passes, rows) for law in few_nodes(self._laws, len(x))]
+        mean, variance = (np.concatenate(part) for part in zip(*parts, strict=True))
+        weight = np.concatenate([law.weight for law in self._laws])
         return RowMixture(weight, offset + scale * mean, scale**2 * np.maximum(variance, 0.0))
 
     def row_moments(self, x, z, codes, need_variance=True):
         """Return mean and variance (or None) of the linear predictor of rows."""
         offset, rows = self._scaled(x, z, codes)
         mean, spread, seen = np.zeros(len(x)), np.zeros(len(x)), 0.0
-        for law in self._laws:
-            of_node, variance = rows_at_node(law, self.model.passes, rows, need_variance=need_variance)
-            # one node at a time, about the mean so far (West 1979, Comm. ACM 22(9))
-            seen += law.weight
-            deviation = of_node - mean
-            mean += law.weight / seen * deviation
+        for law in few_nodes(self._laws, len(x)):
+            of_nodes, variance = rows_at_node(law, self.model.passes, rows, need_variance=need_variance)
+            # a few nodes at a time, about the mean so far (West 1979, Comm. ACM 22(9))
+            seen += law.weight.sum()
+            deviation = of_nodes - mean
+            mean = mean + law.weight @ deviation / seen
             if variance is not None:
-                spread += law.weight * (variance + deviation * (of_node - mean))
+                spread += law.weight @ (variance + deviation * (of_nodes - mean))
         scale = self.scaling.y_scale
         return offset + scale * mean, scale**2 * np.maximum(spread, 0.0) if need_variance else None
 
@@ -265,7 +282,7 @@ class CrossedPosterior(Posterior):
 
     def row_sigma(self, codes: Sequence) -> np.ndarray:  # noqa: ARG002 - the same for all rows
         """Return sigma at the moment nodes, (n_moment_nodes, 1)."""
-        return self.scaling.y_scale * np.array([[law.sigma] for law in self._laws])
+        return self.scaling.y_scale * np.concatenate([law.sigma for law in self._laws])[:, None]
 
     def noise_variance(self, codes: Sequence) -> np.ndarray:  # noqa: ARG002 - the same for all rows
         """Return the mean of sigma^2 over the nodes."""
@@ -275,8 +292,6 @@ class CrossedPosterior(Posterior):
 
     def group_moments(self, factor: int = 0, *, need_covariance: bool = True) -> GroupMoments:
         """Return posterior moments of the effects of all groups of a factor."""
-        passes, laws = self.model.passes, self._laws
-        levels = [levels_at_node(law, passes, factor) for law in laws]
         mean = self._effect_mean(factor)
         raw = self.scalings[factor].effects
         in_units = raw(mean)
@@ -284,17 +299,18 @@ class CrossedPosterior(Posterior):
             in_units = in_units + self.effect_mean[self.model.sums.columns[factor]]
         if not need_covariance:
             return GroupMoments(in_units, None, None)
-        common_mean = sum(law.weight * law.common_mean for law in laws)
+        common_mean = sum(law.weight @ law.common_mean for law in self._laws)
         covariance, with_common = 0.0, 0.0
-        for law, level in zip(laws, levels, strict=True):
-            through = level.reach @ law.common_root
+        for law in few_nodes(self._laws, mean.size * mean.shape[1]):
+            level = levels_at_node(law, self.model.passes, factor)
+            through = level.reach @ law.common_root[:, None]
             deviation = level.mean - mean
-            of_node = law.sigma**2 * level.phi + through @ through.swapaxes(1, 2)
-            of_node += deviation[:, :, None] * deviation[:, None, :]
-            covariance = covariance + law.weight * of_node
-            of_node = (law.common_mean - common_mean)[:, None] * deviation[:, None, :]
-            of_node -= law.common_root @ through.swapaxes(1, 2)
-            with_common = with_common + law.weight * of_node
+            of_nodes = law.sigma[:, None, None, None] ** 2 * level.phi + through @ through.swapaxes(2, 3)
+            of_nodes += deviation[..., :, None] * deviation[..., None, :]
+            covariance = covariance + np.tensordot(law.weight, of_nodes, 1)
+            of_nodes = (law.common_mean - common_mean)[:, None, :, None] * deviation[..., None, :]
+            of_nodes = of_nodes - law.common_root[:, None] @ through.swapaxes(2, 3)
+            with_common = with_common + np.tensordot(law.weight, of_nodes, 1)
         return GroupMoments(
             in_units,
             raw(raw(covariance).swapaxes(1, 2)),
@@ -303,7 +319,9 @@ class CrossedPosterior(Posterior):
 
     def _effect_mean(self, factor: int) -> np.ndarray:
         """Return the posterior mean of all effects of a factor, in engine units, (n_groups, q)."""
-        return sum(law.weight * levels_at_node(law, self.model.passes, factor).mean for law in self._laws)
+        return sum(
+            np.tensordot(law.weight, levels_at_node(law, self.model.passes, factor).mean, 1) for law in self._laws
+        )
 
     def own_effects(self, factor: int) -> np.ndarray:
         """Return the least-squares effects of all groups of a factor; see `Posterior.own_effects`."""
@@ -316,7 +334,8 @@ class CrossedPosterior(Posterior):
     def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:
         """Return ``1 - Var(u_jk | y, b, sigma, Sigma) / tau_k^2``, averaged; the other factors' effects integrated."""
         raw, passes = turned_effects(self.scalings[factor], turned), self.model.passes
-        return sum(law.weight * share_kept(law.effects, law.factor, passes, factor, raw) for law in self._laws)
+        kept = [(law.weight, share_kept(law.effects, law.factor, passes, factor, raw)) for law in self._laws]
+        return sum(np.tensordot(weight, share, 1) for weight, share in kept)
 
     # draws
 
@@ -326,8 +345,9 @@ class CrossedPosterior(Posterior):
             return super().group_draws(n_draws, rng, factor)
         wanted = [np.arange(n if factor in (None, f) else 0) for f, n in enumerate(self.n_groups)]
         parts, commons, sigmas, factors = [], [], [], []
-        for law in self._laws:
-            noise = law.effects.rest_phi.sample(rng)[:, : -(-n_draws // len(self._laws))]
+        n_nodes = sum(len(law.weight) for law in self._laws)
+        for law in single_nodes(self._laws):
+            noise = law.effects.rest_phi.sample(rng)[:, : -(-n_draws // n_nodes)]
             n = noise.shape[1]
             common = law.common_mean + rng.standard_normal((n, len(law.common_mean))) @ law.common_root.T
             sigma = np.full(n, law.sigma)

@@ -1,4 +1,4 @@
-"""Laws of rows and effects at one node of a model with several grouping factors; engine units, arrays in, arrays out.
+"""Laws of rows and effects at nodes of a model with several grouping factors; engine units, arrays in, arrays out.
 
 Given a node (sigma, Lambda), the common coefficients b are normal, and so are the effects given b, with the covariance
 ``sigma^2 Phi`` and the mean ``Phi (B_y - B_x b)`` (`hbsk._engine.schur_passes`). For a row with common columns x and
@@ -12,7 +12,7 @@ where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,27 +24,61 @@ from hbsk._engine.node_algebra import semidefinite_cholesky
 from hbsk._engine.schur_passes import Effects, SchurPasses
 from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
 
+# Nodes times rows that are worked on together.
+BLOCK_ELEMENTS = 2**16
+
 
 class NodeLaw(NamedTuple):
-    """The law of everything at one node.
+    """The law of everything at one node, or at several, which come along leading axes.
 
     Attributes
     ----------
-    weight, sigma : float
+    weight, sigma : float, or ndarray of shape (n_nodes,)
     factor : ndarray of shape (q, q)
         ``Lambda`` of all factors, block diagonal.
     common_mean : ndarray of shape (p,)
     common_root : ndarray of shape (p, p)
         R, with ``R R' = Var(b)``.
     effects : Effects or NestedEffects
+        Of each node, or of one Lambda that all of them share.
     """
 
-    weight: float
-    sigma: float
+    weight: np.ndarray
+    sigma: np.ndarray
     factor: np.ndarray
     common_mean: np.ndarray
     common_root: np.ndarray
     effects: Effects | NestedEffects
+
+
+def few_nodes(laws: Sequence[NodeLaw], n_rows: int) -> Iterator[NodeLaw]:
+    """Yield laws of several nodes each as laws of so few that arrays of nodes and rows stay small."""
+    width = max(1, BLOCK_ELEMENTS // max(n_rows, 1))
+    for law in laws:
+        n_nodes = len(law.weight)
+        for start in range(0, n_nodes, width):
+            at = slice(start, start + width)
+            is_shared = n_lambdas(law.effects) < n_nodes
+            yield NodeLaw(*(part[at] for part in law[:-1]), law.effects if is_shared else taken(law.effects, at))
+
+
+def single_nodes(laws: Sequence[NodeLaw]) -> Iterator[NodeLaw]:
+    """Yield the law of each of the nodes, without leading axes."""
+    for law in laws:
+        for m in range(len(law.weight)):
+            yield NodeLaw(*(part[m] for part in law[:-1]), taken(law.effects, min(m, n_lambdas(law.effects) - 1)))
+
+
+def n_lambdas(effects: Effects | NestedEffects) -> int:
+    """Return of how many Lambda effects are."""
+    return len(effects.own[0] if isinstance(effects, NestedEffects) else effects.first)
+
+
+def taken(effects: Effects | NestedEffects, at) -> Effects | NestedEffects:
+    """Return the effects at some of the Lambda; of draws there is one."""
+    if isinstance(effects, NestedEffects):
+        return NestedEffects(*([one[at] for one in part] for part in effects))
+    return Effects(*(part if isinstance(part, DrawnCovariance) else part[at] for part in effects))
 
 
 class KnownRows(NamedTuple):
@@ -99,12 +133,13 @@ class RowParts(NamedTuple):
 def rows_at_node(
     law: NodeLaw, passes: SchurPasses | NestedPasses, rows: KnownRows, *, need_variance: bool = True
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (n_rows,)."""
+    """Return mean and variance (or None) of ``x'b + sum_f z_f' u_f``, each (.., n_rows)."""
     parts = row_parts(law.effects, law.factor, passes, rows, need_variance=need_variance)
-    mean = parts.solved + parts.reach @ law.common_mean
+    mean = parts.solved + (parts.reach @ law.common_mean[..., None])[..., 0]
     if parts.relative is None:
         return mean, None
-    return mean, np.sum((parts.reach @ law.common_root) ** 2, axis=1) + law.sigma**2 * parts.relative
+    variance = np.sum((parts.reach @ law.common_root) ** 2, axis=-1)
+    return mean, variance + np.asarray(law.sigma)[..., None] ** 2 * parts.relative
 
 
 def row_parts(
@@ -115,7 +150,7 @@ def row_parts(
     *,
     need_variance: bool = True,
 ) -> RowParts:
-    """Return what the law of rows takes of Phi at one Lambda, (q, q)."""
+    """Return what the law of rows takes of Phi at Lambda, (.., q, q)."""
     if isinstance(effects, NestedEffects):
         solved = effects_of_rows(effects, passes, rows.z, rows.codes)
         relative = variances_of_rows(effects, passes, rows.z, rows.codes) if need_variance else None
@@ -123,51 +158,64 @@ def row_parts(
         solved, relative = _schur_rows(effects, passes, rows, need_variance)
     if relative is not None:
         for f, at in enumerate(passes.sums.columns):
-            relative += np.sum((rows.fresh[f] @ factor[at, at]) ** 2, axis=1)
-    return RowParts(rows.x - solved[:, :-1], solved[:, -1], relative)
+            relative = relative + np.sum((rows.fresh[f] @ factor[..., at, at]) ** 2, axis=-1)
+    return RowParts(rows.x - solved[..., :-1], solved[..., -1], relative)
 
 
 def _schur_rows(effects, passes, rows, need_variance):
     """Return ``v' Phi B`` and ``v' Phi v`` (or None) of rows."""
     zero = passes.order[0]
     z, code = rows.z[zero], rows.codes[zero]
-    solved = np.einsum("rk,rka->ra", z, effects.first_solved[code])
+    solved = np.einsum("rk,...rka->...ra", z, effects.first_solved[..., code, :, :])
     entries = []
     for f in passes.order[1:]:
         q = rows.z[f].shape[1]
         entries += [(passes.starts[f] + rows.codes[f] * q + k, rows.z[f][:, k]) for k in range(q)]
     for at, value in entries:
-        solved += value[:, None] * effects.rest_solved[at]
+        solved += value[:, None] * effects.rest_solved[..., at, :]
     if not need_variance:
         return solved, None
-    through = _through_levels(passes.between, np.einsum("rkl,rl->rk", effects.first[code], z), code)
+    scaled = np.einsum("...rkl,rl->...rk", effects.first[..., code, :, :], z)
+    own = np.einsum("rk,...rk->...r", z, scaled)
+    row, k, column, value_of = _entries_of_levels(passes.between, code, z.shape[1])
+    through = scaled[..., row, k] * value_of  # A_21 H_s z
     if isinstance(effects.rest_phi, DrawnCovariance):
-        shape, row = through.shape, np.arange(len(z))
-        places = [sp.csr_array((value, (row, at)), shape=shape) for at, value in entries]
-        own = np.einsum("rk,rkl,rl->r", z, effects.first[code], z)
-        return solved, own + effects.rest_phi.quadratic_forms(sum(places) - through)
-    relative = np.einsum("rk,rkl,rl->r", z, effects.first_phi[code], z)
+        shape = (len(z), passes.between.shape[1])
+        places = [sp.csr_array((value, (np.arange(len(z)), at)), shape=shape) for at, value in entries]
+        places.append(sp.csr_array((-through.ravel(), (row, column)), shape=shape))
+        return solved, own + effects.rest_phi.quadratic_forms(sum(places[1:], places[0]))
+    relative = np.einsum("rk,...rkl,rl->...r", z, effects.first_phi[..., code, :, :], z)
     for i, (at, value) in enumerate(entries):
-        relative += value**2 * effects.rest_phi[at, at]
+        relative += value**2 * effects.rest_phi[..., at, at]
         for other, other_value in entries[:i]:
-            relative += 2.0 * value * other_value * effects.rest_phi[at, other]
-    row = np.repeat(np.arange(len(z)), np.diff(through.indptr))
-    for at, value in entries:
-        products = through.data * effects.rest_phi[through.indices, at[row]]
-        relative -= 2.0 * value * np.bincount(row, products, len(z))
+            relative += 2.0 * value * other_value * effects.rest_phi[..., at, other]
+        through_at = through * effects.rest_phi[..., column, at[row]]
+        relative -= 2.0 * value * _by_row(through_at, row, len(z))
     return solved, relative
 
 
-def _through_levels(between, scaled, code) -> sp.csr_array:
-    """Return ``A_21 H_s z`` of each row, (n_rows, K), sparse."""
-    n_rows, q = scaled.shape
-    at = (code[:, None] * q + np.arange(q)).ravel()
-    pick = sp.csr_array((scaled.ravel(), at, np.arange(0, n_rows * q + 1, q)), shape=(n_rows, between.shape[0]))
-    return (pick @ between).tocsr()
+def _entries_of_levels(between, code, q):
+    """Return the entries of ``A_12`` of the levels of rows: the row, which of the level's columns, where, and value."""
+    lines = (code[:, None] * q + np.arange(q)).ravel()
+    starts, counts = between.indptr[lines], np.diff(between.indptr)[lines]
+    line = np.repeat(np.arange(len(lines)), counts)
+    at = np.arange(len(line)) + np.repeat(starts - (np.cumsum(counts) - counts), counts)
+    return line // q, line % q, between.indices[at], between.data[at]
+
+
+def _by_row(values, row, n_rows):
+    """Return sums over the entries of each row, (.., n_rows); rows rise."""
+    if values.ndim == 1:
+        return np.bincount(row, values, n_rows)
+    lengths = np.bincount(row, minlength=n_rows)
+    total, has_entries = np.zeros((*values.shape[:-1], n_rows)), lengths > 0
+    if len(row):
+        total[..., has_entries] = np.add.reduceat(values, (np.cumsum(lengths) - lengths)[has_entries], axis=-1)
+    return total
 
 
 class LevelMoments(NamedTuple):
-    """Moments of the effects of one factor at a node.
+    """Moments of the effects of one factor at a node, or at several along leading axes.
 
     Attributes
     ----------
@@ -189,9 +237,10 @@ def levels_at_node(law: NodeLaw, passes: SchurPasses | NestedPasses, f: int) -> 
     if isinstance(effects, NestedEffects):
         solved = effects.solved[passes.order.index(f)]
     else:
-        solved = effects.first_solved if f == passes.order[0] else effects.rest_solved[_places(passes, f)]
-    reach = solved[:, :, :-1]
-    return LevelMoments(solved[:, :, -1] - reach @ law.common_mean, _phi_blocks(effects, passes, f), reach)
+        solved = effects.first_solved if f == passes.order[0] else effects.rest_solved[..., _places(passes, f), :]
+    reach = solved[..., :-1]
+    taken = np.einsum("...jka,...a->...jk", reach, law.common_mean)
+    return LevelMoments(solved[..., -1] - taken, _phi_blocks(effects, passes, f), reach)
 
 
 def share_kept(
@@ -201,12 +250,12 @@ def share_kept(
     f: int,
     raw: Callable[[np.ndarray], np.ndarray],
 ) -> np.ndarray:
-    """Return the share of the prior variance of the effects of raw columns that the rows take off, (n_groups, q).
+    """Return the share of the prior variance of effects of raw columns that the rows take off, (.., n_groups, q).
 
     Parameters
     ----------
     effects : Effects
-    factor : ndarray of shape (q, q)
+    factor : ndarray of shape (.., q, q)
         Lambda of all factors, block diagonal.
     passes : SchurPasses
     f : int
@@ -215,14 +264,15 @@ def share_kept(
         Map from effects of the engine, (..., q), to those asked about; see `turned_effects`.
     """
     at = passes.sums.columns[f]
-    prior = np.sum(raw(factor[at, at].T) ** 2, axis=0)
-    within = np.einsum("jkk->jk", raw(raw(_phi_blocks(effects, passes, f)).swapaxes(1, 2)))
+    prior = np.sum(raw(factor[..., at, at].swapaxes(-2, -1)) ** 2, axis=-2)[..., None, :]
+    within = np.einsum("...jkk->...jk", raw(raw(_phi_blocks(effects, passes, f)).swapaxes(-2, -1)))
+    prior, within = np.broadcast_arrays(prior, within)
     # nothing is kept of effects that are fixed
     return np.clip(1.0 - np.divide(within, prior, out=np.ones_like(within), where=prior > 0), 0.0, 1.0)
 
 
 def _phi_blocks(effects, passes, f):
-    """Return the blocks of Phi of the levels of factor f, (n_groups, q, q)."""
+    """Return the blocks of Phi of the levels of factor f, (.., n_groups, q, q)."""
     if isinstance(effects, NestedEffects):
         return effects.phi[passes.order.index(f)]
     if f == passes.order[0]:
@@ -230,7 +280,7 @@ def _phi_blocks(effects, passes, f):
     if isinstance(effects.rest_phi, DrawnCovariance):
         return effects.rest_phi.blocks[f]
     at = _places(passes, f)
-    return effects.rest_phi[at[:, :, None], at[:, None, :]]
+    return effects.rest_phi[..., at[:, :, None], at[:, None, :]]
 
 
 def _places(passes, f):

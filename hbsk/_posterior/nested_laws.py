@@ -17,7 +17,7 @@ from hbsk._engine.node_algebra import semidefinite_cholesky
 def effects_of_rows(
     effects: NestedEffects, passes: NestedPasses, z: Sequence[np.ndarray], codes: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return ``v' Phi B`` of rows, (n_rows, p + 1), v the effects of their levels.
+    """Return ``v' Phi B`` of rows, (.., n_rows, p + 1), v the effects of their levels.
 
     Parameters
     ----------
@@ -27,32 +27,32 @@ def effects_of_rows(
     codes : sequence of ndarray of shape (n_rows,), one per factor
     """
     of_factors = zip(passes.order, effects.solved, strict=True)
-    return sum(np.einsum("rk,rka->ra", z[f], solved[codes[f]]) for f, solved in of_factors)
+    return sum(np.einsum("rk,...rka->...ra", z[f], solved[..., codes[f], :, :]) for f, solved in of_factors)
 
 
 def variances_of_rows(
     effects: NestedEffects, passes: NestedPasses, z: Sequence[np.ndarray], codes: Sequence[np.ndarray]
 ) -> np.ndarray:
-    """Return ``v' Phi v`` of rows, (n_rows,); see `effects_of_rows`.
+    """Return ``v' Phi v`` of rows, (.., n_rows); see `effects_of_rows`.
 
     Levels of a row need not hold each other: a class may be asked for in a school that is not its own.
     """
-    total = np.zeros(len(z[0]))
+    total = np.zeros((*effects.own[0].shape[:-3], len(z[0])))
     parts: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in passes.order]
     for i, f in enumerate(passes.order):
-        weights = np.concatenate([z[f], np.zeros((len(total), effects.through[i].shape[2]))], axis=1)
+        weights = np.concatenate([z[f], np.zeros((len(z[f]), effects.through[i].shape[-1]))], axis=1)
         for h in range(i, len(passes.order)):
             level = passes.ancestors[i][h - i][codes[f]]
-            q = effects.own[h].shape[1]
-            here, weights = weights[:, :q], weights[:, q:]
+            q = effects.own[h].shape[-1]
+            here, weights = weights[..., :q], weights[..., q:]
             parts[h].append((level, here))
-            weights = weights - np.einsum("rk,rka->ra", here, effects.through[h][level])
+            weights = weights - np.einsum("...rk,...rka->...ra", here, effects.through[h][..., level, :, :])
     for own, of_stage in zip(effects.own, parts, strict=True):
         for i, (level, here) in enumerate(of_stage):
-            moved = np.einsum("rkl,rl->rk", own[level], here)
-            total += np.sum(here * moved, axis=1)
+            moved = np.einsum("...rkl,...rl->...rk", own[..., level, :, :], here)
+            total += np.sum(here * moved, axis=-1)
             for other, there in of_stage[:i]:
-                total += np.where(level == other, 2.0 * np.sum(there * moved, axis=1), 0.0)
+                total += np.where(level == other, 2.0 * np.sum(there * moved, axis=-1), 0.0)
     return total
 
 

@@ -32,7 +32,7 @@ from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.schur_passes import Effects
 from hbsk._engine.sums import GroupSums
 from hbsk._posterior.crossed import KEPT_NUMBERS
-from hbsk._posterior.crossed_laws import KnownRows, row_parts
+from hbsk._posterior.crossed_laws import KnownRows, n_lambdas, row_parts, taken
 from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,
@@ -289,7 +289,8 @@ class _NodesOfFactors(_Nodes):
     def __post_init__(self):
         passes = self.model.passes
         is_held = self.grid.n_nodes * passes.numbers_kept <= KEPT_NUMBERS
-        self._kept = passes.effects_at(self.grid.factor) if is_held else None
+        blocks = passes.effects_at(self.grid.factor) if is_held else []
+        self._kept = [taken(effects, m) for effects in blocks for m in range(n_lambdas(effects))]
 
     @property
     def width(self) -> int:
@@ -305,4 +306,4 @@ class _NodesOfFactors(_Nodes):
             yield (at, *self._law(at, *(np.stack(part) for part in zip(*parts, strict=True))))
 
     def _effects(self, m) -> Effects | NestedEffects:
-        return self.model.passes.effects(self.grid.factor[m]) if self._kept is None else self._kept[m]
+        return self.model.passes.effects(self.grid.factor[m]) if not self._kept else self._kept[m]

@@ -187,7 +187,9 @@ def rank_and_cover(setting, seed, spoil=None):
 
 def calibrate(setting, spoil=None):
     results = [rank_and_cover(setting, seed, spoil) for seed in range(N_FITS)]
-    return tuple({name: np.array([result[part][name] for result in results]) for name in results[0][part]} for part in (0, 1))
+    return tuple(
+        {name: np.array([result[part][name] for result in results]) for name in results[0][part]} for part in (0, 1)
+    )
 
 
 @pytest.mark.parametrize("name", SETTINGS)
