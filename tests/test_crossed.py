@@ -96,7 +96,7 @@ def test_sds_are_those_of_a_quadrature(dye):
     mean, sd = quadrature(name)
     table = model.summary().iloc[1:]
     np.testing.assert_array_less(np.abs(table["mean"] - mean) / sd, 0.02)
-    np.testing.assert_array_less(np.abs(table["sd"] / sd - 1), 0.02)
+    np.testing.assert_array_less(np.abs(table["sd"] / sd - 1), 0.002)  # many more nodes where tables ask for them
 
 
 def test_a_fit_comes_back_from_files_and_holds_no_matrix_of_effects(dye):

@@ -224,7 +224,7 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
         spreads=1.0 if is_small else ERROR_OF_SPREADS,
     )
     points = join_points(nodes.evaluated)
-    law = None if is_small else variance_law(model, nodes, points, tails, settings, finer=False)
+    law = variance_law(model, nodes, points, tails, settings, finer=is_small)
     return of_importance_sampling(nodes, points, tails, settings, law)
 
 

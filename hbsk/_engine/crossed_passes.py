@@ -23,6 +23,8 @@ MOST_REMAINING = 4_500
 CHEAP_REMAINING = 300
 # Relative sd, over that of estimates of effects, at which effects are hardly shrunken.
 HARDLY_SHRUNKEN = 1e5
+# A Cholesky factor of so many remaining effects, to the third power, costs as much as a group of its own design.
+CUBED_REMAINING_PER_GROUP = 2_000
 # Numbers of the matrices of points that are worked on together, and remaining effects up to which one call factorises
 # the matrices of all of them.
 BLOCK_NUMBERS = 2**18
@@ -75,6 +77,7 @@ class CrossedPasses(SchurPasses):
         super().__init__(sums)
         self._rest_zz = self._rest_zz.toarray()
         self._map = product_map(self.between, self._zz.shape[1])
+        self.n_cells += self.n_remaining**3 // CUBED_REMAINING_PER_GROUP
         numbers = (self.n_remaining + self._zx.shape[2]) ** 2 + self._zx.size
         self._width = max(1, BLOCK_NUMBERS // numbers)
 

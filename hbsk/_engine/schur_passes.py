@@ -194,7 +194,10 @@ class SchurPasses(ABC):
     def _over(self, work, n_points: int) -> list[tuple[slice, Any]]:
         """Return ``work(block)`` for stretches of points, with the stretches; in threads where that pays."""
         blocks = [slice(start, min(start + self._width, n_points)) for start in range(0, n_points, self._width)]
-        if len(blocks) < 2 or self.n_remaining < EFFECTS_FOR_THREADS or n_threads() == 1:
+        if self.n_remaining < EFFECTS_FOR_THREADS:
+            with one_thread_each():  # threads for products of few effects wait for each other where cores are busy
+                return [(block, work(block)) for block in blocks]
+        if len(blocks) < 2 or n_threads() == 1:
             return [(block, work(block)) for block in blocks]
         with one_thread_each(), ThreadPoolExecutor(n_threads()) as pool:
             return list(zip(blocks, pool.map(work, blocks), strict=True))

