@@ -9,9 +9,10 @@ import scipy.sparse as sp
 from scipy.sparse.linalg import splu
 
 from hbsk import PartialPoolingRegressor, from_json, to_json
-from hbsk._engine import crossed, crossed_passes, krylov_passes, progress
+from hbsk._engine import crossed, crossed_passes, krylov_passes, moment_nodes, progress
 from hbsk._posterior import crossed as crossed_posterior
 from hbsk._posterior.crossed import CrossedPosterior
+from hbsk._posterior.crossed_laws import single_nodes
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection import loo, waic
 
@@ -90,6 +91,20 @@ def test_draws_of_rows_and_ranks_agree_with_tables(fits):
     np.testing.assert_array_less(np.abs(ranks["mean"] - of_items["mean"]), 5 * of_items["sd"] / 400**0.5)
     assert ranks["expected_rank"].sum() == pytest.approx(len(ranks) * (len(ranks) + 1) / 2)
     assert np.corrcoef(ranks["expected_rank"], of_items["mean"])[0, 1] < -0.9
+
+
+def test_moment_nodes_have_as_many_draws_as_their_weights_say(fits, monkeypatch):
+    _, _, _, model = fits
+    monkeypatch.setattr(moment_nodes, "WIDE", 0.09)  # so that some sds are, and weights differ
+    posterior = pickle.loads(pickle.dumps(model))._learnt.fitted.posterior
+    draws = posterior.group_draws(10_000, np.random.default_rng(0))
+    n = len(draws.common)
+    assert n >= 250
+    laws = list(single_nodes(posterior._laws))
+    assert np.ptp([law.weight for law in laws]) > 0.02
+    for law in laws:
+        is_of_law = np.isclose(draws.variance.sigma, law.sigma * posterior.scaling.y_scale, rtol=1e-9)
+        assert abs(is_of_law.sum() - law.weight * n) <= 1
 
 
 def test_differences_of_groups_are_those_of_the_dense_route(fits):

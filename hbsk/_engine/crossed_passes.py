@@ -149,7 +149,7 @@ class CrossedPasses(SchurPasses):
             phi = self._times(half, complement.lambdas)
         return inverse, phi, self._map.quadratics(phi)
 
-    def _laws(self, factor: np.ndarray, number: int) -> Effects:  # noqa: ARG002 - nothing is drawn
+    def _laws(self, factor, number, weight) -> Effects:  # noqa: ARG002 - nothing is drawn
         complement = self._complements(factor)
         first, (_, phi, across) = complement.first, self._covariances(complement)
         rest_solved, first_solved = self._solved(complement)

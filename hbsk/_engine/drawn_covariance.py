@@ -24,6 +24,10 @@ class DrawnCovariance:
         G.
     blocks : mapping of int to ndarray of shape (n_groups, q, q)
         Blocks of the levels of each factor that remains.
+
+    Attributes
+    ----------
+    n_draws : int
     """
 
     def __init__(
@@ -34,13 +38,13 @@ class DrawnCovariance:
         spread: sp.csr_array,
         blocks: Mapping[int, np.ndarray],
     ):
-        self.hubs, self.blocks, self._spread, self._n_draws = hubs, blocks, spread, draws.shape[1]
+        self.hubs, self.blocks, self._spread, self.n_draws = hubs, blocks, spread, draws.shape[1]
         self._columns = np.concatenate([draws, plain], axis=1, dtype=np.float32)
 
     def sample(self, rng) -> np.ndarray:
         """Return draws of covariance P, (K, n_draws): all there are."""
-        out = self.hubs @ rng.standard_normal((self.hubs.shape[1], self._n_draws))
-        out[: len(self._columns)] += self._columns[:, : self._n_draws]
+        out = self.hubs @ rng.standard_normal((self.hubs.shape[1], self.n_draws))
+        out[: len(self._columns)] += self._columns[:, : self.n_draws]
         return out
 
     def quadratic_forms(self, rows: sp.csr_array) -> np.ndarray:
@@ -56,7 +60,7 @@ class DrawnCovariance:
             of_many = part[:, :n_many]
             known = of_many @ self._spread
             squares = (of_many @ self._columns) ** 2
-            drawn = squares[:, : self._n_draws].mean(axis=1) - squares[:, self._n_draws :].mean(axis=1)
+            drawn = squares[:, : self.n_draws].mean(axis=1) - squares[:, self.n_draws :].mean(axis=1)
             exact = known.multiply(known).sum(axis=1) + np.sum((part @ self.hubs) ** 2, axis=1)
             total[start : start + step] = exact + drawn
         return total

@@ -36,8 +36,8 @@ from hbsk._engine.schur_passes import Effects, SchurPasses, alone, stacked
 
 # Effects of a factor up to which it is a hub: each takes a column of conjugate gradients at every point.
 MOST_OF_HUB = 50
-# Probes, and draws of effects at each Lambda.
-PROBES, DRAWS = 16, 64
+# Probes; draws of effects at one Lambda, and at several of some weight, by which so many are shared.
+PROBES, DRAWS, SHARED_DRAWS, LEAST_DRAWS = 16, 64, 512, 16
 # c, the share of the first order that is taken off: 1 would leave more of the higher ones, which rise with it.
 FIRST_ORDER = 1.5
 # Gains of conjugate gradients that do not count: of sums of squares, in shares of the variance of a row that is left,
@@ -282,24 +282,26 @@ class KrylovPasses(SchurPasses):
 
     # laws of effects
 
-    def _laws(self, factor: np.ndarray, number: int) -> Effects:
-        (one,) = factor
+    def _laws(self, factor: np.ndarray, number: int, weight: np.ndarray | None) -> Effects:
+        (one,), n_draws = factor, DRAWS
+        if weight is not None:
+            n_draws = max(LEAST_DRAWS, int(np.ceil(SHARED_DRAWS * weight[0])))
         complement = self.complement(one)
         many, first = complement.many, complement.first
         drawn, moved, across = [], [np.zeros_like(block) for block in many.spread.blocks], many.across_first()
         rng = np.random.default_rng([1, number])
-        for white in np.array_split(white_columns(self.n_many, DRAWS, rng), self._n_batches(DRAWS), axis=1):
+        for white in np.array_split(white_columns(self.n_many, n_draws, rng), self._n_batches(n_draws), axis=1):
             run = _lanczos(many, white)
             x, y = run.applied(lambda s: s**-0.5), run.applied(lambda s: s**-0.5 - s**0.5)
             for f, rows in enumerate(many.spread.rows):
                 block = _by_level(y[rows], moved[f])
-                moved[f] += block @ block.swapaxes(1, 2) / DRAWS
+                moved[f] += block @ block.swapaxes(1, 2) / n_draws
             x, plain = many.spread @ x, many.spread @ white
             drawn.append((x, plain))
             # white noise, whose products are known, takes the first order of the error off
             for columns, sign in ((x, 1.0), (plain, -1.0)):
                 half = _by_level(self.between_many @ columns, first)
-                across += sign / DRAWS * (half @ half.swapaxes(1, 2))
+                across += sign / n_draws * (half @ half.swapaxes(1, 2))
         hubs = self._times(complement.hubs, complement.lambdas)
         across += self._hubs_across(hubs)
         blocks = {}

@@ -371,7 +371,7 @@ class NestedPasses:
         stacked = self.effects_at(factor[None])[0]
         return NestedEffects(*([part[0] for part in parts] for parts in stacked))
 
-    def effects_at(self, factor: np.ndarray) -> list[NestedEffects]:
+    def effects_at(self, factor: np.ndarray, weight: np.ndarray | None = None) -> list[NestedEffects]:  # noqa: ARG002
         """Return the law of all effects at several Lambda, (n_points, q, q), as many at a time as fit a cache."""
         return [self._effects(factor[block]) for block in self._blocks(len(factor))]
 

@@ -137,7 +137,7 @@ class SchurPasses(ABC):
         """Return ``Phi B`` of the rest, (n_points, K, p + 1)."""
 
     @abstractmethod
-    def _laws(self, factor: np.ndarray, number: int) -> Effects:
+    def _laws(self, factor: np.ndarray, number: int, weight: np.ndarray | None) -> Effects:
         """Return Phi and ``Phi B`` at several Lambda; ``number`` is that of the first among all points."""
 
     @abstractmethod
@@ -187,9 +187,16 @@ class SchurPasses(ABC):
         parts = self._over(lambda block: self._gradient(factor[block], adjoint[block]), len(factor))
         return np.concatenate([part for _, part in parts])
 
-    def effects_at(self, factor: np.ndarray) -> list[Effects]:
-        """Return Phi and ``Phi B`` at several Lambda, (n_points, q, q), as many at a time as are worked on together."""
-        return [effects for _, effects in self._over(lambda at: self._laws(factor[at], at.start), len(factor))]
+    def effects_at(self, factor: np.ndarray, weight: np.ndarray | None = None) -> list[Effects]:
+        """Return Phi and ``Phi B`` at several Lambda, (n_points, q, q), as many at a time as are worked on together.
+
+        They may have some weight in an average that is asked for.
+        """
+
+        def work(at):
+            return self._laws(factor[at], at.start, None if weight is None else weight[at])
+
+        return [effects for _, effects in self._over(work, len(factor))]
 
     def _over(self, work, n_points: int) -> list[tuple[slice, Any]]:
         """Return ``work(block)`` for stretches of points, with the stretches; in threads where that pays."""

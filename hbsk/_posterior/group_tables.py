@@ -167,6 +167,8 @@ def common_counterparts(specification, factor) -> list[int | None]:
 def _sums_of_coefficients(specification, posterior, f, moments, with_common):
     """Return means and sds, (n_groups, q), of effects plus the common columns that are named for each; None: none."""
     common_mean, common_covariance = posterior.common_moments()
+    if moments.of_common is not None:
+        common_covariance = moments.of_common
     mean = _with_common(moments.mean, common_mean, with_common)
     variance = np.einsum("jkk->jk", moments.covariance).copy()
     for k, column in enumerate(with_common):

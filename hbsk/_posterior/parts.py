@@ -101,11 +101,15 @@ class GroupMoments:
     covariance : ndarray of shape (n_groups, q, q) or None
     with_common : ndarray of shape (n_groups, p, q) or None
         Covariance with the coefficients of the raw common columns.
+    of_common : ndarray of shape (p, p) or None
+        Covariance of those over the same nodes, where that is not `Posterior.common_moments`: of an intercept and the
+        effects of few groups, whose variances nearly cancel, each node must have its share in all three.
     """
 
     mean: np.ndarray
     covariance: np.ndarray | None
     with_common: np.ndarray | None
+    of_common: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

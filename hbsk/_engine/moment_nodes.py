@@ -1,0 +1,84 @@
+"""Few weighted points in place of many, where what is asked of each is dear.
+
+Along narrow coordinates a function is nearly of second degree: the points ``mean +- sqrt(d) L_k`` of d of them, with
+``L L'`` their covariance, are exact for that (Julier, Uhlmann 2004, Proc. IEEE 92(3), equation 11). Along a wide one,
+as the sd of few groups has, Gauss's rule of m points for the coordinate's own, skew law is exact to degree ``2 m - 1``
+(Golub, Welsch 1969, Math. Comp. 23). Of the products of these rules some are kept, with other weights: as many as it
+takes to leave each rule what it is, and all coordinates uncorrelated (Tchakaloff's theorem says that such weights
+exist).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import nnls
+
+# Sd from which a coordinate is wide: the log of the sd of fewer than some ten groups has that. How many may be, the
+# widest first, and the points along each.
+WIDE, MOST_WIDE, POINTS_OF_WIDE = 0.25, 4, 6
+# Weight of a point that is there by rounding only; length, in values, of what is left of a step that rounding made.
+LEAST_WEIGHT, ROUNDING = 1e-9, 1e-8
+
+
+def moment_nodes(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (m, d) and their weights (m,) with the mean and the covariance of values (n, d) with weights.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n, d)
+    weight : ndarray of shape (n,)
+        Summing to 1.
+    """
+    mean, d = weight @ values, values.shape[1]
+    deviation = values - mean
+    covariance = (weight[:, None] * deviation).T @ deviation + 1e-12 * np.eye(d)
+    spread = np.diag(covariance)
+    order = np.argsort(-spread, kind="stable")
+    n_wide = min(int(np.sum(spread > WIDE**2)), MOST_WIDE)
+    root = np.linalg.cholesky(covariance[np.ix_(order, order)])
+    white = np.linalg.solve(root, deviation[:, order].T)
+    rules = [gauss_rule(coordinate, weight, POINTS_OF_WIDE) for coordinate in white[:n_wide]]
+    if n_wide < d:
+        reach = np.sqrt(d - n_wide) * np.eye(d - n_wide)
+        rules.append((np.concatenate([reach, -reach]), np.full(2 * len(reach), 0.5 / len(reach))))
+    points, of_points = rules[0]
+    marginals = np.eye(len(points))
+    for more, of_more in rules[1:]:
+        points, of_points, marginals = _coupled(points, of_points, marginals, more, of_more)
+    nodes = np.empty_like(points)
+    nodes[:, order] = mean[order] + points @ root.T
+    return nodes, of_points
+
+
+def gauss_rule(values: np.ndarray, weight: np.ndarray, n_points: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return points (m, 1) and weights (m,) of Gauss's rule for values (n,) with weights; as many as values, if fewer.
+
+    The eigenvalues of Lanczos's tridiagonal matrix of the values, and the squares of the first entries of its
+    eigenvectors.
+    """
+    basis, diagonal, beside = [np.sqrt(weight / weight.sum())], [], []
+    while True:
+        moved = values * basis[-1]
+        diagonal.append(basis[-1] @ moved)
+        known = np.stack(basis)
+        for _ in range(2):  # once leaves rounding of the first
+            moved = moved - (known @ moved) @ known
+        length = np.linalg.norm(moved)
+        if len(basis) == n_points or length <= ROUNDING * np.abs(values).max():
+            break
+        basis.append(moved / length)
+        beside.append(length)
+    points, vectors = np.linalg.eigh(np.diag(diagonal) + np.diag(beside, 1) + np.diag(beside, -1))
+    return points[:, None], vectors[0] ** 2
+
+
+def _coupled(points, weight, marginals, more, of_more):
+    """Return points of two rules together, their weights, and the point of each rule that they have, as indicators."""
+    i, k = (axis.ravel() for axis in np.indices((len(points), len(more))))
+    together = np.concatenate([points[i], more[k]], axis=1)
+    marginals = np.concatenate([marginals[:, i], np.eye(len(more))[:, k]])
+    a, b = np.triu_indices(together.shape[1], 1)
+    kept_so = np.concatenate([marginals, (together[:, a] * together[:, b]).T])
+    chosen = nnls(kept_so, kept_so @ (weight[i] * of_more[k]))[0]
+    kept = chosen > LEAST_WEIGHT
+    return together[kept], chosen[kept] / chosen[kept].sum(), marginals[:, kept]
