@@ -5,6 +5,8 @@ import warnings
 
 # Without it scikit-learn skips its checks of array API input; SciPy reads it once, when it is first imported.
 os.environ.setdefault("SCIPY_ARRAY_API", "1")
+# PyTensor would keep a stack for each of its thousands of nodes.
+os.environ.setdefault("PYTENSOR_FLAGS", "traceback__limit=0")
 
 import numpy as np
 import pytest

@@ -340,7 +340,7 @@ def at_values(model, names, values):
     inputs = [graph.rvs_to_values[variable] for variable in free]
     wanted = graph.replace_rvs_by_values([graph[name] for name in names])
     densities = graph.logp(vars=free, sum=False, jacobian=False)
-    mode = Mode(linker="py", optimizer="fast_compile")
+    mode = Mode(linker="py", optimizer=None)
     evaluate = graph.compile_fn([*wanted, *densities], inputs=inputs, mode=mode, point_fn=False)
     found = evaluate(*(np.asarray(values[variable.name], dtype=float) for variable in free))
     return found[: len(names)], dict(zip([variable.name for variable in free], found[len(names) :], strict=True))

@@ -43,7 +43,7 @@ def from_the_prior(model):
 
     model.build()
     with model.backend.model:
-        compiled = {"mode": Mode(linker="py", optimizer="fast_compile")}
+        compiled = {"mode": Mode(linker="py", optimizer=None)}
         prior = pm.sample_prior_predictive(draws=3, random_seed=1, compile_kwargs=compiled)["prior"].to_dataset()
     return DataTree.from_dict({"posterior": prior.drop_vars("mu")})
 

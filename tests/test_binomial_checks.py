@@ -74,8 +74,7 @@ def contradictions(estimator):
     [
         Proportions(),
         Proportions(group_features=-1),
-        Proportions(group_features=-1, pooling="none"),
-        Proportions(group_features=0, unknown_groups="error"),
+        Proportions(group_features=0, pooling="none", unknown_groups="error"),
         ShrunkenProportions(),
         ShrunkenProportions(group_features=-1),
     ],

@@ -92,21 +92,23 @@ def normal_log_density(deviation, covariance):
     return -0.5 * white @ white - np.sum(np.log(scale * np.diag(root))) - 0.5 * len(scale) * np.log(2 * np.pi)
 
 
-@pytest.mark.parametrize("has_intercept", [True, False], ids=["intercept", "none"])
+# Each size, kind of blocks, weighting and kind of errors with an intercept and without.
 @pytest.mark.parametrize(
-    ("q", "blocks", "weights", "errors"),
+    ("q", "blocks", "weights", "errors", "has_intercept"),
     [
-        (1, ((0,),), False, False),
-        (2, ((0, 1),), False, False),
-        (2, ((0, 1),), True, False),
-        (2, ((0, 1),), False, True),
-        (2, ((0, 1),), True, True),
-        (3, ((0,), (1,), (2,)), True, False),
-        (3, ((0, 1, 2),), False, True),
-        (4, ((0, 2), (1, 3)), True, False),
-        (4, ((1,), (0, 2, 3)), False, False),
+        (1, ((0,),), False, False, True),
+        (1, ((0,),), True, True, False),
+        (2, ((0, 1),), False, False, False),
+        (2, ((0, 1),), True, False, True),
+        (2, ((0, 1),), False, True, True),
+        (2, ((0, 1),), True, True, True),
+        (3, ((0,), (1,), (2,)), True, False, True),
+        (3, ((0,), (1,), (2,)), False, True, False),
+        (3, ((0, 1, 2),), False, True, False),
+        (3, ((0, 1, 2),), True, False, True),
+        (4, ((0, 2), (1, 3)), True, False, False),
+        (4, ((1,), (0, 2, 3)), False, False, True),
     ],
-    ids=["q=1", "q=2", "f", "se", "f+se", "independent f", "q=3 se", "blocks f", "block of three"],
 )
 def test_candidates_identity(rng, q, blocks, weights, errors, has_intercept):
     problem = make_problem(rng, q=q, p=4, has_intercept=has_intercept, weights=weights, errors=errors)

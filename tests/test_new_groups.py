@@ -106,7 +106,7 @@ def test_the_laws_written_here_are_those_of_pymc():
         pm.logp(getattr(pm, family).dist(**dict(arguments)), point)
         for (family, arguments), point in zip(LAWS, points, strict=True)
     ]
-    found = function([], densities, mode=Mode(linker="py", optimizer="fast_compile"))()
+    found = function([], densities, mode=Mode(linker="py", optimizer=None))()
     for name, law, point, density in zip(NAMES, LAWS.values(), points, found, strict=True):
         np.testing.assert_allclose(law.logpdf(point), density, rtol=1e-6, atol=1e-7, err_msg=name)
 
