@@ -241,7 +241,7 @@ def nuts_diagnostics(specification, posterior, table: pd.DataFrame, n_divergent:
 def warn_if_sigma_is_held(posterior) -> None:
     """Warn where the residual sd lies at its floor, so that what is shown is not its posterior."""
     floor = RESIDUAL_SD_FLOOR * posterior.scaling.y_scale
-    held = posterior.weight @ (posterior.variance_nodes().sigma < NEAR_FLOOR * floor)
+    held = posterior.weight @ (posterior.residual_sds() < NEAR_FLOOR * floor)
     if held > SHARE_AT_FLOOR:
         warn(
             f"sigma is held at {floor:.3g}, {RESIDUAL_SD_FLOOR} of the sd of y: rows of one group or of equal "
