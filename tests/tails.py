@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.interpolate import CubicSpline
 
 from hbsk import PartialPoolingRegressor
-from hbsk._engine import integrate, mode_search
+from hbsk._engine import integrate, mode_search, split_t
 from hbsk._posterior.diagnostics import variance_names
 
 LEVELS = np.array([0.025, 0.055, 0.945, 0.975])
@@ -98,7 +98,7 @@ def _trapezoid(engine, n=4001):
 def _kernels(engine, n_nodes):
     """Two rounds of kernels, each fitted to weighted nodes of the round before, and the nodes of a third."""
     mode, precision = mode_search.find_mode(engine.value_and_gradient, engine.parameters.theta_of(0.5, [0.3, 0.2]))
-    proposal, broad = integrate.first_proposals(lambda t: engine.evaluate(t).log_density, mode, precision)
+    proposal, broad = split_t.first_proposals(lambda t: engine.evaluate(t).log_density, mode, precision)
     for salt, size in ((901, n_nodes // 8), (902, n_nodes // 4), (903, n_nodes)):
         both = [p for p in (proposal, broad) if p is not None]
         drawn = [

@@ -1,6 +1,6 @@
 """Integration over a few parameters: proposals that are what they say, means that are right, errors that are honest."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,13 +8,11 @@ import pytest
 from scipy import integrate, stats
 from scipy.stats import qmc
 
-from hbsk._engine import fit, mode_search
+from hbsk._engine import fit, mode_search, split_t
 from hbsk._engine import integrate as engine
 from hbsk._engine.integrate import (
     N_REPLICATES,
     KernelT,
-    SplitT,
-    first_proposals,
     importance_sample,
     monte_carlo_error,
     unit_cube_points,
@@ -22,6 +20,7 @@ from hbsk._engine.integrate import (
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.pareto import smoothed_weights
 from hbsk._engine.settings import DEFAULT
+from hbsk._engine.split_t import SplitT, first_proposals
 
 
 @dataclass(frozen=True)
@@ -43,18 +42,26 @@ def a_split_t():
     return SplitT(np.array([0.5, -2.0]), scale, np.array([0.7, 2.5]), np.array([1.9, 1.1]))
 
 
+def a_widening_t():
+    scale = np.array([[0.8, 0.3, 0.0], [-0.2, 1.7, 0.1], [0.1, 0.0, 0.6]])
+    widening = np.zeros((2, 3, 3))
+    widening[:, 0, 1], widening[:, 1, 2] = (0.9, 0.4), (0.6, 0.9)
+    sides = np.array([0.7, 2.5, 1.0]), np.array([1.9, 1.1, 0.8])
+    return SplitT(np.array([0.5, -2.0, 0.0]), scale, *sides, widening)
+
+
 def a_kernel_t(rng):
     return KernelT(
         rng.normal(size=(engine.KERNELS, 2)) * 2, np.array([0.3, -1.0]), np.array([[1.2, 0.0], [-0.5, 0.7]]), 0.4
     )
 
 
-@pytest.mark.parametrize("kind", ["split", "kernel"])
+@pytest.mark.parametrize("kind", ["split", "widening", "kernel"])
 @pytest.mark.parametrize("place", [(0.5, -2.0), (-0.6, -3.5), (2.0, -1.0), (0.0, 1.0)])
 def test_points_of_a_proposal_follow_its_density(rng, kind, place):
-    proposal = a_split_t() if kind == "split" else a_kernel_t(rng)
-    uniforms = qmc.Sobol(2 if kind == "split" else 3, rng=rng).random(2**15)
-    points = proposal.points(uniforms)
+    proposal = {"split": a_split_t, "widening": a_widening_t, "kernel": lambda: a_kernel_t(rng)}[kind]()
+    points = proposal.points(qmc.Sobol(proposal.n_uniforms, rng=rng).random(2**17 if kind == "widening" else 2**15))
+    place = (*place, 0.4)[: points.shape[1]]
     # for any density f the mean of f / q over points of q is 1, if q is normalised and the points are its own
     ratio = stats.multivariate_normal(place, 0.3).pdf(points) / np.exp(proposal.log_density(points))
     assert ratio.mean() == pytest.approx(1.0, abs=0.01)
@@ -225,8 +232,8 @@ def test_split_t_has_the_axes_of_a_gaussian():
     mean = np.array([1.0, -2.0])
     proposal, _ = first_proposals(lambda theta: gaussian(mean, precision)(theta)[0], mean, precision)
     np.testing.assert_allclose(proposal.scale @ proposal.scale.T, np.linalg.inv(precision), rtol=1e-12)
-    np.testing.assert_allclose(proposal.below, engine.INFLATION, rtol=1e-9)
-    np.testing.assert_allclose(proposal.above, engine.INFLATION, rtol=1e-9)
+    np.testing.assert_allclose(proposal.below, split_t.INFLATION, rtol=1e-9)
+    np.testing.assert_allclose(proposal.above, split_t.INFLATION, rtol=1e-9)
 
 
 def test_split_t_is_longer_on_the_side_of_the_long_tail():
@@ -239,6 +246,25 @@ def test_split_t_is_longer_on_the_side_of_the_long_tail():
     side = np.sign(proposal.scale[0, 0])
     lower, upper = (proposal.below, proposal.above) if side > 0 else (proposal.above, proposal.below)
     assert lower[0] > 1.3 * upper[0]
+
+
+def test_split_t_widens_where_another_axis_leaves_it_free():
+    # the second coordinate is 2.5 times as wide below -2 on the first, and twice above 2
+    def log_density(theta):
+        first, second = theta.T
+        width = np.exp(np.where(first < 0, np.log(2.5), np.log(2.0)) * np.minimum(np.abs(first) / 2, 1.0))
+        return -0.5 * first**2 - 0.5 * (second / width) ** 2 - np.log(width)
+
+    proposal, _ = first_proposals(log_density, np.zeros(2), np.eye(2))
+    known = np.log([2.5, 2.0]) - split_t.LEAST_WIDENING
+    np.testing.assert_allclose(proposal.widening[:, 0, 1], known, rtol=1e-9)
+    assert np.count_nonzero(proposal.widening) == 2
+    uniforms = qmc.Sobol(2, rng=np.random.default_rng(0)).random(2**12)
+    tails = []
+    for way in (proposal, replace(proposal, widening=None)):
+        points = way.points(uniforms)
+        tails.append(smoothed_weights(log_density(points) - way.log_density(points))[1])
+    assert tails[0] < tails[1] - 0.3
 
 
 # Weights and errors

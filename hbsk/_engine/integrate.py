@@ -21,24 +21,14 @@ from scipy.stats import qmc
 
 from hbsk._engine.pareto import smoothed_weights
 from hbsk._engine.settings import DEFAULT
+from hbsk._engine.split_t import log_t, t_quantile
 
 N_REPLICATES = 16
 PARETO_K_ADAPT = 0.5
-# Degrees of freedom of proposals: of 4 the quantiles have a closed form, of 5 they took 5 % of a fit of few rows.
-PROPOSAL_DF = 4.0
-# The proposal is wider than the curvature says: a tenth of its efficiency buys weights that are bounded in practice
-# (radon, intercepts and slopes: Pareto k 0.8 -> 0.2).
-INFLATION = 1.15
 MAX_ROUNDS = 6
 # Of 150 scramblings of the first round's points, by the number of their coordinates, one that does best by means,
 # squares, products and cubes of skew normal laws weighed against their proposals: half the error of most others.
 GOOD_NETS = {3: 78, 4: 33, 5: 48, 6: 35, 7: 26}
-SPLIT_DISTANCES = np.array([1.0, 2.0, 3.0, 4.5])
-# The distance along two axes at once at which a product along the axes is held against the density.
-CORNER, CLEARLY_LESS = 2.0, 0.9
-# Distances, in units of theta, at which a shoulder is looked for, and how far the log density may have fallen there.
-SHOULDER_DISTANCES = np.array([0.5, 1.0, 2.0])
-SHOULDER_DROP = 12.0
 KERNELS = 64
 # Share of kernel nodes that are spread more widely than the posterior: keeps weights bounded. (Seven rows in three
 # groups: with a fifth of them as wide as the posterior 4 of 300 posteriors ended in NUTS, with these none.)
@@ -57,49 +47,6 @@ class Proposal(Protocol):
 
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return the log density at points (n, d)."""
-
-
-@dataclass(frozen=True)
-class SplitT:
-    """Product of split-t laws along the axes of ``scale``, about ``centre``.
-
-    Attributes
-    ----------
-    centre : ndarray of shape (d,)
-    scale : ndarray of shape (d, d)
-        Columns are the axes, of the length of one sd.
-    below, above : ndarray of shape (d,)
-        Factors of the scale on either side of the centre.
-    """
-
-    centre: np.ndarray
-    scale: np.ndarray
-    below: np.ndarray
-    above: np.ndarray
-
-    @property
-    def n_uniforms(self) -> int:
-        """Number of uniform coordinates that a point takes."""
-        return len(self.centre)
-
-    def points(self, uniforms: np.ndarray) -> np.ndarray:
-        """Map points of the unit cube (n, d) to theta."""
-        lower_share = self.below / (self.below + self.above)
-        is_below = uniforms < lower_share
-        within = np.where(
-            is_below,
-            0.5 * uniforms / lower_share,
-            0.5 + 0.5 * (uniforms - lower_share) / (1 - lower_share),
-        )
-        z = _t_quantile(within) * np.where(is_below, self.below, self.above)
-        return self.centre + z @ self.scale.T
-
-    def log_density(self, theta: np.ndarray) -> np.ndarray:
-        """Return the log density at points (n, d)."""
-        z = np.linalg.solve(self.scale, (theta - self.centre).T).T
-        z = z / np.where(z < 0, self.below, self.above)
-        log_axis = _log_t(z) + np.log(2.0 / (self.below + self.above))
-        return log_axis.sum(axis=1) - np.linalg.slogdet(self.scale)[1]
 
 
 @dataclass(frozen=True)
@@ -133,7 +80,7 @@ class KernelT:
 
     def points(self, uniforms: np.ndarray) -> np.ndarray:
         """Map points of the unit cube (n, d + 1) to theta; the last coordinate chooses the kernel."""
-        z = _t_quantile(uniforms[:, :-1])
+        z = t_quantile(uniforms[:, :-1])
         choice = uniforms[:, -1]
         wide = choice < WIDE_SHARE
         at = np.minimum(((choice - WIDE_SHARE) / (1 - WIDE_SHARE) * len(self.centres)).astype(int), KERNELS - 1)
@@ -146,26 +93,10 @@ class KernelT:
         white = np.linalg.solve(self.scale, (theta - self.mean).T).T
         kernels = np.linalg.solve(self.scale, (self.centres - self.mean).T).T
         steps = (white[:, None, :] - kernels) / self.bandwidth
-        near = special.logsumexp(_log_t(steps).sum(axis=2), axis=1) - np.log(len(kernels)) - d * np.log(self.bandwidth)
-        far = _log_t(white / self.wide).sum(axis=1) - d * np.log(self.wide)
+        near = special.logsumexp(log_t(steps).sum(axis=2), axis=1) - np.log(len(kernels)) - d * np.log(self.bandwidth)
+        far = log_t(white / self.wide).sum(axis=1) - d * np.log(self.wide)
         log_both = np.logaddexp(np.log(1 - WIDE_SHARE) + near, np.log(WIDE_SHARE) + far)
         return log_both - np.log(np.diag(self.scale)).sum()
-
-
-def _t_quantile(level):
-    """Return quantiles of Student's t with four degrees of freedom (Shaw 2006, J. Comput. Finance 9(4))."""
-    root = 2.0 * np.sqrt(level * (1.0 - level))
-    return np.sign(level - 0.5) * 2.0 * np.sqrt(np.cos(np.arccos(root) / 3.0) / root - 1.0)
-
-
-_LOG_T_AT_ZERO = float(
-    special.gammaln((PROPOSAL_DF + 1) / 2) - special.gammaln(PROPOSAL_DF / 2) - 0.5 * np.log(PROPOSAL_DF * np.pi)
-)
-
-
-def _log_t(z):
-    """Return the log density of Student's t with `PROPOSAL_DF` degrees of freedom."""
-    return _LOG_T_AT_ZERO - (PROPOSAL_DF + 1) / 2 * np.log1p(z**2 / PROPOSAL_DF)
 
 
 @dataclass(frozen=True)
@@ -199,103 +130,6 @@ class Nodes:
     def is_reliable(self, error_target: float, pareto_k_limit: float = DEFAULT.pareto_k_limit) -> bool:
         """Whether Pareto k is below its limit, and the Monte Carlo error near enough to its target."""
         return self.pareto_k <= pareto_k_limit and self.error <= 2 * error_target
-
-
-def first_proposals(
-    log_density, mode: np.ndarray, precision: np.ndarray, *, thorough: bool = True
-) -> tuple[SplitT, SplitT | None]:
-    """Return the split-t about the mode, and a broad one where the density may have shoulders far from it.
-
-    Both look at the density along lines from the mode, at points that are evaluated in one call: at few of them unless
-    ``thorough``.
-    """
-    d = len(mode)
-    distances = (SPLIT_DISTANCES, SHOULDER_DISTANCES) if thorough else (SPLIT_DISTANCES[1:2], SHOULDER_DISTANCES[1:2])
-    near, far = (_lines(tuple(along), d) for along in distances)
-    scales = _roots(precision) if thorough and d > 1 else _roots(precision)[:1]
-    corners = _corners(d) if len(scales) > 1 else near[:0]
-    of_scales = [np.concatenate([near, corners]) @ scale.T for scale in scales]
-    everything = log_density(mode + np.concatenate([np.zeros((1, d)), far, *of_scales]))
-    drop = everything[0] - everything[1:]
-    drop = np.where(np.isnan(drop), np.inf, drop)  # beyond floating point there is no density
-    broad = _broad_t(mode, scales[0], drop[: len(far)], distances[1])
-    splits, missed = [], []
-    for scale, part in zip(scales, drop[len(far) :].reshape(len(scales), -1), strict=True):
-        on_axes = part[: len(near)].reshape(2, len(distances[0]), d)
-        splits.append(_split_t(mode, scale, on_axes, distances[0]))
-        missed.append(_missed(on_axes[:, list(distances[0]).index(CORNER)], part[len(near) :]))
-    return splits[int(missed[-1] < CLEARLY_LESS * missed[0])], broad
-
-
-def _roots(precision):
-    """Return two roots of the covariance: axes along the coordinates, as near as they can be, and along eigenvectors.
-
-    The density is skew along coordinates, such as a sd that may be zero, and eigenvectors of two that are known equally
-    well point anywhere between them (radon, intercepts and slopes: Pareto k 0.6 by eigenvectors, -0.3 by coordinates);
-    along a narrow ridge it may be skew too.
-    """
-    eigenvalues, axes = np.linalg.eigh(precision)
-    # A flat or rising direction is given the length at which priors on log sds have decayed.
-    along_eigenvectors = axes * np.clip(eigenvalues, 0.02, None) ** -0.5
-    return [along_eigenvectors @ axes.T, along_eigenvectors]
-
-
-@lru_cache(maxsize=64)
-def _lines(distances, d):
-    """Return points (2 * n_distances * d, d) on the axes: below, then above; by distance; by axis."""
-    return np.concatenate([sign * distance * np.eye(d) for sign in (-1, 1) for distance in distances])
-
-
-@lru_cache(maxsize=16)
-def _corners(d):
-    """Return the sums of two points at `CORNER` on different axes, (2 d (d - 1), d)."""
-    return CORNER * np.concatenate(list(_on_pairs(np.stack([-np.eye(d), np.eye(d)]))))
-
-
-def _on_pairs(on_axes):
-    """Yield the sums of what two sides of different axes have, for each pair of sides; ``on_axes`` is (2, d, ...)."""
-    i, j = np.tril_indices(on_axes.shape[1], -1)
-    for one in on_axes:
-        for other in on_axes:
-            yield one[i] + other[j]
-
-
-def _missed(on_axes, at_corners):
-    """Return how much more density there is at the worst of the corners than a product along the axes would have.
-
-    Of drops of the log density at `CORNER` on the axes (2, d), and at the corners.
-    """
-    more = np.concatenate(list(_on_pairs(on_axes)))[: len(at_corners)] - at_corners
-    return float(np.max(more, where=~np.isnan(more), initial=0.0))
-
-
-def _split_t(mode, scale, drop, distances):
-    """Return the split-t whose axes follow the curvature and whose tails follow the density.
-
-    Geweke (1989), eq. 4.1: the scale on either side of an axis is the largest that a normal law
-    would need to fall as the density does, over distances of 1 to 4.5 sds (2 where few points must do).
-    ``drop`` is (2, n_distances, d).
-    """
-    needed = distances[:, None] / np.sqrt(2 * np.maximum(drop, 1e-3))
-    below, above = INFLATION * np.clip(needed.max(axis=1), 0.7, 5.0)
-    return SplitT(mode, scale, below, above)
-
-
-def _broad_t(mode, scale, drop, distances):
-    """Return a proposal for shoulders far from the mode, or None where the density has none.
-
-    A sd that may be zero leaves its correlations free: mass lies far out in several coordinates at once, where neither
-    curvature nor axes lead. Along each coordinate the proposal reaches as far, in units of theta, as the density has
-    not vanished.
-    """
-    d = len(mode)
-    sd = np.sqrt(np.sum(scale**2, axis=1))
-    drop = drop.reshape(2, len(distances), d)
-    reach = np.max(np.where(drop < SHOULDER_DROP, 0.75 * distances[:, None], 0.0), axis=1)
-    below, above = np.maximum(reach, INFLATION * sd)
-    if np.all(np.maximum(below, above) < 2 * sd):
-        return None
-    return SplitT(mode, np.eye(d), below, above)
 
 
 @lru_cache(maxsize=64)

@@ -19,8 +19,9 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from hbsk._engine.integrate import N_REPLICATES, Nodes, SplitT, first_proposals, unit_cube_points
+from hbsk._engine.integrate import N_REPLICATES, Nodes, unit_cube_points
 from hbsk._engine.marginal import MarginalModel
+from hbsk._engine.split_t import SplitT, first_proposals
 
 # Coordinates of theta from which these proposals are used: five correlated columns have 15.
 MANY_DIMENSIONS = 12

@@ -20,13 +20,14 @@ import numpy as np
 from scipy.special import logsumexp
 
 from hbsk._engine.crossed import CrossedModel, integrate_crossed
-from hbsk._engine.integrate import N_REPLICATES, first_proposals, importance_sample
+from hbsk._engine.integrate import N_REPLICATES, importance_sample
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import thinned
 from hbsk._engine.pareto import smoothed_weights
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.split_t import first_proposals
 from hbsk._posterior.crossed import CrossedPosterior
 from hbsk._posterior.diagnostics import PARETO_K_THRESHOLD
 from hbsk._posterior.draws import DrawsPosterior

@@ -25,8 +25,9 @@ from scipy import special
 
 from hbsk._engine.generalized.model import ROUNDING, beside_identity
 from hbsk._engine.generalized.search import JointMode
-from hbsk._engine.integrate import KernelT, Nodes, SplitT, first_proposals, kernels_on_nodes
+from hbsk._engine.integrate import KernelT, Nodes, kernels_on_nodes
 from hbsk._engine.proposals import NODES_PER_DIMENSION
+from hbsk._engine.split_t import SplitT, first_proposals
 from hbsk._engine.variance_parameters import VarianceParameters
 
 # Stretch of the normal law of coefficients, of few and of many: an excess kurtosis of 4 times its square.
