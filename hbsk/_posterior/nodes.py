@@ -490,7 +490,9 @@ def usable_nodes(weight, *parameters) -> np.ndarray:
     """
     finite = np.ones(len(weight), dtype=bool)
     for values in parameters:
-        finite &= np.all(np.abs(values) <= LARGEST_PARAMETER, axis=tuple(range(1, values.ndim)))
+        size = np.abs(values)
+        if not np.max(size, initial=0.0) <= LARGEST_PARAMETER:
+            finite &= np.all(size <= LARGEST_PARAMETER, axis=tuple(range(1, values.ndim)))
     if not weight[~finite].sum() <= LOST_WEIGHT:
         raise FloatingPointError("parameters overflow")
     return finite & (weight > 0)
