@@ -76,7 +76,7 @@ def test_eight_schools_with_known_tau_has_the_posterior_of_the_closed_form(schoo
     effect_sd = np.sqrt(TAU**2 * (1 - shrinkage) + shrinkage**2 * variance)
 
     table = nuts.diagnose(schools)
-    drawn = np.concatenate([schools.b, schools.factors["school"].effects[..., 0]], axis=-1)
+    drawn = np.concatenate([schools.b, schools.factors[0].effects[..., 0]], axis=-1)
     # 4.5 Monte Carlo standard errors: nine numbers, one seed.
     error = 4.5 * table["mcse_mean"].to_numpy()
     assert np.all(np.abs(drawn.mean(axis=(0, 1)) - [mean, *effect]) < error)
@@ -86,9 +86,9 @@ def test_eight_schools_with_known_tau_has_the_posterior_of_the_closed_form(schoo
 
 def test_known_errors_and_a_fixed_sd_come_back_as_such(schools):
     assert np.all(np.isnan(schools.sigma))
-    assert np.all(schools.factors["school"].sds == TAU)
-    assert schools.factors["school"].correlation is None
-    assert schools.factors["school"].effects.shape == (2, 600, 8, 1)
+    assert np.all(schools.factors[0].sds == TAU)
+    assert schools.factors[0].correlation is None
+    assert schools.factors[0].effects.shape == (2, 600, 8, 1)
     assert schools.divergent.shape == (2, 600)
 
 
@@ -110,7 +110,7 @@ def test_diagnostics_look_at_a_bounded_number_of_groups(schools, monkeypatch):
 
 def test_columns_find_their_way_back_and_the_intercept_is_that_of_raw_columns(slopes):
     draws, X, Z = slopes.draws, slopes.X, slopes.Z
-    factor = draws.factors["my group"]
+    factor = draws.factors[0]
     assert draws.b.shape == (2, 150, 5)
     assert np.all(draws.b[..., 4] == 0)
     mean = draws.b.mean(axis=(0, 1))
@@ -131,12 +131,12 @@ def test_the_datatree_holds_the_same_draws_under_bambis_names(slopes):
     posterior = slopes.draws.datatree["posterior"]
     np.testing.assert_array_equal(posterior["Intercept"], slopes.draws.b[..., 0])
     np.testing.assert_array_equal(posterior["cat"].sel(cat_dim="cat[c]"), slopes.draws.b[..., 3])
-    effects = slopes.draws.factors["my group"].effects
+    effects = slopes.draws.factors[0].effects
     one = posterior["cat|my group"].sel({"my group__factor_dim": "r", "cat|my group__expr_dim": "cat[b]"})
     np.testing.assert_array_equal(one, effects[:, :, 2, 1])
     np.testing.assert_array_equal(posterior["1|my group"].sel({"my group__factor_dim": "r"}), effects[:, :, 2, 0])
     corr = posterior["corr_my group"].sel({"corr_my group_dim": "1", "corr_my group_dim_bis": "cat[c]"})
-    np.testing.assert_array_equal(corr, slopes.draws.factors["my group"].correlation[:, :, 0, 2])
+    np.testing.assert_array_equal(corr, slopes.draws.factors[0].correlation[:, :, 0, 2])
     assert "mu" not in posterior
 
 

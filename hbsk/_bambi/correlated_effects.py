@@ -32,37 +32,37 @@ class Member:
 
 
 @dataclass(frozen=True)
-class CorrelatedFactor:
-    """The blocks of correlated effects of one grouping factor.
+class CorrelatedEffects:
+    """The effects of one grouping factor that are correlated within a group, in blocks.
 
-    `positions` are, for each block, the places of its columns among all columns of the factor;
-    columns in no block are independent of all others.
+    `positions` are, for each block, the places of its columns among all columns of the factor; columns in no block are
+    independent of all others.
     """
 
     correlation: str  # name of the correlation matrix of all columns
     columns: tuple[str, ...]
-    blocks: tuple[tuple[Member, ...], ...]
     positions: tuple[tuple[int, ...], ...]
+    members: tuple[tuple[Member, ...], ...]  # of each block
     eta: float
     noncentered: bool
 
 
-def effect_distribution(factor, block, term):
+def effect_distribution(effects, block, term):
     """Return the callable that makes the variable of one term of one block, in Bambi's signature."""
 
     def distribution(name, mu=0.0, sigma=1.0, dims=None):
         import pymc as pm
 
         model = pm.modelcontext(None)
-        earlier = _standardised(model, factor, block, term)
-        rows, diagonal = _rows_of_cholesky(model, factor, block, term)
-        member = factor.blocks[block][term]
+        earlier = _standardised(model, effects, block, term)
+        rows, diagonal = _rows_of_cholesky(model, effects, block, term)
+        member = effects.members[block][term]
         one = member.n_columns == 1
 
-        if factor.noncentered:
+        if effects.noncentered:
             own = _as_columns(pm.Normal(f"{name}_offset", dims=dims))
-            effects = mu + sigma * (_conditional_mean(earlier, rows) + own @ diagonal.T)
-            return pm.Deterministic(name, effects[:, 0] if one else effects, dims=dims)
+            values = mu + sigma * (_conditional_mean(earlier, rows) + own @ diagonal.T)
+            return pm.Deterministic(name, values[:, 0] if one else values, dims=dims)
         if one:
             mean = mu + sigma * _conditional_mean(earlier, rows)[..., 0]
             return pm.Normal(name, mu=mean, sigma=sigma * diagonal[0, 0], dims=dims)
@@ -73,19 +73,19 @@ def effect_distribution(factor, block, term):
     return distribution
 
 
-def _standardised(model, factor, block, stop):
+def _standardised(model, effects, block, stop):
     """Return the standard normal w, (n_groups, columns), of the first `stop` terms of a block."""
     import pytensor.tensor as pt
 
     done = None
     for term in range(stop):
-        member = factor.blocks[block][term]
-        if factor.noncentered:
+        member = effects.members[block][term]
+        if effects.noncentered:
             own = _as_columns(model[f"{member.variable}_offset"])
         else:
             mu = model[f"{member.variable}_mu"] if member.mu is None else member.mu
             scaled = _as_columns((model[member.variable] - mu) / model[f"{member.variable}_sigma"])
-            rows, diagonal = _rows_of_cholesky(model, factor, block, term)
+            rows, diagonal = _rows_of_cholesky(model, effects, block, term)
             rest = scaled - _conditional_mean(done, rows)
             own = (
                 rest / diagonal[0, 0]
@@ -105,36 +105,36 @@ def _conditional_mean(earlier, rows):
     return earlier @ rows.T
 
 
-def _rows_of_cholesky(model, factor, block, term):
+def _rows_of_cholesky(model, effects, block, term):
     """Return the rows of L that belong to a term: left of the diagonal block, and the diagonal block."""
-    L = _cholesky(model, factor, block)
-    members = factor.blocks[block]
+    L = _cholesky(model, effects, block)
+    members = effects.members[block]
     start = sum(member.n_columns for member in members[:term])
     stop = start + members[term].n_columns
     return L[start:stop, :start], L[start:stop, start:stop]
 
 
-def _cholesky(model, factor, block):
+def _cholesky(model, effects, block):
     """Return the Cholesky factor of a block's correlation; all blocks of a factor are made at once."""
     import pymc as pm
     import pytensor.tensor as pt
 
-    names = [f"{factor.correlation}_cholesky_{b}" for b in range(len(factor.blocks))]
+    names = [f"{effects.correlation}_cholesky_{b}" for b in range(len(effects.members))]
     if names[block] not in model.named_vars:
-        correlation = pt.eye(len(factor.columns))
-        for name, positions in zip(names, factor.positions, strict=True):
-            L = pm.LKJCorr(name, n=len(positions), eta=factor.eta)
+        correlation = pt.eye(len(effects.columns))
+        for name, positions in zip(names, effects.positions, strict=True):
+            L = pm.LKJCorr(name, n=len(positions), eta=effects.eta)
             where = list(positions)
             correlation = pt.set_subtensor(correlation[pt.as_tensor(where)[:, None], pt.as_tensor(where)], L @ L.T)
-        dims = (f"{factor.correlation}_dim", f"{factor.correlation}_dim_bis")
-        model.add_coords({dim: list(factor.columns) for dim in dims})
-        pm.Deterministic(factor.correlation, correlation, dims=dims)
+        dims = (f"{effects.correlation}_dim", f"{effects.correlation}_dim_bis")
+        model.add_coords({dim: list(effects.columns) for dim in dims})
+        pm.Deterministic(effects.correlation, correlation, dims=dims)
     return model[names[block]]
 
 
-def _as_columns(effects):
+def _as_columns(values):
     """Reshape (n_groups,) -> (n_groups, 1); (n_groups, columns) as it is."""
-    return effects if effects.ndim == 2 else effects[:, None]
+    return values if values.ndim == 2 else values[:, None]
 
 
 def _rows_repeated(mean, n_groups):

@@ -18,7 +18,7 @@ from hbsk._model.centres import centre_array, varying_intercept
 from hbsk._model.default_priors import usable_scale
 from hbsk._model.design import columns_by_term
 
-__all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "FactorLayout", "Layout", "build_model"]
+__all__ = ["DUMMY_BLOCK_LIMIT", "F_FOR_CENTRED", "EffectLayout", "Layout", "build_model"]
 
 # Effects are sampled centred (u itself) where the groups of a factor are told apart by the data so well that an F
 # statistic of their means passes this, a shrinkage weight of 0.9; otherwise as offsets (u / tau). Measured with 18
@@ -37,7 +37,7 @@ RESERVED_NAMES = frozenset({"Intercept", "mu", "sigma", "1", "0"})
 
 
 @dataclass(frozen=True)
-class FactorLayout:
+class EffectLayout:
     """Which variables of the model hold the effects of one grouping factor."""
 
     name: str
@@ -65,7 +65,7 @@ class Layout:
     has_intercept: bool
     centre: np.ndarray
     common: tuple[tuple[str, tuple[int, ...]], ...]
-    factors: tuple[FactorLayout, ...]
+    factors: tuple[EffectLayout, ...]
     sigma: float | None
     y_mean: float
     scales: dict[str, float | np.ndarray]
@@ -431,7 +431,7 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors, raw):
             )
         )
     blocks = tuple(tuple(sorted(block)) for block in factor.blocks if len(block) > 1)
-    layout = FactorLayout(
+    layout = EffectLayout(
         name=factor.name,
         labels=tuple(names),
         columns=tuple(factor.columns),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hbsk._bambi.correlated_effects import CorrelatedFactor, Member, effect_distribution
+from hbsk._bambi.correlated_effects import CorrelatedEffects, Member, effect_distribution
 from hbsk._model.design import columns_by_term
 
 
@@ -16,7 +16,7 @@ def varying_priors(layout, factor, priors):
     terms = list(columns_by_term(factor.terms))
     correlated = {term for term, (_, columns) in zip(terms, layout.terms, strict=True) if _block_of(layout, columns)}
     plain = {term: _correlated_prior(term, priors[term]) for term in terms if term in correlated}
-    blocks = _correlated_factor(layout, terms, plain, priors[f"corr|{factor.name}"]) if correlated else None
+    effects = _correlated_effects(layout, terms, plain, priors[f"corr|{factor.name}"]) if correlated else None
 
     chosen = []
     for term, (variable, columns) in zip(terms, layout.terms, strict=True):
@@ -24,9 +24,9 @@ def varying_priors(layout, factor, priors):
             chosen.append(_independent_prior(term, priors[term], layout.noncentered))
             continue
         block = layout.blocks.index(_block_of(layout, columns))
-        position = [member.variable for member in blocks.blocks[block]].index(variable)
+        position = [member.variable for member in effects.members[block]].index(variable)
         arguments = {key: _hyperprior(value, key) for key, value in plain[term][1].items()}
-        distribution = effect_distribution(blocks, block, position)
+        distribution = effect_distribution(effects, block, position)
         chosen.append(_new_prior("Normal", dist=distribution, noncentered=False, **arguments))
     return chosen
 
@@ -52,21 +52,21 @@ def plain_prior(prior):
     return _plain(prior) if getattr(prior, "dist", True) is None else prior if isinstance(prior, tuple) else None
 
 
-def _correlated_factor(layout, terms, priors, lkj):
-    """Return the blocks of a factor in the form `_correlated_effects` wants."""
-    blocks = []
+def _correlated_effects(layout, terms, priors, lkj):
+    """Return the correlated effects of a factor in the form `effect_distribution` wants."""
+    members = []
     for block in layout.blocks:
         inside = [
             Member(variable, len(columns), _number_or_none(priors[term][1].get("mu", 0.0)))
             for term, (variable, columns) in zip(terms, layout.terms, strict=True)
             if _block_of(layout, columns) == block
         ]
-        blocks.append(tuple(inside))
-    return CorrelatedFactor(
+        members.append(tuple(inside))
+    return CorrelatedEffects(
         correlation=layout.correlation,
         columns=layout.columns,
-        blocks=tuple(blocks),
         positions=layout.blocks,
+        members=tuple(members),
         eta=float(lkj[1]["eta"]),
         noncentered=layout.noncentered,
     )

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from hbsk._bambi.model import EffectLayout
 from hbsk._engine.effect_laws import EffectLaw, moments_exist
 from hbsk._engine.nuts import announce, checked_options, quiet, sample
 from hbsk._engine.varying_location import at_zero, moved_sds
@@ -30,18 +31,19 @@ TUNING_DRAWS_PER_EFFECT = 15
 
 
 @dataclass(frozen=True)
-class FactorDraws:
+class EffectDraws:
     """Draws of the effects of one grouping factor: J groups, q varying columns."""
 
-    columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    terms: tuple[tuple[str, tuple[int, ...]], ...]  # (variable, its columns)
+    layout: EffectLayout
     sds: np.ndarray  # (chains, draws, q), of the law of the effects; NaN where that is a function of the user
     correlation: np.ndarray | None  # (chains, draws, q, q); None where all effects are independent
     effects: np.ndarray  # (chains, draws, J, q), at zero
-    centre: np.ndarray  # (q,), the point that sds, correlations and laws are those of
-    intercept: int | None  # the column of ones
     laws: tuple[EffectLaw, ...] = ()  # of the terms whose prior is not normal with mean 0
+
+    @property
+    def centre(self) -> np.ndarray:
+        """The point that sds, correlations and laws are those of, (q,)."""
+        return np.array(self.layout.centre)
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class SampledChains:
     columns: tuple[str, ...]
     b: np.ndarray  # (chains, draws, p), the intercept that of raw columns; 0 for columns left out of the model
     sigma: np.ndarray  # (chains, draws); NaN with known standard errors
-    factors: dict[str, FactorDraws]
+    factors: tuple[EffectDraws, ...]
     divergent: np.ndarray  # (chains, draws), bool
     datatree: Any  # xarray.DataTree: posterior (raw intercept), sample_stats, observed_data
 
@@ -144,29 +146,29 @@ def _named_draws(posterior):
         yield column, posterior.b[..., k]
     if not np.isnan(posterior.sigma).any():  # as with known standard errors
         yield "sigma", posterior.sigma
-    for name, factor in posterior.factors.items():
-        q = len(factor.columns)
+    for factor in posterior.factors:
+        layout, q = factor.layout, len(factor.layout.columns)
         for law in factor.laws:
             yield from law.parameters()
         other = {k for law in factor.laws if not law.has_sd_parameter for k in law.columns}
         sds, correlation = _at_zero(factor)
-        for k, column in enumerate(factor.columns):
+        for k, column in enumerate(layout.columns):
             if k not in other and not np.isnan(sds[..., k]).any():
-                yield f"{column}|{name}_sigma", sds[..., k]
+                yield f"{column}|{layout.name}_sigma", sds[..., k]
         for i, k in zip(*np.tril_indices(q, -1), strict=True):
-            yield f"corr_{name}[{factor.columns[k]}, {factor.columns[i]}]", correlation[..., i, k]
-        n_groups = len(factor.labels)
+            yield f"corr_{layout.name}[{layout.columns[k]}, {layout.columns[i]}]", correlation[..., i, k]
+        n_groups = len(layout.labels)
         for j in np.unique(np.linspace(0, n_groups - 1, min(n_groups, DIAGNOSED_GROUPS)).astype(int)):
-            for k, column in enumerate(factor.columns):
-                yield f"{column}|{name}[{factor.labels[j]}]", factor.effects[..., j, k]
+            for k, column in enumerate(layout.columns):
+                yield f"{column}|{layout.name}[{layout.labels[j]}]", factor.effects[..., j, k]
 
 
 def _at_zero(factor):
     """Return sds (chains, draws, q) and correlations (chains, draws, q, q) of effects at zero, which tables show."""
-    shape, q = factor.sds.shape[:2], len(factor.columns)
+    *shape, q = factor.sds.shape
     correlation = np.broadcast_to(np.eye(q), (*shape, q, q)) if factor.correlation is None else factor.correlation
     sds, correlation = moved_sds(
-        factor.sds.reshape(-1, q), correlation.reshape(-1, q, q), factor.centre, factor.intercept
+        factor.sds.reshape(-1, q), correlation.reshape(-1, q, q), factor.centre, factor.layout.intercept
     )
     return sds.reshape(*shape, q), correlation.reshape(*shape, q, q)
 
@@ -239,7 +241,7 @@ def _as_arrays(tree, layout):
         b[..., 0] = raw["Intercept"] - b @ layout.centre
     sigma = raw["sigma"] if layout.sigma is None else np.full(shape, layout.sigma)
 
-    factors = {}
+    factors = []
     for factor in layout.factors:
         sds = np.full((*shape, len(factor.columns)), np.nan)
         effects = np.empty((*shape, len(factor.labels), len(factor.columns)))
@@ -253,21 +255,11 @@ def _as_arrays(tree, layout):
                 if not (law.is_normal and law.has_sd_parameter and np.all(law.mean() == 0)):
                     laws.append(law)
         correlation = raw[factor.correlation] if factor.correlation is not None else None
-        centre = np.array(factor.centre)
-        factors[factor.name] = FactorDraws(
-            factor.columns,
-            factor.labels,
-            factor.terms,
-            sds,
-            correlation,
-            at_zero(effects, centre, factor.intercept),
-            centre,
-            factor.intercept,
-            tuple(laws),
-        )
+        effects = at_zero(effects, np.array(factor.centre), factor.intercept)
+        factors.append(EffectDraws(factor, sds, correlation, effects, tuple(laws)))
     divergent = tree["sample_stats"]["diverging"].to_numpy().astype(bool)
     tree["posterior"] = type(tree)(_named_posterior(tree["posterior"].to_dataset(), layout, b))
-    return SampledChains(layout.columns, b, sigma, factors, divergent, tree)
+    return SampledChains(layout.columns, b, sigma, tuple(factors), divergent, tree)
 
 
 def _law(factor, variable, columns, prior, raw, shape):

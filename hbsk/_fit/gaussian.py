@@ -313,8 +313,7 @@ def draws_posterior(draws, parts) -> DrawsPosterior:
     def stacked(array):
         return np.ascontiguousarray(array.reshape(-1, *array.shape[2:]))
 
-    factors = draws.factors.values()
-    correlations = []
+    factors, correlations = draws.factors, []
     for factor in factors:
         q = factor.effects.shape[-1]
         if factor.correlation is None:
@@ -336,7 +335,7 @@ def draws_posterior(draws, parts) -> DrawsPosterior:
             DrawsLocation(
                 factor.centre,
                 np.zeros_like(factor.centre) if part.z_centre is None else part.z_centre,
-                factor.intercept,
+                factor.layout.intercept,
             )
             for factor, part in zip(factors, parts, strict=bool(parts))
         ),

@@ -13,14 +13,14 @@ from hbsk._data.sources import find_column, selected_columns
 from hbsk._messages import quoted, shown
 from hbsk._model.expressions import INTERCEPT, Call, Name, Term, columns_in, show_name, term_label
 
-Factor = tuple[str, ...]
+FactorNames = tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Block:
     """The terms that stand left of one `|`, for one grouping factor; the empty term is the intercept."""
 
-    factor: Factor
+    factor: FactorNames
     terms: tuple[Term, ...]
     correlated: bool = True
 
@@ -41,7 +41,7 @@ class ParsedFormula:
     bindings: tuple[tuple[str, str], ...] = ()
 
     @property
-    def factors(self) -> tuple[Factor, ...]:
+    def factors(self) -> tuple[FactorNames, ...]:
         """Grouping factors, each a tuple of names, in order of appearance."""
         return tuple(dict.fromkeys(block.factor for block in self.blocks))
 
@@ -93,7 +93,7 @@ def display(parsed: ParsedFormula) -> str:
     return " + ".join([f"{show_name(parsed.response)} ~ {common[0]}", *common[1:], *_block_texts(parsed.blocks)])
 
 
-def as_common_terms(factors: Iterable[Factor]) -> str:
+def as_common_terms(factors: Iterable[FactorNames]) -> str:
     """Return grouping factors as common terms of a formula."""
     return " + ".join(":".join(f"C({show_name(name)})" for name in names) for names in factors)
 
@@ -117,7 +117,7 @@ def _block_texts(blocks: Sequence[Block]) -> list[str]:
 
 def write_formula(
     columns: Sequence[str],
-    factors: Iterable[Factor | str] = (),
+    factors: Iterable[FactorNames | str] = (),
     slope_features: Any = None,
     correlated: bool = True,
     response: str = "y",
@@ -163,8 +163,8 @@ def write_formula(
 
 
 def _slopes_by_factor(
-    slope_features: Any, columns: tuple[str, ...], features: tuple[str, ...], factors: tuple[Factor, ...]
-) -> dict[Factor, tuple[str, ...]]:
+    slope_features: Any, columns: tuple[str, ...], features: tuple[str, ...], factors: tuple[FactorNames, ...]
+) -> dict[FactorNames, tuple[str, ...]]:
     # Without groups (they are optional in fit) there is nothing that could vary.
     if slope_features is None or not factors:
         return {}
@@ -183,7 +183,7 @@ def _slopes_by_factor(
     return {factors[0]: _slope_names(slope_features, columns, features)}
 
 
-def _factor_named(key: Any, columns: tuple[str, ...], factors: tuple[Factor, ...]) -> Factor:
+def _factor_named(key: Any, columns: tuple[str, ...], factors: tuple[FactorNames, ...]) -> FactorNames:
     by_name = {":".join(factor): factor for factor in factors}
     if isinstance(key, numbers.Integral):
         key = next(iter(selected_columns(key, columns, "slope_features").values()))

@@ -30,7 +30,7 @@ from hbsk._model.expressions import (
     label,
     show_name,
 )
-from hbsk._model.formula import Block, Factor, ParsedFormula, is_offset
+from hbsk._model.formula import Block, FactorNames, ParsedFormula, is_offset
 
 _OPERATORS = {
     "PLUS": "+",
@@ -199,7 +199,7 @@ class _FormulaReader:
         correlated = pipe.operator.lexeme == "|"
         return [Block(factor, terms, correlated) for factor in self.read_factors(pipe.right)]
 
-    def read_factors(self, tree: Any) -> list[Factor]:
+    def read_factors(self, tree: Any) -> list[FactorNames]:
         resolved = self.formulae_terms(self.name_calls(tree))
         factors = []
         for term in resolved:
@@ -212,7 +212,7 @@ class _FormulaReader:
 
     def check_blocks(self, blocks: tuple[Block, ...]) -> None:
         seen: dict[tuple[frozenset[str], Term], Block] = {}
-        orders: dict[frozenset[str], Factor] = {}
+        orders: dict[frozenset[str], FactorNames] = {}
         for block in blocks:
             members = frozenset(block.factor)
             if orders.setdefault(members, block.factor) != block.factor:
