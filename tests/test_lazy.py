@@ -257,6 +257,14 @@ def test_labels_that_equal_none_of_a_column_are_unknown():
     np.testing.assert_allclose(found, halves.predict(numbered[["g"]].astype(float)), rtol=1e-12, atol=1e-14)
 
 
+def test_labels_of_a_type_that_narwhals_does_not_know_are_joined():
+    lazy = ENGINES["duckdb"](rows()).project("md5(g)::UUID AS g, row, x1, y")
+    model = PartialPoolingRegressor("y ~ x1 + (1 | g)").fit(lazy)
+    frame = lazy.df()
+    found = in_memory(model.predict(lazy))["prediction"]
+    np.testing.assert_allclose(found, model.predict(frame[["g", "x1"]]), rtol=1e-13, atol=1e-13)
+
+
 def test_an_unknown_level_is_null_in_predict():
     frame = rows().assign(town=lambda f: np.where(f["x2"] > 0, "b", "a"))
     model = PartialPoolingRegressor("y ~ town + (1 | g)").fit(ENGINES["polars"](frame))
@@ -299,6 +307,15 @@ def test_declared_levels_count_in_sums_and_observed_ones_in_a_fit():
     assert model.collect(lazy).frame.specification.common_columns == ("Intercept", "town[b]", "town[c]")
 
 
+def test_levels_of_an_enum_of_duckdb_have_the_order_that_they_have_in_memory():
+    levels = "ENUM ('low', 'middle', 'high')"
+    lazy = ENGINES["duckdb"](rows()).project(f"g, y, ['middle', 'high', 'low'][fold % 3 + 1]::{levels} AS town")
+    frame = lazy.df()
+    model = PartialPoolingRegressor("y ~ town + (1 | g)")
+    assert model.fit(lazy).coef_names_ == ["town[middle]", "town[high]"]
+    assert model.fit(frame[["g", "town"]], frame["y"]).coef_names_ == ["town[middle]", "town[high]"]
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Errors that name what to do
 
@@ -329,6 +346,9 @@ def test_what_predictions_refuse():
     model = PartialPoolingRegressor(FORMULA).fit(lazy)
     with pytest.raises(ValueError, match="has a column 'prediction' already"):
         model.predict(lazy.with_columns(prediction=1.0))
+    with pytest.raises(ValueError, match="'Prediction' already, which predict would add 'prediction', and its engine"):
+        model.predict(ENGINES["duckdb"](rows().assign(Prediction=1.0)))
+    model.predict(lazy.with_columns(Prediction=1.0))
     with pytest.raises(ValueError, match="no column 'x1', which the model reads"):
         model.predict(lazy.drop("x1"))
     with pytest.raises(ValueError, match="labels of 'g' are in the column 'g', which the lazy frame does not have"):

@@ -313,8 +313,9 @@ class LazyRecipeReader(RecipeReader):
         return list(dtype.categories) if dtype == nw.Enum else None
 
     def is_ordered(self) -> bool:
-        """Tell whether levels of an Enum keep their order: it is how narwhals has an ordered Categorical of pandas."""
-        return self.table.frame.implementation.is_dask()
+        """Tell whether levels of an Enum keep their order, as those that become ordered Categoricals in memory do."""
+        engine = self.table.frame.implementation
+        return engine.is_dask() or engine.is_duckdb()
 
 
 def _stateful_inside(call: Call) -> list[Call]:

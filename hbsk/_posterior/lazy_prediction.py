@@ -196,17 +196,20 @@ def predict_lazily(
         Whether labels are looked at.
     """
     new = [PREDICTION, STANDARD_DEVIATION][: 1 + return_std]
-    clash = [name for name in new if name in table.schema]
+    clash = [name for name in table.names if _as_taken(name, table) in new]
     if clash:
+        added = _as_taken(clash[0], table)
+        beside = "" if added == clash[0] else f" {added!r}, and its engine takes the two for one name"
         raise ValueError(
-            f"The lazy frame has a column {clash[0]!r} already, which predict would add; rename or drop it first."
+            f"The lazy frame has a column {clash[0]!r} already, which predict would add{beside}; rename or drop it "
+            "first."
         )
     require_features(specification, table)
     law = row_law(posterior, need_variance=return_std, include_groups=include_groups)
     posterior = law.posterior
     scaled = scaled_columns(posterior, lazy_columns(specification.recipe, table.schema))
     prefix = "_hbsk_"
-    while any(name.startswith(prefix) for name in table.names):
+    while any(name.lower().startswith(prefix) for name in table.names):
         prefix += "_"
     names = {name: prefix + name for name in (*scaled, *law.group_columns, "known")}
     frame = table.frame.with_columns(**{names[name]: each for name, each in scaled.items()})
@@ -221,6 +224,12 @@ def predict_lazily(
         is_known = nw.col(names["known"]) == 1
         answers = {name: nw.when(is_known).then(each).otherwise(nw.lit(float("nan"))) for name, each in answers.items()}
     return frame.with_columns(**answers).select(*table.names, *new)
+
+
+def _as_taken(name: str, table: LazyTable) -> str:
+    """Return a name as its engine tells it from others: those of SQL look at no capitals."""
+    engine = table.frame.implementation
+    return name if engine.is_polars() or engine.is_dask() else name.lower()
 
 
 def require_features(specification: Specification, table: LazyTable) -> None:
@@ -239,14 +248,16 @@ def _joined(frame, table: LazyTable, factor: Factor, law: RowLaw, names: dict[st
     labels = [list(part) for part in zip(*factor.labels.tolist(), strict=True)] if len(columns) > 1 else None
     parts = labels or [factor.labels.tolist()]
     keys = {f"{prefix}key{k}": column for k, column in enumerate(columns)}
-    kept, casts = np.ones(factor.n_groups, dtype=bool), {}
+    kept, casts, compared = np.ones(factor.n_groups, dtype=bool), {}, {}
     beside: dict[str, Any] = {}
     for key, column, values in zip(keys, columns, parts, strict=True):
         dtype = table.schema[column]
-        casts[key] = nw.String if dtype in (nw.Categorical, nw.Enum) else dtype
-        kept &= _of_dtype(values, casts[key])
+        casts[key] = nw.String if dtype in (nw.Categorical, nw.Enum, nw.Unknown) else dtype
+        # what narwhals has no name for, as a UUID, is compared as text
+        compared[key] = [str(value) for value in values] if dtype == nw.Unknown else values
+        kept &= _of_dtype(compared[key], casts[key])
     at = np.flatnonzero(kept)
-    for key, values in zip(keys, parts, strict=True):
+    for key, values in compared.items():
         beside[key] = [values[i] for i in at]
     beside |= {names[name]: each[at] for name, each in law.group_columns.items()}
     beside[names["known"]] = np.ones(len(at), dtype=np.int64)
