@@ -277,13 +277,15 @@ def read_rows(
     given, y = y, None if y is None else check_target(y, table.n_rows, name)
     standard_error = check_standard_error(standard_error, table.n_rows, name)
     keyword = read_keyword(groups, table)
-    _check_route(name, [factor.source for factor in factors], keyword)
+    _check_route(name, [factor.source for factor in factors if factor.source is not None], keyword)
     rows = Rows(table, list(factors), y=y, standard_error=standard_error)
     if y is not None:
         rows.y_deviation, rows.y_origin = about_origin(given, y)
     rows.features.check_features(rows.feature_names if used_columns is None else used_columns, name)
     for factor in factors:
         source, groups = factor.source, factor.groups
+        assert source is not None  # fit has read both
+        assert groups is not None
         columns = label_columns(source, table, keyword)
         if source.from_keyword:
             for column in columns:

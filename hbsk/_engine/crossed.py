@@ -24,7 +24,7 @@ from hbsk._engine.fit import (
 )
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
 from hbsk._engine.krylov_passes import KrylovPasses
-from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.nested_passes import NestedPasses, find_chain
 from hbsk._engine.priors import EnginePriors
@@ -65,6 +65,15 @@ class CrossedModel(MarginalModel):
     """
 
     sums: CrossedSums  # type: ignore[assignment]
+
+    def __init__(
+        self,
+        sums: CrossedSums,
+        parameters: VarianceParameters,
+        prior_mean: np.ndarray,
+        prior_precision: np.ndarray,
+    ):
+        super().__init__(sums, parameters, prior_mean, prior_precision)  # type: ignore[arg-type]
 
     @cached_property
     def passes(self) -> CrossedPasses | KrylovPasses | NestedPasses:  # type: ignore[override]
@@ -112,15 +121,8 @@ def crossed_model(
     known = priors.residual_sd is None
     sums, scalings = standardise_factors(collected, pairs, known_standard_error=known)
     mean, precision = engine_common_prior(priors, scalings[0], collected[0].has_intercept)
-    y_scale = scalings[0].y_scale
     z_scale = np.concatenate([scaling.z_scale for scaling in scalings])
-    group_sd = [
-        sd * (z / y_scale) if isinstance(sd, float) else sd.scaled(z / y_scale)
-        for sd, z in zip(priors.group_sd, z_scale, strict=True)
-    ]
-    residual_sd = 1.0 if known else priors.residual_sd
-    if not known:
-        residual_sd = residual_sd / y_scale if isinstance(residual_sd, float) else residual_sd.scaled(1 / y_scale)
+    residual_sd, group_sd = priors.scaled_sds(scalings[0].y_scale, z_scale)
     locations = [
         _location_of(scaling, priors, at, [not isinstance(sd, float) and not sd.is_bounded for sd in group_sd[at]])
         for scaling, at in zip(scalings, sums.columns, strict=True)
@@ -223,7 +225,7 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
         refit=drawn_from.refit,
         spreads=1.0 if is_small else ERROR_OF_SPREADS,
     )
-    points = join_points(nodes.evaluated)
+    points = joined(nodes.evaluated)
     law = variance_law(model, nodes, points, tails, settings, finer=is_small)
     return of_importance_sampling(nodes, points, tails, settings, law)
 

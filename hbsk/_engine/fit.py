@@ -14,7 +14,7 @@ from hbsk._engine.integrate import (
     Nodes,
     importance_sample,
 )
-from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points, map_arrays
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined, map_arrays
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import thinned
 from hbsk._engine.priors import EnginePriors
@@ -101,14 +101,7 @@ def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[Margin
     known = priors.residual_sd is None
     sums, scaling = standardise(collected, known_standard_error=known)
     mean, precision = engine_common_prior(priors, scaling, collected.has_intercept)
-    y_scale = scaling.y_scale
-    group_sd = [
-        sd * (z / y_scale) if isinstance(sd, float) else sd.scaled(z / y_scale)
-        for sd, z in zip(priors.group_sd, scaling.z_scale, strict=True)
-    ]
-    residual_sd = 1.0 if known else priors.residual_sd
-    if not known:
-        residual_sd = residual_sd / y_scale if isinstance(residual_sd, float) else residual_sd.scaled(1 / y_scale)
+    residual_sd, group_sd = priors.scaled_sds(scaling.y_scale, scaling.z_scale)
     location = None
     if sums.n_varying:
         centre = np.zeros(sums.n_varying) if priors.centre is None else priors.centre
@@ -210,7 +203,7 @@ def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings
     )
     if many and len(nodes.weight) > MANY_KEPT:
         nodes = _thinned(nodes)
-    points = join_points(nodes.evaluated)
+    points = joined(nodes.evaluated)
     return of_importance_sampling(nodes, points, tails, settings, variance_law(model, nodes, points, tails, settings))
 
 
@@ -234,7 +227,7 @@ def of_importance_sampling(
 def _thinned(nodes: Nodes) -> Nodes:
     """Return fewer nodes that stand for the same law."""
     at, weight = thinned(nodes.weight, MANY_KEPT)
-    kept = map_arrays(lambda values: values[at], join_points(nodes.evaluated))
+    kept = map_arrays(lambda values: values[at], joined(nodes.evaluated))
     parts = {name: getattr(nodes, name)[at] for name in ("theta", "replicate", "spare")}
     return replace(nodes, evaluated=[kept], weight=weight, **parts)
 
@@ -256,7 +249,7 @@ def sample_model(model: MarginalModel, found: IntegratedNodes, sampler: dict[str
     blocks = [model.evaluate(block) for block in np.array_split(theta, max(1, len(theta) // 500))]
     n_nodes = len(theta)
     return IntegratedNodes(
-        points=join_points(blocks),
+        points=joined(blocks),
         weight=np.full(n_nodes, 1 / n_nodes),
         replicate=np.arange(n_nodes) * N_REPLICATES // n_nodes,
         pareto_k=float("nan"),

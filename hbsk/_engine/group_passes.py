@@ -184,6 +184,7 @@ class GroupPasses:
     def _block(self, number: int) -> _Block:
         if self._kept is not None:
             return self._kept[number]
+        assert self._rotated is not None  # as long as products are not kept
         at = self._blocks[number]
         return self._of(at, self._products(self._rotated[:, :, at]))
 

@@ -145,7 +145,7 @@ class MarginalModel:
     def _evaluate(self, theta, keep_basis):
         variance = self.parameters.points(theta)
         log_det, common = self._integrate_effects(variance, keep_basis)
-        if self.parameters.integrated:
+        if variance.sigma is None:
             mode, width = self._sigma_mode(common, variance.prior_sd)
             # x = log(sigma - floor) runs over the real line
             offset, step = self._sigma_rule
@@ -172,7 +172,7 @@ class MarginalModel:
         """Return about the log density at points (n_points, n_dim), at one sigma each: good enough to choose one."""
         variance = self.parameters.points(theta)
         log_det, common = self._integrate_effects(variance, keep_basis=False)
-        sigma = (self._sigma_estimate(common) if self.parameters.integrated else variance.sigma)[:, None]
+        sigma = (self._sigma_estimate(common) if variance.sigma is None else variance.sigma)[:, None]
         log_joint = self._log_likelihood(common, log_det, sigma, np.log(sigma))
         log_joint += self.parameters.sd_log_prior(theta, sigma, variance.prior_sd)
         log_prior = self.parameters.correlation_log_prior(theta) + self.parameters.location_log_prior(variance)
@@ -180,7 +180,7 @@ class MarginalModel:
 
     def _integrate_effects(self, variance: VariancePoints, keep_basis: bool) -> tuple[np.ndarray, ConditionalCommon]:
         """Return ``sum_j log|M_j|`` and the law of the common coefficients, a few points at a time."""
-        factor, sigma = variance.relative_factor, None if self.parameters.integrated else variance.sigma
+        factor, sigma = variance.relative_factor, variance.sigma
         blocks = []
         for at in self.point_blocks(len(factor)):
             log_det, reduced = self.reduce(factor[at])
@@ -189,14 +189,8 @@ class MarginalModel:
                 reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0), given
             )
             blocks.append((log_det, common if keep_basis else replace(common, basis=None)))
-        if len(blocks) == 1:
-            return blocks[0]
-        parts = [vars(common) for _, common in blocks]
-        together = {
-            name: None if parts[0][name] is None else np.concatenate([part[name] for part in parts])
-            for name in parts[0]
-        }
-        return np.concatenate([log_det for log_det, _ in blocks]), ConditionalCommon(**together)
+        log_dets, laws = zip(*blocks, strict=True)
+        return np.concatenate(log_dets), joined(laws)
 
     def point_blocks(self, n_points: int) -> list[slice]:
         """Return stretches of points whose matrices of common columns are held at the same time."""
@@ -357,9 +351,9 @@ def _log_sigma(x):
     return np.logaddexp(np.log(RESIDUAL_SD_FLOOR), x)
 
 
-def join_points(rounds: list[MarginalPoints]) -> MarginalPoints:
-    """Return several sets of points as one."""
-    return rounds[0] if len(rounds) == 1 else map_arrays(lambda *arrays: np.concatenate(arrays), *rounds)
+def joined(parts):
+    """Return the arrays of equal nested dataclasses, one after another."""
+    return parts[0] if len(parts) == 1 else map_arrays(lambda *arrays: np.concatenate(arrays), *parts)
 
 
 def map_arrays(function, *items):

@@ -164,7 +164,7 @@ def _about(part: CentredSums, x_centre: np.ndarray, y_centre: float) -> GroupSum
 def _centred(part: CentredSums, x_centre: np.ndarray, y_centre: float, z_centre: np.ndarray | None) -> GroupSums:
     """Return the sums about other centres, of the varying columns too."""
     sums = _about(part, x_centre, y_centre)
-    if z_centre is None:
+    if z_centre is None or part.varying_intercept is None:
         return sums
     zz, zx = recentred_sums(sums.zz, sums.zx, z_centre - part.z_centre, part.varying_intercept)
     return replace(sums, zz=zz, zx=zx)

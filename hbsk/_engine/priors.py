@@ -39,3 +39,12 @@ class EnginePriors:
     lkj_eta: tuple[float, ...]
     group_mean: np.ndarray = field(default_factory=lambda: np.zeros(0))
     centre: np.ndarray | None = None
+
+    def scaled_sds(self, y_scale: float, z_scale: np.ndarray) -> tuple[SdPrior | float, list[SdPrior | float]]:
+        """Return the residual sd, 1 where standard errors are known, and the group sds in the units of a scaling."""
+        residual_sd = 1.0 if self.residual_sd is None else _scaled(self.residual_sd, 1.0 / y_scale)
+        return residual_sd, [_scaled(sd, z / y_scale) for sd, z in zip(self.group_sd, z_scale, strict=True)]
+
+
+def _scaled(sd: SdPrior | float, unit: float) -> SdPrior | float:
+    return sd * unit if isinstance(sd, float) else sd.scaled(unit)

@@ -31,7 +31,7 @@ class ColumnScaling:
     z_scale : ndarray of shape (q,)
     kept : ndarray of shape (p_kept,), dtype int
         Common columns that are in the engine.
-    z_centre : ndarray of shape (q,), optional
+    z_centre : ndarray of shape (q,)
         Zero for the varying intercept, and everywhere if there is none.
     varying_intercept : int, optional
         Which varying column is 1 everywhere.
@@ -43,7 +43,7 @@ class ColumnScaling:
     x_scale: np.ndarray
     z_scale: np.ndarray
     kept: np.ndarray
-    z_centre: np.ndarray | None = None
+    z_centre: np.ndarray
     varying_intercept: int | None = None
 
     def common(self, x: np.ndarray, has_intercept: bool) -> np.ndarray:
@@ -151,7 +151,7 @@ def scaled_sums(collected: CentredSums, scaling: ColumnScaling, *, known_standar
         change[0, -1] = (collected.y_centre - scaling.y_centre) / y_scale
     sums = collected.sums
     intercept = collected.varying_intercept
-    if intercept is not None:
+    if intercept is not None and collected.z_centre is not None:
         zz, zx = recentred_sums(sums.zz, sums.zx, scaling.z_centre - collected.z_centre, intercept)
         sums = replace(sums, zz=zz, zx=zx)
     sums = sums.transformed(change, 1.0 / scaling.z_scale)

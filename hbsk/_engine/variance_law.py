@@ -17,7 +17,7 @@ import numpy as np
 
 from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
 from hbsk._engine.log_density_surface import LogDensitySurface, fit_surface
-from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import conditional_quantile, systematic_resample
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
@@ -113,6 +113,7 @@ class VarianceLaw:
     def draw(self, n_draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return draws of theta (n_draws, d) and log sigma (n_draws,); from a surface, no two are the same."""
         if self.surface is None:
+            assert self.sample is not None  # who asks has looked: `is_at_hand`
             at = systematic_resample(self.sample.weight, n_draws, rng)
             return self.sample.theta[at], self.sample.log_sigma[at]
         points, weight = self.surface.points(rng.standard_normal((4 * n_draws, len(self.surface.centre))))
@@ -125,12 +126,14 @@ class VarianceLaw:
     def points(self, theta: np.ndarray) -> MarginalPoints:
         """Return the model at points, evaluated in stretches that memory holds."""
         with _calmly(self.model):
-            return join_points([self.model.evaluate(part) for part in np.array_split(theta, 1 + len(theta) // 500)])
+            return joined([self.model.evaluate(part) for part in np.array_split(theta, 1 + len(theta) // 500)])
 
     def _split(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if self.model.parameters.integrated:
             return points[:, :-1], points[:, -1]
-        return points, np.log(self.model.parameters.points(points).sigma)
+        sigma = self.model.parameters.points(points).sigma
+        assert sigma is not None  # it is a parameter
+        return points, np.log(sigma)
 
 
 @contextmanager

@@ -30,6 +30,7 @@ def statistics_of_rows(
     pairs = list(zip(rows.factors, rows.codes, strict=True))
     counted = tuple(np.bincount(codes, minlength=factor.n_groups) for factor, codes in pairs)
     weight = rows.sample_weight
+    copies: tuple[np.ndarray, ...]
     if weight is None:
         copies = counted
     elif len(frame.specification.factors) == 1:
@@ -95,20 +96,28 @@ def collect_sums(frame: ModelFrame, rows: Rows, factor: int = 0, effect_mean: np
     """
     if effect_mean is not None and len(frame.specification.factors) == 1:
         return less_effect_means(collect_sums(frame, rows), effect_mean)
-    # Without an intercept y has no centre, and its size is the scale of everything.
-    if not rows.y_origin or not frame.specification.has_intercept:
-        return collect_response(frame, rows, rows.y, factor, effect_mean)
-    return moved(collect_response(frame, rows, rows.y_deviation, factor, effect_mean), rows.y_origin)
+    y, origin = _less_origin(frame, rows)
+    collected = collect_response(frame, rows, y, factor, effect_mean)
+    return moved(collected, origin) if origin else collected
 
 
 def exact_response(
     frame: ModelFrame, rows: Rows, scaling: ColumnScaling, effect_mean: np.ndarray | None = None
 ) -> tuple[np.ndarray, ColumnScaling]:
     """Return y less its origin, and the scaling with the centre that y has there."""
-    if not rows.y_origin or not frame.specification.has_intercept:
-        return rows.y, scaling
-    y_centre = collect_response(frame, rows, rows.y_deviation, 0, effect_mean).moments.y_mean
-    return rows.y_deviation, replace(scaling, y_centre=y_centre)
+    y, origin = _less_origin(frame, rows)
+    if not origin:
+        return y, scaling
+    return y, replace(scaling, y_centre=collect_response(frame, rows, y, 0, effect_mean).moments.y_mean)
+
+
+def _less_origin(frame: ModelFrame, rows: Rows) -> tuple[np.ndarray, float]:
+    """Return y, and what was taken off it so that it keeps its digits."""
+    assert rows.y is not None  # rows of a fit have one
+    # Without an intercept y has no centre, and its size is the scale of everything.
+    if rows.y_deviation is None or not frame.specification.has_intercept:
+        return rows.y, 0.0
+    return (rows.y_deviation, rows.y_origin) if rows.y_origin else (rows.y, 0.0)
 
 
 def collect_response(

@@ -102,6 +102,7 @@ def infer(options: Options, statistics: SufficientStatistics, rows: Rows | None 
         why = "inference='nuts' was asked for" if options.inference == "nuts" else reason
         fitted = _nuts(options, frame, rows, collected, priors, exact, f"nuts ({why})")
         return replace(fitted, effect_mean=effect_mean)
+    assert exact is not None  # there is no reason why not
     fit = fit_marginal(collected, exact, options.sampling, _varying_labels(frame), options.integration)
     posterior = replace(fit.posterior, effect_mean=effect_mean)
     why = "exact for one grouping factor" if specification.factors else "exact without groups"

@@ -39,7 +39,7 @@ def beside_numbers(rows: LazyRows) -> dict[str, nw.Expr]:
     if rows.weight is not None:
         columns["ok_weight"] = rows.weight > 0
     if rows.standard_error is not None:
-        columns["ok_error"] = _known(rows)
+        columns["ok_error"] = _known(rows.standard_error)
     return columns
 
 
@@ -110,7 +110,7 @@ def _marks(rows: LazyRows) -> list[tuple[str, nw.Expr]]:
     if rows.standard_error is not None:
         limits = f"not between {SMALLEST_ERROR} and {LARGEST_ERROR}"
         text = f"{{}} have a standard_error, column {rows.standard_error!r}, that is null, NaN or {limits}"
-        marks.append((text, _known(rows)))
+        marks.append((text, _known(rows.standard_error)))
     return list(dict(marks).items())
 
 
@@ -119,8 +119,8 @@ def _marked(condition: nw.Expr) -> nw.Expr:
     return nw.when(condition).then(nw.lit(1.0)).otherwise(nw.lit(0.0))
 
 
-def _known(rows: LazyRows) -> nw.Expr:
-    error = nw.col(rows.standard_error).cast(nw.Float64)
+def _known(standard_error: str) -> nw.Expr:
+    error = nw.col(standard_error).cast(nw.Float64)
     return finite(error) & (error >= SMALLEST_ERROR) & (error <= LARGEST_ERROR)
 
 

@@ -229,7 +229,7 @@ class Query:
                 "and fit what is stored."
             )
 
-    def _ask(self, purpose: str, pairs: set, more: dict[str, nw.Expr], keys: list[str]) -> nw.DataFrame:
+    def _ask(self, purpose: str, pairs: set, more: dict[str, nw.Expr | None], keys: list[str]) -> nw.DataFrame:
         columns = self._columns()
         first = self.rows.table.frame.select(**columns)
         products = {f"p{a}_{b}": self._product(a, b) for a, b in sorted(pairs)}

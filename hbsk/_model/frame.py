@@ -94,11 +94,13 @@ def read_training_frame(
     if like is not None:
         grouped = _with_groups(like.grouped, rows)
         return ModelFrame(like.specification if like.ignores_groups else grouped, grouped), rows
-    learning = {"sample_weight": rows.sample_weight, "are_declared": are_declared}
-    grouped = _with_groups(specify(parsed, rows.features, **learning), rows)
+    weight = rows.sample_weight
+    grouped = specify(parsed, rows.features, sample_weight=weight, are_declared=are_declared)
+    grouped = _with_groups(grouped, rows)
     specification = grouped
     if options.pooling == "complete" and parsed.blocks:
-        specification = specify(parsed.without_groups(), rows.features, **learning)
+        parsed = parsed.without_groups()
+        specification = specify(parsed, rows.features, sample_weight=weight, are_declared=are_declared)
     return ModelFrame(specification, grouped), rows
 
 

@@ -73,6 +73,7 @@ def summarise_groups(
     residual = y - centre
     if standard_error is not None:
         precision = row_precision(weight, standard_error)
+        assert precision is not None
         total = np.bincount(codes, weights=precision, minlength=n_groups)
         means = np.bincount(codes, weights=precision * residual, minlength=n_groups) / total
         return GroupMeans(counts, centre + means, 1.0 / total, np.nan, np.inf)

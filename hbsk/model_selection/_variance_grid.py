@@ -21,7 +21,7 @@ from scipy.special import logsumexp
 
 from hbsk._engine.crossed import CrossedModel, integrate_crossed
 from hbsk._engine.integrate import N_REPLICATES, importance_sample
-from hbsk._engine.marginal import MarginalModel, MarginalPoints, join_points
+from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import thinned
 from hbsk._engine.pareto import smoothed_weights
@@ -198,7 +198,7 @@ def integrate_finely(
             max_nodes=MAX_NODES,
         )
         evaluated, weight, pareto_k = nodes.evaluated, nodes.weight, nodes.pareto_k
-    return _grid_of_points(join_points(evaluated), weight), pareto_k
+    return _grid_of_points(joined(evaluated), weight), pareto_k
 
 
 def _grid_of_points(points: MarginalPoints, weight: np.ndarray) -> VarianceGrid:

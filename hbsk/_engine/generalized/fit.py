@@ -16,10 +16,11 @@ from hbsk._engine.generalized.proposal import MANY_COLUMNS, JointProposal, joint
 from hbsk._engine.generalized.propriety import generalized_tails
 from hbsk._engine.generalized.search import JointMode, find_joint_mode
 from hbsk._engine.integrate import N_REPLICATES, PARETO_K_ADAPT, Nodes, importance_sample
+from hbsk._engine.marginal import joined
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
-from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
+from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import locate
 
 # Points of the quadrature on each axis, by number of varying columns; the last for more.
@@ -243,18 +244,6 @@ def monitored(rounds: list[GeneralizedPoints]) -> np.ndarray:
 
 def join_points(rounds: list[GeneralizedPoints]) -> GeneralizedPoints:
     """Return the points of several rounds as one."""
-    if len(rounds) == 1:
-        return rounds[0]
-    effects = EffectMoments(
-        *(np.concatenate(parts, axis=1) for parts in zip(*(points.effects for points in rounds), strict=True))
-    )
-    variance = [points.variance for points in rounds]
-    names = ("relative_sd", "correlation_factor", "sigma", "prior_sd", "relative_factor")
-    return GeneralizedPoints(
-        np.concatenate([points.log_density for points in rounds]),
-        np.concatenate([points.common for points in rounds]),
-        VariancePoints(*(np.concatenate([getattr(part, name) for part in variance]) for name in names)),
-        np.concatenate([points.log_integral for points in rounds]),
-        effects,
-        None if rounds[0].log_growth is None else np.concatenate([points.log_growth for points in rounds]),
-    )
+    of_groups = zip(*(points.effects for points in rounds), strict=True)  # these have the points second
+    effects = EffectMoments(*(np.concatenate(parts, axis=1) for parts in of_groups))
+    return replace(joined([replace(points, effects=None) for points in rounds]), effects=effects)

@@ -138,7 +138,7 @@ def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.
     z = start.copy()
     if not cells.n_varying:
         return z, np.empty((0, 0, *z.shape[1:]))
-    root = None
+    root: np.ndarray | None = None
     done = np.zeros(z.shape[1:], dtype=bool)
     for _ in range(MOST_STEPS):
         step, new_root, length = _newton_step(cells, factor, z, likelihood)
@@ -160,6 +160,7 @@ def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.
             z[..., groups] = np.where(keep, z[..., groups], found)
             root[..., groups] = np.where(keep, root[..., groups], of_found)
             break
+    assert root is not None  # there is one step at least
     return z, root
 
 

@@ -103,7 +103,7 @@ def _refuse_unheld_coefficients(model, flat):
         bounds=(-1.0, 1.0),
         method="highs",
     )
-    if found.status == 0 and -found.fun > NO_GAIN * len(toward):
+    if found.fun is not None and found.status == 0 and -found.fun > NO_GAIN * len(toward):
         what = "counts of zero" if cells.family == "poisson" else "successes from failures"
         raise ImproperPosteriorError(
             f"The posterior is improper: coefficients with Flat priors can separate {what} without end (complete or "
