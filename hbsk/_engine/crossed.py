@@ -46,8 +46,8 @@ NODES_OF_MANY = {3: 64, 6: 128}
 LEAST_NODES = 32
 # Share of the error of squared distances that counts for many effects: of few nodes it says ten times what is true.
 ERROR_OF_SPREADS = 0.2
-# Search for the mode: size of the gradient, in posterior sds by its own curvature, at which it ends.
-CLOSE_TO_MODE = 0.02
+# Search for the mode: size of the gradient, in posterior sds by its own curvature, at which one step is taken unseen.
+CLOSE_TO_MODE = 0.1
 MOST_STEPS, MOST_HALVINGS = 60, 12
 # Share of a posterior sd over which gradients are differenced.
 DIFFERENCE = 0.3
@@ -265,7 +265,9 @@ def quasi_newton_mode(
     """Return the mode of a log density and minus its Hessian there, with few gradients.
 
     The method of Broyden, Fletcher, Goldfarb and Shanno from a guess of the inverse Hessian; one gradient a step, where
-    `find_mode` takes one for each coordinate besides. The Hessian is by forward differences at the end.
+    `find_mode` takes one for each coordinate besides. The Hessian is that of the steps; by forward differences at the
+    end where these were fewer than coordinates. (Of InstEval and of six parameters of slopes: nodes of a proposal by
+    either have the same effective size.)
 
     Parameters
     ----------
@@ -282,6 +284,7 @@ def quasi_newton_mode(
 
     x, inverse = start.copy(), inverse.copy()
     value, gradient = look(x)
+    n_seen = 0
     for _ in range(MOST_STEPS):
         step = inverse @ gradient
         largest = np.abs(step).max()
@@ -305,12 +308,18 @@ def quasi_newton_mode(
         if curvature > 1e-10 * np.linalg.norm(moved) * np.linalg.norm(change):
             project = np.eye(len(x)) - np.outer(moved, change) / curvature
             inverse = project @ inverse @ project.T + np.outer(moved, moved) / curvature
+            n_seen += 1
+    if n_seen >= len(x):
+        return x + _short(inverse @ gradient, gradient), np.linalg.inv(inverse)
     steps = DIFFERENCE * np.sqrt(np.clip(np.diag(inverse), 1e-8, 4.0))
     gradients = np.array([look(x + step * unit)[1] for step, unit in zip(steps, np.eye(len(x)), strict=True)])
     precision = (gradient - gradients) / steps[:, None]
     precision = 0.5 * (precision + precision.T)
     if np.linalg.eigvalsh(precision)[0] > 0:
-        newton = np.linalg.solve(precision, gradient)
-        if newton @ gradient < 0.25:
-            x = x + newton
+        x = x + _short(np.linalg.solve(precision, gradient), gradient)
     return x, precision
+
+
+def _short(step, gradient):
+    """Return a last step if it is short, in posterior sds, and none if it is not."""
+    return step if step @ gradient < 0.25 else 0.0

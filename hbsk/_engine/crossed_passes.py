@@ -42,8 +42,8 @@ class Complement(NamedTuple):
         ``H_j``.
     lambdas : list of ndarray of shape (q, q)
         ``Lambda`` of the other factors.
-    rest : ndarray of shape (K, K)
-        R.
+    rest : ndarray of shape (K, K) or (K,)
+        R, or its diagonal where all factors have one varying column.
     root : ndarray of shape (K, K)
         U; its lower triangle means nothing.
     reduced : ndarray of shape (K, p + 1)
@@ -102,8 +102,10 @@ class CrossedPasses(SchurPasses):
         for f, at in zip(self.order, columns, strict=True):
             size = np.einsum("kkj->k", self.sums.factors[f].zz) / self.sums.factors[f].n_groups
             factor[0, at, at] = np.diag(HARDLY_SHRUNKEN / np.sqrt(np.where(size > 0, size, 1.0)))
-        _, reduced = self.reduce(factor)
-        rest, first = self._solved(self._complements(factor))
+        complement = self._complements(factor)
+        _, reduced = self._first.reduce(np.ascontiguousarray(factor[:, columns[0], columns[0]]))
+        reduced -= complement.explained
+        rest, first = self._solved(complement)
         scaled = self._times(rest, [np.linalg.inv(factor[:, at, at]) for at in columns[1:]])[0]
         of_first = np.linalg.inv(factor[0, columns[0], columns[0]]) @ first[0]
         penalty = scaled.T @ scaled + np.einsum("jka,jkb->ab", of_first, of_first)
@@ -119,8 +121,9 @@ class CrossedPasses(SchurPasses):
         rest = self._map.products(packed)
         np.subtract(self._rest_zz, rest, out=rest)  # the lower triangle is right
         if self._is_scalar:
-            scale = self._rest_scale(lambdas)
-            matrix = rest * scale[:, None]
+            scale, matrix = self._rest_scale(lambdas), rest
+            rest = np.diagonal(rest, axis1=1, axis2=2).copy()
+            matrix *= scale[:, None]
             matrix *= scale[:, :, None]
         else:
             rest = symmetric(rest)
@@ -133,15 +136,20 @@ class CrossedPasses(SchurPasses):
 
     def _rest_solved(self, complement: Complement) -> np.ndarray:
         both = zip(complement.root, complement.white, strict=True)
-        half = np.stack([lapack.dtrtrs(root, white, lower=0, trans=0)[0] for root, white in both])
+        half = _together([lapack.dtrtrs(root, white, lower=0, trans=0)[0] for root, white in both])
         return self._times(half, complement.lambdas)
 
     def _covariances(self, complement: Complement) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return ``S^-1``, P, and ``A_12 P A_21`` of each level; of the first two only lower triangles are right."""
-        inverse = np.stack([lapack.dpotri(root, lower=0, overwrite_c=0)[0].T for root in complement.root])
+        """Return ``S^-1``, P, and ``A_12 P A_21`` of each level, and spoil the root.
+
+        Of the first two only lower triangles are right; where all factors have one varying column the first is a
+        diagonal.
+        """
+        inverse = _together([lapack.dpotri(root, lower=0, overwrite_c=1)[0].T for root in complement.root])
         if self._is_scalar:
-            scale = self._rest_scale(complement.lambdas)
-            phi = inverse * scale[:, None]
+            scale, phi = self._rest_scale(complement.lambdas), inverse
+            inverse = np.diagonal(inverse, axis1=1, axis2=2).copy()
+            phi *= scale[:, None]
             phi *= scale[:, :, None]
         else:
             inverse = symmetric(inverse)
@@ -150,9 +158,9 @@ class CrossedPasses(SchurPasses):
         return inverse, phi, self._map.quadratics(phi)
 
     def _laws(self, factor, number, weight) -> Effects:  # noqa: ARG002 - nothing is drawn
-        complement = self._complements(factor)
-        first, (_, phi, across) = complement.first, self._covariances(complement)
+        complement = self._known_complements(factor)
         rest_solved, first_solved = self._solved(complement)
+        first, (_, phi, across) = complement.first, self._covariances(complement)
         return Effects(first, first + first @ across @ first, symmetric(phi), first_solved, rest_solved)
 
     def _traces(self, complement: Complement) -> tuple[list[np.ndarray], np.ndarray]:
@@ -177,11 +185,16 @@ class CrossedPasses(SchurPasses):
 
 
 def _scalar_trace(rest, inverse, rows, scale):
-    """Return ``sum_j (R Lambda_2 S^-1)_jj`` over some rows, (n_points,): ``(1 - S^-1_jj) / lambda``."""
-    of_rest, of_inverse = (np.diagonal(part, axis1=1, axis2=2)[:, rows] for part in (rest, inverse))
+    """Return ``sum_j (R Lambda_2 S^-1)_jj`` over some rows, (n_points,): ``(1 - S^-1_jj) / lambda``, of diagonals."""
+    of_rest, of_inverse = rest[:, rows], inverse[:, rows]
     lost = scale[:, None] ** 2 * of_rest < LOST_TRACE
     safe = np.where(scale > 0, scale, 1.0)[:, None]
     return np.sum(np.where(lost, scale[:, None] * of_rest, (1.0 - of_inverse) / safe), axis=1)
+
+
+def _together(matrices):
+    """Return matrices along a leading axis; one by itself is not copied."""
+    return matrices[0][None] if len(matrices) == 1 else np.stack(matrices)
 
 
 def _factorised(matrices, right):

@@ -176,7 +176,7 @@ def importance_sample(
     proposal: Proposal,
     monitored: Callable[[list], np.ndarray],
     *,
-    broad: Proposal | None = None,
+    broad: Proposal | Callable[[], Proposal | None] | None = None,
     first_per_replicate: int,
     max_nodes: int,
     error_target: float = DEFAULT.error_target,
@@ -194,7 +194,7 @@ def importance_sample(
     proposal : Proposal
     monitored : callable
         Maps the list of evaluated rounds to values (n_nodes, k) whose error counts.
-    broad : Proposal, optional
+    broad : Proposal, or callable that returns it or None, optional
         The second proposal, where the nodes of the first are not enough.
     first_per_replicate : int
         Nodes of each replicate in the first round.
@@ -227,6 +227,8 @@ def importance_sample(
                 break
         if number == MAX_ROUNDS:
             break
+        if callable(broad):
+            broad = broad()
         if broad is not None:
             rounds.append(_Round.drawn(broad, evaluate, first_per_replicate, salt + 100))
             broad = None

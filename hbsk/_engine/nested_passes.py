@@ -266,7 +266,7 @@ class NestedPasses:
         return log_det, reduced
 
     @contextmanager
-    def kept(self, n_points: int) -> Iterator[None]:  # noqa: ARG002 - an evaluation costs too little to keep it
+    def kept(self, n_points: int = 1, numbers: float = 0.0) -> Iterator[None]:  # noqa: ARG002 - evaluations cost too little
         """Keep nothing; see `CrossedPasses.kept`."""
         yield
 

@@ -90,14 +90,14 @@ class Proposals(NamedTuple):
     Attributes
     ----------
     first : SplitT or NormalT
-    broad : SplitT or None
+    broad : SplitT, callable that returns it or None, or None
         The second, where the nodes of the first are not enough.
     refit : callable or None
         Maps weighted nodes to further ones, where those are not kernels on nodes.
     """
 
     first: SplitT | NormalT
-    broad: SplitT | None
+    broad: SplitT | Callable[[], SplitT | None] | None
     refit: Callable[[Nodes], NormalT] | None
 
 

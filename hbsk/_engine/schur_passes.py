@@ -110,6 +110,7 @@ class SchurPasses(ABC):
         self._is_scalar = all(factor.n_varying == 1 for factor in sums.factors)
         self._rest_counts = [sums.factors[f].n_groups for f in others]
         self._kept: dict[bytes, Any] | None = None
+        self._most_kept = 1  # stretches of points
 
     # what a kind of complement knows
 
@@ -162,7 +163,7 @@ class SchurPasses(ABC):
             complements = self._complements(factor[block])
             if self.watch is not None:
                 self.watch(block.stop - block.start)
-            if self._kept is not None:
+            if self._kept is not None and len(self._kept) < self._most_kept:
                 self._kept[factor[block].tobytes()] = complements
             return complements.log_det, complements.explained
 
@@ -174,9 +175,13 @@ class SchurPasses(ABC):
         return log_det, reduced
 
     @contextmanager
-    def kept(self, n_points: int) -> Iterator[None]:
-        """Keep the Schur complements of points that are reduced for their gradients, where they are few."""
+    def kept(self, n_points: int = 1, numbers: float = 0.0) -> Iterator[None]:
+        """Keep the Schur complements of points that are reduced for what is asked of them next.
+
+        Where points are no more than are worked on together; the first of them, that hold so many numbers.
+        """
         self._kept = {} if n_points <= max(1, self._width) else None
+        self._most_kept = max(1, int(numbers / (self.numbers_kept * self._width)))
         try:
             yield
         finally:
@@ -209,6 +214,11 @@ class SchurPasses(ABC):
         with one_thread_each(), ThreadPoolExecutor(n_threads()) as pool:
             return list(zip(blocks, pool.map(work, blocks), strict=True))
 
+    def _known_complements(self, factor):
+        """Return the Schur complements at several Lambda; those that were kept are then forgotten."""
+        complements = self._kept.pop(factor.tobytes(), None) if self._kept else None
+        return self._complements(factor) if complements is None else complements
+
     def _solved(self, complement: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Phi B`` of the rest, (n_points, K, p + 1), and of factor 0, (n_points, n_groups, q, p + 1)."""
         rest = self._rest_solved(complement)
@@ -216,8 +226,7 @@ class SchurPasses(ABC):
         return rest, complement.first @ (self._zx - across)
 
     def _gradient(self, factor, adjoint):
-        complement = self._kept.pop(factor.tobytes(), None) if self._kept else None
-        complement = self._complements(factor) if complement is None else complement
+        complement = self._known_complements(factor)
         rest_solved, first_solved = self._solved(complement)
         traces, across = self._traces(complement)
         zero, n_columns = self.order[0], self._zx.shape[2]

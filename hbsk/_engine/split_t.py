@@ -5,8 +5,10 @@ Knows nothing of models. Geweke (1989, Econometrica 57), section 4.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal, overload
 
 import numpy as np
 from scipy import special
@@ -95,13 +97,21 @@ class SplitT:
         return np.sum(side * np.minimum(np.abs(earlier) / CORNER, WIDENS_TO), axis=1)
 
 
+@overload
+def first_proposals(
+    log_density, mode, precision, *, thorough: Literal[True] = True
+) -> tuple[SplitT, SplitT | None]: ...
+@overload
+def first_proposals(
+    log_density, mode, precision, *, thorough: bool
+) -> tuple[SplitT, SplitT | Callable[[], SplitT | None] | None]: ...
 def first_proposals(
     log_density, mode: np.ndarray, precision: np.ndarray, *, thorough: bool = True
-) -> tuple[SplitT, SplitT | None]:
+) -> tuple[SplitT, SplitT | Callable[[], SplitT | None] | None]:
     """Return the split-t about the mode, and a broad one where the density may have shoulders far from it.
 
-    Both look at the density along lines from the mode, at points that are evaluated in one call: at few of them unless
-    ``thorough``.
+    Both look at the density along lines from the mode, at points that are evaluated in one call. Unless ``thorough``
+    they look at few of them, and the second is a function that looks when it is wanted.
     """
     d = len(mode)
     distances = (SPLIT_DISTANCES, SHOULDER_DISTANCES) if thorough else (SPLIT_DISTANCES[1:2], SHOULDER_DISTANCES[1:2])
@@ -109,17 +119,23 @@ def first_proposals(
     scales = _roots(precision) if thorough and d > 1 else _roots(precision)[:1]
     corners = _corners(d) if len(scales) > 1 else near[:0]
     of_scales = [np.concatenate([near, corners]) @ scale.T for scale in scales]
-    everything = log_density(mode + np.concatenate([np.zeros((1, d)), far, *of_scales]))
-    drop = everything[0] - everything[1:]
-    drop = np.where(np.isnan(drop), np.inf, drop)  # beyond floating point there is no density
-    broad = _broad_t(mode, scales[0], drop[: len(far)], distances[1])
+    everything = log_density(mode + np.concatenate([np.zeros((1, d)), *of_scales, far if thorough else far[:0]]))
+    at_mode, of_scales, of_far = everything[0], *np.split(everything[1:], [sum(map(len, of_scales))])
+
+    def drop(log_densities):
+        return np.where(np.isnan(log_densities), np.inf, at_mode - log_densities)  # beyond floating point there is none
+
+    def seen_from_far(log_densities):
+        return _broad_t(mode, scales[0], drop(log_densities), distances[1])
+
     splits, missed = [], []
-    for scale, part in zip(scales, drop[len(far) :].reshape(len(scales), -1), strict=True):
+    for scale, part in zip(scales, drop(of_scales).reshape(len(scales), -1), strict=True):
         on_axes = part[: len(near)].reshape(2, len(distances[0]), d)
         at_corner, at_corners = on_axes[:, list(distances[0]).index(CORNER)], part[len(near) :]
         widening = _widening(at_corner, at_corners) if len(at_corners) else None
         splits.append(_split_t(mode, scale, on_axes, distances[0], widening))
         missed.append(_missed(at_corner, at_corners))
+    broad = seen_from_far(of_far) if thorough else lambda: seen_from_far(log_density(mode + far))
     return splits[int(missed[-1] < CLEARLY_LESS * missed[0])], broad
 
 

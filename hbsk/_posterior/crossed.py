@@ -16,6 +16,7 @@ import numpy as np
 
 from hbsk._engine.crossed import CrossedModel, integrate_crossed
 from hbsk._engine.fit import IntegratedNodes, own_errors, sample_model
+from hbsk._engine.marginal import map_arrays
 from hbsk._engine.moment_nodes import moment_nodes
 from hbsk._engine.node_algebra import canonical_root, conditional_quantile, systematic_resample
 from hbsk._engine.propriety import Tails
@@ -214,7 +215,7 @@ class CrossedPosterior(Posterior):
     @cached_property
     def _laws(self) -> list[NodeLaw]:
         """Everything at the moment nodes, as many in each part as are worked on together."""
-        with own_errors():
+        with own_errors(), self.model.passes.kept(numbers=KEPT_NUMBERS):
             nodes = self._moment_nodes()
             factor = nodes[2]
             # two of the moment nodes differ in sigma alone
@@ -244,7 +245,8 @@ class CrossedPosterior(Posterior):
         values, weight = moment_nodes(values, weight)
         if len(values) >= self.n_nodes:
             return every
-        points = self.model.evaluate(values[:, :-1] if integrated else values)
+        theta, same = np.unique(values[:, :-1] if integrated else values, axis=0, return_inverse=True)
+        points = map_arrays(lambda part: part[same], self.model.evaluate(theta))
         log_sigma = values[:, -1] if integrated else np.log(points.variance.sigma)
         common_mean, root = _coefficients(points.common, log_sigma)
         return weight, np.exp(log_sigma), points.variance.relative_factor, common_mean, root
