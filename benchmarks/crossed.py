@@ -175,7 +175,8 @@ def compare(name, runs):
             if run or len(X) >= 1_000:
                 seconds[fit].append(taken)
                 if len(X) >= 1_000:
-                    print(f"  ({name}: {fit}, {taken[0]:.2f} s wall, {taken[1]:.2f} s CPU)", flush=True)
+                    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # so far, the data included
+                    print(f"  ({name}: {fit}, {taken[0]:.2f} s wall, {taken[1]:.2f} s CPU, {held:.2f} GB)", flush=True)
     of_lme4 = None if is_huge else lme4_seconds(X, y, columns)
     if of_lme4 is not None:
         seconds["lme4"] = [of_lme4]
@@ -189,7 +190,7 @@ def compare(name, runs):
         print(f"  {fit:40s} {wall:8.3f} s wall {cpu:8.3f} s CPU{ratio}")
 
 
-GROWTH_ROWS, GROWTH_ITEMS = (100_000, 300_000, 1_000_000), (6_000, 10_000, 20_000)
+GROWTH_ROWS, GROWTH_ITEMS = (100_000, 300_000, 1_000_000, 3_000_000), (6_000, 10_000, 20_000, 50_000)
 
 
 def growth(file):
