@@ -194,6 +194,23 @@ def test_effects_far_larger_than_noise_cancel_in_sums_of_two_factors():
     np.testing.assert_allclose(np.sqrt(answers[1][1]), np.sqrt(answers[0][1]), rtol=0.1)
 
 
+def test_gradients_where_levels_hang_together_in_a_chain_and_noise_is_small():
+    # user j rates items j and j + 1: solves leave residuals far larger than what they lack in sums of squares
+    rows = Rows((300, 301), (1, 1), n=1_200, seed=4)
+    rows.codes[0] = np.tile(np.repeat(np.arange(300), 2), 2)
+    rows.codes[1] = rows.codes[0] + np.tile([0, 1], 600)
+    rng = np.random.default_rng(0)
+    rows.y = rng.normal(size=1_200) + sum(1_000.0 * rng.normal(size=301)[code] for code in rows.codes)
+    model, _ = rows.model()
+    dense, ours = CrossedPasses(model.sums), KrylovPasses(model.sums)
+    theta = model.parameters.theta_of(1.0, np.array([1_100.0, 900.0]))[None]
+    gradients = []
+    for passes in (dense, ours):
+        vars(model)["passes"] = passes
+        gradients.append(model.value_and_gradient(theta)[1][0])
+    np.testing.assert_allclose(gradients[1], gradients[0], atol=0.02 * 300)  # of 300 levels
+
+
 # Functions of matrices
 
 

@@ -45,6 +45,8 @@ FIRST_ORDER = 1.5
 ROW_SHARE, DRAWN_GAIN = 1e-3, 1e-2
 # Numbers of a basis of Lanczos's vectors, or of columns, that are held at a time.
 HELD_NUMBERS = 2**24
+# Condition of Lambda above which one of its sds is zero, or next to it.
+WORST_CONDITION = 1e8
 # Steps that a basis is planned for.
 PLANNED_STEPS = 32
 
@@ -270,6 +272,22 @@ class KrylovPasses(SchurPasses):
                 pair = [part[rows].reshape(n, q, -1) for part in (of_rest, one.hubs)]
                 traces[number] = traces[number] + np.einsum("jkz,jlz->kl", *pair, optimize=True)
         return [trace[None] for trace in traces], across[None]
+
+    def _rest_left(self, complement: KrylovComplement, rest_solved, first_solved) -> np.ndarray:
+        """Return ``G_2``; as ``(Lambda Lambda')^-1 U_2``, which it is.
+
+        Conjugate gradients find U_2 up to what hardly counts in sums of squares, and its residual may be large all the
+        same: where sds of effects are far larger than the noise a gradient of residuals has no right digit.
+        """
+        left = super()._rest_left(complement, rest_solved, first_solved)
+        for f, block in zip(self.order[1:], complement.lambdas, strict=True):
+            q, n = self.sums.factors[f].n_varying, self.sums.factors[f].n_groups
+            if np.linalg.cond(block[0]) < WORST_CONDITION:
+                rows = slice(self.starts[f], self.starts[f] + n * q)
+                of_levels = rest_solved[0, rows].reshape(n, q, -1)
+                half = np.linalg.solve(block, of_levels)
+                left[0, rows] = np.linalg.solve(block.swapaxes(1, 2), half).reshape(n * q, -1)
+        return left
 
     def _hubs_across(self, hubs) -> np.ndarray:
         """Return ``A_12 E E' A_21`` of each level, (n_groups, q, q)."""

@@ -231,8 +231,7 @@ class SchurPasses(ABC):
         traces, across = self._traces(complement)
         zero, n_columns = self.order[0], self._zx.shape[2]
         gradient = np.zeros_like(factor)
-        left = self._rest_zx - times_stack(self._rest_zz, rest_solved)
-        left -= times_stack(self.between.T, first_solved)
+        left = self._rest_left(complement, rest_solved, first_solved)
         for f, block, trace in zip(self.order[1:], complement.lambdas, traces, strict=True):
             q = self.sums.factors[f].n_varying
             rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * q)
@@ -248,6 +247,10 @@ class SchurPasses(ABC):
         at = self.sums.columns[zero]
         gradient[:, at, at] = (fit - trace) @ factor[:, at, at]
         return gradient
+
+    def _rest_left(self, complement: Any, rest_solved, first_solved) -> np.ndarray:  # noqa: ARG002 - of that itself
+        """Return ``G_2 = B_2 - A_22 U_2 - A_21 U_1``, (n_points, K, p + 1)."""
+        return self._rest_zx - times_stack(self._rest_zz, rest_solved) - times_stack(self.between.T, first_solved)
 
     # one point
 
