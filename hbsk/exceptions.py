@@ -18,7 +18,7 @@ __all__ = [
 
 
 class LabelMismatchWarning(UserWarning):
-    """Not one group label of the rows to predict was seen in fit, and they look like those of fit written otherwise.
+    """Not one group label of rows to predict or to add was seen in fit; they look like those of fit written otherwise.
 
     Labels of another type (1 for "001", a date for a Timestamp), or such as differ in case, spaces or zeros alone. Rows
     of plain new groups do not warn.

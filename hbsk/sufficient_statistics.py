@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from hbsk._data.factor import Factor
+from hbsk._data.label_kinds import written_otherwise
 from hbsk._data.labels import GroupFactor
 from hbsk._data.rows import LEAST_ROWS
 from hbsk._data.sources import FactorSource
@@ -35,7 +36,7 @@ from hbsk._documents.archive import read_archive, write_archive
 from hbsk._documents.kinds import DamagedError
 from hbsk._engine.merging import merge, regrouped, scaled, without
 from hbsk._engine.sums import CentredSums, GroupSums, Moments
-from hbsk._messages import quoted, shown
+from hbsk._messages import quoted, shown, warn
 from hbsk._model.centres import varying_intercept
 from hbsk._model.design import Component, Recipe
 from hbsk._model.expressions import Call, Name, Operation, Value
@@ -43,6 +44,7 @@ from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
 from hbsk._model.recipe_differences import difference_of_recipes
 from hbsk._model.specification import Specification
+from hbsk.exceptions import LabelMismatchWarning
 
 # Of the files.
 FORMAT = 1
@@ -139,11 +141,17 @@ class SufficientStatistics:
         ------
         ValueError
             For sums of another model, or of other levels or centres of its terms; the message says which.
+
+        Warns
+        -----
+        hbsk.exceptions.LabelMismatchWarning
+            Where no group is in both, and their labels look like the same ones written otherwise.
         """
         if not isinstance(other, SufficientStatistics):
             return NotImplemented
         _require_same_recipe(self, other, "added")
         first, second = _over_the_same_groups(self, other)
+        _warn_of_labels_written_otherwise(self, other, first)
         return replace(
             first,
             collected=merge(first.collected, second.collected),
@@ -152,6 +160,10 @@ class SufficientStatistics:
             n_rows=self.n_rows + other.n_rows,
             least_noise=min(self.least_noise, other.least_noise),
         )
+
+    def __radd__(self, other: Any) -> SufficientStatistics:
+        """Return the sums themselves, added to the 0 that ``sum([...])`` begins with."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __sub__(self, other: SufficientStatistics) -> SufficientStatistics:
         """Return the sums of the rows that are not in the other, whose rows must be among these.
@@ -348,6 +360,21 @@ def _over_the_same_groups(
         groups, *codes = _groups(mine).union(_groups(theirs))
         first, second = (_at_codes(part, f, groups, at) for part, at in zip((first, second), codes, strict=True))
     return first, second
+
+
+def _warn_of_labels_written_otherwise(
+    first: SufficientStatistics, second: SufficientStatistics, both: SufficientStatistics
+) -> None:
+    for mine, theirs, merged in zip(first.frame.factors, second.frame.factors, both.frame.factors, strict=True):
+        if merged.n_groups < mine.n_groups + theirs.n_groups:
+            continue
+        otherwise = written_otherwise(_groups(mine), [theirs.labels])
+        if otherwise:
+            warn(
+                f"Not one of the labels of {mine.name!r} in the rows that are added was there before; {otherwise}. All "
+                "of them are taken as new groups. Write labels alike.",
+                LabelMismatchWarning,
+            )
 
 
 def _groups(factor: Factor) -> GroupFactor:

@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 
 from hbsk import PartialPoolingRegressor
-from hbsk.exceptions import NoGroupsWarning
+from hbsk.exceptions import LabelMismatchWarning, NoGroupsWarning
 
 from . import lazy_frames
 from .engines_of_tests import CONNECTION, ENGINES
@@ -250,7 +250,9 @@ def test_labels_that_equal_none_of_a_column_are_unknown():
     frame = rows()
     numbered = frame.assign(g=frame["g"].str[1:].astype(int))
     text = PartialPoolingRegressor("y ~ (1 | g)").fit(ENGINES["polars"](frame))
-    found = in_memory(text.predict(ENGINES["polars"](numbered)))["prediction"]
+    said = "Group column 'g' of X: no label of fit, such as 's000', 's001', 's002', can be in .* dtype is 'Int64'"
+    with pytest.warns(LabelMismatchWarning, match=said):
+        found = in_memory(text.predict(ENGINES["polars"](numbered)))["prediction"]
     np.testing.assert_allclose(found, text.intercept_, rtol=1e-12)
     halves = PartialPoolingRegressor("y ~ (1 | g)").fit(ENGINES["polars"](numbered.assign(g=numbered["g"] / 2)))
     found = in_memory(halves.predict(ENGINES["polars"](numbered)))["prediction"]

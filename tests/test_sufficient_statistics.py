@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor, SufficientStatistics, from_json, to_json
+from hbsk.exceptions import LabelMismatchWarning
 from hbsk.model_selection import loo, waic
 from hbsk.predictive_checks import posterior_predictive_check
 
@@ -334,6 +335,24 @@ def test_what_is_not_there_cannot_be_subtracted(rng):
             sums.scaled(factor)
     with pytest.raises(ValueError, match="of n_samples=1 rows, while a minimum of 2"):
         model.fit(model.collect(X[:1], y[:1]))
+
+
+def test_a_list_of_sums_is_added_by_sum(rng):
+    X, y, _ = make_rows(rng, n_rows=60, n_groups=5)
+    model = PartialPoolingRegressor(group_features="g")
+    parts = [model.collect(X[:40], y[:40]), model.collect(X[40:], y[40:])]
+    np.testing.assert_array_equal(sum(parts).collected.sums.xx, (parts[0] + parts[1]).collected.sums.xx)
+    with pytest.raises(TypeError, match="unsupported operand"):
+        sum(parts, start=1)
+
+
+def test_labels_of_added_rows_that_are_written_otherwise_are_told(rng):
+    X, y, _ = make_rows(rng, n_rows=60, n_groups=5)
+    model = PartialPoolingRegressor(group_features="g").fit(X, y)
+    said = r"Not one of the labels of 'g' in the rows that are added was there before; they are text such as 'S.*Write"
+    with pytest.warns(LabelMismatchWarning, match=said):
+        model.partial_fit(X.assign(g=X["g"].str.upper()), y)
+    PartialPoolingRegressor(group_features="g").fit(X, y).partial_fit(X.assign(g="t" + X["g"]), y)
 
 
 def test_sums_tell_what_they_are(rng):

@@ -15,11 +15,13 @@ import numpy as np
 
 from hbsk._data.factor import Factor
 from hbsk._data.lazy import LazyTable, small_frame
-from hbsk._messages import quoted
+from hbsk._data.sources import where_labels_stand
+from hbsk._messages import quoted, warn
 from hbsk._model.lazy_columns import LazyColumns, lazy_columns, total
 from hbsk._model.specification import Specification
 from hbsk._posterior.no_pooling import NoPoolingPosterior
 from hbsk._posterior.nodes import MarginalPosterior
+from hbsk.exceptions import LabelMismatchWarning
 
 PREDICTION, STANDARD_DEVIATION = "prediction", "prediction_std"
 # Unknown groups that an error names.
@@ -256,6 +258,14 @@ def _joined(frame, table: LazyTable, factor: Factor, law: RowLaw, names: dict[st
         # what narwhals has no name for, as a UUID, is compared as text
         compared[key] = [str(value) for value in values] if dtype == nw.Unknown else values
         kept &= _of_dtype(compared[key], casts[key])
+    if not kept.any():
+        dtypes = quoted(str(table.schema[column]) for column in columns)
+        warn(
+            f"{where_labels_stand(factor.source)}: no label of fit, such as {quoted(factor.labels[:3].tolist())}, can "
+            f"be in the lazy frame, where the dtype is {dtypes}. All rows are taken as new groups. Write labels as in "
+            "fit.",
+            LabelMismatchWarning,
+        )
     at = np.flatnonzero(kept)
     for key, values in compared.items():
         beside[key] = [values[i] for i in at]
