@@ -131,8 +131,13 @@ class GroupFactor:
         if index is None:
             index = pd.Index(self.labels, dtype=object, tupleize_cols=False)
             object.__setattr__(self, "_index_of_labels", index)
+        if isinstance(values.dtype, pd.StringDtype):  # distinct ones are found before any is made a Python string
+            codes, distinct = pd.factorize(values)
+            return np.append(self._encode_known(np.asarray(distinct, dtype=object)), -1)[codes]
         try:
-            return index.get_indexer(np.asarray(values, dtype=object)).astype(np.int64, copy=False)
+            # without a dtype pandas would look at all of them, and make text of another kind of text and back
+            wanted = pd.Index(np.asarray(values, dtype=object), dtype=object, tupleize_cols=False)
+            return index.get_indexer(wanted).astype(np.int64, copy=False)
         except TypeError:  # labels that cannot be hashed
             return np.full(len(values), -1, dtype=np.int64)
 

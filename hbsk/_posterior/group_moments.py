@@ -74,10 +74,11 @@ def _moments_by_cell(posterior, cell, first, need_covariance):
                 moved = moved.reshape(len(weight), q, q * p1, p1 - 1)
                 square = _second_moments(weight, linear - middle, moved)
                 part = features[:, groups]
-                covariance[groups] = average[at] + np.einsum("fj,kflg,gj->jkl", part, square, part, optimize=True)
-                cross = np.einsum("m,mi,mkf->ikf", weight, delta, linear - middle, optimize=True)
-                cross -= np.einsum("m,mib,mkfb->ikf", weight, posterior.common_root, moved, optimize=True)
-                with_common[groups] = np.einsum("ikf,fj->jik", cross, part, optimize=True)
+                turned = np.tensordot(square, part, 1)
+                covariance[groups] = average[at] + np.einsum("fj,kflj->jkl", part, turned)
+                cross = np.tensordot(weight[:, None] * delta, linear - middle, (0, 0))
+                cross -= np.tensordot(weight[:, None, None] * posterior.common_root, moved, ([0, 2], [0, 3]))
+                with_common[groups] = np.tensordot(part, cross, (0, 2))
     return GroupMoments(mean, covariance, with_common)
 
 

@@ -93,8 +93,8 @@ class NoPoolingPosterior(Posterior):
     Attributes
     ----------
     known : SeparateGroups
-    new : MarginalPosterior
-        Of the same model without groups.
+    new : MarginalPosterior or None
+        Of the same model without groups; None where nobody asks about new ones.
     absorbed : ndarray of shape (p, n_absorbed)
         Directions of the common coefficients, in engine units, that the varying columns absorb.
     identified : ndarray of shape (n_groups, q, q)
@@ -102,7 +102,7 @@ class NoPoolingPosterior(Posterior):
     """
 
     known: SeparateGroups
-    new: MarginalPosterior
+    new: MarginalPosterior | None
     absorbed: np.ndarray
     identified: np.ndarray
 
@@ -317,12 +317,17 @@ def complete_pooling_model(model: MarginalModel) -> MarginalModel:
     return MarginalModel(bare, parameters, model.prior_mean, model.prior_precision)
 
 
-def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: bool) -> NoPoolingPosterior:
-    """Return the posterior in the limit of infinite between-group sds."""
+def fit_no_pooling(
+    model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, *, new_groups: bool = True
+) -> NoPoolingPosterior:
+    """Return the posterior in the limit of infinite between-group sds.
+
+    Without ``new_groups`` it may know nothing of those, and absorbed columns are at the engine's zero, which known groups
+    are none the worse for.
+    """
     sums = model.sums
     q, p1 = sums.zx.shape[:2]
     complete_model = complete_pooling_model(model)
-    complete = integrate_posterior(complete_model, scaling, has_intercept).posterior
     inverse, identified, rank = pseudo_inverses(sums.zz)
     reduced = sums.xx - np.einsum("kaj,klj,lbj->ab", sums.zx, inverse, sums.zx, optimize=True)
     absorbed, free = absorbed_directions(reduced[:-1, :-1], sums.xx[:-1, :-1])
@@ -337,7 +342,10 @@ def fit_no_pooling(model: MarginalModel, scaling: ColumnScaling, has_intercept: 
         np.zeros(0),
     )
     # Coefficients along absorbed directions are those of complete pooling, and move the others by as much.
-    of_complete = complete.weight @ complete.common_mean
+    complete, of_complete = None, np.zeros(p1 - 1)
+    if new_groups or absorbed[shared].any():
+        complete = integrate_posterior(complete_model, scaling, has_intercept).posterior
+        of_complete = complete.weight @ complete.common_mean
     moved = (absorbed @ of_complete[free])[shared]
     shared_model = MarginalModel(
         within, complete_model.parameters, model.prior_mean[shared] - moved, model.prior_precision[shared]

@@ -201,7 +201,7 @@ class MarginalPosterior(Posterior):
 
     @cached_property
     def _passes(self) -> GroupPasses:
-        return GroupPasses(self.sums)
+        return GroupPasses(self.sums) if self.law is None else self.law.model.passes
 
     def variance_nodes(self) -> VarianceNodes:
         """Return the variance parameters at the nodes."""
