@@ -5,10 +5,10 @@ from dataclasses import replace
 import numpy as np
 
 from hbsk._engine.integrate import monte_carlo_error
+from hbsk._engine.node_placement import monitored_values
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.settings import IntegrationSettings
-from hbsk._engine.variance_law import monitored_values
 from hbsk._posterior.integrated import fit_marginal
 from tests.dense import Problem
 

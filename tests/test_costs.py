@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-from hbsk import PartialPoolingRegressor, from_json, to_json
+from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
 from hbsk._data import labels as _labels
+from hbsk._data import table as _table
 from hbsk._data.labels import GroupFactor
 from hbsk._engine import common_coefficients, marginal
 from hbsk._engine import common_roots as _common_roots
@@ -306,3 +307,39 @@ def test_a_pickle_of_a_few_groups_is_small(rng):
     model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
     assert model._learnt.fitted.posterior.n_nodes >= 1_024
     assert len(pickle.dumps(model)) < 200_000 * model._learnt.fitted.posterior.n_nodes / 2_048
+
+
+@pytest.mark.parametrize(
+    "estimator", [PartialPoolingRegressor("y ~ c0 + (1 | g)"), JamesSteinEstimator(group_features="g")]
+)
+def test_columns_that_are_not_used_are_not_taken_out_of_a_frame_one_by_one(rng, monkeypatch, estimator):
+    X = pd.DataFrame(rng.normal(size=(60, 200))).add_prefix("c").assign(g=rng.integers(0, 6, 60))
+    X["flag"], X["text"] = X["c1"] > 0, "a"
+    model = clone(estimator).fit(X, X["c0"] + rng.normal(size=60))
+    taken = []
+    plain = _table.plain_column
+    monkeypatch.setattr(_table, "plain_column", lambda column, name: taken.append(name) or plain(column, name))
+    model.predict(X[:1])
+    assert len(taken) <= 2
+    assert not {"c1", "flag"} & set(taken)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("kind", ["float32", "float64", "Float64", "object"])
+def test_columns_that_are_looked_at_together_are_named_where_they_are_at_fault(rng, bad, kind):
+    X = pd.DataFrame(rng.normal(size=(60, 50))).add_prefix("c").assign(g=rng.integers(0, 6, 60))
+    model = JamesSteinEstimator(group_features="g").fit(X, rng.normal(size=60))
+    X["c0"] = 1e308  # sums overflow, and no number is at fault
+    model.predict(X)
+    X["c7"] = X["c7"].mask(X.index == 3, bad).astype(kind)
+    with pytest.raises(ValueError, match="c7"):
+        model.predict(X)
+
+
+def test_complex_columns_and_dates_are_refused_beside_many_numbers(rng):
+    X = pd.DataFrame(rng.normal(size=(60, 50))).add_prefix("c").assign(g=rng.integers(0, 6, 60))
+    model = JamesSteinEstimator(group_features="g").fit(X, rng.normal(size=60))
+    with pytest.raises(ValueError, match="Complex data not supported"):
+        model.predict(X.assign(c9=X["c9"] + 1j))
+    with pytest.raises(TypeError, match="'c9' of X has dtype datetime64"):
+        model.predict(X.assign(c9=pd.Timestamp("2026-01-01")))

@@ -1,5 +1,6 @@
 """Blocks of many varying columns are integrated: proposals for twenty dimensions and more, and what they come to."""
 
+import pickle
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +14,11 @@ from hbsk import PartialPoolingRegressor
 from hbsk._engine.fit import MANY_KEPT, marginal_model
 from hbsk._engine.integrate import importance_sample
 from hbsk._engine.node_algebra import thinned
+from hbsk._engine.node_placement import place_nodes
 from hbsk._engine.proposals import MANY_DIMENSIONS, NormalT, nearest_normal
+from hbsk._engine.propriety import Tails
+from hbsk._engine.settings import DEFAULT
+from hbsk._engine.variance_law import ERROR_TARGET, VarianceLaw, law_of_many
 from tests.dense import make_priors, make_problem
 
 
@@ -166,3 +171,21 @@ def test_sds_beyond_floating_point_have_no_density_and_raise_nothing(rng, far):
     alone_value, alone_gradient = model.value_and_gradient(theta[1:])
     np.testing.assert_allclose(value[1], alone_value[0], rtol=1e-12)
     np.testing.assert_allclose(gradient[1], alone_gradient[0], rtol=1e-9, atol=1e-9)
+
+
+def test_the_law_of_many_variance_parameters_stands_on_the_nodes_of_the_fit():
+    formula, X, y = splines(n_rows=120, n_groups=6)
+    model = PartialPoolingRegressor(formula).fit(X, y)._learnt.fitted.posterior.law.model
+    tails, start = Tails(), np.zeros(model.parameters.n_dim)
+    coarse = place_nodes(model, start, tails, DEFAULT)
+    every = place_nodes(model, start, tails, DEFAULT, ERROR_TARGET)
+    assert 4096 <= len(coarse.theta) < len(every.theta)
+    np.testing.assert_array_equal(every.theta[: len(coarse.theta)], coarse.theta)
+    law = VarianceLaw(model, every.theta[0], None, tails)
+    assert "sample" not in vars(law_of_many(law, start, coarse))
+    found = law_of_many(law, start, every)
+    again = pickle.loads(pickle.dumps(found))
+    assert "sample" in vars(found)
+    assert "sample" not in vars(again)
+    for name in ("nodes", "node", "log_sigma", "weight", "replicate"):
+        np.testing.assert_array_equal(getattr(again.sample, name), getattr(found.sample, name))

@@ -27,6 +27,7 @@ from hbsk._engine.krylov_passes import KrylovPasses
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.nested_passes import NestedPasses, find_chain
+from hbsk._engine.node_placement import monitored_values
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.progress import Progress
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
@@ -34,7 +35,7 @@ from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
-from hbsk._engine.variance_law import monitored_values, variance_law
+from hbsk._engine.variance_law import variance_law
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
 

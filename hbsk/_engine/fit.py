@@ -9,47 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from hbsk._engine.integrate import (
-    N_REPLICATES,
-    Nodes,
-    importance_sample,
-)
+from hbsk._engine.integrate import N_REPLICATES, Nodes
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined, map_arrays
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import thinned
+from hbsk._engine.node_placement import has_many_dimensions, place_nodes, points_are_cheap
 from hbsk._engine.priors import EnginePriors
-from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails, posterior_tails
 from hbsk._engine.quadrature import WEIGHTS, score_nodes
 from hbsk._engine.scaling import ColumnScaling, standardise
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums, GroupSums
 from hbsk._engine.threads import one_thread_each
-from hbsk._engine.variance_law import (
-    COLUMNS_FOR_THREADS,
-    CUBED_COLUMNS_PER_GROUP,
-    VarianceLaw,
-    cost_of_node,
-    monitored_values,
-    variance_law,
-)
+from hbsk._engine.variance_law import COLUMNS_FOR_THREADS, VarianceLaw, law_of_many, variance_law
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
 
-# Points times groups of a first round of nodes: many nodes cost nothing for few groups, few suffice for many.
-FIRST_ROUND_ELEMENTS = 200_000
-# With fewer groups the posterior is further from normal and nodes cost next to nothing: twice as many (sleepstudy: the
-# smallest effective size is 15,000 instead of 2,800, for a seventh of the time).
-FEW_GROUPS = 50
 # Of many more groups that differ in design, this many find where the search for the mode begins.
 MANY_CELLS = 10_000
-# Nodes of a replicate in the first round; and in many dimensions, where rounds are equal.
-MOST_FIRST, MANY_FIRST = 64, 256
 # Of all nodes there so many stand for all of them: what is asked of a posterior costs as much for every node, and most
 # have next to no weight.
 MANY_KEPT = 2_048
-# Points that cost nothing beside a call, times groups of different design.
-CHEAP_POINTS, CHEAP_ELEMENTS = 100, 10_000
 # Shares of the sd between groups, common columns left aside, at which the search for the mode may begin; and ends and
 # numbers of those that one sd has, or two have each.
 START_SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
@@ -153,7 +133,7 @@ def integrate_model(
     """
     tails = posterior_tails(model, names)
     # matrices that are large enough for linear algebra to start threads, which wait for each other on busy cores
-    many = model.sums.n_common >= COLUMNS_FOR_THREADS or model.parameters.n_dim >= MANY_DIMENSIONS
+    many = model.sums.n_common >= COLUMNS_FOR_THREADS or has_many_dimensions(model)
     with one_thread_each() if many else nullcontext(), own_errors():
         return _integrate(model, tails, settings)
 
@@ -173,38 +153,18 @@ def own_errors():
 
 
 def _integrate(model: MarginalModel, tails: Tails, settings: IntegrationSettings) -> IntegratedNodes:
-    parameters = model.parameters
     quadrature = _by_quadrature(model, settings.cells_for_quadrature)
     if quadrature is not None:
         points, weight = quadrature
         return IntegratedNodes(points, weight, np.zeros(len(weight), dtype=int), 0.0, weight, tails, by_quadrature=True)
-    mode, precision = find_mode(model.value_and_gradient, _start(model), try_shorter=_points_are_cheap(model))
-    low, high = settings.nodes_per_replicate
-    high *= 2 if model.sums.n_groups < FEW_GROUPS else 1
-    affordable = FIRST_ROUND_ELEMENTS / N_REPLICATES
-    by_columns = affordable * CUBED_COLUMNS_PER_GROUP / max(model.sums.n_common, 1) ** 3
-    high = min(high, max(int(by_columns), settings.least_for_columns))
-    per_replicate = int(np.clip(affordable // max(model.sums.n_groups, 1), low, high))
-    drawn_from = proposals(model, mode, precision, thorough=per_replicate > low)
-    many = parameters.n_dim >= MANY_DIMENSIONS
-    most_first = MANY_FIRST if many else MOST_FIRST
-    # Sobol points are balanced in powers of two, each of them with its mirror image
-    per_replicate = 2 ** int(np.log2(min(most_first, per_replicate * max(1, parameters.n_dim // 4))))
-    nodes = importance_sample(
-        model.evaluate,
-        drawn_from.first,
-        monitored_values(tails),
-        broad=drawn_from.broad,
-        first_per_replicate=per_replicate,
-        max_nodes=settings.max_nodes_of_many if many else settings.max_nodes,
-        error_target=settings.error_target,
-        salt=settings.salt,
-        refit=drawn_from.refit,
-    )
-    if many and len(nodes.weight) > MANY_KEPT:
+    start = _start(model)
+    nodes = every = place_nodes(model, start, tails, settings)
+    if has_many_dimensions(model) and len(nodes.weight) > MANY_KEPT:
         nodes = _thinned(nodes)
     points = joined(nodes.evaluated)
-    return of_importance_sampling(nodes, points, tails, settings, variance_law(model, nodes, points, tails, settings))
+    law = variance_law(model, nodes, points, tails, settings)
+    law = None if law is None else law_of_many(law, start, every, settings)
+    return of_importance_sampling(nodes, points, tails, settings, law)
 
 
 def of_importance_sampling(
@@ -279,8 +239,8 @@ def _start(model: MarginalModel) -> np.ndarray:
     step = model.passes.n_cells // MANY_CELLS
     if step >= 2:
         few = model.thinned(step)
-        return find_mode(few.value_and_gradient, _best(few, start_candidates(few, fine=_points_are_cheap(few))))[0]
-    return _best(model, start_candidates(model, fine=_points_are_cheap(model)))
+        return find_mode(few.value_and_gradient, _best(few, start_candidates(few, fine=points_are_cheap(few))))[0]
+    return _best(model, start_candidates(model, fine=points_are_cheap(model)))
 
 
 def _best(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
@@ -319,11 +279,6 @@ def start_candidates(model: MarginalModel, *, fine: bool = False) -> np.ndarray:
     if parameters.n_correlations == 1:
         candidates[:, :, -1] = np.array(correlations)[:, None]
     return candidates.reshape(-1, parameters.n_dim)
-
-
-def _points_are_cheap(model: MarginalModel) -> bool:
-    """Whether points cost nothing beside calls."""
-    return CHEAP_POINTS * cost_of_node(model) <= CHEAP_ELEMENTS
 
 
 def _by_quadrature(model: MarginalModel, most_cells: int) -> tuple[MarginalPoints, np.ndarray] | None:

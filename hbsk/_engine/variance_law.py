@@ -8,25 +8,31 @@ when first asked for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
 
-from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
+from hbsk._engine.integrate import MAX_ROUNDS, N_REPLICATES, Nodes, importance_sample
 from hbsk._engine.log_density_surface import LogDensitySurface, fit_surface
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.node_algebra import conditional_quantile, systematic_resample
-from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
-from hbsk._engine.propriety import HIGHEST_MOMENT, Tails
+from hbsk._engine.node_placement import (
+    cost_of_node,
+    has_many_dimensions,
+    monitored_values,
+    most_nodes,
+    place_nodes,
+    would_go_on,
+)
+from hbsk._engine.proposals import proposals
+from hbsk._engine.propriety import Tails
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.threads import one_thread_each
 
-# A node costs as much for p common columns, their eigenvalues and factors, as for p^3 / 8 groups.
-CUBED_COLUMNS_PER_GROUP = 8
 # Common columns from which linear algebra would start threads for every node: on two busy cores a fit with 60 columns
 # took thirty times as long with them.
 COLUMNS_FOR_THREADS = 32
@@ -52,17 +58,26 @@ class VariancePointsSample:
 
     Attributes
     ----------
-    theta : ndarray of shape (n, d)
+    nodes : ndarray of shape (n_nodes, d)
+        Values of theta.
+    node : ndarray of shape (n,), dtype int
+        Which of them each point has.
     log_sigma : ndarray of shape (n,)
     weight : ndarray of shape (n,)
         Summing to 1.
     replicate : ndarray of shape (n,), dtype int
     """
 
-    theta: np.ndarray
+    nodes: np.ndarray
+    node: np.ndarray
     log_sigma: np.ndarray
     weight: np.ndarray
     replicate: np.ndarray
+
+    @property
+    def theta(self) -> np.ndarray:
+        """Theta of each point, (n, d)."""
+        return self.nodes[self.node]
 
 
 @dataclass(frozen=True)
@@ -101,7 +116,7 @@ class VarianceLaw:
             return sample if np.isfinite(sample.log_sigma @ sample.weight) else None
         points, weight, replicate = self.surface.quasi_random_points()
         theta, log_sigma = self._split(points)
-        return VariancePointsSample(theta, log_sigma, weight, replicate)
+        return VariancePointsSample(theta, np.arange(len(theta)), log_sigma, weight, replicate)
 
     @property
     def is_at_hand(self) -> bool:
@@ -115,7 +130,7 @@ class VarianceLaw:
         if self.surface is None:
             assert self.sample is not None  # who asks has looked: `is_at_hand`
             at = systematic_resample(self.sample.weight, n_draws, rng)
-            return self.sample.theta[at], self.sample.log_sigma[at]
+            return self.sample.nodes[self.sample.node[at]], self.sample.log_sigma[at]
         points, weight = self.surface.points(rng.standard_normal((4 * n_draws, len(self.surface.centre))))
         return self._split(points[systematic_resample(weight, n_draws, rng)])
 
@@ -139,7 +154,7 @@ class VarianceLaw:
 @contextmanager
 def _calmly(model: MarginalModel) -> Iterator[None]:
     """Let floats overflow, since what comes of it has no weight, and start no threads for matrices of many columns."""
-    many = model.sums.n_common >= COLUMNS_FOR_THREADS or model.parameters.n_dim >= MANY_DIMENSIONS
+    many = model.sums.n_common >= COLUMNS_FOR_THREADS or has_many_dimensions(model)
     with one_thread_each() if many else nullcontext(), np.errstate(all="ignore"):
         yield
 
@@ -180,24 +195,53 @@ def variance_law(
     return VarianceLaw(model, nodes.theta[np.argmax(nodes.weight)], surface, tails)
 
 
-def cost_of_node(model: MarginalModel) -> float:
-    """Return what a node costs, in groups of different design."""
-    return max(model.passes.n_cells, model.sums.n_common**3 / CUBED_COLUMNS_PER_GROUP, 1.0)
+def law_of_many(
+    law: VarianceLaw, start: np.ndarray, nodes: Nodes, settings: IntegrationSettings = DEFAULT
+) -> VarianceLaw:
+    """Return the law that stands on all nodes of a fit, as far as finer ones would be no more than those.
+
+    Parameters
+    ----------
+    law : VarianceLaw
+    start : ndarray of shape (d,)
+        Where the fit's search for the mode began, so that the same nodes are found again.
+    nodes : Nodes
+        All of the fit.
+    settings : IntegrationSettings, optional
+    """
+    if law.surface is not None or not _fits_are_fine(law.model) or settings != DEFAULT:
+        return law
+    law = replace(law, start=start)
+    if cost_of_node(law.model) <= DEAR_NODES and not would_go_on(law.model, nodes, settings, ERROR_TARGET):
+        vars(law)["sample"] = _sample_of(nodes)
+    return law
+
+
+def _fits_are_fine(model: MarginalModel) -> bool:
+    """Whether a fit places as many nodes as finer ones would be."""
+    return has_many_dimensions(model) and most_nodes(model, DEFAULT) >= np.prod(_fine_rounds(model))
+
+
+def _fine_rounds(model):
+    """Return the number of fine nodes in the first round, and of rounds of that size."""
+    cost = cost_of_node(model)
+    first = N_REPLICATES * 2 ** int(np.log2(np.clip(FIRST_ROUND / cost, *FIRST_NODES) / N_REPLICATES))
+    return first, min(MAX_ROUNDS, int(min(ALL_ROUNDS / cost, MOST_NODES)) // first)
 
 
 def fine_nodes(model: MarginalModel, start: np.ndarray, tails: Tails) -> Nodes:
     """Integrate the variance parameters with as many nodes as cost next to nothing."""
-    cost = cost_of_node(model)
+    if _fits_are_fine(model):
+        return place_nodes(model, start, tails, DEFAULT, ERROR_TARGET)
     mode, precision = find_mode(model.value_and_gradient, start)
     drawn_from = proposals(model, mode, precision)
-    first = np.clip(FIRST_ROUND / cost, *FIRST_NODES)
     return importance_sample(
         model.evaluate,
         drawn_from.first,
         monitored_values(tails),
         broad=drawn_from.broad,
-        first_per_replicate=2 ** int(np.log2(first / N_REPLICATES)),
-        max_nodes=int(min(ALL_ROUNDS / cost, MOST_NODES)),
+        first_per_replicate=_fine_rounds(model)[0] // N_REPLICATES,
+        max_nodes=int(min(ALL_ROUNDS / cost_of_node(model), MOST_NODES)),
         error_target=ERROR_TARGET,
         refit=drawn_from.refit,
     )
@@ -212,31 +256,9 @@ def _sample_of(nodes: Nodes) -> VariancePointsSample:
     # nodes without weight may lie where a float ends, and zero times infinity is NaN
     counted = nodes.weight > 0
     return VariancePointsSample(
-        np.repeat(nodes.theta[counted], n_sigmas, axis=0),
+        nodes.theta[counted],
+        np.repeat(np.arange(counted.sum()), n_sigmas),
         log_sigma[counted].ravel(),
         np.repeat(nodes.weight[counted] / n_sigmas, n_sigmas),
         np.repeat(nodes.replicate[counted], n_sigmas),
     )
-
-
-def monitored_values(tails: Tails) -> Callable[[list], np.ndarray]:
-    """Return a function from evaluated rounds to the values whose Monte Carlo error counts."""
-
-    def values(rounds: list[MarginalPoints]) -> np.ndarray:
-        blocks = []
-        for points in rounds:
-            sigma = np.einsum("mg,mg->m", points.weight, points.sigma)
-            sds = np.column_stack([sigma, sigma[:, None] * points.variance.relative_sd])
-            # a sd whose variance does not exist has no finite error either; its logarithm has
-            endless = np.append(tails.of_sigma(), tails.of_group_sds(sds.shape[1] - 1)) <= HIGHEST_MOMENT
-            if tails.to_prior is not None:  # sds of theta hold several of those that the tails are known of
-                endless[1:] = endless[1:].any()
-            sds = np.where(endless, np.log(np.maximum(sds, 1e-300)), sds)
-            row, column = np.tril_indices(sds.shape[1] - 1, -1)
-            factor = points.variance.correlation_factor
-            correlation = np.einsum("mij,mij->mi", factor[:, row], factor[:, column])
-            blocks.append(np.concatenate([sds, correlation], axis=1))
-        together = np.concatenate(blocks)
-        return together[:, np.ptp(together, axis=0) > 0]
-
-    return values

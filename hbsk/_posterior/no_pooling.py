@@ -322,8 +322,8 @@ def fit_no_pooling(
 ) -> NoPoolingPosterior:
     """Return the posterior in the limit of infinite between-group sds.
 
-    Without ``new_groups`` it may know nothing of those, and absorbed columns are at the engine's zero, which known groups
-    are none the worse for.
+    Without ``new_groups`` it may know nothing of those; what groups absorb is then held at the engine's zero, which is
+    nothing to known groups.
     """
     sums = model.sums
     q, p1 = sums.zx.shape[:2]

@@ -220,21 +220,23 @@ class MarginalPosterior(Posterior):
     @cached_property
     def _law_points(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
         sample = self.law.sample
-        factor = self.law.model.parameters.points(sample.theta).relative_factor
-        return self._in_users_units(np.exp(sample.log_sigma), factor), sample.weight, sample.replicate
+        factor = self.law.model.parameters.points(sample.nodes).relative_factor
+        values = self._in_users_units(np.exp(sample.log_sigma), factor, sample.node)
+        return values, sample.weight, sample.replicate
 
     def diagnostics(self, specification, *, sigma_is_parameter: bool):
         """Return Monte Carlo errors of every parameter, or ArviZ's diagnostics of chains where there are any."""
         return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter)
 
-    def _in_users_units(self, sigma, factor) -> VarianceNodes:
+    def _in_users_units(self, sigma, factor, node=slice(None)) -> VarianceNodes:
+        """Return variance parameters at points; ``node`` says which Lambda each has."""
         sigma_y = sigma * self.scaling.y_scale
         if not factor.shape[1]:
             return VarianceNodes(sigma_y, [], [])
         raw = self.scaling.effects(factor.swapaxes(1, 2)).swapaxes(1, 2)
         sd, correlation = sds_and_correlations(raw)
-        between = sigma_y**2 * mean_variance(factor, self.sums.zz.sum(axis=2) / self.sums.n)
-        return VarianceNodes(sigma_y, [sigma[:, None] * sd], [correlation], between=between[:, None])
+        between = sigma_y**2 * mean_variance(factor, self.sums.zz.sum(axis=2) / self.sums.n)[node]
+        return VarianceNodes(sigma_y, [sigma[:, None] * sd[node]], [correlation[node]], between=between[:, None])
 
     def _inverse(self, groups, nodes=slice(None)) -> np.ndarray:
         """Return ``H_j`` packed, (n_nodes, q (q + 1) / 2, n_groups); times sigma^2 it is Var(u_j | b, node)."""
@@ -288,8 +290,11 @@ class MarginalPosterior(Posterior):
         return np.sum(left * solved, axis=1)
 
     def _in_units_of_y(self, mean, variance, offset) -> RowMixture:
-        scale = self.scaling.y_scale
-        return RowMixture(self.weight, offset + scale * mean, scale**2 * variance)
+        """Return the mixture of what was computed in the engine's units, in the same arrays."""
+        mean *= self.scaling.y_scale
+        mean += offset
+        variance *= self.scaling.y_scale**2
+        return RowMixture(self.weight, mean, variance)
 
     def _offset(self, x, z):
         """Return what was taken off y, in its units, at raw columns of rows."""

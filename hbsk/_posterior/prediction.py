@@ -146,6 +146,8 @@ def mixture_quantiles(mixture: RowMixture, levels: np.ndarray) -> np.ndarray:
     endless = np.isinf(sd).any(axis=0)
     points = (sd == 0).all(axis=0)
     smooth = ~(endless | points)
+    if smooth.all():
+        return _smooth_quantiles(weight, mean, sd, levels)
     if smooth.any():
         quantiles[smooth] = _smooth_quantiles(weight, mean[:, smooth], sd[:, smooth], levels)
     if points.any():
@@ -279,10 +281,12 @@ def _series_root(missing, slopes, step):
 
 
 def _point_quantiles(weight, mean, levels):
-    order = np.argsort(mean, axis=0)
-    cumulative = np.cumsum(weight[order], axis=0) - 0.5 * weight[order]
-    ranked = np.take_along_axis(mean, order, axis=0)
-    return np.array([np.interp(levels, cumulative[:, r], ranked[:, r]) for r in range(mean.shape[1])])
+    quantiles = np.empty((mean.shape[1], len(levels)))
+    for r, values in enumerate(np.ascontiguousarray(mean.T)):
+        order = np.argsort(values)
+        ranked = weight[order]
+        quantiles[r] = np.interp(levels, np.cumsum(ranked) - 0.5 * ranked, values[order])
+    return quantiles
 
 
 def sample_observations(posterior, rows: PredictedRows, n_samples: int, rng: np.random.Generator) -> np.ndarray:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from hbsk._engine.fit import FEW_GROUPS, engine_common_prior, own_errors
+from hbsk._engine.fit import engine_common_prior, own_errors
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standardise_responses
 from hbsk._engine.generalized.inner import EffectMoments
@@ -17,6 +17,7 @@ from hbsk._engine.generalized.propriety import generalized_tails
 from hbsk._engine.generalized.search import JointMode, find_joint_mode
 from hbsk._engine.integrate import N_REPLICATES, PARETO_K_ADAPT, Nodes, importance_sample
 from hbsk._engine.marginal import joined
+from hbsk._engine.node_placement import FEW_GROUPS
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
