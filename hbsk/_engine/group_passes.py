@@ -138,9 +138,10 @@ class GroupPasses:
         for block_log_det, block_packed in self._over_blocks(work):
             log_det += block_log_det
             packed += block_packed
-        reduced = np.empty((len(factor), *self.within.shape))
-        reduced[:, a, b] = reduced[:, b, a] = self.within[a, b] + packed
-        return log_det, reduced
+        packed += self.within[a, b]
+        full = np.empty(self.within.shape, dtype=np.intp)
+        full[a, b] = full[b, a] = np.arange(len(a))
+        return log_det, np.take(packed, full, axis=1)
 
     def covariance_gradient(self, factor: np.ndarray, adjoint: np.ndarray) -> np.ndarray:
         """Return d log p(y) / dS, shape (n_points, q, q).

@@ -126,8 +126,7 @@ class MarginalPosterior(Posterior):
     def _jacobian(self) -> np.ndarray:
         """Return the derivative (p, p_raw) of raw coefficients in those of the engine."""
         scaling = replace(self.scaling, y_centre=0.0)
-        jacobian = scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
-        return jacobian
+        return scaling.coefficients(np.eye(self.common_mean.shape[1]), self.has_intercept)
 
     def row_degrees(self, x: np.ndarray, z: Sequence, codes: Sequence, *, with_noise: bool = False) -> np.ndarray:
         """Return the order below which moments of rows exist, of the linear predictor or of y; see `row_mixture`."""
