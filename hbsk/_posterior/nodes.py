@@ -187,8 +187,7 @@ class MarginalPosterior(Posterior):
         return self._compute_covariances(nodes)
 
     def _compute_covariances(self, nodes):
-        of_data = (self._passes, self.sums.n, self.prior_precision)
-        return node_covariances(*of_data, self.sigma[nodes], self.factor[nodes])
+        return node_covariances(self._passes, self.sums.n, self.prior_precision, self.sigma[nodes], self.factor[nodes])
 
     @cached_property
     def common_root(self) -> np.ndarray:
@@ -269,8 +268,7 @@ class MarginalPosterior(Posterior):
         contrast = np.concatenate([-common_mean, np.ones((len(common_mean), 1))], axis=1)
         effect = np.einsum("mklj,mlj->mkj", full, np.tensordot(contrast, zx, axes=([1], [1])))
         root = self.roots(nodes).swapaxes(1, 2)
-        taken = np.einsum("mklj,laj->mkaj", full, zx[:, :-1])  # H B_x
-        taken = (root[:, None] @ taken).swapaxes(1, 2)
+        taken = (root[:, None] @ np.einsum("mklj,laj->mkaj", full, zx[:, :-1])).swapaxes(1, 2)  # of H B_x
         return GroupLaws(common_mean, root, effect, taken, self.sigma[nodes, None, None] ** 2 * inverse)
 
     def _means_at_nodes(self, x, z, codes):
