@@ -7,6 +7,7 @@ __all__ = [
     "ExtrapolationWarning",
     "LabelMismatchWarning",
     "ManyClassesWarning",
+    "ManyLevelsWarning",
     "NoGroupsWarning",
     "NonIntegerCountWarning",
     "RedundantColumnsWarning",
@@ -27,6 +28,13 @@ class LabelMismatchWarning(UserWarning):
 
 class ManyClassesWarning(UserWarning):
     """PartialPoolingEncoder took numbers for more than 10 classes; counts want target_type="continuous"."""
+
+
+class ManyLevelsWarning(UserWarning):
+    """A text column that is a feature has a level for every other row or more, each a column of the model.
+
+    Most likely numbers written as text, an id or a name. A grouping factor may have as many: `group_features` names it.
+    """
 
 
 class NoGroupsWarning(UserWarning):

@@ -13,6 +13,7 @@ from sklearn.preprocessing import OneHotEncoder
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
 from hbsk.exceptions import (
     ConvergenceWarning,
+    ManyLevelsWarning,
     RowOrderWarning,
     ShrinkageWarning,
     SuspiciousGroupsWarning,
@@ -319,3 +320,31 @@ def test_lost_names_and_encoded_labels_are_told_with_the_cure(estimator, frame, 
         model.fit(frame[["x", "g"]], y)
     with pytest.raises(ValueError, match="may have renamed or dropped it"):
         estimator(group_features="g").fit(frame[["x"]].assign(label=frame["g"]), y)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Text of many values
+
+
+@pytest.mark.parametrize(
+    ("values", "cure"),
+    [
+        (lambda x: x.map(repr), "numbers written as text, of which pandas.to_numeric makes numbers"),
+        (lambda x: x.map("{:.3f}".format).str.replace(".", ","), "numbers written as text"),
+        (lambda x: pd.Series([f"id {max(i, 9)}" for i in range(N)]), "if it is the group, name it in group_features="),
+        (lambda x: pd.Series([f"id {i}" for i in range(N)], dtype="category"), "if it is an id or a name, drop it"),
+    ],
+)
+def test_text_of_nearly_as_many_values_as_rows_warns(values, cure, frame, y):
+    X = frame.assign(price=values(frame["x"]))
+    with pytest.warns(ManyLevelsWarning, match=rf"Feature 'price' is text of \d+ values in 60 rows.*; .*{cure}"):
+        PartialPoolingRegressor(group_features="g", priors={"sigma": 1.0}).fit(X, y)
+
+
+@pytest.mark.parametrize("n_levels", [19, 30])
+def test_text_of_few_values_or_groups_of_many_do_not_warn(n_levels, frame, y):
+    level = np.arange(N) % n_levels
+    X = frame.assign(kind=[f"kind {k}" for k in level], sure=[f"group {k}" for k in range(N)])
+    fixed = {"sigma": 1.0}  # without which groups of one row warn
+    PartialPoolingRegressor(group_features="g", priors=fixed).fit(X[["g", "kind"]], y)
+    PartialPoolingRegressor("y ~ (1 | sure)", priors=fixed).fit(X, y)

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn.utils import assert_all_finite, check_array, column_or_1d
+from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import Interval
 
 from hbsk._data.suspicions import warn_of_weights
-from hbsk._data.table import refuse_lazy
+from hbsk._data.table import DROP_ROWS, check_finite, refuse_lazy
 from hbsk._messages import shown
 
 _FLOATS = [np.float64, np.float32]
@@ -54,13 +54,19 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
     refuse_lazy(y, "y")
     y = _as_column(y)
     if y.dtype.kind in "mM":
-        raise TypeError(f"y has dtype {y.dtype}; {name} needs numbers.")
+        raise TypeError(
+            f"y has dtype {y.dtype}; {name} needs numbers: for example days since a start, "
+            "(y - y.min()) / pandas.Timedelta('1D')."
+        )
     if y.dtype.kind not in "biuf":
         try:
             y = y.astype(np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"y has values that are not numbers: {error}. {name} needs one number per row.") from error
-    assert_all_finite(y, input_name="y", estimator_name=name)
+            raise ValueError(
+                f"y has values that are not numbers: {error}. {name} needs one number per row; two classes are for "
+                "PartialPoolingClassifier, or numbers 0 and 1."
+            ) from error
+    check_finite(y, "y", name, "", DROP_ROWS)
     if y.shape[0] != n_rows:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows, y has "

@@ -10,13 +10,15 @@ import pandas as pd
 
 from hbsk._data.table import Table
 from hbsk._messages import warn
-from hbsk.exceptions import RowOrderWarning, ShrinkageWarning, SuspiciousWeightsWarning
+from hbsk.exceptions import ManyLevelsWarning, RowOrderWarning, ShrinkageWarning, SuspiciousWeightsWarning
 
 # Copies of rows come to less than this share of the rows only where weights are shares of a whole.
 FEWEST_COPIES = 0.1
 # Fractions of copies do not come by the dozen; nor is every row there the same thousands of times.
 MOST_FRACTIONAL_COPIES, MOST_EQUAL_COPIES = 10.0, 1000.0
 LARGEST_VALUE = 1e75
+# Fewer levels are a category, however few the rows.
+FEWEST_MANY_LEVELS = 20
 
 
 def warn_of_weights(weights: np.ndarray) -> None:
@@ -78,6 +80,36 @@ def _is_permuted(index: pd.Index, other: pd.Index) -> bool:
     if len(index) != len(other) or index.equals(other) or not (index.is_unique and other.is_unique):
         return False
     return bool((index.get_indexer(other) >= 0).all())
+
+
+def warn_of_many_levels(columns: Iterable[tuple[str, tuple]], n_rows: int) -> None:
+    """Warn of text features that have a level for every other row or more: numbers as text, ids, names.
+
+    Parameters
+    ----------
+    columns : iterable of (str, tuple)
+        Names of the columns that are categories, and their levels.
+    n_rows : int
+    """
+    for name, levels in columns:
+        if len(levels) < FEWEST_MANY_LEVELS or len(levels) <= n_rows / 2:
+            continue
+        numbers = "they are numbers written as text, of which pandas.to_numeric makes numbers."
+        others = "if it is the group, name it in group_features=; if it is an id or a name, drop it."
+        warn(
+            f"Feature {name!r} is text of {len(levels)} values in {n_rows} rows, each of them a column of the model; "
+            f"{numbers if _are_written_numbers(levels) else others}",
+            ManyLevelsWarning,
+        )
+
+
+def _are_written_numbers(levels: tuple) -> bool:
+    """Tell whether all levels are numbers in text, with a point or a comma."""
+    try:
+        pd.to_numeric(pd.Series(levels).astype(str).str.replace(",", ".", n=1))
+    except ValueError:
+        return False
+    return True
 
 
 def are_measurements(labels: np.ndarray) -> bool:

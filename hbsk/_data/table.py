@@ -16,6 +16,7 @@ from sklearn.utils.validation import validate_data
 from hbsk._messages import shown
 
 ACCEPTED_COLUMNS = "numbers, booleans, strings or categories"
+DROP_ROWS = "drop these rows, from X too"
 
 # Columns of few rows are looked at together where there are more of them.
 FEW_COLUMNS, FEW_ROWS = 20, 1_000
@@ -97,7 +98,7 @@ class Table:
                 continue
             column = self.column(name)
             if isinstance(column, np.ndarray):
-                _check_finite(column, name, estimator_name)
+                check_finite(column, "X", estimator_name, f"Column {name!r} of X: ", "impute them, or drop the rows")
             elif column.isna().any():
                 raise ValueError(
                     f"Input X contains NaN: column {name!r} has {int(column.isna().sum())} missing values. "
@@ -114,12 +115,16 @@ def _take(column: Any, index: np.ndarray | None) -> Any:
     return column[index]
 
 
-def _check_finite(column: np.ndarray, name: str, estimator_name: str) -> None:
+def check_finite(values: np.ndarray, argument: str, estimator_name: str, place: str, cure: str) -> None:
     """scikit-learn's finiteness check, which sums first and only looks at every value when the sum is not finite."""
     try:
-        assert_all_finite(column, estimator_name=estimator_name, input_name="X")
+        assert_all_finite(values, estimator_name=estimator_name, input_name=argument)
     except ValueError as error:
-        raise ValueError(f"Column {name!r} of X: {error}") from None
+        n = np.count_nonzero(pd.isna(values) if values.dtype.kind == "O" else ~np.isfinite(values))
+        raise ValueError(
+            f"{place}{str(error).splitlines()[0]} {n} of the {len(values)} values {'is' if n == 1 else 'are'} missing "
+            f"or infinite, which {estimator_name} does not take: {cure}."
+        ) from None
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -281,6 +286,7 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, gro
             "no encoder at all, since PartialPoolingRegressor and its like code text columns for you. X.toarray() is a "
             "dense array."
         )
+    _refuse_dicts(X)
     if nw.dependencies.is_into_dataframe(X):
         return _read_frame(estimator, X, reset=reset, min_samples=min_samples)
     # Finiteness is checked column by column later: a missing label is not a missing feature.
@@ -290,6 +296,18 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, gro
     _check_n_rows(estimator, array.shape[0], min_samples)
     names = _column_names(estimator, array.shape[1])
     return Table({name: array[:, j] for j, name in enumerate(names)}, array.shape[0])
+
+
+def _refuse_dicts(X: Any) -> None:
+    """Raise for columns or rows by name, which are no table yet."""
+    if isinstance(X, Mapping):
+        is_row = all(isinstance(value, str) or not isinstance(value, Iterable) for value in X.values())
+        kind, cure = f"a {type(X).__name__}", "pandas.DataFrame([X])" if is_row else "pandas.DataFrame(X)"
+    elif isinstance(X, list | tuple) and X and isinstance(X[0], Mapping):
+        kind, cure = f"a {type(X).__name__} of {type(X[0]).__name__}s", "pandas.DataFrame(X)"
+    else:
+        return
+    raise TypeError(f"X is {kind}, and a table with a row for each sample is needed: {cure} makes one.")
 
 
 def _n_rows_of_labels(estimator: Any, X: Any, groups: Any) -> int:
@@ -331,6 +349,11 @@ def refuse_lazy(values: Any, argument: str) -> None:
             f"{argument} is SufficientStatistics, which hold the sums of rows and no rows; they are for fit and "
             f"partial_fit of PartialPoolingRegressor. Pass rows as {argument}: a fit of sums answers about them as one "
             "of rows does."
+        )
+    if argument == "y" and isinstance(values, str):
+        raise ValueError(
+            f"y={values!r} is a text, and one value for each row is needed: pass the column itself, "
+            f"y=data[{values!r}], and X without it. The name of a column is for lazy frames."
         )
     cure = "collect()" if kind.__name__ == "LazyFrame" else _INTO_MEMORY.get(module)
     if cure is not None and hasattr(values, cure.removesuffix("()")):

@@ -10,8 +10,10 @@ import numpy as np
 from hbsk._data.factor import Factor
 from hbsk._data.rows import LEAST_ROWS, FactorSource, Rows, read_rows, read_training_rows
 from hbsk._data.sources import GROUPS, read_keyword
+from hbsk._data.suspicions import warn_of_many_levels
 from hbsk._data.table import Table
 from hbsk._model.design import PopulationDesign, PredictedRows
+from hbsk._model.expressions import Name
 from hbsk._model.formula import ParsedFormula, bind_columns, write_formula
 from hbsk._model.options import Options
 from hbsk._model.specification import Specification, specify
@@ -97,11 +99,23 @@ def read_training_frame(
     weight = rows.sample_weight
     grouped = specify(parsed, rows.features, sample_weight=weight, are_declared=are_declared)
     grouped = _with_groups(grouped, rows)
+    warn_of_many_levels(_category_columns(grouped), rows.n_rows)
     specification = grouped
     if options.pooling == "complete" and parsed.blocks:
         parsed = parsed.without_groups()
         specification = specify(parsed, rows.features, sample_weight=weight, are_declared=are_declared)
     return ModelFrame(specification, grouped), rows
+
+
+def _category_columns(specification: Specification) -> list[tuple[str, tuple]]:
+    """Return the columns of X that are categories by themselves, and their levels."""
+    recipe = specification.recipe
+    found = {
+        component.expression.column: component.levels
+        for component in recipe.components()
+        if component.levels is not None and isinstance(component.expression, Name)
+    }
+    return [(recipe.bindings.get(name, name), levels) for name, levels in found.items()]
 
 
 def factors_in(formula: str, columns: Sequence[str]) -> tuple[tuple[str, ...], ...]:

@@ -1,0 +1,77 @@
+"""What newcomers pass, to every estimator: each error names the argument, what it got, and the cure."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+
+from hbsk import (
+    JamesSteinEstimator,
+    PartialPoolingClassifier,
+    PartialPoolingCountRegressor,
+    PartialPoolingEncoder,
+    PartialPoolingRegressor,
+)
+
+
+@pytest.fixture
+def X(rng):  # noqa: N802 - what tests call it
+    return pd.DataFrame({"g": list("aabbbccccdda"), "x": rng.normal(size=12), "w": rng.normal(size=12)})
+
+
+EVERY = {
+    "regressor": PartialPoolingRegressor(group_features="g"),
+    "classifier": PartialPoolingClassifier(group_features="g"),
+    "counts": PartialPoolingCountRegressor(group_features="g"),
+    "means": JamesSteinEstimator(group_features="g"),
+    "encoder": PartialPoolingEncoder("g"),
+}
+every = pytest.mark.parametrize("model", EVERY.values(), ids=EVERY)
+
+
+@every
+def test_a_missing_y_is_counted_with_the_cure(model, X):
+    y = np.array([0.0, 1.0] * 6)
+    y[4] = np.nan
+    for values in (y, pd.Series(y), list(y)):
+        with pytest.raises(
+            ValueError, match=r"y contains NaN\. 1 of the 12 values is missing .*: drop these rows, from X too"
+        ):
+            clone(model).fit(X, values)
+
+
+@pytest.mark.parametrize("model", [m for name, m in EVERY.items() if name != "encoder"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_missing_feature_is_counted_with_the_cure(model, value, X):
+    X.loc[[2, 5], "x"] = value
+    message = r"Column 'x' of X: .*2 of the 12 values are missing or infinite.*: impute them, or drop the rows"
+    with pytest.raises(ValueError, match=message) as raised:
+        clone(model).fit(X, np.array([0, 1] * 6))
+    assert "natively" not in str(raised.value)
+
+
+@every
+def test_the_name_of_a_column_is_no_y(model, X):
+    with pytest.raises(ValueError, match=r"y='w' is a text.*y=data\['w'\], and X without it\."):
+        clone(model).fit(X, "w")
+
+
+@every
+@pytest.mark.parametrize(
+    ("of", "message"),
+    [
+        (lambda X: X.to_dict("list"), r"X is a dict, .*: pandas\.DataFrame\(X\) makes one"),
+        (lambda X: X.to_dict("records"), r"X is a list of dicts, .*: pandas\.DataFrame\(X\) makes one"),
+        (lambda X: X.to_dict("records")[0], r"X is a dict, .*: pandas\.DataFrame\(\[X\]\) makes one"),
+    ],
+)
+def test_dicts_are_no_tables(model, of, message, X):
+    with pytest.raises(TypeError, match=message):
+        clone(model).fit(of(X), np.array([0, 1] * 6))
+
+
+def test_classes_and_dates_as_y_have_a_cure(X):
+    with pytest.raises(ValueError, match=r"'no'.*PartialPoolingClassifier, or numbers 0 and 1"):
+        clone(EVERY["means"]).fit(X, ["no", "yes"] * 6)
+    with pytest.raises(TypeError, match=r"y has dtype datetime64.*days since a start"):
+        clone(EVERY["regressor"]).fit(X, pd.Series(pd.date_range("2024-01-01", periods=12)))
