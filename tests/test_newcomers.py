@@ -11,6 +11,7 @@ from hbsk import (
     PartialPoolingCountRegressor,
     PartialPoolingEncoder,
     PartialPoolingRegressor,
+    from_json,
 )
 
 
@@ -35,7 +36,7 @@ def test_a_missing_y_is_counted_with_the_cure(model, X):
     y[4] = np.nan
     for values in (y, pd.Series(y), list(y)):
         with pytest.raises(
-            ValueError, match=r"y contains NaN\. 1 of the 12 values is missing .*: drop these rows, from X too"
+            ValueError, match=r"y contains NaN\. 1 of the 12 values is missing .*: leave these rows out"
         ):
             clone(model).fit(X, values)
 
@@ -68,6 +69,30 @@ def test_the_name_of_a_column_is_no_y(model, X):
 def test_dicts_are_no_tables(model, of, message, X):
     with pytest.raises(TypeError, match=message):
         clone(model).fit(of(X), np.array([0, 1] * 6))
+
+
+@pytest.mark.parametrize("argument", ["standard_error", "sample_weight"])
+def test_what_stands_beside_x_is_told_by_its_name(argument, X):
+    values = np.ones(12)
+    values[:2] = np.nan
+    with pytest.raises(
+        ValueError, match=rf"{argument} contains NaN\. 2 of the 12 values are missing or infinite: leave"
+    ):
+        clone(EVERY["regressor"]).fit(X, X["w"], **{argument: values})
+    with pytest.raises(ValueError, match=rf"{argument} must be numbers, one per row: .*'a'"):
+        clone(EVERY["regressor"]).fit(X, X["w"], **{argument: list("abcabcabcabc")})
+
+
+def test_labels_in_a_dict_are_not_all_shown(X):
+    with pytest.raises(TypeError, match=r"groups= takes labels, one for each row of X; got a dict\. A column of X"):
+        PartialPoolingRegressor().fit(X[["x"]], X["w"], groups={"g": X["g"]})
+
+
+def test_a_path_is_no_document():
+    with pytest.raises(
+        ValueError, match=r"this is no JSON.*Where it is the path of a file: Path\(path\)\.read_text\(\)"
+    ):
+        from_json("/tmp/model.json")
 
 
 def test_classes_and_dates_as_y_have_a_cure(X):

@@ -12,7 +12,7 @@ from sklearn.utils import check_array, column_or_1d
 from sklearn.utils._param_validation import Interval
 
 from hbsk._data.suspicions import warn_of_weights
-from hbsk._data.table import DROP_ROWS, check_finite, refuse_lazy
+from hbsk._data.table import check_finite, refuse_lazy
 from hbsk._messages import shown
 
 _FLOATS = [np.float64, np.float32]
@@ -66,7 +66,7 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
                 f"y has values that are not numbers: {error}. {name} needs one number per row; two classes are for "
                 "PartialPoolingClassifier, or numbers 0 and 1."
             ) from error
-    check_finite(y, "y", name, "", DROP_ROWS)
+    check_finite(y, "y")
     if y.shape[0] != n_rows:
         raise ValueError(
             f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows, y has "
@@ -223,11 +223,16 @@ def check_per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
     if isinstance(values, numbers.Real):
         values = np.full(n_rows, float(values))
     # A shape of (n, 1) or (n, k) must not be flattened silently: it is most often a second y or a frame by mistake.
-    values = check_array(values, ensure_2d=False, dtype=_FLOATS, input_name=argument, ensure_min_samples=0)
+    options = {"ensure_2d": False, "ensure_all_finite": False, "ensure_min_samples": 0}
+    try:
+        values = check_array(values, dtype=_FLOATS, input_name=argument, **options)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{argument} must be numbers, one per row: {error}") from error
     if values.ndim != 1:
         raise ValueError(f"{argument} must be 1-D, one number per row; got an array of shape {values.shape}.")
     if values.shape[0] != n_rows:
         raise ValueError(f"{argument} has {values.shape[0]} values, but X has {n_rows} rows.")
+    check_finite(values, argument)
     return values.astype(np.float64, copy=False)
 
 

@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from hbsk._data.checks import about_origin, check_target
 from hbsk._data.responses import read_classes
-from hbsk._data.table import DROP_ROWS, check_finite, refuse_lazy
+from hbsk._data.table import check_finite, refuse_lazy
 from hbsk._messages import warn
 from hbsk.exceptions import ManyClassesWarning
 
@@ -84,7 +84,7 @@ def _kind_of(y: Any, name: str) -> str:
     """Tell what y is, "continuous" where numbers do not vary."""
     values = np.asarray(y)
     if values.dtype.kind == "f":  # before it is looked through for integers
-        check_finite(values, "y", name, "", DROP_ROWS)
+        check_finite(values, "y")
     kind = type_of_target(y, input_name="y")
     if kind not in ("continuous", "binary", "multiclass"):
         raise ValueError(

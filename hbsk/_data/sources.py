@@ -17,6 +17,7 @@ from hbsk._data.table import Table, label_column, refuse_lazy
 from hbsk._messages import quoted, shown
 
 GROUPS = "groups"
+LONGEST_SHOWN = 80  # characters of a value in a message
 
 
 @dataclass(frozen=True)
@@ -214,9 +215,9 @@ def read_keyword(groups: Any, table: Table) -> dict[str, Values]:
 
 def _keyword_columns(groups: Any) -> dict[str, Values]:
     if isinstance(groups, (str, bytes, Mapping, Set)) or not hasattr(groups, "__len__"):
+        got = shown(groups) if len(shown(groups)) <= LONGEST_SHOWN else f"a {type(groups).__name__}"
         raise TypeError(
-            f"groups= takes labels, one for each row of X; got {shown(groups)}. A column of X is named by "
-            "group_features=."
+            f"groups= takes labels, one for each row of X; got {got}. A column of X is named by group_features=."
         )
     if nw.dependencies.is_into_dataframe(groups):
         if isinstance(groups, pd.DataFrame):

@@ -16,7 +16,7 @@ from sklearn.utils.validation import validate_data
 from hbsk._messages import shown
 
 ACCEPTED_COLUMNS = "numbers, booleans, strings or categories"
-DROP_ROWS = "drop these rows, from X too"
+DROP_ROWS = "leave these rows out, of X too"
 
 # Columns of few rows are looked at together where there are more of them.
 FEW_COLUMNS, FEW_ROWS = 20, 1_000
@@ -98,7 +98,7 @@ class Table:
                 continue
             column = self.column(name)
             if isinstance(column, np.ndarray):
-                check_finite(column, "X", estimator_name, f"Column {name!r} of X: ", "impute them, or drop the rows")
+                check_finite(column, "X", "impute them, or drop the rows", f"Column {name!r} of X: ")
             elif column.isna().any():
                 raise ValueError(
                     f"Input X contains NaN: column {name!r} has {int(column.isna().sum())} missing values. "
@@ -115,15 +115,15 @@ def _take(column: Any, index: np.ndarray | None) -> Any:
     return column[index]
 
 
-def check_finite(values: np.ndarray, argument: str, estimator_name: str, place: str, cure: str) -> None:
+def check_finite(values: np.ndarray, argument: str, cure: str = DROP_ROWS, place: str = "") -> None:
     """scikit-learn's finiteness check, which sums first and only looks at every value when the sum is not finite."""
     try:
-        assert_all_finite(values, estimator_name=estimator_name, input_name=argument)
+        assert_all_finite(values, input_name=argument)
     except ValueError as error:
         n = np.count_nonzero(pd.isna(values) if values.dtype.kind == "O" else ~np.isfinite(values))
         raise ValueError(
             f"{place}{str(error).splitlines()[0]} {n} of the {len(values)} values {'is' if n == 1 else 'are'} missing "
-            f"or infinite, which {estimator_name} does not take: {cure}."
+            f"or infinite: {cure}."
         ) from None
 
 

@@ -24,7 +24,8 @@ def parse_json(text: str, wanted: str) -> Any:
     try:
         return json.loads(text, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{wanted}; this is no JSON: {error}.") from error
+        cure = "" if "{" in text else " Where it is the path of a file: Path(path).read_text()."
+        raise ValueError(f"{wanted}; this is no JSON: {error}.{cure}") from error
 
 
 def _refuse_constant(name: str) -> None:

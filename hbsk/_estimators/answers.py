@@ -385,9 +385,10 @@ class PosteriorAnswersMixin:
         Returns
         -------
         table : DataFrame
-            Indexed by label, sorted by ``expected_rank``: ``mean``, ``expected_rank``, ``rank_sd``, ``p_best``,
-            ``p_top_<top>``. Ranks are those among all groups. From joint draws, with the estimator's `random_state` (0
-            if it has none).
+            Indexed by label, sorted by ``expected_rank``: ``mean`` (of classes and counts that of the log odds or log
+            rate, which ``group_effects(scale="response")`` tells as probability or rate), ``expected_rank``,
+            ``rank_sd``, ``p_best``, ``p_top_<top>``. Ranks are those among all groups. From joint draws, with the
+            estimator's `random_state` (0 if it has none).
         """
         return ranks_of_groups(self, term, factor, ascending, top, at).iloc[:top]
 
