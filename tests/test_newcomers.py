@@ -83,6 +83,11 @@ def test_what_stands_beside_x_is_told_by_its_name(argument, X):
         clone(EVERY["regressor"]).fit(X, X["w"], **{argument: list("abcabcabcabc")})
 
 
+def test_a_frame_beside_x_is_told_how_to_be_a_column(X):
+    with pytest.raises(ValueError, match=r"exposure must be 1-D.* \(12, 1\): a column of a frame is data\['name'\]"):
+        clone(EVERY["counts"]).fit(X, np.arange(12), exposure=X[["x"]])
+
+
 def test_labels_in_a_dict_are_not_all_shown(X):
     with pytest.raises(TypeError, match=r"groups= takes labels, one for each row of X; got a dict\. A column of X"):
         PartialPoolingRegressor().fit(X[["x"]], X["w"], groups={"g": X["g"]})

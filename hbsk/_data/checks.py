@@ -229,7 +229,8 @@ def check_per_row(values: Any, n_rows: int, argument: str) -> np.ndarray:
     except (TypeError, ValueError) as error:
         raise type(error)(f"{argument} must be numbers, one per row: {error}") from error
     if values.ndim != 1:
-        raise ValueError(f"{argument} must be 1-D, one number per row; got an array of shape {values.shape}.")
+        cure = ": a column of a frame is data['name'], not data[['name']]" if values.shape == (n_rows, 1) else ""
+        raise ValueError(f"{argument} must be 1-D, one number per row; got an array of shape {values.shape}{cure}.")
     if values.shape[0] != n_rows:
         raise ValueError(f"{argument} has {values.shape[0]} values, but X has {n_rows} rows.")
     check_finite(values, argument)
