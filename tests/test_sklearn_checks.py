@@ -5,7 +5,6 @@ import pytest
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hbsk import PartialPoolingClassifier, PartialPoolingCountRegressor, PartialPoolingRegressor
-from hbsk._data.rows import UNKNOWN_GROUPS
 
 # The checks call `fit(X, y)` on columns of measurements: there are no groups, or the group column is a strange one.
 # Some of their data hold columns that are combinations of others (make_classification), one row of each pair of labels,
@@ -20,27 +19,23 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:sigma is held at:hbsk.exceptions.ConvergenceWarning",
 )
 
-# Each option where it takes another path: what happens to groups needs a column of them, and `correlated` slopes.
+CLASSES = (PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor)
+# Each option where it takes another path: what happens to groups needs a column of them, and `correlated` slopes. What
+# is answered for unknown groups is read in one place, for groups that are pooled and for others.
 ESTIMATORS = [
-    PartialPoolingRegressor(),
-    PartialPoolingRegressor(pooling="complete"),
-    PartialPoolingRegressor(group_features=-1),
-    *(PartialPoolingRegressor(group_features=-1, pooling=pooling) for pooling in ("complete", "none")),
-    PartialPoolingRegressor(group_features=-1, unknown_groups="nan"),
-    PartialPoolingRegressor(group_features=0, unknown_groups="error"),
-    *(PartialPoolingRegressor(group_features=[0, 1], unknown_groups=policy) for policy in UNKNOWN_GROUPS),
-    PartialPoolingRegressor("y ~ 1 + (1 | x0/x1)"),
-    PartialPoolingClassifier(),
-    PartialPoolingClassifier(pooling="complete"),
-    PartialPoolingClassifier(group_features=-1),
-    *(PartialPoolingClassifier(group_features=-1, pooling=pooling) for pooling in ("complete", "none")),
-    PartialPoolingClassifier(group_features=-1, unknown_groups="nan"),
-    PartialPoolingClassifier(group_features=0, unknown_groups="error"),
-    PartialPoolingCountRegressor(),
-    PartialPoolingCountRegressor(pooling="complete"),
-    *(PartialPoolingCountRegressor(group_features=-1, pooling=pooling) for pooling in ("partial", "complete", "none")),
-    PartialPoolingCountRegressor(group_features=-1, unknown_groups="nan"),
-    PartialPoolingCountRegressor(group_features=0, unknown_groups="error"),
+    *(
+        estimator
+        for cls in CLASSES
+        for estimator in (
+            cls(),
+            cls(group_features=-1),
+            cls(group_features=-1, pooling="complete"),
+            cls(group_features=-1, pooling="none", unknown_groups="nan"),
+            cls(group_features=0, pooling="none", unknown_groups="error"),
+        )
+    ),
+    PartialPoolingRegressor(group_features=[0, 1], unknown_groups="nan"),
+    PartialPoolingRegressor("y ~ 1 + (1 | x0/x1)", unknown_groups="error"),
 ]
 
 
@@ -53,7 +48,7 @@ def contradictions(estimator):
             found[f"check_{check}"] = "partial_fit takes one grouping factor"
     if first_column_is_labels and estimator.unknown_groups != "error":
         found["check_estimators_nan_inf"] = "a missing label in predict is a new group, as the policy says"
-    if estimator.group_features is None:
+    if estimator.group_features is None and estimator.formula is None:
         return found
     is_classifier = isinstance(estimator, PartialPoolingClassifier)
     # a label cannot be NaN: the classifier refuses what others answer with NaN
@@ -72,6 +67,14 @@ def contradictions(estimator):
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=contradictions, xfail_strict=True)
 def test_check(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_without_groups_there_is_nothing_to_pool(cls, rng):
+    """So the checks of complete pooling without groups are those of the default."""
+    X, y = rng.normal(size=(30, 2)), rng.integers(0, 2, 30)
+    partial, complete = cls().fit(X, y), cls(pooling="complete").fit(X, y)
+    np.testing.assert_array_equal(complete.predict(X), partial.predict(X))
 
 
 @pytest.mark.parametrize("group_features", [-1, 0, [0, 1]])

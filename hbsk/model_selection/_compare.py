@@ -20,13 +20,13 @@ from sklearn.utils.validation import _num_samples, has_fit_parameter
 from hbsk._data.checks import check_target, check_weights
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import refuse_lazy
+from hbsk._estimators.partial_pooling import PartialPoolingBase
 from hbsk._messages import shown
 from hbsk.model_selection import _scores
 from hbsk.model_selection._questions import questions
 from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
 from hbsk.model_selection._scorers import GroupScorer
 from hbsk.model_selection._splitters import refuse_name
-from hbsk.partial_pooling import PartialPoolingRegressor
 
 __all__ = ["compare_estimators"]
 
@@ -357,9 +357,9 @@ def _weights(estimator: Any, weight: np.ndarray | None) -> dict[str, Any]:
 
 
 def _import_before_timing(estimator: Any) -> None:
-    """Import what PartialPoolingRegressor imports on first need: it costs seconds, once a process."""
+    """Import what sampling by NUTS imports on first need: it costs seconds, once a process."""
     parts = [estimator, *(estimator.get_params().values() if hasattr(estimator, "get_params") else ())]
-    if any(isinstance(part, PartialPoolingRegressor) for part in parts):
+    if any(isinstance(part, PartialPoolingBase) and part.inference == "nuts" for part in parts):
         import bambi  # noqa: F401
 
 
