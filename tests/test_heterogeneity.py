@@ -1,5 +1,6 @@
 """Random-effects analyses: against metafor, exact sums over pairs, F ratios of analysis of variance."""
 
+from contextlib import nullcontext
 from fractions import Fraction
 
 import numpy as np
@@ -20,15 +21,13 @@ INTERVALS = ("tau2_interval", "tau_interval", "I2_interval", "H2_interval", "pre
 
 def analyse(data, method="reml", moderators="~1", coverage=0.95, **parameters):
     """Return the analysis of one row a study, given in groups=."""
-    target = {"target": "regression"} if moderators == "~x" else {}
+    target = {} if moderators == "~1" else {"target": "regression"}
     estimator = JamesSteinEstimator(between_group_variance=method, **target, **parameters)
-    x = data["x"] if moderators == "~x" else np.zeros(len(data["yi"]))
-    few = len(data["yi"]) < 4
-    if few:
-        with pytest.warns(ShrinkageWarning):
-            estimator.fit(np.array(x)[:, None], data["yi"], np.arange(len(x)), standard_error=data["sei"])
-    else:
-        estimator.fit(np.array(x)[:, None], data["yi"], np.arange(len(x)), standard_error=data["sei"])
+    columns = {"~1": [], "~x": ["x"], "~x + z": ["x", "z"]}[moderators]
+    k = len(data["yi"])
+    X = np.column_stack([data[name] for name in columns]) if columns else np.zeros((k, 1))
+    with pytest.warns(ShrinkageWarning) if k < 4 else nullcontext():
+        estimator.fit(X, data["yi"], np.arange(k), standard_error=data["sei"])
     return estimator.heterogeneity(coverage)
 
 

@@ -2,8 +2,8 @@
 #
 # Run by hand, from this folder:   Rscript heterogeneity_reference.R
 #
-# Data: `bcg` is escalc(measure = "RR") of the counts in hbsk/datasets/data/bcg.csv, not rounded; the others are written
-# below. Each analysis is there twice: `tight`, iterated to 1e-13, and `printed`, with metafor's own tolerances (1e-5 of
+# Data: `bcg` is escalc(measure = "RR") of the counts in hbsk/datasets/data/bcg.csv, not rounded; `expectancy` is
+# dat.raudenbush1985, by weeks of contact and individual tests; the others are written below. Each analysis is there twice: `tight`, iterated to 1e-13, and `printed`, with metafor's own tolerances (1e-5 of
 # tau2 in rma, .Machine$double.eps^0.25 in confint, whose upper end stops at 100). I2 is a percentage.
 
 suppressMessages({
@@ -21,6 +21,9 @@ data <- list(
   two = data.frame(yi = c(0.2, 0.9), sei = c(0.1, 0.15)),
   empty = data.frame(yi = c(0.50, 0.51, 0.49, 0.505), sei = c(0.3, 0.2, 0.25, 0.4)),
   wide = data.frame(yi = c(-30.1, 12.7, 3.3, 45.9, -8.2), sei = c(1.5, 2.1, 0.7, 3.0, 1.1)),
+  expectancy = with(dat.raudenbush1985, data.frame(
+    yi = as.numeric(yi), sei = sqrt(as.numeric(vi)), x = weeks, z = as.numeric(setting == "indiv")
+  )),
   unequal = data.frame(yi = c(0.3, 0.9, -1.2, 500, 2.5), sei = c(1e-3, 0.5, 1.2, 1e3, 0.8))
 )
 
@@ -54,7 +57,8 @@ both <- function(name, mods, method) {
 models <- list()
 for (method in c("REML", "ML", "DL", "PM")) models <- c(models, list(both("bcg", ~ 1, method)))
 for (method in c("REML", "DL", "PM")) models <- c(models, list(both("bcg", ~ x, method)))
-for (name in setdiff(names(data), "bcg")) {
+for (method in c("REML", "DL", "PM")) models <- c(models, list(both("expectancy", ~ x + z, method)))
+for (name in setdiff(names(data), c("bcg", "expectancy"))) {
   for (method in c("REML", "DL", "PM")) models <- c(models, list(both(name, ~ 1, method)))
 }
 output <- list(

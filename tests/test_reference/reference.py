@@ -45,7 +45,7 @@ def heterogeneity_models() -> list[dict[str, Any]]:
 
 
 def heterogeneity_data(name: str) -> dict[str, list[float]]:
-    """Return effects yi, standard errors sei and perhaps a moderator x of heterogeneity.json."""
+    """Return effects yi, standard errors sei and perhaps moderators x, z of heterogeneity.json."""
     return json.loads((HERE / "heterogeneity.json").read_text(encoding="utf-8"))["data"][name]
 
 
