@@ -117,16 +117,22 @@ def derived_diagnostics(posterior, names, values_of) -> pd.DataFrame:
 
 
 def marginal_diagnostics(
-    specification, posterior, *, sigma_is_parameter: bool, common: tuple[np.ndarray, np.ndarray] | None = None
+    specification,
+    posterior,
+    *,
+    sigma_is_parameter: bool,
+    common: tuple[np.ndarray, np.ndarray] | None = None,
+    mixture: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> pd.DataFrame:
     """Return the table of diagnostics of the marginal engine.
 
     Effective sample sizes are posterior variance over squared Monte Carlo error, of the mean (bulk) and of the
     probabilities in the 5 % tails (tail); of logarithms where there is no posterior variance, infinite where the nodes
-    are a quadrature. With ``common``, means and sds of the coefficients at nodes, of those alone that a fit judges.
+    are a quadrature. With ``common``, means and sds of the coefficients at nodes, of those alone that a fit judges;
+    ``mixture`` is what stands for `Posterior.common_mixture`, where that is smoother than the nodes are.
     """
     if common is None:
-        common, judged = posterior.common_mixture(), slice(None)
+        common, judged = posterior.common_mixture() if mixture is None else mixture, slice(None)
     else:
         judged = _most_affected(*common, posterior.weight)
     common, common_sd = (part[:, judged] for part in common)

@@ -28,6 +28,7 @@ from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
+from hbsk._posterior.node_kernels import NodeKernels, Unskewed
 from hbsk._posterior.nodes import usable_nodes
 from hbsk._posterior.parts import (
     BLOCK_ELEMENTS,
@@ -40,12 +41,11 @@ from hbsk._posterior.parts import (
 )
 from hbsk._posterior.skew_normals import SHARES, skew_normals
 
-COMPUTED = ("_effects",)
+COMPUTED = ("_effects", "_kernels")
 # Of more nodes so many stand for all: what is asked of a posterior costs as much for every node.
 MOST_NODES = 2_048
-# Width of kernels on nodes, in posterior sds times the fifth root of their number (Silverman 1986, eq. 3.28); points of
-# the law of the variance parameters, and which quasi-random ones.
-KERNEL_WIDTH, LAW_POINTS, LAW_SALT = 1.06, 8_192, 700
+# Points of the law of the variance parameters, and which quasi-random ones.
+LAW_POINTS, LAW_SALT = 8_192, 700
 
 
 @dataclass(frozen=True)
@@ -124,22 +124,11 @@ class GeneralizedPosterior(Posterior):
 
     def common_mixture(self) -> tuple[np.ndarray, np.ndarray]:
         """Return means and sds, each (n_nodes, p), of the coefficients of the raw columns: nodes as kernels."""
-        return self._kernels(self._raw_common)
+        return self._kernels.of(self._raw_common)
 
-    def _kernels(self, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return means and sds of normal kernels on values (n_nodes, k) of the nodes, with their mean and variance.
-
-        Nodes are drawn towards their mean by what kernels add to the variance (West 1993, J. R. Stat. Soc. B 55), of
-        the width of Silverman's rule: ends of intervals would else be those of the outermost nodes.
-        """
-        mean = self.weight @ values
-        sd = np.sqrt(self.weight @ (values - mean) ** 2)
-        width = self._kernel_width
-        return mean + np.sqrt(1.0 - width**2) * (values - mean), np.broadcast_to(width * sd, values.shape)
-
-    @property
-    def _kernel_width(self) -> float:
-        return float(min(KERNEL_WIDTH * np.sum(self.weight**2) ** 0.2, 0.9))
+    @cached_property
+    def _kernels(self) -> NodeKernels:
+        return NodeKernels.of_nodes(self.weight, self.theta, self.factor)
 
     @property
     def _raw_common(self) -> np.ndarray:
@@ -162,13 +151,16 @@ class GeneralizedPosterior(Posterior):
         if not n_theta:
             return self.variance_nodes(), self.weight, self.replicate
         repeats = -(-LAW_POINTS // self.n_nodes)
-        mean = self.weight @ self.theta
-        deviation = self.theta - mean
+        unskewed = Unskewed(self.theta, self.weight)
+        moved = unskewed(self.theta)
+        mean = self.weight @ moved
+        deviation = moved - mean
         root = semidefinite_cholesky((self.weight[:, None] * deviation).T @ deviation)
-        width = self._kernel_width
+        width = self._kernels.silverman
         uniforms = unit_cube_points(n_theta, -(-repeats * self.n_nodes // N_REPLICATES), LAW_SALT)
         noise = ndtri(uniforms[: repeats * self.n_nodes]) @ root.T
-        theta = mean + np.sqrt(1.0 - width**2) * np.repeat(deviation, repeats, axis=0) + width * noise
+        moved = mean + np.sqrt(1.0 - width**2) * np.repeat(deviation, repeats, axis=0) + width * noise
+        theta = unskewed.inverse(moved)
         factor = self.parameters.points(theta).relative_factor
         weight = np.repeat(self.weight / repeats, repeats)
         return self._variance_of(factor), weight, np.repeat(self.replicate, repeats)
@@ -178,7 +170,8 @@ class GeneralizedPosterior(Posterior):
 
     def diagnostics(self, specification, *, sigma_is_parameter: bool = False):
         """Return Monte Carlo errors of every parameter."""
-        return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter)
+        mixture = self._kernels.narrow(self._raw_common)
+        return marginal_diagnostics(specification, self, sigma_is_parameter=sigma_is_parameter, mixture=mixture)
 
     # rows
 
@@ -224,11 +217,11 @@ class GeneralizedPosterior(Posterior):
         """Return the mixture of the linear predictor of rows: three normals for each node."""
         mean, variance, third = self.row_laws(x, z, codes)
         if not self.n_groups:
-            mean, sd = self._kernels(mean)
+            mean, sd = self._kernels.of(mean)
             return RowMixture(self.weight, mean, sd**2)
         bare = ~z[0].any(axis=1)  # of common coefficients alone
         if bare.any():
-            mean[:, bare], sd = self._kernels(mean[:, bare])
+            mean[:, bare], sd = self._kernels.of(mean[:, bare])
             variance[:, bare] = sd**2
         return self._skew_mixture(mean, variance, third)
 

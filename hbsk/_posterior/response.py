@@ -181,10 +181,11 @@ def _strata(posterior) -> tuple[np.ndarray, np.ndarray] | None:
 
 def _largest_skewness(posterior) -> float:
     """Return the largest skewness of a coefficient over the nodes."""
-    common, _ = posterior.common_mixture()
+    common, sds = posterior.common_mixture()
     deviation = common - posterior.weight @ common
-    sd = np.sqrt(posterior.weight @ deviation**2)
-    return float(np.max(np.abs(standardised(posterior.weight @ deviation**3, sd)), initial=0.0))
+    sd = np.sqrt(posterior.weight @ (deviation**2 + sds**2))
+    third = posterior.weight @ (deviation**3 + 3.0 * deviation * sds**2)
+    return float(np.max(np.abs(standardised(third, sd)), initial=0.0))
 
 
 def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:

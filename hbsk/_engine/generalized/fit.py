@@ -33,7 +33,7 @@ POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
 # Of all axes together, beyond which no finer rule is tried.
 MOST_POINTS = 130
 # Nodes of the first round by numbers of groups, and of many columns or of several variance parameters and few groups.
-GROUPS, NODES, NODES_OF_WIDE = (200, 1_000, 4_000), (256, 128, 64, 32), 1024
+GROUPS, NODES, NODES_OF_WIDE = (200, 1_000), (256, 128, 64), 1024
 # Share of effective nodes from which on more of the same are as good as others.
 EFFICIENT = 0.4
 # Error of a difference of log densities that is let pass, so many sds of theta from its mode: where it grows evenly the
