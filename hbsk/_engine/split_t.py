@@ -74,15 +74,24 @@ class SplitT:
 
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return the log density at points (n, d)."""
+        z, log_width = self._standardised(theta)
+        log_axis = log_t(z) + np.log(2.0 / (self.below + self.above))
+        return log_axis.sum(axis=1) - np.linalg.slogdet(self.scale)[1] - log_width
+
+    def log_normal_ratio(self, theta: np.ndarray) -> np.ndarray:
+        """Return the log density, up to a constant, of the split normal law that was inflated, over that of the t."""
+        z, _ = self._standardised(theta)
+        return np.sum(-0.5 * (INFLATION * z) ** 2 - log_t(z), axis=1)
+
+    def _standardised(self, theta):
+        """Return where points are on the axes, in the lengths of these, and the logs of how much wider axes are."""
         z = np.linalg.solve(self.scale, (theta - self.centre).T).T
         log_width = np.zeros(len(z))
         for axis in reversed(self._wider_axes):
             of_axis = self._log_width(z, axis)
             z[:, axis] *= np.exp(-of_axis)
             log_width += of_axis
-        z = z / np.where(z < 0, self.below, self.above)
-        log_axis = log_t(z) + np.log(2.0 / (self.below + self.above))
-        return log_axis.sum(axis=1) - np.linalg.slogdet(self.scale)[1] - log_width
+        return z / np.where(z < 0, self.below, self.above), log_width
 
     @property
     def _wider_axes(self) -> list[int]:
