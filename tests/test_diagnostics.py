@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from arviz_stats.base import array_stats
 from sklearn.exceptions import ConvergenceWarning as SklearnConvergenceWarning
 
+from hbsk import PartialPoolingRegressor
 from hbsk._posterior.diagnostics import _sampled_diagnostics, warn_if_unreliable
 from hbsk.exceptions import ConvergenceWarning
 
@@ -15,6 +17,22 @@ def test_what_stands_still_has_no_r_hat_and_no_warning(rng):
     assert table.loc["sigma", "r_hat"] < 1.1
     assert np.isnan(table.loc["Intercept", "r_hat"])
     assert table.loc["sigma", "ess_bulk"] > 100
+
+
+def test_errors_are_those_of_the_ends_that_the_summary_shows(rng):
+    X = pd.DataFrame({"g": np.repeat(np.arange(6), 4)})
+    model = PartialPoolingRegressor(group_features="g").fit(X, X["g"] + rng.normal(size=24))
+    ends = list(model.summary().columns[-2:])
+    assert ends == ["eti95_lb", "eti95_ub"]
+    assert [name for name in model.diagnostics_ if "eti" in name] == [f"mcse_{end}" for end in ends]
+
+
+def test_errors_of_sampled_ends_are_those_of_their_quantiles(rng):
+    values = rng.normal(size=(400, 1))
+    found = _sampled_diagnostics(["sigma"], values, 4, 0, np.ones(0, dtype=bool)).loc["sigma"]
+    for end, level in (("lb", 0.025), ("ub", 0.975)):
+        wanted = array_stats.mcse(values.reshape(4, 100), method="quantile", prob=level, chain_axis=0, draw_axis=1)
+        assert found[f"mcse_eti95_{end}"] == pytest.approx(wanted)
 
 
 def table(**columns):

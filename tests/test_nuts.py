@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from arviz_stats.base import array_stats
 
 from hbsk._bambi import sampling as nuts
 from hbsk._bambi.model import build_model
@@ -97,6 +98,9 @@ def test_diagnostics_have_the_names_of_the_user_and_leave_out_what_is_constant(s
     assert list(table.index) == ["Intercept", *(f"1|school[{s}]" for s in "ABCDEFGH")]
     errors = ["mcse_mean", "mcse_sd", "mcse_eti95_lb", "mcse_eti95_ub"]
     assert list(table.columns) == ["r_hat", "ess_bulk", "ess_tail", *errors]
+    for end, level in (("lb", 0.025), ("ub", 0.975)):
+        wanted = array_stats.mcse(schools.b[..., 0], method="quantile", prob=level, chain_axis=0, draw_axis=1)
+        assert table.loc["Intercept", f"mcse_eti95_{end}"] == pytest.approx(wanted)
     assert table["r_hat"].max() < 1.03
     names = nuts.diagnose(slopes.draws).index
     assert {"cat[b]", "sigma", "cat[c]|my group_sigma", "corr_my group[1, cat[b]]", "cat[b]|my group[s]"} <= set(names)

@@ -8,8 +8,8 @@ import pandas as pd
 from hbsk._engine.integrate import monte_carlo_error
 from hbsk._engine.settings import DEFAULT
 from hbsk._engine.variance_parameters import RESIDUAL_SD_FLOOR
-from hbsk._messages import listed, warn
-from hbsk._posterior.accuracy import END_LEVELS, TAIL_LEVELS, mixture_accuracy, variance_accuracy
+from hbsk._messages import interval_columns, listed, warn
+from hbsk._posterior.accuracy import END_LEVELS, INTERVAL, TAIL_LEVELS, mixture_accuracy, variance_accuracy
 from hbsk._posterior.orders import OF_VARIANCE, common_orders, variance_orders
 from hbsk.exceptions import ConvergenceWarning
 
@@ -23,7 +23,7 @@ PARETO_K_THRESHOLD = DEFAULT.pareto_k_limit
 
 # Monte Carlo error of an sd or of an end of an interval, in posterior sds, that is told.
 MCSE_THRESHOLD = 0.1
-ERRORS = ["mcse_sd", "mcse_eti95_lb", "mcse_eti95_ub"]
+ERRORS = ["mcse_sd", *(f"mcse_{end}" for end in interval_columns(INTERVAL))]
 COLUMNS = ["r_hat", "ess_bulk", "ess_tail", "mcse_mean", *ERRORS, "divergences", "pareto_k", "in_model"]
 # A residual sd is near its floor up to this many times it, and held there with this share of its posterior.
 NEAR_FLOOR, SHARE_AT_FLOOR = 2.0, 0.01
