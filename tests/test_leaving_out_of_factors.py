@@ -10,7 +10,7 @@ from hbsk import PartialPoolingRegressor
 from hbsk._posterior.draws import DrawsLocation, DrawsPosterior
 from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection import compare, loo, waic
-from hbsk.model_selection._variance_grid import grid_of_draws
+from hbsk.model_selection._variance_grid import UnitScores, grid_of_draws, largest_good_k, leave_out
 from tests.grouped_data import FIXED_SDS
 
 FORMULA = "x + (x || a) + (1 | b)"
@@ -258,3 +258,19 @@ def test_more_than_fifty_large_levels_are_refused():
     model = PartialPoolingRegressor(group_features=["a", "b"]).fit(X, y)
     with pytest.raises(ValueError, match=r"would fit 51 groups again, those of more than 500 rows; at most 50 are"):
         loo(model, X, y, unit="group", factor="a")
+
+
+def test_units_that_change_no_weight_are_not_told_bad_by_few_nodes():
+    """Thirty-two nodes: Pareto's law of the six largest weights says more than good_k of most rows of large data."""
+    rng = np.random.default_rng(0)
+    weight = rng.dirichlet(np.full(32, 8.0))
+    densities = 0.05 * rng.normal(size=(32, 40))
+    densities[:, 1] = -4.0 * rng.exponential(size=32)  # a unit that nodes disagree on
+    unresolved = np.zeros((32, 40), dtype=bool)
+    unresolved[:, 2] = True
+    left_out = leave_out(UnitScores(densities, densities, unresolved), weight)
+    harmonic = -np.log(weight @ np.exp(-densities))
+    np.testing.assert_allclose(np.delete(left_out.elpd, 1), np.delete(harmonic, 1), atol=1e-14)
+    assert left_out.pareto_k[1] > largest_good_k(32)
+    assert left_out.pareto_k[2] == np.inf
+    np.testing.assert_array_equal(np.delete(left_out.pareto_k, [1, 2]), 0.0)
