@@ -11,6 +11,22 @@ os.environ.setdefault("PYTENSOR_FLAGS", "traceback__limit=0")
 import numpy as np
 import pytest
 
+# Files that use the fixture `crossed`.
+SAMPLED = {f"tests/test_{name}.py" for name in ("arviz", "comparing_groups", "crossed_factors", "group_effects")}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Give the files of `crossed` to one process, as if they were one: it compiles for half a minute."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduling(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            file = super()._split_scope(nodeid)
+            return "crossed" if file in SAMPLED else file
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
+
 
 @pytest.fixture
 def rng() -> np.random.Generator:
