@@ -8,7 +8,7 @@ from scipy.linalg import block_diag
 from scipy.stats import multivariate_normal
 
 from hbsk._engine import crossed_maps, crossed_passes, crossed_propriety
-from hbsk._engine.crossed import crossed_model, integrate_crossed
+from hbsk._engine.crossed import crossed_model, integrate_crossed, quasi_newton_mode
 from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.crossed_propriety import crossed_tails
 from hbsk._engine.crossed_sums import collect_pairs, merge_pairs
@@ -354,3 +354,17 @@ def test_contrasts_that_inform_sds_are_counted_as_by_a_dense_rank(columns, neste
     rank = np.linalg.matrix_rank(together) - 2
     whitened = np.linalg.inv(np.linalg.cholesky(X[:, flat].T @ X[:, flat])).T
     assert crossed_propriety._n_informed(columns, model.sums, flat, whitened) == rank
+
+
+def test_a_search_that_hardly_gains_ends():
+    n_looks = 0
+
+    def value_and_gradient(theta):  # a gradient that is none of the value, which gains at every tenth look
+        nonlocal n_looks
+        n_looks += 1
+        return np.array([float(n_looks // 10)]), np.full_like(theta, 3.0)
+
+    mode, precision = quasi_newton_mode(value_and_gradient, np.zeros(2), np.eye(2))
+    assert n_looks < 120
+    assert np.isfinite(mode).all()
+    assert np.isfinite(precision).all()

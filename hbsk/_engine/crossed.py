@@ -50,6 +50,9 @@ ERROR_OF_SPREADS = 0.2
 # Search for the mode: size of the gradient, in posterior sds by its own curvature, at which one step is taken unseen.
 CLOSE_TO_MODE = 0.1
 MOST_STEPS, MOST_HALVINGS = 60, 12
+# Gradients that are looked at for it in all (fifteen are usual), and nodes, where log-determinants are estimated: where
+# effects nearly explain y each may take a thousand solves' worth of steps.
+MOST_LOOKS, MOST_STOCHASTIC_NODES = 100, 512
 # Share of a posterior sd over which gradients are differenced.
 DIFFERENCE = 0.3
 
@@ -213,6 +216,9 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
     first = NODES_OF_FEW if is_small else LEAST_NODES
     if not is_small:
         first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
+    most = settings.max_nodes_of_many if n_dim >= MANY_DIMENSIONS else settings.max_nodes
+    if model.passes.is_stochastic:
+        most = min(most, MOST_STOCHASTIC_NODES)
     progress.stage = "weighing nodes"
     nodes = importance_sample(
         model.evaluate,
@@ -220,7 +226,7 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
         monitored_values(tails),
         broad=drawn_from.broad,
         first_per_replicate=first // N_REPLICATES,
-        max_nodes=settings.max_nodes_of_many if n_dim >= MANY_DIMENSIONS else settings.max_nodes,
+        max_nodes=most,
         error_target=settings.error_target,
         salt=settings.salt,
         refit=drawn_from.refit,
@@ -278,8 +284,11 @@ def quasi_newton_mode(
     inverse : ndarray of shape (d, d)
         The guess.
     """
+    n_looks = 0
 
     def look(theta):
+        nonlocal n_looks
+        n_looks += 1
         value, gradient = value_and_gradient(theta[None])
         return value[0], gradient[0]
 
@@ -287,6 +296,8 @@ def quasi_newton_mode(
     value, gradient = look(x)
     n_seen = 0
     for _ in range(MOST_STEPS):
+        if n_looks > MOST_LOOKS:
+            break
         step = inverse @ gradient
         largest = np.abs(step).max()
         step = step / max(largest, 1.0)
