@@ -343,7 +343,7 @@ def test_finer_grids_interpolate_cubics_from_end_to_end(n_points):
     at = np.arange(n_points)
     finer = np.linspace(0, n_points - 1, _node_algebra.FINER * (n_points - 1) + 1)
     for power in range(4):
-        found = at.astype(float) ** power @ _node_algebra._cubic_interpolation(n_points)
+        found = _node_algebra._cubic_interpolation(n_points) @ at.astype(float) ** power
         np.testing.assert_allclose(found, finer**power, rtol=1e-9, atol=1e-9)
 
 

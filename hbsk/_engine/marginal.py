@@ -289,7 +289,7 @@ class MarginalModel:
         """Return mode and width of x = log(sigma - floor) given theta."""
 
         def slope(x):
-            log_sigma = _log_sigma(x)
+            log_sigma = np.log(RESIDUAL_SD_FLOOR + np.exp(x))
             likelihood = common.log_sigma_slope(log_sigma, self.sums.n)
             prior = self.parameters.sigma_slope_of_sd_log_prior(np.exp(log_sigma), prior_sd)
             return (likelihood + prior) * np.exp(x - log_sigma)
@@ -344,11 +344,6 @@ class MarginalModel:
         # a column may hardly vary within groups and explain y there all the same
         explained = np.sum((vectors.T @ scaled[:-1, -1]) ** 2 / np.maximum(values - ROUNDING, 1e-22))
         return float(max(scaled[-1, -1] - explained - 10 * ROUNDING, 0.0) * unit[-1] ** 2)
-
-
-def _log_sigma(x):
-    """Return log(floor + exp(x))."""
-    return np.logaddexp(np.log(RESIDUAL_SD_FLOOR), x)
 
 
 def joined(parts):

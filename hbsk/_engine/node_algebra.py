@@ -4,6 +4,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 from scipy.spatial import cKDTree
 
 from hbsk._engine.group_algebra import lower_indices
@@ -28,7 +29,7 @@ def conditional_quantile(grid, weight, level):
     if n_grid == 1:
         return np.repeat(grid, level.shape[1], axis=1)
     # the same point of all laws next to each other, which halves the time
-    log_density = (_cubic_interpolation(n_grid).T @ np.log(np.maximum(weight, 1e-300)).T).T
+    log_density = (_cubic_interpolation(n_grid) @ np.log(np.maximum(weight, 1e-300)).T).T
     slope = log_density[:, 1:] - log_density[:, :-1]
     log_density -= log_density.max(axis=1, keepdims=True)
     density = np.exp(log_density, out=log_density)
@@ -39,7 +40,9 @@ def conditional_quantile(grid, weight, level):
     # tanh(s / 2) / (s / 2) is 1 / (1 + s^2 / 12) up to s^4 / 720, and x (x - 1) / 2 is -1 / 12 on average
     mass = density[:, :-1] + density[:, 1:]
     mass /= 1.0 + (slope**2 + curvature) / 12
-    cumulative = (_sums_from_the_first(mass.shape[1]) @ mass.T).T
+    cumulative = mass.copy(order="K")
+    for step in range(1, mass.shape[1]):  # half the time of `cumsum`
+        cumulative[:, step] += cumulative[:, step - 1]
     row = np.arange(n)
     quantiles = np.empty(level.shape)
     for k in range(level.shape[1]):
@@ -68,19 +71,16 @@ def _lagrange(u):
 
 
 @lru_cache(maxsize=16)
-def _sums_from_the_first(n):
-    """Return the matrix (n, n) of cumulative sums: a product takes a third of what `cumsum` takes."""
-    return np.tri(n)
-
-
-@lru_cache(maxsize=16)
 def _cubic_interpolation(n_points):
-    """Return the matrix (n_points, n_finer) that puts `FINER` steps into one, by cubics through four neighbours."""
+    """Return the matrix (n_finer, n_points) that puts `FINER` steps into one, by cubics through four neighbours.
+
+    It is sparse: products of a thousand nodes with a dense one start threads, which wait for each other on busy cores.
+    """
     at = np.arange(FINER * (n_points - 1) + 1) / FINER
     first = np.clip(np.floor(at).astype(int) - 1, 0, max(n_points - 4, 0))
-    matrix = np.zeros((n_points, len(at)))
-    matrix[first + np.arange(4)[:, None], np.arange(len(at))] = _lagrange(at - first)
-    return matrix
+    rows = np.repeat(np.arange(len(at)), 4)
+    columns = (first[:, None] + np.arange(4)).ravel()
+    return sparse.csr_array((_lagrange(at - first).T.ravel(), (rows, columns)), shape=(len(at), n_points))
 
 
 def canonical_root(root):

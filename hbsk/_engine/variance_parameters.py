@@ -213,13 +213,14 @@ class VarianceParameters:
         jacobian = np.zeros(len(theta))
         if self.integrated:  # d tau = sigma d rho
             log_sigma, log_above = logs or (np.log(sigma), np.log(_above_floor(sigma)))
-            log_prior = log_prior + log_above + len(self._sd_at) * log_sigma
+            log_prior += log_above + len(self._sd_at) * log_sigma
         elif self._n_sigma:
             jacobian += self.sigma_transform.log_jacobian(theta[:, 0])[0]
         for k, at in self._sd_at.items():
             jacobian += self._transforms[k].log_jacobian(theta[:, at])[0]
-            log_prior = log_prior + self.group_sd[k].log_density(sigma * relative_sd[:, k, None])
-        return log_prior + jacobian[:, None]
+            log_prior += self.group_sd[k].log_density(sigma * relative_sd[:, k, None])
+        log_prior += jacobian[:, None]
+        return log_prior
 
     def sigma_slope_of_sd_log_prior(self, sigma, relative_sd) -> np.ndarray:
         """Return d/d log(sigma) of `sd_log_prior` in the integrated form."""
