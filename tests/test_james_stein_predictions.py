@@ -341,3 +341,58 @@ SETTINGS = [
 )
 def test_scikit_learn_checks(estimator, check):
     check(estimator)
+
+
+# Few groups, and no noise
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("twin", [False, True], ids=["one column", "and its double"])
+def test_rows_far_along_a_column_within_groups_are_known_where_groups_tell_nothing(seed, twin):
+    # four groups cannot tell the slope of a column between groups; that of a column within them rows tell alone
+    rng = np.random.default_rng(seed)
+    group = np.repeat(np.arange(4), rng.integers(2, 6, 4))
+    n = len(group)
+    X = pd.DataFrame({"x": rng.normal(size=n) + 1e3 * (seed % 2), "c": rng.normal(size=4)[group], "g": group})
+    y, error = 2.0 * X["x"] + rng.normal(size=n), rng.uniform(0.3, 1.0, n)
+    if twin:
+        X["double"] = 2.0 * X["x"]
+    model = JamesSteinEstimator(group_features="g", target="regression", method=["james-stein", "sure"][seed % 2])
+    with pytest.warns(ShrinkageWarning):
+        model.fit(X, y, standard_error=error)
+    precision = error**-2.0
+    total = np.bincount(group, precision)
+    own = (np.bincount(group, precision * X["x"]) / total)[group]
+    information = np.sum(precision * (X["x"] - own) ** 2)
+    for distance in (1.0, 1e2, 1e5):
+        far = X.assign(x=X["x"] + distance * rng.normal(size=n))
+        if twin:
+            far["double"] = 2.0 * far["x"]
+        _, sd = model.predict(far, standard_error=error, return_std=True)
+        wanted = 1.0 / total[group] + (far["x"] - own) ** 2 / information + error**2
+        np.testing.assert_allclose(sd, np.sqrt(wanted), rtol=1e-6)
+    _, sd = model.predict(X.assign(c=X["c"] + 0.01), standard_error=error, return_std=True)
+    assert np.isinf(sd).all()
+
+
+@pytest.mark.parametrize("method", ["james-stein", "empirical-bayes", "sure"])
+@pytest.mark.parametrize("target", ["mean", "regression"])
+def test_the_target_of_groups_without_noise_is_that_of_next_to_none(method, target, rng):
+    group = np.repeat(np.arange(9), [2, 2, 4, 4, 4, 8, 8, 16, 16])
+    X = pd.DataFrame({"c": rng.normal(size=9)[group], "g": group})
+    y = np.round(16 * rng.normal(size=9))[group] / 4  # averages without rounding
+    model = JamesSteinEstimator(group_features="g", method=method, target=target)
+    none = clone(model).fit(X, y)
+    little = clone(model).fit(X, y + 1e-7 * rng.normal(size=len(y)))
+    new = X[:1].assign(g=99)
+    np.testing.assert_allclose(none.predict(new), little.predict(new), rtol=1e-5)
+    np.testing.assert_allclose(
+        none.predict(new, return_std=True)[1], little.predict(new, return_std=True)[1], rtol=1e-5
+    )
+    assert none.sigma2_ == 0
+
+
+def test_the_share_of_variance_of_a_constant_response_is_not_known():
+    X = pd.DataFrame({"g": np.repeat(np.arange(6), 3)})
+    table = JamesSteinEstimator(group_features="g", method="empirical-bayes").fit(X, np.full(18, 4.0)).summary()
+    assert np.isnan(table.loc["variance_share[g]", "mean"])

@@ -174,7 +174,12 @@ def find_directions(
     within.information[:told] = triangle.total * np.square(values[:told])
     residual = triangle.response - left[:, :told] @ told_part
     within = within._replace(residual=triangle.total * float(residual @ residual))
-    return Coordinates(Directions(centre, transform @ right.T), rows @ right.T, within, redundant)
+    turned = transform @ right.T
+    # What rounding leaves of a column in directions that rows within groups do not tell: far along it nothing but that
+    # would be seen of them.
+    noise = np.abs(turned[:, :told]) @ (values[0] / values[:told]) + np.linalg.norm(turned, axis=1)
+    turned[:, told:][np.abs(turned[:, told:]) <= 64 * np.finfo(float).eps * noise[:, None]] = 0.0
+    return Coordinates(Directions(centre, turned), rows @ right.T, within, redundant)
 
 
 class ShrunkenRegression(NamedTuple):

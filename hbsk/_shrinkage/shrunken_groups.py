@@ -177,7 +177,9 @@ def shrink_averages(
         predictor = LinearPredictor(directions, coef, means.target_covariance)
     departures = None
     if points.shape[1]:
-        departures = Departures(points, means.lean[:, 1:].copy(), means.slope_covariance[1:, 1:].copy())
+        # by the same sums as those of rows, so that a row at the average is nowhere else
+        own = directions.coordinates(averages, n_groups)[:, 1:]
+        departures = Departures(own, means.lean[:, 1:].copy(), means.slope_covariance[1:, 1:].copy())
     return ShrunkenGroups(groups, means, predictor.value(averages, n_groups), predictor, departures, redundant, within)
 
 

@@ -125,7 +125,8 @@ def shrink_means(
     target = _Target(basis, within, slopes, groups.unit)
     growth = 1.0 if given else _growth(len(means) - slopes.n_target)
     if why_not or variances.max() == 0.0:
-        pull = _no_pull(means, groups, target, growth * (variances + tau2))
+        weights = _weights_without_noise(groups, "" if why_not or tau2 == 0.0 else method)
+        pull = _no_pull(means, groups, target, growth * (variances + tau2), weights)
     elif method == "james-stein":
         pull = _common_pull(means, groups, target, positive_part=positive_part)
     else:
@@ -231,9 +232,16 @@ class _Pull(NamedTuple):
     sure_tau2: float = np.nan
 
 
-def _no_pull(means: np.ndarray, groups: GroupMeans, target: _Target, totals: np.ndarray) -> _Pull:
+def _weights_without_noise(groups: GroupMeans, method: str) -> np.ndarray:
+    """Return what the weights of means in the target tend to as sigma^2 falls to 0, of a method that shrinks."""
+    if method == "empirical-bayes":
+        return np.ones_like(groups.means)
+    return np.square(groups.relative_variances) if method == "sure" else 1.0 / groups.relative_variances
+
+
+def _no_pull(means: np.ndarray, groups: GroupMeans, target: _Target, totals: np.ndarray, weights: np.ndarray) -> _Pull:
     """Leave all means where they are; the target is still what new groups get."""
-    fit = target.fit(means, 1.0 / groups.relative_variances)
+    fit = target.fit(means, weights)
     still, variances = np.zeros_like(means), groups.variances
     return _Pull(fit, means - fit.rest, still + 1.0, still, totals, variances[:, None] * fit.from_means.T)
 

@@ -127,7 +127,9 @@ def parameter_table(
         tau = np.sqrt(values)
         add(f"{term}_sigma", tau[0], np.nan, *tau[1:], between)
         if np.isfinite(fitted.nu):
-            share = values / (values + fitted.sigma2)
+            total = values + fitted.sigma2
+            share = np.divide(values, total, out=np.full_like(total, np.nan), where=np.isfinite(total) & (total > 0))
+            share[np.isinf(values)] = 1.0
             add(f"variance_share[{term.partition('|')[2]}]", share[0], np.nan, *share[1:], between)
     return pd.concat([row.astype(float) for row in rows])
 
