@@ -76,7 +76,12 @@ def test_summary_agrees_with_ours(fitted):
         assert full.loc[parameter, "mean"] == pytest.approx(ours.loc[parameter, "mean"], abs=error)
 
 
+# Of the other models the variables are among those of these.
+PLOTTED = ("slopes", "no pooling", "schools by NUTS", "crossed by NUTS")
+
+
 @pytest.mark.parametrize("plot", ["plot_forest", "plot_trace_dist"])
+@pytest.mark.parametrize("fitted", PLOTTED, indirect=True)
 def test_plots_are_drawn(fitted, plot):
     import matplotlib.pyplot as plt
 

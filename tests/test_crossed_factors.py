@@ -31,8 +31,7 @@ def test_group_effects_list_every_factor(crossed_by_both):
 def test_displays_show_the_factor_of_the_term(crossed_by_both, display, term):
     import matplotlib.pyplot as plt
 
-    shown = display.from_estimator(crossed_by_both[0], term=term)
-    shown.figure_.canvas.draw()
+    shown = display.from_estimator(crossed_by_both[0], term=term)  # test_group_effects.py draws such figures
     assert len(shown.labels) == (3 if "topic" in term else 7)
     plt.close("all")
 

@@ -308,15 +308,20 @@ def test_share_of_shrunken_means_is_the_ratio_of_the_estimated_variances():
     assert row["eti95_lb"] < row["mean"] < row["eti95_ub"]  # ends of the profile interval of tau^2, as a share
 
 
+@pytest.fixture(scope="module")
+def one_slope():
+    """Return a model and many draws of it."""
+    model = PartialPoolingRegressor("x + (1 | g)").fit(*lines())
+    return model, model.to_datatree(draws=20_000, random_state=0)["posterior"]
+
+
 @pytest.mark.parametrize("coverage", [0.5, 0.89, 0.95])
-def test_ends_of_intervals_are_named_by_their_level_and_are_those_of_draws(coverage):
-    X, y = lines()
-    model = PartialPoolingRegressor("x + (1 | g)").fit(X, y)
+def test_ends_of_intervals_are_named_by_their_level_and_are_those_of_draws(one_slope, coverage):
+    model, tree = one_slope
     tables = model.summary(coverage), model.group_effects(coverage)
     ends = [f"eti{100 * coverage:g}_lb", f"eti{100 * coverage:g}_ub"]
     assert list(tables[0]) == ["mean", "sd", *ends]
     assert list(tables[1])[-2:] == ends
-    tree = model.to_datatree(draws=20_000, random_state=0)["posterior"]
     for name in ("x", "sigma", "1|g_sigma"):
         quantile = np.quantile(tree[name].to_numpy(), [(1 - coverage) / 2, (1 + coverage) / 2])
         row = tables[0].loc[name]
