@@ -9,13 +9,14 @@ import polars as pl
 import pytest
 from sklearn.base import clone
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
+from hbsk import JamesSteinEstimator, PartialPoolingClassifier, PartialPoolingRegressor, from_json, to_json
 from hbsk._data import labels as _labels
 from hbsk._data import table as _table
 from hbsk._data.labels import GroupFactor
 from hbsk._engine import common_coefficients, marginal
 from hbsk._engine import common_roots as _common_roots
 from hbsk._estimators import answers
+from hbsk._model import design
 from hbsk._posterior import group_moments as _group_moments
 from hbsk._posterior.integrated import fit_marginal
 from hbsk._posterior.no_pooling import fit_no_pooling
@@ -307,6 +308,15 @@ def test_a_pickle_of_a_few_groups_is_small(rng):
     model = PartialPoolingRegressor(group_features="g", slope_features=["x"]).fit(X, y)
     assert model._learnt.fitted.posterior.n_nodes >= 1_024
     assert len(pickle.dumps(model)) < 200_000 * model._learnt.fitted.posterior.n_nodes / 2_048
+
+
+def test_levels_of_a_column_are_encoded_once_for_a_fit(rng, monkeypatch):
+    X = pd.DataFrame({"c": rng.choice(["u", "v", "w"], 60), "g": rng.choice(list("abcde"), 60)})
+    looked_at = []
+    encode = design.encode_levels
+    monkeypatch.setattr(design, "encode_levels", lambda *of: looked_at.append(of[2]) or encode(*of))
+    PartialPoolingClassifier("c + (1 | g)").fit(X, np.arange(60) % 2)
+    assert looked_at == ["c"]
 
 
 @pytest.mark.parametrize(

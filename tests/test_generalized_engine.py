@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.integrate import quad
+from scipy.optimize import brentq
 from scipy.special import expit
 
+from hbsk._engine.generalized import inner
 from hbsk._engine.generalized.cells import collect_cells
 from hbsk._engine.generalized.data import Responses, group_constants
+from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.fit import generalized_model
 from hbsk._engine.generalized.inner import effect_moments, hermite_rule, integrate_groups
+from hbsk._engine.generalized.model import louis_derivatives
+from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._posterior.generalized import fit_generalized
@@ -231,3 +236,44 @@ def test_units_of_columns_change_nothing_but_coefficients():
     shifted = responses.x + np.array([0, 1e4, 0])
     _, other = answers(replace(responses, x=shifted), priors)
     np.testing.assert_allclose(other.common_estimates()[1:], posterior.common_estimates()[1:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+def test_own_estimates_are_where_the_score_of_each_group_vanishes(family):
+    rng = np.random.default_rng(9)
+    codes = np.repeat(np.arange(5), [4, 1, 6, 3, 2])
+    size = rng.integers(1, 9, len(codes)).astype(float)
+    offset, weight = rng.normal(0, 1.5, len(codes)), rng.uniform(0.5, 2.0, len(codes))
+    y = rng.binomial(size.astype(int), 0.4).astype(float)
+    y[codes == 1] = 0.0
+    y[codes == 4] = size[codes == 4]
+    ones = np.ones((len(codes), 1))
+    found = own_estimates(family, y, size, ones, codes, 5, offset, weight)[:, 0]
+    edges = {1: -np.inf} | ({4: np.inf} if family == "binomial" else {})
+    for j in range(5):
+        at = codes == j
+
+        def score(u, at=at):
+            return weight[at] @ (y[at] - size[at] * FAMILIES[family].mean(offset[at] + u))
+
+        expected = edges[j] if j in edges else brentq(score, -30, 30)
+        assert found[j] == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize(("family", "q"), [("binomial", 1), ("binomial", 2), ("poisson", 1), ("poisson", 2)])
+def test_nodes_of_the_rule_are_integrated_alike_alone_and_together(monkeypatch, family, q):
+    rng = np.random.default_rng(2)
+    z = np.column_stack([np.ones(24), rng.normal(size=24)])[:, :q]
+    y = rng.integers(0, 3, 24).astype(float)
+    cells = collect_cells(family, y, np.full(24, 4.0), z, z, np.arange(24) % 5, 5)
+    b, factor = rng.normal(0, 0.3, (3, q)), np.repeat(np.tril(0.6 * np.ones((q, q)))[None], 3, axis=0)
+    found = []
+    for together in (20_000, 1):
+        monkeypatch.setattr(inner, "TOGETHER", together)
+        rule = hermite_rule(5, q)
+        of_groups = integrate_groups(cells, cells.predictor(b), factor, np.zeros((q, 3, 5)), rule)
+        one = integrate_groups(cells, cells.predictor(b[:1]), factor[:1], np.zeros((q, 1, 5)), rule)
+        gradient, hessian = louis_derivatives(cells, cells.predictor(b[:1])[0], factor[:1], one, rule)
+        found.append([of_groups.log_integral, of_groups.share, gradient, hessian])
+    for ours, theirs in zip(*found, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -24,6 +24,8 @@ FEW_COLUMNS, FEW_ROWS = 20, 1_000
 _MISSING_TYPES = (type(None), type(pd.NA), type(pd.NaT))
 _TEXT_TYPES = (str, np.str_)
 
+Made = TypeVar("Made")
+
 
 class Table:
     """Named columns of equal length; columns are made plain on first use and kept.
@@ -38,7 +40,7 @@ class Table:
         Index of the rows, where they came in a pandas frame.
     """
 
-    __slots__ = ("_cache", "_columns", "_index", "_parent", "index", "n_rows", "names")
+    __slots__ = ("_cache", "_columns", "_index", "_made", "_parent", "index", "n_rows", "names")
 
     def __init__(self, columns: Mapping[str, Any], n_rows: int, index: pd.Index | None = None):
         self.names: tuple[str, ...] = tuple(columns)
@@ -46,6 +48,7 @@ class Table:
         self.index = index
         self._columns = columns
         self._cache: dict[str, np.ndarray | pd.Series] = {}
+        self._made: dict[Hashable, Any] = {}
         self._parent: Table | None = None
         self._index: np.ndarray | None = None
 
@@ -65,6 +68,12 @@ class Table:
             else:
                 self._cache[name] = _take(self._parent.column(name), self._index)
         return self._cache[name]
+
+    def made(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """Give what is made of the columns, once for each key and for as long as the table is kept."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
 
     def labels(self, name: str) -> np.ndarray | pd.Series:
         """Give one column as it arrived, for use as group labels: text stays text, missing stays missing."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import reduce
+from functools import partial, reduce
 from typing import Any
 
 import numpy as np
@@ -221,8 +221,9 @@ class Design:
         for component in recipe.components():
             expression = component.expression
             if component.levels is not None and isinstance(expression, Name) and expression not in self._levels:
-                column = features.column(recipe.bindings.get(expression.column, expression.column))
-                self._levels[expression] = encode_levels(column, component.levels, expression.column)
+                name = recipe.bindings.get(expression.column, expression.column)
+                make = partial(encode_levels, features.column(name), component.levels, expression.column)
+                self._levels[expression] = features.made((name, component.levels), make)
 
     def _column(self, name: str) -> np.ndarray:
         if name not in self._columns:

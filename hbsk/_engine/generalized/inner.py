@@ -16,6 +16,7 @@ n_groups).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import combinations_with_replacement
@@ -29,6 +30,10 @@ from hbsk._engine.generalized.likelihood import group_likelihood
 # Newton's step that is the last, in conditional sds: the next would be of a thousandth, which the rule does not notice.
 LAST_STEP = 0.05
 MOST_STEPS = 200
+# Cells times points of which it takes less to step all groups than to pick those that are not done.
+FEW_ELEMENTS = 4_000
+# Numbers of one stretch of nodes of the rule.
+TOGETHER = 20_000
 # Longest step, in units of the linear predictor.
 LONGEST_STEP = 3.0
 # Points of a rule in several dimensions whose weights are less than that of the largest are left out.
@@ -88,6 +93,13 @@ class GroupIntegrals:
         return self.mode + np.einsum("abmj,b->amj", self.root, node)
 
 
+def node_blocks(rule: Rule, n_elements: int) -> Iterator[slice]:
+    """Yield nodes of a rule, as many at a time as leave some `TOGETHER` numbers: calls cost most where data are few."""
+    width = max(1, TOGETHER // max(n_elements, 1))
+    for start in range(0, len(rule.node), width):
+        yield slice(start, start + width)
+
+
 def integrate_groups(
     cells: Cells, base: np.ndarray, factor: np.ndarray, start: np.ndarray, rule: Rule
 ) -> GroupIntegrals:
@@ -109,18 +121,20 @@ def integrate_groups(
     q = cells.n_varying
     log_root = np.sum([np.log(root[a, a]) for a in range(q)], axis=0) if q else 0.0
     share = np.empty((len(rule.node), len(base), cells.n_groups))
-    for k, node in enumerate(rule.node):
-        z = mode.copy()
+    for nodes in node_blocks(rule, base.size):
+        node = rule.node[nodes]
+        z = np.repeat(mode[:, None], len(node), axis=1)
         for a in range(q):
             for c in range(a, q):
-                z[a] += node[c] * root[a, c]
+                z[a] += node[:, c, None, None] * root[a, c]
         u = times(factor, z)
-        value = share[k]
-        np.negative(likelihood.cumulants(u), out=value)
+        value = share[nodes]
+        here = likelihood if len(node) == 1 else likelihood.stacked(len(node))
+        np.negative(here.cumulants(u.reshape(q, len(node) * len(base), cells.n_groups)).reshape(value.shape), out=value)
         for a in range(q):
             value += cells.yz[a] * u[a]
             value -= 0.5 * z[a] ** 2
-        value += rule.log_weight[k]
+        value += rule.log_weight[nodes, None, None]
     top = share.max(axis=0)
     np.exp(share - top, out=share)
     total = share.sum(axis=0)
@@ -152,7 +166,7 @@ def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.
         left = ~done.all(axis=0)
         if not left.any():
             break
-        if 2 * np.count_nonzero(left) < len(left):
+        if base.size > FEW_ELEMENTS and 2 * np.count_nonzero(left) < len(left):
             (groups,) = np.nonzero(left)
             some, at = cells.of(groups), cells.cells_of(groups)
             found, of_found = group_modes(some, base[:, at], factor, z[..., groups])
@@ -195,10 +209,10 @@ def _precision(factor, second):
 
 
 def times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return products of matrices (n_points, q, q) and vectors (q, n_points, n_groups)."""
+    """Return products of matrices (n_points, q, q) and vectors (q, ..., n_points, n_groups)."""
     if len(vectors) == 1:
         return matrix[:, 0] * vectors
-    return np.einsum("mab,bmj->amj", matrix, vectors)
+    return np.einsum("mab,b...mj->a...mj", matrix, vectors)
 
 
 def inverse_root(precision: np.ndarray) -> np.ndarray:

@@ -7,6 +7,9 @@ binary rows ``sum_i log(1 + e^eta_i)`` is the log of products of a few factors e
 
 from __future__ import annotations
 
+from copy import copy
+from typing import ClassVar, Self
+
 import numpy as np
 
 from hbsk._engine.generalized.cells import Cells
@@ -28,8 +31,17 @@ class GroupLikelihood:
         The linear predictor without effects of groups.
     """
 
+    by_point: ClassVar[tuple[str, ...]] = ("base",)
+
     def __init__(self, cells: Cells, base: np.ndarray):
         self.cells, self.base, self.family = cells, base, FAMILIES[cells.family]
+
+    def stacked(self, n_times: int) -> Self:
+        """Return the likelihood at all points so many times over."""
+        more = copy(self)
+        for name in self.by_point:
+            setattr(more, name, np.tile(getattr(self, name), (n_times, 1)))
+        return more
 
     def cumulants(self, effects: np.ndarray) -> np.ndarray:
         """Return ``sum_i m_i A(eta_i)`` of each group, (n_points, n_groups), at effects (q, n_points, n_groups)."""
@@ -62,10 +74,13 @@ class GroupLikelihood:
         return eta
 
 
-class PoissonIntercepts:
+class PoissonIntercepts(GroupLikelihood):
     """`GroupLikelihood` of Poisson counts with a varying intercept alone."""
 
+    by_point = ("expected",)
+
     def __init__(self, cells: Cells, base: np.ndarray):
+        super().__init__(cells, base)
         self.expected = cells.sums(cells.size * np.exp(np.minimum(base, LARGEST_PREDICTOR)))
 
     def cumulants(self, effects: np.ndarray) -> np.ndarray:
@@ -120,6 +135,8 @@ class BinomialLikelihood(GroupLikelihood):
 class BinomialIntercepts(BinomialLikelihood):
     """`BinomialLikelihood` with a varying intercept alone."""
 
+    by_point = ("base", "base_odds")
+
     def __init__(self, cells: Cells, base: np.ndarray):
         super().__init__(cells, base)
         self.largest = float(np.max(np.abs(base), initial=0.0))
@@ -135,7 +152,7 @@ class BinomialIntercepts(BinomialLikelihood):
         return odds, largest
 
 
-def group_likelihood(cells: Cells, base: np.ndarray) -> GroupLikelihood | PoissonIntercepts:
+def group_likelihood(cells: Cells, base: np.ndarray) -> GroupLikelihood:
     """Return the likelihood of groups by the shortest way.
 
     Parameters

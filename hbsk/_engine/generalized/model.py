@@ -27,6 +27,7 @@ from hbsk._engine.generalized.inner import (
     hermite_rule,
     integrate_groups,
     log_mean_exponential,
+    node_blocks,
     pairs,
     times,
     triples,
@@ -245,22 +246,22 @@ def louis_derivatives(
     # expected weights of cells, times products of zeta: all that the information needs of the points
     weight = np.zeros((1 + q + q * q, cells.n_cells))
     scores = np.empty((n_points, n_groups, p + q * q))
-    for k, node in enumerate(rule.node):
-        zeta = found.z_at(node)
-        u = times(factor, zeta)[:, 0]
-        zeta, share = zeta[:, 0], found.share[k, 0]
-        eta = base.copy()
+    for nodes in node_blocks(rule, len(base) * max(p, 1)):
+        zeta = found.mode[:, 0, None] + np.einsum("abj,kb->akj", found.root[:, :, 0], rule.node[nodes])
+        u = np.einsum("ab,bkj->akj", factor[0], zeta)
+        share = found.share[nodes, 0]
+        eta = np.repeat(base[None], len(share), axis=0)
         for a in range(q):
-            eta += u[a, group] * cells.columns[a]
+            eta += u[a][:, group] * cells.columns[a]
         mean, curvature = family.mean_and_weight(eta)
         residual = cells.y - cells.size * mean
-        scores[k, :, :p] = np.add.reduceat(residual[:, None] * cells.x, cells.starts, axis=0)
-        by_effect = np.add.reduceat(residual * cells.columns, cells.starts, axis=1)
-        scores[k, :, p:] = (by_effect[:, None] * zeta).reshape(q * q, n_groups).T
-        products = [share, *(share * zeta), *(share * (zeta[:, None] * zeta).reshape(q * q, n_groups))]
+        scores[nodes, :, :p] = np.add.reduceat(residual[:, :, None] * cells.x, cells.starts, axis=1)
+        by_effect = np.add.reduceat(residual * cells.columns[:, None], cells.starts, axis=2)
+        scores[nodes, :, p:] = np.moveaxis((by_effect[:, None] * zeta).reshape(q * q, *share.shape), 0, 2)
+        products = [share, *(share * zeta), *(share * (zeta[:, None] * zeta).reshape(q * q, *share.shape))]
         curvature = curvature * cells.size
         for total, product in zip(weight, products, strict=True):
-            total += curvature * product[group]
+            total += np.sum(curvature * product[:, group], axis=0)
     gradient = np.einsum("kj,kja->ja", found.share[:, 0], scores)
     rooted = (np.sqrt(found.share[:, 0])[:, :, None] * (scores - gradient)).reshape(-1, p + q * q)
     hessian = rooted.T @ rooted

@@ -46,8 +46,8 @@ def own_estimates(
     """
     weight = np.ones(len(y)) if weight is None else weight
     ones = np.flatnonzero(np.all(z == 1.0, axis=0))
-    if z.shape[1] == 1 and len(ones) and not np.ptp(offset):
-        return _of_sums(family, weight * y, weight * size, codes, n_groups, float(offset[0]))[:, None]
+    if z.shape[1] == 1 and len(ones) and (family == "poisson" or not np.ptp(offset)):
+        return _of_sums(family, weight * y, weight * size, codes, n_groups, offset)[:, None]
     shift = 0.0
     if family == "poisson" and len(ones) and weight @ y > 0:  # rates far from 1 are not on their way to infinity
         shift = float(np.log(weight @ y) - np.log(weight @ size))
@@ -56,6 +56,8 @@ def own_estimates(
     columns = z / scale
     known = _identified(_grams(columns, weight, codes, n_groups))
     estimate = np.zeros(known.shape)
+    if z.shape[1] == 1 and len(ones):  # nothing but successes, or failures, has its end where it is
+        estimate[:, 0] = _edges(weight * y, weight * size, codes, n_groups)
     for _ in range(STEPS):
         eta = offset + shift + np.einsum("rk,rk->r", columns, estimate[codes])
         mean, curvature = FAMILIES[family].mean_and_weight(eta)
@@ -69,7 +71,7 @@ def own_estimates(
         np.maximum.at(longest, codes, np.abs(np.einsum("rk,rk->r", columns, step[codes])))
         step *= np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))[:, None]
         estimate += step
-        if not np.any(longest > 1e-10):
+        if not np.any((longest > 1e-10) & np.all(np.abs(estimate) <= FAR, axis=1)):
             break
     found = estimate / scale
     found[:, ones[:1]] += shift
@@ -78,10 +80,19 @@ def own_estimates(
 
 def _of_sums(family, y, size, codes, n_groups, offset):
     """Return the logit or log of the rate of every group."""
+    if family == "poisson":
+        largest = np.max(offset)
+        size, offset = size * np.exp(offset - largest), np.array([largest])
     y, size = np.bincount(codes, y, n_groups), np.bincount(codes, size, n_groups)
     with np.errstate(divide="ignore", invalid="ignore"):
         estimate = np.log(y) - np.log(np.maximum(size - y, 0.0) if family == "binomial" else size)
-    return estimate - offset
+    return estimate - offset[0]
+
+
+def _edges(y, size, codes, n_groups):
+    """Return numbers beyond `FAR` for groups of nothing but failures or successes, and 0 for others."""
+    y, size = np.bincount(codes, y, n_groups), np.bincount(codes, size, n_groups)
+    return 2.0 * FAR * (np.where((y >= size) & (size > 0), 1.0, 0.0) - np.where((y <= 0) & (size > 0), 1.0, 0.0))
 
 
 def _grams(columns, weight, codes, n_groups):
