@@ -79,7 +79,7 @@ def dask_questions(path):
     import dask.dataframe as dd
     from dask.distributed import Client, LocalCluster
 
-    Client(LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None))
+    Client(LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0"))
     lazy = dd.read_parquet(path)
     return lazy, lambda: lazy.sum().compute(), lambda: lazy.groupby("g").y.agg(["sum", "count"]).compute()
 

@@ -144,7 +144,7 @@ def row_expressions(
     p, q = posterior.common_mean.shape[1], posterior.factor.shape[1] if law.new_group else 0
     x = [nw.col(names[f"x{a}"]) for a in range(p)]
     z = [nw.col(names[f"z{k}"]) for k in range(q)]
-    of_group = {name: nw.col(names[name]).fill_null(value) for name, value in law.new_group.items()}
+    of_group = {name: _filled(nw.col(names[name]), value) for name, value in law.new_group.items()}
     b = posterior.weight @ posterior.common_mean
     terms = [x[a] * float(b[a]) for a in range(p)] + [z[k] * of_group[f"u{k}"] for k in range(q)]
     scale = float(posterior.scaling.y_scale)
@@ -167,6 +167,11 @@ def row_expressions(
     noise = float(posterior.weight @ posterior.residual_sds() ** 2)
     squares = nw.lit(noise) if standard_error is None else standard_error * standard_error
     return mean, (variance + squares).sqrt()
+
+
+def _filled(column: nw.Expr, value: float) -> nw.Expr:
+    """Return a column with a value for what is null; fill_null of narwhals 2.18 puts no number into those of Dask."""
+    return nw.when(column.is_null()).then(nw.lit(value)).otherwise(column)
 
 
 # --------------------------------------------------------------------------------------------------------------------
