@@ -346,3 +346,18 @@ def test_summary_fits_80_columns_and_tells_diagnostics_when_asked():
         np.testing.assert_array_equal(told.loc[common, "equivalent_draws"], model.diagnostics_.loc[common, "ess_bulk"])
     with pytest.raises(ValueError, match=r"coverage must be a fraction between 0 and 1 .* got 95"):
         model.summary(coverage=95)
+
+
+@pytest.mark.parametrize("formula", ["y ~ u + kind + x + (1 | g)", "y ~ u * x + (x | g)", "y ~ 0 + u + x + (1 | g)"])
+def test_estimates_without_pooling_leave_out_what_columns_of_the_group_say(formula):
+    """They are those of pooling="none": of one line and the group's own level, at the same zero as the mean."""
+    rng = np.random.default_rng(3)
+    g, u = np.repeat(np.arange(9), 6), rng.normal(2, 1, 9)
+    X = pd.DataFrame({"g": g, "u": u[g], "x": rng.normal(size=54), "kind": np.array(list("abc"))[g % 3]})
+    y = 1 + 2 * X["u"] + (g % 3) + 0.5 * X["x"] + rng.normal(0, 0.3, 9)[g] + rng.normal(0, 0.5, 54)
+    partial, free = (PartialPoolingRegressor(formula, pooling=pooling).fit(X, y) for pooling in ("partial", "none"))
+    found = partial.group_effects_["no_pooling"]
+    np.testing.assert_allclose(found, free.group_effects_["mean"], rtol=1e-9)
+    if formula.endswith("(1 | g)"):
+        columns = X.assign(**{f"kind[{kind}]": X["kind"] == kind for kind in "bc"})[free.coef_names_].astype(float)
+        np.testing.assert_allclose(found, (y - columns @ free.coef_).groupby(g).mean(), rtol=1e-6)

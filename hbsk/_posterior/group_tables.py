@@ -203,7 +203,8 @@ def _no_pooling_estimates(fitted, specification, f, with_common):
         return _with_common(own, posterior.common_estimates(), with_common)
     if not posterior.pools_nothing:
         try:
-            posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept, new_groups=False)
+            varying = [column for column in with_common if column is not None]
+            posterior = fit_no_pooling(fitted.model, fitted.scaling, specification.has_intercept, of_groups=varying)
         except ValueError:  # without pooling, where fewer rows tell sigma: improper, or beyond floats
             return np.full((fitted.posterior.n_groups[f], len(with_common)), np.nan)
     moments = posterior.group_moments(need_covariance=False)

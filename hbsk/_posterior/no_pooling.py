@@ -8,6 +8,7 @@ complete-pooling fit, and take its value; so do directions that the rows of a gr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -318,12 +319,12 @@ def complete_pooling_model(model: MarginalModel) -> MarginalModel:
 
 
 def fit_no_pooling(
-    model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, *, new_groups: bool = True
+    model: MarginalModel, scaling: ColumnScaling, has_intercept: bool, *, of_groups: Sequence[int] | None = None
 ) -> NoPoolingPosterior:
     """Return the posterior in the limit of infinite between-group sds.
 
-    Without ``new_groups`` it may know nothing of those; what groups absorb is then held at the engine's zero, which is
-    nothing to known groups.
+    With ``of_groups``, the common columns that vary by group too, it need know these coefficients of known groups only:
+    if groups absorb no other columns, what they absorb is held at the engine's zero, which is nothing to those.
     """
     sums = model.sums
     q, p1 = sums.zx.shape[:2]
@@ -343,7 +344,7 @@ def fit_no_pooling(
     )
     # Coefficients along absorbed directions are those of complete pooling, and move the others by as much.
     complete, of_complete = None, np.zeros(p1 - 1)
-    if new_groups or absorbed[shared].any():
+    if of_groups is None or absorbed[shared].any() or np.setdiff1d(scaling.kept[free], of_groups).size:
         complete = integrate_posterior(complete_model, scaling, has_intercept).posterior
         of_complete = complete.weight @ complete.common_mean
     moved = (absorbed @ of_complete[free])[shared]
