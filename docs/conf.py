@@ -93,7 +93,7 @@ sphinx_gallery_conf = {
         "../examples/checking",
     ],
     "filename_pattern": r"/plot_",
-    "ignore_repr_types": r"matplotlib\.",  # what set_xlabel and legend return is no output
+    "ignore_repr_types": r"matplotlib\.|hbsk\.plotting",  # what set_xlabel, legend and displays return is no output
     "ignore_pattern": r"(^|/)(?!plot_)\w+\.py$",
     "backreferences_dir": "api/generated/backreferences",
     "doc_module": ("hbsk",),

@@ -73,13 +73,13 @@ def test_example_runs_and_draws(path, monkeypatch):
     assert figures() > 0
 
 
-def lines_of_code(text):
+def lines_of_code(text, *, with_tags=False):
     """Return the lines of a script of the gallery that are no block of text; those begin with ``# %%``."""
     docstring = ast.parse(text).body[0]
     lines, in_text = [], False
     for line in text.splitlines()[docstring.end_lineno :]:
         in_text = line.startswith("# %%") or (in_text and line.startswith("#"))
-        if not in_text and not line.startswith("# sphinx_gallery"):
+        if not in_text and (with_tags or not line.startswith("# sphinx_gallery")):
             lines.append(line)
     return lines
 
@@ -88,6 +88,15 @@ def lines_of_code(text):
 def test_a_job_is_a_short_script(name):
     (path,) = [path for path in EXAMPLES if path.stem == name]
     assert 10 < len(lines_of_code(path.read_text(encoding="utf-8"))) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_tags_are_told_in_code_not_in_text(path):
+    """The gallery takes them out of code; in a block of text, or in the docstring, readers would see them."""
+    text = path.read_text(encoding="utf-8")
+    tags = text.count("sphinx_gallery")
+    code = "\n".join(lines_of_code(text, with_tags=True))
+    assert code.count("# sphinx_gallery") == tags
 
 
 def test_lines_are_counted_outside_of_text():

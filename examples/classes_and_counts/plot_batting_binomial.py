@@ -10,6 +10,7 @@ averages looks exact, and is not.
 # %%
 # Each player is a group with one row: his hits, out of 45 trials. The ranks have a posterior like all else; after 45
 # at-bats nobody knows who is best.
+
 # sphinx_gallery_tags = ["counts", "ranks", "James-Stein"]
 
 import numpy as np

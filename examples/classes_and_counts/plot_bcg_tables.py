@@ -12,6 +12,7 @@ no normal approximation is made.
 # --------------------
 # Trials differ in how common tuberculosis is, and in what the vaccine does: a varying intercept and a varying effect,
 # correlated.
+
 # sphinx_gallery_tags = ["counts", "meta-analysis"]
 
 import matplotlib.pyplot as plt

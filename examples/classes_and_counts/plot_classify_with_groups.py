@@ -8,6 +8,7 @@ and trees, against partial pooling; by log loss and Brier score, for new houses 
 """
 
 # %%
+
 # sphinx_gallery_tags = ["classes", "baselines", "new groups"]
 
 import matplotlib.pyplot as plt

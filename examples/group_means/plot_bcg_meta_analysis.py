@@ -8,6 +8,7 @@ true effects of their own: how much do they differ, what is their mean, and what
 
 # %%
 # The random-effects analysis, with the numbers of metafor's ``summary``, ``confint`` and ``predict``:
+
 # sphinx_gallery_tags = ["meta-analysis", "known standard errors", "James-Stein"]
 
 import numpy as np

@@ -11,6 +11,7 @@ groups, new groups.
 # %%
 # Without a hierarchical model one can ignore the groups, make a column of each (``OneHotEncoder``), replace each by a
 # mean of its y (``TargetEncoder``) or give them to trees as a category.
+
 # sphinx_gallery_tags = ["baselines", "new groups"]
 
 import matplotlib.pyplot as plt

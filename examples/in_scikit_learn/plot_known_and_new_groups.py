@@ -12,6 +12,7 @@ cross-validation answers is decided by the splitter, and the best model for one 
 # -------------
 # :class:`~hbsk.model_selection.WithinGroupKFold` deals the rows of every group to the folds, so that each group is
 # met in training. :class:`~sklearn.model_selection.GroupKFold` leaves whole groups out.
+
 # sphinx_gallery_tags = ["model selection", "new groups"]
 
 import matplotlib.pyplot as plt

@@ -9,6 +9,7 @@ stores are no levels like regions: some have two weeks of sales, others forty, a
 
 # %%
 # Made-up weeks of 40 stores in three regions: log sales, by price and promotion.
+
 # sphinx_gallery_tags = ["pipelines", "baselines"]
 
 import numpy as np

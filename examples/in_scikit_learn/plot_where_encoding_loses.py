@@ -12,6 +12,7 @@ explains.
 # ------------------
 # Reaction times of 18 subjects over ten days with little sleep. Behind the encoder all have the slope of the average
 # subject.
+
 # sphinx_gallery_tags = ["encoding", "varying slopes"]
 
 import matplotlib.pyplot as plt

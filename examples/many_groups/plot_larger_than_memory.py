@@ -11,6 +11,7 @@ in ``python plot_larger_than_memory.py 100000000``.
 # The file
 # --------
 # Shops differ in how much they sell, and in what the price does to it.
+
 # sphinx_gallery_tags = ["lazy frames"]
 
 import sys

@@ -13,6 +13,7 @@ exams two years before, less its mean.
 # %%
 # ``(1 | lea/school)`` is an effect of the district (local education authority) and one of the school within it. Both,
 # and the two thousand effects, are integrated out: a full posterior in about a second.
+
 # sphinx_gallery_tags = ["several factors", "ranks"]
 
 import matplotlib.pyplot as plt

@@ -10,6 +10,7 @@ means of the schools and from the pupils themselves. Do they agree, and does par
 # %%
 # Data from a known truth
 # -----------------------
+
 # sphinx_gallery_tags = ["known standard errors", "NUTS"]
 
 import matplotlib.pyplot as plt
