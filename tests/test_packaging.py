@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 import hbsk
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -27,14 +29,15 @@ def test_code_of_the_readme_runs():
     exec(compile("".join(blocks), "README.md", "exec"), {})
 
 
-def test_oldest_environment_pins_the_floors_of_the_project():
-    floors = dict(requirement.split(",")[0].split(">=") for requirement in PROJECT["dependencies"])
-    floors |= dict(requirement.split(">=") for requirement in PROJECT["optional-dependencies"]["test"])
-    environment = (ROOT / "tox.ini").read_text(encoding="utf-8").split("[testenv:oldest]")[1].split("[testenv:")[0]
-    pins = dict(re.findall(r"^    ([\w-]+)==([\d.]+)$", environment, flags=re.MULTILINE))
+@pytest.mark.parametrize(("name", "extra"), [("oldest", "test"), ("oldest-engines", "engines")])
+def test_oldest_environments_pin_the_floors_of_the_project(name, extra):
+    declared = [*(PROJECT["dependencies"] if name == "oldest" else []), *PROJECT["optional-dependencies"][extra]]
+    floors = dict(requirement.split(",<")[0].split(">=") for requirement in declared if ">=" in requirement)
+    environment = (ROOT / "tox.ini").read_text(encoding="utf-8").split(f"[testenv:{name}]")[1].split("[testenv:")[0]
+    pins = dict(re.findall(r"^    (\S+)==([\d.]+)$", environment, flags=re.MULTILINE))
     assert floors.keys() <= pins.keys()
-    for name, floor in floors.items():
-        assert re.fullmatch(re.escape(floor) + r"(\.0)*", pins[name]), f"{name}: floor {floor}, pinned {pins[name]}"
+    for package, floor in floors.items():
+        assert re.fullmatch(re.escape(floor) + r"(\.0)*", pins[package]), f"{package}: {floor}, pinned {pins[package]}"
 
 
 def test_python_versions_agree():
