@@ -26,6 +26,7 @@ from hbsk._posterior.lazy_prediction import group_columns, require_features, sca
 from hbsk._posterior.nodes import MarginalPosterior
 from hbsk.model_selection._leave_group_out import GroupProducts
 from hbsk.model_selection._training_rows import (
+    AskedFit,
     check_unit,
     factor_left_out,
     fitted_regressor,
@@ -36,34 +37,19 @@ from hbsk.model_selection._training_rows import (
 
 
 @dataclass(frozen=True)
-class LazyGroups:
+class LazyGroups(AskedFit):
     """A fitted estimator, and the products of the groups of the lazy frame that it was fitted to.
 
     Attributes
     ----------
-    estimator : PartialPoolingRegressor
-    caller : str
-        Who asks, for messages.
     products : GroupProducts
         In the units of the fit, its known means of effects taken off y.
     """
 
-    estimator: Any
-    caller: str
     products: GroupProducts
 
     # the only one; as that of `TrainingRows`
     factor = 0
-
-    @property
-    def frame(self) -> ModelFrame:
-        """Layout of the data."""
-        return learnt_by(self.estimator).frame
-
-    @property
-    def fitted(self) -> Fitted:
-        """Posterior and model."""
-        return learnt_by(self.estimator).fitted
 
 
 def read_lazy_groups(

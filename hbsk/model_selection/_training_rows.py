@@ -29,27 +29,18 @@ SAME = 1e-6
 
 
 @dataclass(frozen=True)
-class TrainingRows:
-    """A fitted estimator with the rows it was fitted to.
+class AskedFit:
+    """A fitted estimator, and who asks it.
 
     Attributes
     ----------
     estimator : PartialPoolingRegressor
     caller : str
-        Who asks, for messages.
-    given : dict
-        X, y, groups and standard_error as they came.
-    rows : Rows
-        As read.
-    factor : int
-        Whose groups are left out.
+        For messages.
     """
 
     estimator: PartialPoolingRegressor
     caller: str
-    given: dict[str, Any]
-    rows: Rows
-    factor: int = 0
 
     @property
     def frame(self) -> ModelFrame:
@@ -60,6 +51,25 @@ class TrainingRows:
     def fitted(self) -> Fitted:
         """Posterior and model."""
         return learnt_by(self.estimator).fitted
+
+
+@dataclass(frozen=True)
+class TrainingRows(AskedFit):
+    """A fitted estimator with the rows it was fitted to.
+
+    Attributes
+    ----------
+    given : dict
+        X, y, groups and standard_error as they came.
+    rows : Rows
+        As read.
+    factor : int
+        Whose groups are left out.
+    """
+
+    given: dict[str, Any]
+    rows: Rows
+    factor: int = 0
 
     @property
     def model(self) -> MarginalModel | None:
