@@ -257,3 +257,10 @@ def test_one_against_the_rest():
     proba = many.predict_proba(X)
     assert proba.shape == (N, 3)
     assert (many.predict(X) == kinds).mean() > 0.6
+
+
+@pytest.mark.parametrize("missing", [None, np.nan, pd.NA])
+def test_labels_that_are_missing_are_named(missing):
+    y = np.array(["yes", "no", missing, "yes"], dtype=object)
+    with pytest.raises(ValueError, match="labels are missing in 1 of the 4 rows"):
+        PartialPoolingClassifier(group_features=0).fit(np.array([[0], [0], [1], [1]]), y)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import expit
 
+from hbsk import PartialPoolingCountRegressor
 from hbsk._engine.generalized.data import Responses
 from hbsk._engine.generalized.fit import generalized_model, integrate_generalized
 from hbsk._engine.integrate import monte_carlo_error
@@ -169,3 +170,12 @@ def test_nodes_far_out_are_no_error():
     """Data under their own priors, of which a node has sds of e^20: the identity beside its squares is rounded away."""
     ranks, _ = ranks_of_fit("poisson", 2, 3, 31)
     assert all(0 <= rank <= 1 for rank in ranks.values())
+
+
+def test_rates_that_no_count_holds_have_a_summary():
+    # nodes of several rounds, whose number is no power of two
+    estimator = PartialPoolingCountRegressor(group_features=0)
+    estimator.fit(np.repeat(np.arange(8), 3)[:, None], np.zeros(24), exposure=np.full(24, 1e-6))
+    n_nodes = estimator._learnt.fitted.posterior.n_nodes
+    assert n_nodes & (n_nodes - 1)
+    assert np.isfinite(estimator.summary()).all(axis=None)

@@ -157,7 +157,9 @@ class GeneralizedPosterior(Posterior):
         deviation = moved - mean
         root = semidefinite_cholesky((self.weight[:, None] * deviation).T @ deviation)
         width = self._kernels.silverman
-        uniforms = unit_cube_points(n_theta, -(-repeats * self.n_nodes // N_REPLICATES), LAW_SALT)
+        # nets are of powers of two; of more nodes or fewer the first points are taken
+        per_replicate = 1 << max(-(-repeats * self.n_nodes // N_REPLICATES) - 1, 1).bit_length()
+        uniforms = unit_cube_points(n_theta, per_replicate, LAW_SALT)
         noise = ndtri(uniforms[: repeats * self.n_nodes]) @ root.T
         moved = mean + np.sqrt(1.0 - width**2) * np.repeat(deviation, repeats, axis=0) + width * noise
         theta = unskewed.inverse(moved)
