@@ -181,7 +181,7 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
             Group labels, where they are no columns of X; in a formula they are called ``groups``, the columns of a
             frame keep their names.
         sample_weight : array-like of shape (n_samples,), default=None
-            Number of copies of each row; rows of weight 0 are left out.
+            Number of copies of each row, a frequency weight; rows of weight 0 are left out.
 
         Returns
         -------

@@ -244,7 +244,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         trials : array-like of shape (n_samples,) or float, default=None
             Trials behind each y, with ``family="binomial"``. Positive.
         sample_weight : array-like of shape (n_samples,), default=None
-            Number of copies of each row; rows of weight 0 are left out.
+            Number of copies of each row, a frequency weight; rows of weight 0 are left out.
 
         Returns
         -------

@@ -194,7 +194,7 @@ class PartialPoolingEncoder(TransformerMixin, BaseEstimator):
         y : array-like of shape (n_samples,)
             Numbers or classes.
         sample_weight : array-like of shape (n_samples,), default=None
-            Number of copies of each row; rows of weight 0 are left out.
+            Number of copies of each row, a frequency weight; rows of weight 0 are left out.
 
         Returns
         -------

@@ -271,7 +271,7 @@ class JamesSteinEstimator(RegressorMixin, ShrunkenRatesMixin, ShrunkenMeansBase)
         standard_error : array-like of shape (n_samples,) or float, default=None
             Known sd of the sampling error of each y. The variance within groups is then not estimated.
         sample_weight : array-like of shape (n_samples,), default=None
-            Number of copies of each row: weight 2 is the same as the row given twice.
+            Number of copies of each row, a frequency weight: 2 is the same as the row given twice.
         exposure : array-like of shape (n_samples,) or float, default=None
             What each count is over, for "gamma-poisson": time, area, persons. Positive.
         trials : array-like of shape (n_samples,) or float, default=None

@@ -199,7 +199,7 @@ class PartialPoolingRegressor(RegressorMixin, SumsBase):
             Known sampling sd of each y, as in a meta-analysis; at least 1e-7 of the sd of y. The residual sd is then no
             parameter.
         sample_weight : array-like of shape (n_samples,), default=None
-            Number of copies of each row; rows of weight 0 are left out.
+            Number of copies of each row, a frequency weight; rows of weight 0 are left out.
 
         Returns
         -------

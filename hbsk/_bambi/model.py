@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -195,7 +196,7 @@ def build_model(
     if specification.has_intercept:
         term_priors["Intercept"] = as_bambi_prior(priors["Intercept"])
     parent = "p" if family == "binomial" else "mu"
-    model_priors = {parent: term_priors}
+    model_priors: dict[str, Any] = {parent: term_priors}
     sigma = np.nan if standard_error is not None or not is_gaussian else priors["sigma"]
     if is_gaussian and standard_error is not None:
         log_error = columns.add("log standard error", np.log(standard_error))
@@ -232,7 +233,8 @@ def _f_statistic(X, y, codes, copies, standard_error):
     root = np.sqrt(precision)
     residual = y - X @ np.linalg.lstsq(root[:, None] * X, root * y, rcond=None)[0]
     weight = np.bincount(codes, weights=precision)
-    weight, n_groups = np.where(weight > 0, weight, 1.0), np.count_nonzero(weight)
+    n_groups = int(np.count_nonzero(weight))
+    weight = np.where(weight > 0, weight, 1.0)
     means = np.bincount(codes, weights=precision * residual) / weight
     between = weight @ means**2 / max(n_groups - 1, 1)
     if standard_error is not None:
@@ -364,7 +366,7 @@ def _common_terms(columns, specification, X, copies, centre, priors, raw):
         names = [term] if len(members) == 1 else [specification.common_columns[k] for k in kept]
         values = X[:, kept]
         own = raw.get(kept[0]) if len(members) == 1 and centre is None else None
-        if columns.can_take(own):
+        if own is not None and columns.can_take(own):
             text, bambi_name = own.text, own.name
         else:
             if centre is not None:
@@ -399,7 +401,7 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors, raw):
     plain = (lambda name: _spelled(name).replace("__", "_")) if several else _spelled
     names = group_names(labels)
     are_numbers = all(isinstance(label, Real) and not isinstance(label, bool | np.bool_) for label in labels)
-    levels = labels if are_numbers else names
+    levels = pd.Index(labels if are_numbers else names)
     group_column = columns.add(plain(factor.name), pd.Categorical.from_codes(code, levels, ordered=True))
     parts = []
     for term, members in terms.items():
@@ -409,7 +411,7 @@ def _varying_terms(columns, factor, Z, code, labels, noncentered, priors, raw):
             scale = 1.0
         else:
             own = raw.get(members[0]) if len(members) == 1 else None
-            if columns.can_take(own):
+            if own is not None and columns.can_take(own):
                 text, bambi_name = own.text, own.name
             else:
                 wanted = [expression] if len(members) == 1 else [factor.columns[k] for k in members]

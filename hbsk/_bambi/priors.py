@@ -23,6 +23,7 @@ def varying_priors(layout, factor, priors):
         if term not in correlated:
             chosen.append(_independent_prior(term, priors[term], layout.noncentered))
             continue
+        assert effects is not None  # this term is among them
         block = layout.blocks.index(_block_of(layout, columns))
         position = [member.variable for member in effects.members[block]].index(variable)
         arguments = {key: _hyperprior(value, key) for key, value in plain[term][1].items()}

@@ -80,10 +80,11 @@ def raw_terms(specification, features) -> RawTerms:
         return found
 
     offsets = [_raw_term((expression,), recipe.bindings, features) for expression in recipe.offsets]
+    raw_offsets = tuple(offset for offset in offsets if offset is not None)
     return RawTerms(
         by_position(recipe.common),
         tuple(by_position(terms) for terms in recipe.varying),
-        () if None in offsets else tuple(offsets),
+        raw_offsets if len(raw_offsets) == len(offsets) else (),
     )
 
 

@@ -152,15 +152,16 @@ def _named_draws(posterior):
             yield from law.parameters()
         other = {k for law in factor.laws if not law.has_sd_parameter for k in law.columns}
         sds, correlation = _at_zero(factor)
-        for k, column in enumerate(layout.columns):
+        for k, name in enumerate(layout.columns):
             if k not in other and not np.isnan(sds[..., k]).any():
-                yield f"{column}|{layout.name}_sigma", sds[..., k]
-        for i, k in zip(*np.tril_indices(q, -1), strict=True):
-            yield f"corr_{layout.name}[{layout.columns[k]}, {layout.columns[i]}]", correlation[..., i, k]
+                yield f"{name}|{layout.name}_sigma", sds[..., k]
+        for row, column in zip(*np.tril_indices(q, -1), strict=True):
+            pair = f"{layout.columns[column]}, {layout.columns[row]}"
+            yield f"corr_{layout.name}[{pair}]", correlation[..., row, column]
         n_groups = len(layout.labels)
         for j in np.unique(np.linspace(0, n_groups - 1, min(n_groups, DIAGNOSED_GROUPS)).astype(int)):
-            for k, column in enumerate(layout.columns):
-                yield f"{column}|{layout.name}[{layout.labels[j]}]", factor.effects[..., j, k]
+            for k, name in enumerate(layout.columns):
+                yield f"{name}|{layout.name}[{layout.labels[j]}]", factor.effects[..., j, k]
 
 
 def _at_zero(factor):

@@ -284,17 +284,14 @@ def quasi_newton_mode(
     inverse : ndarray of shape (d, d)
         The guess.
     """
-    n_looks = 0
 
     def look(theta):
-        nonlocal n_looks
-        n_looks += 1
         value, gradient = value_and_gradient(theta[None])
         return value[0], gradient[0]
 
     x, inverse = start.copy(), inverse.copy()
     value, gradient = look(x)
-    n_seen = 0
+    n_looks, n_seen = 1, 0
     for _ in range(MOST_STEPS):
         if n_looks > MOST_LOOKS:
             break
@@ -307,6 +304,7 @@ def quasi_newton_mode(
         length = 1.0
         for _ in range(MOST_HALVINGS):
             new_value, new_gradient = look(x + length * step)
+            n_looks += 1
             if np.isfinite(new_value) and new_value >= value + 1e-4 * length * slope:
                 break
             bend = 2.0 * (value + length * slope - new_value)

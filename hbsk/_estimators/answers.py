@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from copy import copy
 from numbers import Integral
 from typing import Any
@@ -94,6 +95,9 @@ class ShrunkenAnswersMixin:
     """Tables of shrunken means; a mixin of `JamesSteinEstimator`, whose file tells fit and predict."""
 
     _learnt: LearntMeans
+    group_means_: np.ndarray
+    group_sizes_: np.ndarray
+    between_group_variance_: float
 
     @property
     def shrinkage_(self):
@@ -253,6 +257,11 @@ class PosteriorAnswersMixin:
     """Answers from the posterior; a mixin of `PartialPoolingRegressor`, whose file tells fit and predict."""
 
     _learnt: Learnt
+    pooling: str
+    priors: Mapping[str, Any] | None
+    chains: int
+    draws: int
+    _generator: Callable[[Any], np.random.Generator]
 
     @property
     def group_effects_(self):
@@ -433,7 +442,7 @@ class PosteriorAnswersMixin:
             self._learnt.frame,
             self._learnt.fitted,
             self.chains,
-            self.draws if draws is None else draws,
+            self.draws if draws is None else int(draws),
             self._generator(random_state),
             rows,
             y,

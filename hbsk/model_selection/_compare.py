@@ -24,7 +24,7 @@ from hbsk._estimators.partial_pooling import PartialPoolingBase
 from hbsk._messages import shown
 from hbsk.model_selection import _scores
 from hbsk.model_selection._questions import questions
-from hbsk.model_selection._responses import GROUPS, answering_step, parameters, respond, takes_groups
+from hbsk.model_selection._responses import GROUPS, answering_step, call_with_groups, parameters, takes_groups
 from hbsk.model_selection._scorers import GroupScorer
 from hbsk.model_selection._splitters import refuse_name
 
@@ -325,9 +325,9 @@ def _fit_and_answer(estimator, train, test, weight, measures, classes) -> _Resul
     last, X_last = answering_step(estimator, X)
     mean, probability = None, None
     if classes is None:
-        mean = np.asarray(respond(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
+        mean = np.asarray(call_with_groups(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
     elif hasattr(last, "predict_proba"):
-        probability = _of_classes(respond(last, "predict_proba", X_last, groups), last.classes_, classes)
+        probability = _of_classes(call_with_groups(last, "predict_proba", X_last, groups), last.classes_, classes)
     seconds = {"fit_seconds": fitted - start, "predict_seconds": time.perf_counter() - fitted}
     metrics = {measure for measure in measures.values() if isinstance(measure, str)}
     sd, interval = _distribution(last, X_last, groups, metrics) if classes is None else (None, None)
@@ -379,10 +379,12 @@ def _distribution(
     """Ask for the sd and the 90 % interval of each row, where a metric needs them; None where there are none."""
     sd, interval = None, None
     if {"coverage", "width"} & metrics and "coverage" in parameters(getattr(estimator, "predict_interval", None)):
-        interval = respond(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
+        interval = call_with_groups(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
         metrics = metrics - {"coverage", "width"}
     if {"crps", "log_score", "coverage", "width"} & metrics and "return_std" in parameters(estimator.predict):
-        mean, sd = (np.asarray(a, dtype=np.float64) for a in respond(estimator, "predict", X, groups, return_std=True))
+        mean, sd = (
+            np.asarray(a, dtype=np.float64) for a in call_with_groups(estimator, "predict", X, groups, return_std=True)
+        )
         # DummyRegressor fills a place with zeros; it does not claim to be certain.
         sd = sd if sd.any() else None
         if interval is None and sd is not None:
@@ -408,7 +410,7 @@ class _PredictsWithGroups(RegressorMixin, BaseEstimator):
         self.groups = groups
 
     def predict(self, X: Any) -> np.ndarray:
-        return respond(self.estimator, "predict", X, self.groups)
+        return call_with_groups(self.estimator, "predict", X, self.groups)
 
 
 class _ClassifiesWithGroups(ClassifierMixin, _PredictsWithGroups):
@@ -419,7 +421,7 @@ class _ClassifiesWithGroups(ClassifierMixin, _PredictsWithGroups):
         return self.estimator.classes_
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        return respond(self.estimator, "predict_proba", X, self.groups)
+        return call_with_groups(self.estimator, "predict_proba", X, self.groups)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -362,6 +362,7 @@ def likelihood_moments(
         deviation = mean - centre[:, None]
         means += np.einsum("mg,mjg->j", weight, deviation)
         squares += np.einsum("mg,mjg->j", weight, deviation**2 + variance)
+    assert centre is not None  # a grid has nodes
     return centre + means, squares - means**2
 
 

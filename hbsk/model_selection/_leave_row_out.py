@@ -253,6 +253,7 @@ class _Nodes(ABC):
 
     def _law(self, at, reach, mean, spread):
         """Return mean and variance of rows from what they reach of the common coefficients, and the rest of both."""
+        assert self.common.basis is not None  # `ConditionalCommon.of` keeps it
         reach = reach @ self.common.basis[at]
         mean = mean[:, :, None] + reach @ self.coordinate[at].swapaxes(1, 2)
         variance = np.exp(2 * self.grid.log_sigma[at])[:, None] * spread[:, :, None]

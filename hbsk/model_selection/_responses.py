@@ -28,7 +28,7 @@ def answering_step(estimator: Any, X: Any) -> tuple[Any, Any]:
             return estimator, X
 
 
-def respond(estimator: Any, method: str, X: Any, groups: Any, **options: Any) -> Any:
+def call_with_groups(estimator: Any, method: str, X: Any, groups: Any, **options: Any) -> Any:
     """Call a method of a fitted estimator, with `groups` where there are any and it takes them."""
     if groups is not None and takes_groups(estimator, method):
         options[GROUPS] = groups

@@ -13,7 +13,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 from hbsk._base import sized_by
 from hbsk._data.suspicions import warn_of_order
 from hbsk._messages import shown
-from hbsk.model_selection._responses import GROUPS, answering_step, respond
+from hbsk.model_selection._responses import GROUPS, answering_step, call_with_groups
 
 __all__ = ["make_group_scorer"]
 
@@ -260,8 +260,8 @@ class GroupScorer:
             warn_of_order(X, [("groups", groups)])
         estimator, X = step, answered
         if self._response == MEAN_AND_STD:
-            return tuple(respond(estimator, "predict", X, groups, return_std=True))
-        return (respond(estimator, self._response, X, groups),)
+            return tuple(call_with_groups(estimator, "predict", X, groups, return_std=True))
+        return (call_with_groups(estimator, self._response, X, groups),)
 
 
 def _keyword_parameters(metric: Callable, n_positional: int) -> dict[str, Parameter]:

@@ -12,7 +12,7 @@ import pandas as pd
 from sklearn.utils import check_random_state
 from sklearn.utils.validation import _num_samples, check_is_fitted
 
-from hbsk._base import learnt_by, read_predicted, require_standard_error
+from hbsk._base import generator, learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
 from hbsk._data.responses import positions_of_classes
@@ -353,7 +353,7 @@ def _fresh_sampler(estimator: Any, X: Any, groups: Any, beside: dict[str, Any], 
     codes = [code + known for code, known in zip(rows.codes, posterior.n_groups, strict=True)]
     size = next((np.broadcast_to(beside[name], rows.design.n_rows) for name in SIZES if name in beside), None)
     fresh = replace(rows, codes=codes, size=size)
-    rng = np.random.default_rng(random_state.randint(2**31 - 1))
+    rng = generator(random_state)
     draw = sample_responses if _counts(estimator) else sample_observations
     return lambda n_samples: draw(posterior, fresh, n_samples, rng)
 
