@@ -1,6 +1,6 @@
 """
-Who is the best hitter? Ranks with their uncertainty
-====================================================
+Ranks with their uncertainty: 18 hitters, 85 counties
+=====================================================
 
 After 45 at-bats of the 1970 season Roberto Clemente had hit .400, Max Alvis .156. Ranking players by such averages
 looks exact and is not: the standard error of each is .066. Partial pooling gives the joint posterior of all 18

@@ -61,8 +61,8 @@ RankDisplay.from_estimator(adjusted, factor="lea:school", top=50, groups=ranks.i
 before = raw.group_effects_.query("factor == 'lea:school'").set_index("group")["deviation"]
 figure, ax = plt.subplots(figsize=(6, 5.5), layout="constrained")
 ax.scatter(before[effects.index], effects["deviation"], s=effects["n"] / 3, alpha=0.35, linewidth=0)
-ax.axline((0, 0), slope=1, color="0.5", linewidth=0.8)
 ax.set(xlabel="school's effect on the raw score", ylabel="value added, given earlier results")
+ax.axline((0, 0), slope=1, color="0.5", linewidth=0.8)
 
 # %%
 # A new school of a known district, a new district
