@@ -252,6 +252,12 @@ class SchurPasses(ABC):
         """Return ``G_2 = B_2 - A_22 U_2 - A_21 U_1``, (n_points, K, p + 1)."""
         return self._rest_zx - times_stack(self._rest_zz, rest_solved) - times_stack(self.between.T, first_solved)
 
+    def complements_at(self, factor: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
+        """Yield the Schur complement and ``Phi B`` of the rest, (K, p + 1), at each of several Lambda."""
+        for block, complements in self._over(lambda at: self._complements(factor[at]), len(factor)):
+            solved = self._solved(complements)[0]
+            yield from ((alone(complements, m), solved[m]) for m in range(block.stop - block.start))
+
     # one point
 
     def complement(self, factor: np.ndarray) -> Any:
@@ -295,12 +301,12 @@ class SchurPasses(ABC):
         return out
 
 
-def alone(stacked):
-    """Return the first of stacked points of a NamedTuple."""
+def alone(stacked, m=0):
+    """Return one of stacked points of a NamedTuple."""
     parts = []
     for part in stacked:
-        one = [block[0] for block in part] if isinstance(part, list) else part
-        parts.append(part[0] if isinstance(part, (np.ndarray, tuple)) else one)
+        one = [block[m] for block in part] if isinstance(part, list) else part
+        parts.append(part[m] if isinstance(part, (np.ndarray, tuple)) else one)
     return type(stacked)(*parts)
 
 

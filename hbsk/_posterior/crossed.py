@@ -8,9 +8,10 @@ at the first question that needs them and never pickled.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import repeat
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from hbsk._posterior.crossed_laws import (
     NodeLaw,
     draw_levels,
     few_nodes,
+    given_lambdas,
     levels_at_node,
     n_lambdas,
     rows_at_node,
@@ -394,12 +396,12 @@ class CrossedPosterior(Posterior):
         effects = [np.empty(size) for size in sizes]
         order = np.argsort(at, kind="stable")
         starts = np.flatnonzero(np.diff(at[order], prepend=-1))
+        passes, distinct = self.model.passes, self.factor[at[order[starts]]]
         with own_errors(), one_thread_each():
-            for draws in np.split(order, starts[1:]):
-                node = at[draws[0]]
-                of_node = draw_levels(
-                    self.model.passes, self.factor[node], self.sigma[at[draws]], common[draws], rng, groups
-                )
+            is_held = len(distinct) * passes.numbers_kept <= KEPT_NUMBERS
+            lambdas: Iterable = given_lambdas(passes, distinct) if is_held else repeat(None, len(distinct))
+            for draws, factor, given in zip(np.split(order, starts[1:]), distinct, lambdas, strict=True):
+                of_node = draw_levels(passes, factor, self.sigma[at[draws]], common[draws], rng, groups, given)
                 for part, drawn in zip(effects, of_node, strict=True):
                     part[draws] = drawn
         return self._joint(common, self.sigma[at], self.factor[at], effects)

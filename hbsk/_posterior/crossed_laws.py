@@ -13,7 +13,7 @@ where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
@@ -296,7 +296,7 @@ def draw_levels(
     common: np.ndarray,
     rng,
     groups: Sequence[np.ndarray],
-    conditional: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None,
+    given: NestedEffects | tuple[np.ndarray, np.ndarray, Any] | None = None,
 ) -> list[np.ndarray]:
     """Return joint draws of effects at one Lambda, one array (n_draws, n_codes, q) per factor.
 
@@ -310,18 +310,18 @@ def draw_levels(
     rng : numpy.random.Generator
     groups : sequence of ndarray of shape (n_codes,), one per factor
         A code that is not below the number of levels is a new level.
-    conditional : tuple of (H, Phi B of the rest, noise of covariance P), optional
-        Where they are known; found otherwise.
+    given : NestedEffects, or tuple of H, Phi B of the rest, and a complement or noise of covariance P, optional
+        Where they are known, as by `given_lambdas`; found otherwise.
     """
     n_draws = len(common)
     contrast = np.concatenate([-common, np.ones((n_draws, 1))], axis=1).T
     if isinstance(passes, NestedPasses):
-        return _draw_nested_levels(passes, factor, sigma, contrast, rng, groups)
-    if conditional is None:
-        complement = passes.complement(factor)
-        noise = passes.coloured(complement, rng.standard_normal((passes.n_remaining, n_draws)))
-        conditional = complement.first, passes.solved(complement)[0], noise
-    of_first, solved, noise = conditional
+        effects = given if isinstance(given, NestedEffects) else passes.effects(factor)
+        return _draw_nested_levels(passes, effects, factor, sigma, contrast, rng, groups)
+    assert not isinstance(given, NestedEffects)
+    of_first, solved, noise = next(given_lambdas(passes, factor[None])) if given is None else given
+    if not isinstance(noise, np.ndarray):
+        noise = passes.coloured(noise, rng.standard_normal((passes.n_remaining, n_draws)))
     rest = solved @ contrast + sigma * noise
     drawn = []
     for f, codes in enumerate(groups):
@@ -343,11 +343,20 @@ def draw_levels(
     return drawn
 
 
-def _draw_nested_levels(passes, factor, sigma, contrast, rng, groups):
+def given_lambdas(passes: SchurPasses | NestedPasses, factor: np.ndarray) -> Iterator:
+    """Yield what `draw_levels` takes of each of several Lambda, (n_points, q, q), found for many at once."""
+    if isinstance(passes, NestedPasses):
+        for effects in passes.effects_at(factor):
+            yield from (taken(effects, m) for m in range(n_lambdas(effects)))
+    else:
+        yield from ((one.first, solved, one) for one, solved in passes.complements_at(factor))
+
+
+def _draw_nested_levels(passes, effects, factor, sigma, contrast, rng, groups):
     n_groups = [own.n_groups for own in passes.sums.factors]
     known = [codes < n for codes, n in zip(groups, n_groups, strict=True)]
     at = [np.where(is_known, codes, 0) for is_known, codes in zip(known, groups, strict=True)]
-    drawn = draw_nested(passes, factor, sigma, contrast, rng, at)
+    drawn = draw_nested(passes, effects, sigma, contrast, rng, at)
     for f, (of_factor, is_known, columns) in enumerate(zip(drawn, known, passes.sums.columns, strict=True)):
         fresh = sigma[:, None, None] * rng.standard_normal(of_factor.shape) @ factor[columns, columns].T
         drawn[f] = np.where(is_known[:, None], of_factor, fresh)

@@ -73,21 +73,25 @@ def own_parts(
 
 
 def draw_nested(
-    passes: NestedPasses, factor: np.ndarray, sigma: np.ndarray, contrast: np.ndarray, rng, known: Sequence[np.ndarray]
+    passes: NestedPasses,
+    effects: NestedEffects,
+    sigma: np.ndarray,
+    contrast: np.ndarray,
+    rng,
+    known: Sequence[np.ndarray],
 ) -> list[np.ndarray]:
     """Return joint draws of the effects of known levels, one array (n_draws, n_codes, q) per factor.
 
     Parameters
     ----------
     passes : NestedPasses
-    factor : ndarray of shape (q, q)
+    effects : NestedEffects
     sigma : ndarray of shape (n_draws,)
     contrast : ndarray of shape (p + 1, n_draws)
         Minus the common coefficients, and 1.
     rng : numpy.random.Generator
     known : sequence of ndarray of shape (n_codes,), one per factor
     """
-    effects = passes.effects(factor)
     n_stages = len(passes.order)
     wanted = []
     for h in range(n_stages):  # and all that hold levels that are asked for

@@ -290,8 +290,7 @@ class _NodesOfFactors(_Nodes):
     def __post_init__(self):
         passes = self.model.passes
         is_held = self.grid.n_nodes * passes.numbers_kept <= KEPT_NUMBERS
-        blocks = passes.effects_at(self.grid.factor) if is_held else []
-        self._kept = [taken(effects, m) for effects in blocks for m in range(n_lambdas(effects))]
+        self._kept = passes.effects_at(self.grid.factor) if is_held else None
 
     @property
     def width(self) -> int:
@@ -301,10 +300,19 @@ class _NodesOfFactors(_Nodes):
         passes, n_groups = self.model.passes, [factor.n_groups for factor in self.model.sums.factors]
         rows = KnownRows.of(x, z, codes, n_groups)
         together = max(1, BLOCK_ELEMENTS // max(len(x) * self.grid.log_sigma.shape[1], 1))
-        for start in range(0, self.grid.n_nodes, together):
-            at = slice(start, min(start + together, self.grid.n_nodes))
-            parts = [row_parts(self._effects(m), self.grid.factor[m], passes, rows) for m in range(at.start, at.stop)]
-            yield (at, *self._law(at, *(np.stack(part) for part in zip(*parts, strict=True))))
+        for at, effects in self._effects(together):
+            parts = row_parts(effects, self.grid.factor[at], passes, rows)
+            yield (at, *self._law(at, *parts))
 
-    def _effects(self, m) -> Effects | NestedEffects:
-        return self.model.passes.effects(self.grid.factor[m]) if not self._kept else self._kept[m]
+    def _effects(self, together) -> Iterator[tuple[slice, Effects | NestedEffects]]:
+        """Yield stretches of at most so many nodes, and the law of all effects at them."""
+        if self._kept is None:
+            for m in range(self.grid.n_nodes):
+                yield slice(m, m + 1), self.model.passes.effects_at(self.grid.factor[[m]])[0]
+            return
+        first = 0
+        for effects in self._kept:
+            for start in range(0, n_lambdas(effects), together):
+                some = taken(effects, slice(start, start + together))
+                yield slice(first + start, first + start + n_lambdas(some)), some
+            first += n_lambdas(effects)
