@@ -8,10 +8,9 @@ at the first question that needs them and never pickled.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import repeat
 
 import numpy as np
 
@@ -30,9 +29,9 @@ from hbsk._posterior.base import CONTRAST_DRAWS, Posterior
 from hbsk._posterior.crossed_laws import (
     KnownRows,
     NodeLaw,
+    draw_by_node,
     draw_levels,
     few_nodes,
-    given_lambdas,
     levels_at_node,
     n_lambdas,
     rows_at_node,
@@ -390,20 +389,10 @@ class CrossedPosterior(Posterior):
         at = systematic_resample(self.weight, n_draws, rng)
         noise = rng.standard_normal((n_draws, self.common_mean.shape[1]))
         common = self.common_mean[at] + np.einsum("sij,sj->si", self.common_root[at], noise)
-        sizes = [
-            (n_draws, len(codes), scaling.z_scale.size) for codes, scaling in zip(groups, self.scalings, strict=True)
-        ]
-        effects = [np.empty(size) for size in sizes]
-        order = np.argsort(at, kind="stable")
-        starts = np.flatnonzero(np.diff(at[order], prepend=-1))
-        passes, distinct = self.model.passes, self.factor[at[order[starts]]]
         with own_errors(), one_thread_each():
-            is_held = len(distinct) * passes.numbers_kept <= KEPT_NUMBERS
-            lambdas: Iterable = given_lambdas(passes, distinct) if is_held else repeat(None, len(distinct))
-            for draws, factor, given in zip(np.split(order, starts[1:]), distinct, lambdas, strict=True):
-                of_node = draw_levels(passes, factor, self.sigma[at[draws]], common[draws], rng, groups, given)
-                for part, drawn in zip(effects, of_node, strict=True):
-                    part[draws] = drawn
+            effects = draw_by_node(
+                self.model.passes, at, self.factor, self.sigma[at], common, rng, groups, KEPT_NUMBERS
+            )
         return self._joint(common, self.sigma[at], self.factor[at], effects)
 
     def _joint(self, common, sigma, factor, effects) -> JointDraws:

@@ -13,6 +13,7 @@ where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -343,7 +344,47 @@ def draw_levels(
     return drawn
 
 
-def given_lambdas(passes: SchurPasses | NestedPasses, factor: np.ndarray) -> Iterator:
+def draw_by_node(
+    passes: SchurPasses | NestedPasses,
+    at: np.ndarray,
+    factor: np.ndarray,
+    sigma: np.ndarray,
+    common: np.ndarray,
+    rng,
+    groups: Sequence[np.ndarray],
+    numbers: float,
+) -> list[np.ndarray]:
+    """Return joint draws of effects, one array (n_draws, n_codes, q) per factor; see `draw_levels`.
+
+    Parameters
+    ----------
+    passes : SchurPasses or NestedPasses
+    at : ndarray of shape (n_draws,)
+        The node of each draw.
+    factor : ndarray of shape (n_nodes, q, q)
+    sigma : ndarray of shape (n_draws,)
+    common : ndarray of shape (n_draws, p)
+    rng : numpy.random.Generator
+    groups : sequence of ndarray of shape (n_codes,), one per factor
+    numbers : float
+        How many numbers the laws of all nodes may take at a time.
+    """
+    drawn = [
+        np.empty((len(at), len(codes), own.n_varying)) for codes, own in zip(groups, passes.sums.factors, strict=True)
+    ]
+    order = np.argsort(at, kind="stable")
+    starts = np.flatnonzero(np.diff(at[order], prepend=-1))
+    distinct = factor[at[order[starts]]]
+    is_held = len(distinct) * passes.numbers_kept <= numbers
+    lambdas = given_lambdas(passes, distinct) if is_held else repeat(None, len(distinct))
+    for draws, one, given in zip(np.split(order, starts[1:]), distinct, lambdas, strict=True):
+        of_node = draw_levels(passes, one, sigma[draws], common[draws], rng, groups, given)
+        for part, of_factor in zip(drawn, of_node, strict=True):
+            part[draws] = of_factor
+    return drawn
+
+
+def given_lambdas(passes: SchurPasses | NestedPasses, factor: np.ndarray) -> Iterator[Any]:
     """Yield what `draw_levels` takes of each of several Lambda, (n_points, q, q), found for many at once."""
     if isinstance(passes, NestedPasses):
         for effects in passes.effects_at(factor):
