@@ -54,3 +54,16 @@ def test_a_wide_coordinate_has_its_own_law_whatever_the_others():
     # with what else there is: where the wide one is large, a narrow one has few points
     together = np.exp(2 * points[:, 1] + points[:, 0])
     assert of_points @ together == pytest.approx(weight @ np.exp(2 * values[:, 1] + values[:, 0]), rel=0.02)
+
+
+@pytest.mark.parametrize("sds", [[0.02, 0.6, 0.05, 0.01], [0.5, 0.1, 0.7, 0.4, 0.03]])
+def test_points_do_not_depend_on_last_digits_or_on_the_order_of_coordinates(sds):
+    values, weight = skew_values(sds)
+    points, of_points = moment_nodes(values, weight)
+    turned = np.random.default_rng(1).permutation(len(sds))
+    close, of_close = moment_nodes(values + 1e-11 * np.random.default_rng(2).normal(size=values.shape), weight)
+    other, of_other = moment_nodes(values[:, turned], weight)
+    np.testing.assert_allclose(close, points, atol=1e-6)
+    np.testing.assert_allclose(of_close, of_points, atol=1e-6)
+    np.testing.assert_allclose(other, points[:, turned], atol=1e-6)
+    np.testing.assert_allclose(of_other, of_points, atol=1e-6)

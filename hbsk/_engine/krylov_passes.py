@@ -37,7 +37,7 @@ from hbsk._engine.schur_passes import Effects, SchurPasses, alone, stacked
 # Effects of a factor up to which it is a hub: each takes a column of conjugate gradients at every point.
 MOST_OF_HUB = 50
 # Probes; draws of effects at one Lambda, and at several of some weight, by which so many are shared.
-PROBES, DRAWS, SHARED_DRAWS, LEAST_DRAWS = 16, 64, 512, 16
+PROBES, DRAWS, SHARED_DRAWS, LEAST_DRAWS = 16, 64, 320, 16
 # c, the share of the first order that is taken off: 1 would leave more of the higher ones, which rise with it.
 FIRST_ORDER = 1.5
 # Gains of conjugate gradients that do not count: of sums of squares, in shares of the variance of a row that is left,
@@ -137,6 +137,11 @@ class KrylovPasses(SchurPasses):
         )
         apart = level[every.row] != level[every.col]
         return sp.csr_array((every.data[apart], (every.row[apart], every.col[apart])), shape=every.shape)
+
+    @property
+    def _numbers_held(self) -> int:
+        """How many numbers a complement takes."""
+        return self.n_remaining * (PROBES + 2 * self._zx.shape[2]) + 4 * self._zz.size
 
     @cached_property
     def within(self) -> np.ndarray:
@@ -304,7 +309,8 @@ class KrylovPasses(SchurPasses):
         (one,), n_draws = factor, DRAWS
         if weight is not None:
             n_draws = max(LEAST_DRAWS, int(np.ceil(SHARED_DRAWS * weight[0])))
-        complement = self.complement(one)
+        kept = self._kept.pop(factor.tobytes(), None) if self._kept else None
+        complement = self.complement(one) if kept is None else alone(kept)
         many, first = complement.many, complement.first
         drawn, moved, across = [], [np.zeros_like(block) for block in many.spread.blocks], many.across_first()
         rng = np.random.default_rng([1, number])

@@ -125,6 +125,11 @@ class SchurPasses(ABC):
         """How many numbers the law of all effects takes at one point."""
 
     @property
+    def _numbers_held(self) -> float:
+        """How many numbers a complement takes."""
+        return self.numbers_kept
+
+    @property
     @abstractmethod
     def within(self) -> np.ndarray:
         """W, (p + 1, p + 1), the products of what no effects explain; zero, which is no bound, where that is lost."""
@@ -181,7 +186,7 @@ class SchurPasses(ABC):
         Where points are no more than are worked on together; the first of them, that hold so many numbers.
         """
         self._kept = {} if n_points <= max(1, self._width) else None
-        self._most_kept = max(1, int(numbers / (self.numbers_kept * self._width)))
+        self._most_kept = max(1, int(numbers / (self._numbers_held * self._width)))
         try:
             yield
         finally:

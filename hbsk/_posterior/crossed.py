@@ -2,7 +2,7 @@
 
 Variance parameters and common coefficients are averaged over all nodes. Effects and rows, for which each node costs a
 matrix of all effects beside the largest factor, are averaged over the nodes where that is cheap; otherwise over few
-*moment nodes* (`hbsk._engine.moment_nodes`): means are off by up to .009 posterior sds, sds by .4 %. Matrices are made
+*moment nodes* (`hbsk._engine.moment_nodes`): means are off by up to .009 posterior sds, sds by .7 %. Matrices are made
 at the first question that needs them and never pickled.
 """
 
