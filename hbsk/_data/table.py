@@ -414,9 +414,14 @@ class _FrameColumns(Mapping):
     def __init__(self, frame: Any, names: list[str]):
         self._positions = {name: position for position, name in enumerate(names)}
         self._frame = frame if isinstance(frame, pd.DataFrame) else nw.from_native(frame, eager_only=True)
+        self._taken: dict[str, Any] = {}
 
     def __getitem__(self, name: str) -> Any:
-        position = self._positions[name]
+        if name not in self._taken:
+            self._taken[name] = self._at(self._positions[name])
+        return self._taken[name]
+
+    def _at(self, position: int) -> Any:
         if isinstance(self._frame, pd.DataFrame):
             return self._frame.iloc[:, position]
         return self._frame.get_column(self._frame.columns[position])
