@@ -158,12 +158,12 @@ def check_counts(y: np.ndarray, size: np.ndarray | None, family: str) -> None:
     """
     if y.min(initial=0.0) < 0:
         what = "counts" if family == "poisson" else "successes"
-        raise ValueError(f"y must be {what}, 0 or more, with family={family!r}; the smallest is {shown(y.min())}.")
+        raise ValueError(f"y must be {what}, 0 or more; the smallest is {shown(y.min())}.")
     if family == "poisson":
         return
     if size is None and y.max(initial=0.0) > 1:
         raise ValueError(
-            f"y must lie between 0 and 1 with family='binomial' and no trials=; the largest is {shown(y.max())}. Pass "
+            f"y must lie between 0 and 1 where no trials= are passed; the largest is {shown(y.max())}. Pass "
             "the number of trials behind each y as trials=, or proportions with sample_weight= as trials."
         )
     if size is not None and (y > size).any():
@@ -212,7 +212,7 @@ def _warn_of_fractions(y, what, family):
             "fit(X, successes / trials, sample_weight=trials)."
         )
     warn(
-        f"{what} has values that are not whole numbers, such as {shown(first)}, and family={family!r} counts. {advice} "
+        f"{what} has values that are not whole numbers, such as {shown(first)}, where counts are expected. {advice} "
         "Otherwise they are taken as they are.",
         NonIntegerCountWarning,
     )
