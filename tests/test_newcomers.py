@@ -41,6 +41,22 @@ def test_a_missing_y_is_counted_with_the_cure(model, X):
             clone(model).fit(X, values)
 
 
+@every
+@pytest.mark.parametrize("dtype", [object, "Int64", "boolean"])
+def test_a_y_that_is_na_is_counted_with_the_cure(model, dtype, X):
+    y = pd.Series([pd.NA, True, False] + [True, False, False] * 3, dtype=dtype)
+    with pytest.raises(ValueError, match=r"y contains NaN.* 1 of the 12 .*leave these rows out, of X too"):
+        clone(model).fit(X, y)
+
+
+@pytest.mark.parametrize("model", [EVERY["classifier"], EVERY["encoder"]])
+@pytest.mark.parametrize("dtype", [object, "string", "category"])
+def test_a_missing_class_is_counted_with_the_cure(model, dtype, X):
+    y = pd.Series([None, "no", "yes", "yes"] * 3, dtype=dtype)
+    with pytest.raises(ValueError, match=r"labels are missing in 3 of the 12 rows; leave these rows out, of X too"):
+        clone(model).fit(X, y)
+
+
 @pytest.mark.parametrize("model", [m for name, m in EVERY.items() if name != "encoder"])
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_missing_feature_is_counted_with_the_cure(model, value, X):

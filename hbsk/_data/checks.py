@@ -60,7 +60,7 @@ def check_target(y: Any, n_rows: int, name: str) -> np.ndarray:
         )
     if y.dtype.kind not in "biuf":
         try:
-            y = y.astype(np.float64)
+            y = (np.where(pd.isna(y), np.nan, y) if y.dtype.kind == "O" else y).astype(np.float64)
         except (TypeError, ValueError) as error:
             raise ValueError(
                 f"y has values that are not numbers: {error}. {name} needs one number per row; two classes are for "

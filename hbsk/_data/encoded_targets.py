@@ -9,7 +9,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from hbsk._data.checks import about_origin, check_target
 from hbsk._data.responses import read_classes
-from hbsk._data.table import check_finite, refuse_lazy
+from hbsk._data.table import check_finite, refuse_lazy, refuse_missing_labels
 from hbsk._messages import warn
 from hbsk.exceptions import ManyClassesWarning
 
@@ -85,6 +85,7 @@ def _kind_of(y: Any, name: str) -> str:
     values = np.asarray(y)
     if values.dtype.kind == "f":  # before it is looked through for integers
         check_finite(values, "y")
+    refuse_missing_labels(values)
     kind = type_of_target(y, input_name="y")
     if kind not in ("continuous", "binary", "multiclass"):
         raise ValueError(

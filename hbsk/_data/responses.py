@@ -12,7 +12,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 
 from hbsk._data.checks import check_per_row
 from hbsk._data.rows import Rows
-from hbsk._data.table import DROP_ROWS, check_finite, refuse_lazy
+from hbsk._data.table import check_finite, refuse_lazy, refuse_missing_labels
 from hbsk._messages import quoted, shown, warn
 from hbsk.exceptions import NonIntegerCountWarning
 
@@ -45,9 +45,7 @@ def read_classes(y: Any, n_rows: int, name: str) -> tuple[Any, np.ndarray]:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
     refuse_lazy(y, "y")
     values = column_or_1d(y, warn=True)
-    if values.dtype.kind == "O" and (missing := pd.isna(values)).any():
-        n = np.count_nonzero(missing)
-        raise ValueError(f"Input y contains NaN or None: labels are missing in {n} of the {len(y)} rows; {DROP_ROWS}.")
+    refuse_missing_labels(values)
     check_finite(values, "y")
     check_classification_targets(values)
     if len(values) != n_rows:

@@ -136,6 +136,13 @@ def check_finite(values: np.ndarray, argument: str, cure: str = DROP_ROWS, place
         ) from None
 
 
+def refuse_missing_labels(y: np.ndarray) -> None:
+    """Raise for labels in y that are None, NaN or NA."""
+    if y.dtype.kind == "O" and (missing := pd.isna(y)).any():
+        n = np.count_nonzero(missing)
+        raise ValueError(f"Input y contains NaN or None: labels are missing in {n} of the {len(y)} rows; {DROP_ROWS}.")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # One column
 
