@@ -195,10 +195,6 @@ GROWTH_ROWS, GROWTH_ITEMS = (100_000, 300_000, 1_000_000, 3_000_000), (6_000, 10
 
 def growth(file):
     """Time fits of very many levels, all effects included, in CPU seconds, and draw them."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
 
     def seconds(**sizes):
         X, y, columns = ratings(**sizes)
@@ -211,6 +207,15 @@ def growth(file):
 
     by_rows = [seconds(n_rows=n) for n in GROWTH_ROWS]
     by_items = [seconds(n_rows=GROWTH_ROWS[1], n_items=n) for n in GROWTH_ITEMS]
+    draw_growth(file, by_rows, by_items)
+
+
+def draw_growth(file, by_rows, by_items):
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True, layout="constrained")
     for ax, sizes, taken, label in (
         (axes[0], GROWTH_ROWS, by_rows, "Rows, of 100,000 users x 10,000 items"),
@@ -220,6 +225,8 @@ def growth(file):
         line = np.array([sizes[0], sizes[-1]], dtype=float)
         ax.loglog(line, taken[-1] * line / line[-1], "--", color="black", linewidth=1, label="proportional")
         ax.set_xlabel(label)
+        ax.set_xticks(sizes, [f"{size:,d}" for size in sizes])
+        ax.set_xticks([], minor=True)
         ax.spines[["top", "right"]].set_visible(False)
     axes[0].set_ylabel("CPU seconds, full posterior")
     axes[0].legend(frameon=False)
