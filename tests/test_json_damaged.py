@@ -265,3 +265,37 @@ def test_tampered_documents_end_in_our_words_or_in_an_estimator(which):
             refused.append(str(error))
     assert all(message.startswith(("The document", "from_json takes")) for message in refused)
     assert len(refused) > 75
+
+
+def with_sources(content, change):
+    """Apply a change to every FactorSource in a document, in place."""
+    for value in content.values() if isinstance(content, dict) else content:
+        if isinstance(value, dict | list):
+            with_sources(value, change)
+    if isinstance(content, dict) and content.get("$") == "FactorSource":
+        change(content)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        JamesSteinEstimator(group_features="school", target="regression"),
+        PartialPoolingRegressor("x + (1 | school)"),
+    ],
+)
+def test_columns_that_x_does_not_have_are_refused(estimator):
+    content = json.loads(to_json(estimator.fit(X[["x", "school"]], Y)))
+    for change, reason in (
+        (lambda source: source["fields"]["columns"].update(value=["shool"]), "has no column 'shool'"),
+        (
+            lambda source: source["fields"]["columns"].update(value=[]),
+            "no columns hold the labels of the factor 'school'",
+        ),
+    ):
+        damaged = json.loads(json.dumps(content))
+        with_sources(damaged["state"], change)
+        with pytest.raises(ValueError, match=reason):
+            from_json(json.dumps(damaged))
+    content["state"]["feature_names_in_"] = None
+    with pytest.raises(ValueError, match="is damaged"):
+        from_json(json.dumps(content))

@@ -74,17 +74,37 @@ def check_learnt(estimator: Any) -> None:
             raise DamagedError(f"The document is damaged: it lacks {attribute!r} of a fitted {name}.")
         if not is_of_kind(state[attribute], kind):
             raise DamagedError(f"The document is damaged: {attribute!r} of a {name} is {short(state[attribute])}.")
-    names = state.get("feature_names_in_")
-    if names is not None:
+    if "feature_names_in_" in state:
+        names = state["feature_names_in_"]
         if np.shape(names) != (estimator.n_features_in_,):
             raise DamagedError(f"The document is damaged: 'n_features_in_' is not the number of the names of a {name}.")
         if not is_of_kind(list(names), list[str]):
             raise DamagedError(f"The document is damaged: names in 'feature_names_in_' of a {name} are no texts.")
     if isinstance(estimator, PartialPoolingEncoder):
         _check_columns(estimator)
+    else:
+        _check_sources(estimator)
     for what, size, wanted in _sizes(estimator):
         if size != wanted:
             raise DamagedError(f"The document is damaged: {what} has {size} entries, where {wanted} are due.")
+
+
+def _check_sources(estimator: Any) -> None:
+    """Raise unless labels and columns of the target are columns that X has, or labels come by keyword."""
+    learnt = learnt_by(estimator)
+    names = set(getattr(estimator, "feature_names_in_", [f"x{j}" for j in range(estimator.n_features_in_)]))
+    shrinks = isinstance(estimator, JamesSteinEstimator)
+    missing = set(learnt.columns) - names if shrinks else set()
+    for factor in learnt.factors if shrinks else learnt.frame.factors:
+        source = factor.source
+        if source is None or (source.columns is not None and not source.columns):
+            raise DamagedError(f"The document is damaged: no columns hold the labels of the factor {factor.name!r}.")
+        if not source.from_keyword:
+            missing |= set(source.columns or ()) - names
+    if missing:
+        raise DamagedError(
+            f"The document is damaged: X of a {type(estimator).__name__} has no column {', '.join(map(repr, missing))}."
+        )
 
 
 def _check_columns(encoder: PartialPoolingEncoder) -> None:
