@@ -5,6 +5,7 @@ import pytest
 from scipy import stats
 
 from hbsk import JamesSteinEstimator
+from hbsk._shrinkage.averaged_variance import Mixtures
 
 METHODS = ("james-stein", "empirical-bayes", "sure")
 
@@ -111,3 +112,14 @@ def test_intervals_of_known_groups_cover(method):
         low, high = fitted.predict_interval(np.arange(150)[:, None], kind="mean").T
         held.append(np.mean((low <= theta) & (theta <= high)))
     assert 0.9 - 3 * np.std(held, ddof=1) / np.sqrt(60) < np.mean(held) < 0.95
+
+
+@pytest.mark.parametrize("shift", [0.0, 1e-17, -1e-20, 1e-12])
+@pytest.mark.parametrize("degrees", [3.0, np.inf])
+def test_a_shift_of_next_to_nothing_makes_no_interval_missing(shift, degrees):
+    scales = np.geomspace(1e-16, 1e3, 40)
+    ones = np.ones((40, 1))
+    reach = Mixtures(scales[:, None] ** 2, shift * scales[:, None], ones, degrees).reach(0.9)
+    np.testing.assert_allclose(
+        reach, (stats.norm if np.isinf(degrees) else stats.t(degrees)).ppf(0.95) * scales, rtol=1e-8
+    )

@@ -96,7 +96,8 @@ class Mixtures(NamedTuple):
         ends = np.max(np.abs(self.shift) + quantile * scale, axis=1)
         if scale.shape[1] == 1 and not self.shift.any():
             return ends
-        return np.asarray(find_root(excess, (np.zeros(len(ends)), ends), args=(np.arange(len(ends)),)).x)
+        # a little beyond, or rounding could put the root outside where all nodes are as wide
+        return np.asarray(find_root(excess, (np.zeros(len(ends)), (1 + 1e-9) * ends), args=(np.arange(len(ends)),)).x)
 
     def _below(self, values: np.ndarray) -> np.ndarray:
         """Distribution function; that of many degrees is the normal one, which takes less time."""
