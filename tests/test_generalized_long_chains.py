@@ -1,4 +1,4 @@
-"""Six binary and count models against long chains of NUTS with the same priors (`nuts_reference.py`)."""
+"""Five binary and count models against long chains of NUTS with the same priors (`nuts_reference.py`)."""
 
 import json
 from pathlib import Path

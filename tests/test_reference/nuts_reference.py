@@ -1,4 +1,4 @@
-"""Sample six binary and count models by NUTS, and store what their posteriors are: see generalized_nuts.json.
+"""Sample five binary and count models by NUTS, and store what their posteriors are: see generalized_nuts.json.
 
 Run by hand, from the root of the repository, some ten minutes of CPU; needs nutpie:
 
@@ -25,10 +25,11 @@ from tests.test_reference.generalized_models import MODELS, first_rows
 
 FILE = Path(__file__).with_name("generalized_nuts.json")
 CHAINS, TUNE = 4, 1500
-# With the others' seed a chain of grouseticks stands still from its start on.
-SEEDS = dict.fromkeys(MODELS, 20261130) | {"grouseticks": 20261201}
+SEED = 20261130
+# Not of grouseticks: of four chains one or two stood still from their start on, with two seeds tried.
+SAMPLED = [name for name in MODELS if name != "grouseticks"]
 # Draws of each chain: effective ones are one in four to one in ten.
-DRAWS = dict.fromkeys(MODELS, 12_000) | {"epil": 50_000, "grouseticks": 40_000, "bcg": 30_000}
+DRAWS = dict.fromkeys(MODELS, 12_000) | {"epil": 50_000, "bcg": 30_000}
 OPTIONS = {"nuts_sampler": "nutpie", "target_accept": 0.9}
 LEVELS = (0.05, 0.95)
 
@@ -64,7 +65,7 @@ def sampled(name: str) -> dict:
         tune=TUNE,
         chains=CHAINS,
         n_jobs=1,
-        random_state=SEEDS[name],
+        random_state=SEED,
         sampler_options=OPTIONS,
     )
     start = time.process_time()
@@ -83,7 +84,7 @@ def sampled(name: str) -> dict:
     return {
         "data": name,
         "formula": estimator.formula,
-        "draws": f"{CHAINS} chains of {DRAWS[name]} after {TUNE}, {OPTIONS}, seed {SEEDS[name]}",
+        "draws": f"{CHAINS} chains of {DRAWS[name]} after {TUNE}, {OPTIONS}, seed {SEED}",
         "cpu": round(cpu, 1),
         "divergences": int(np.nanmax(estimator.diagnostics_["divergences"])),
         "least_ess": min(float(part[ess].min()) for part in (parameters, groups) for ess in ("ess_bulk", "ess_tail")),
@@ -95,7 +96,7 @@ def sampled(name: str) -> dict:
 
 def main() -> None:
     stored = json.loads(FILE.read_text(encoding="utf-8"))["models"] if FILE.exists() else []
-    for name in sys.argv[1:] or MODELS:
+    for name in sys.argv[1:] or SAMPLED:
         model = sampled(name)
         sys.stdout.write(f"{ {key: value for key, value in model.items() if key not in ('parameters', 'groups')} }\n")
         stored = [other for other in stored if other["data"] != name] + [model]
