@@ -104,7 +104,7 @@ def test_moment_nodes_have_as_many_draws_as_their_weights_say(fits, monkeypatch)
     assert np.ptp([law.weight for law in laws]) > 0.02
     for law in laws:
         is_of_law = np.isclose(draws.variance.sigma, law.sigma * posterior.scaling.y_scale, rtol=1e-9)
-        assert abs(is_of_law.sum() - law.weight * n) <= 1
+        assert abs(is_of_law.sum() - law.weight * n) < 1 + law.weight  # of two roundings, and of n itself
 
 
 def test_differences_of_groups_are_those_of_the_dense_route(fits):
