@@ -216,16 +216,17 @@ class GeneralizedPosterior(Posterior):
         return self._skew_mixture(mean - other[0], variance + other[1], third - other[2])
 
     def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
-        """Return the mixture of the linear predictor of rows: three normals for each node."""
+        """Return the mixture of the linear predictor of rows: three normals for each node, or three times the same."""
         mean, variance, third = self.row_laws(x, z, codes)
         if not self.n_groups:
             mean, sd = self._kernels.of(mean)
             return RowMixture(self.weight, mean, sd**2)
+        mixture = self._skew_mixture(mean, variance, third)
         bare = ~z[0].any(axis=1)  # of common coefficients alone
         if bare.any():
-            mean[:, bare], sd = self._kernels.of(mean[:, bare])
-            variance[:, bare] = sd**2
-        return self._skew_mixture(mean, variance, third)
+            kernels, sd = (np.repeat(part, len(SHARES), axis=0) for part in self._kernels.of(mean[:, bare]))
+            mixture.mean[:, bare], mixture.variance[:, bare] = kernels, sd**2
+        return mixture
 
     def _skew_mixture(self, mean, variance, third) -> RowMixture:
         """Return mixtures of three normals for each node, with these moments (n_nodes, n_rows) given it."""
