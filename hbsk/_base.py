@@ -113,8 +113,9 @@ def read_predicted(
     With ``must_answer`` rows that the estimator would answer with NaN are an error. Without ``include_groups`` no label
     is looked at.
     """
-    frame = learnt_by(estimator).frame
-    table = read_table(estimator, X, reset=False, groups=groups)
+    learnt = learnt_by(estimator)
+    frame = learnt.frame
+    table = read_table(estimator, X, reset=False, groups=groups, by_name=learnt.by_name)
     options = options_of(estimator)
     if not isinstance(include_groups, bool | np.bool_):
         raise ValueError(f"include_groups must be True or False, got {shown(include_groups)}.")

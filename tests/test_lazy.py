@@ -1,5 +1,6 @@
 """Fits, predictions and errors of lazy frames by Polars and DuckDB."""
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
-from hbsk import PartialPoolingRegressor
+from hbsk import PartialPoolingRegressor, from_json, to_json
 from hbsk.exceptions import LabelMismatchWarning, NoGroupsWarning
 
 from . import lazy_frames
@@ -210,6 +211,16 @@ def test_in_memory_and_lazy_predictions_follow_either_fit():
     np.testing.assert_allclose(lazily.predict(features), wanted, rtol=1e-12, atol=1e-12)
     found = in_memory(lazily.predict(ENGINES["polars"](frame)))
     np.testing.assert_allclose(found["prediction"], wanted, rtol=1e-12, atol=1e-12)
+    # rows that were collected have the table's columns, in its order
+    collected = [frame[["y", "x3", "x2", "n", "x1", "g"]], pl.from_pandas(frame)]
+    of_sums = PartialPoolingRegressor(FORMULA).fit(lazily.collect(ENGINES["polars"](frame)))
+    for model in (lazily, pickle.loads(pickle.dumps(of_sums)), from_json(to_json(of_sums))):
+        for rows_again in collected:
+            np.testing.assert_allclose(model.predict(rows_again), wanted, rtol=1e-10, atol=1e-10)
+    with pytest.raises(ValueError, match="yet now missing:\n- x2"):
+        lazily.predict_interval(frame.drop(columns="x2"))
+    with pytest.raises(ValueError, match="unseen at fit time"):
+        fit_in_memory(PartialPoolingRegressor(FORMULA), frame).predict(frame)
 
 
 # --------------------------------------------------------------------------------------------------------------------

@@ -269,7 +269,9 @@ def _not_a_feature(name: str, dtype: Any) -> str:
 # X
 
 
-def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, groups: Any = None) -> Table:
+def read_table(
+    estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, groups: Any = None, by_name: bool = False
+) -> Table:
     """Read X as a Table; shape, size and names are checked as scikit-learn does, values are not looked at yet.
 
     Columns without names (arrays, lists, frames whose names are not strings) are called x0, x1, ... At predict the
@@ -288,6 +290,9 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, gro
         Least number of rows.
     groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
         Labels beside X. With them X may be None, or have no columns; None elsewhere.
+    by_name : bool, default=False
+        Whether the columns of a frame are found by their names, in any order, and others are passed over: as in a lazy
+        frame, which has the columns of a table in a warehouse.
     """
     refuse_lazy(X, "X")
     if X is None or (groups is not None and np.shape(X)[1:] == (0,)):
@@ -304,6 +309,10 @@ def read_table(estimator: Any, X: Any, *, reset: bool, min_samples: int = 1, gro
         )
     _refuse_dicts(X)
     if nw.dependencies.is_into_dataframe(X):
+        wanted = getattr(estimator, "feature_names_in_", ()) if by_name else ()
+        if len(wanted):
+            frame = nw.from_native(X, eager_only=True)
+            X = frame.select([name for name in wanted if name in frame.columns]).to_native()
         return _read_frame(estimator, X, reset=reset, min_samples=min_samples)
     # Finiteness is checked column by column later: a missing label is not a missing feature.
     array = validate_data(estimator, _as_array(X), reset=reset, dtype=None, ensure_all_finite=False)

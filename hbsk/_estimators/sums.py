@@ -143,7 +143,7 @@ class SumsBase(PartialPoolingBase):
         """Fit the sums; rows are there where they were collected from rows at hand."""
         self._warn_of_single_rows(statistics)
         fitted = infer(options, statistics, rows)
-        self._learn(learnt_of_sums(statistics, fitted))
+        self._learn(learnt_of_sums(statistics, fitted, by_name=rows is None))
         # a constant y has no noise to be known
         varies = statistics.collected.moments.y_sd > 0
         if varies and isinstance(fitted.priors.get("sigma"), tuple) and not fitted.posterior.are_draws:

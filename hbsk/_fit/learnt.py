@@ -106,6 +106,8 @@ class Learnt:
         Means, over copies of rows, of the common columns of the design and of the varying ones of each factor.
     beside : BesideSums or None
         From which, with the model, `partial_fit` goes on.
+    by_name : bool
+        Whether frames of later rows may have other columns too, and any order: of fits of sums, as of lazy frames.
     """
 
     frame: ModelFrame
@@ -116,6 +118,7 @@ class Learnt:
     sized_by: str = ""
     column_means: tuple[np.ndarray, ...] = ()
     beside: BesideSums | None = None
+    by_name: bool = False
 
     @property
     def has_sigma(self) -> bool:
@@ -142,7 +145,7 @@ def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, s
     return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by, means)
 
 
-def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted) -> Learnt:
+def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted, *, by_name: bool) -> Learnt:
     """Keep of a fit of sums what later questions need."""
     beside, moments = None, statistics.collected.moments
     if fitted.model is not None:
@@ -151,7 +154,15 @@ def learnt_of_sums(statistics: SufficientStatistics, fitted: Fitted) -> Learnt:
     whole = all((n == np.round(n)).all() for n in statistics.copies)  # counts are shown as counts
     copies = tuple(n.astype(np.int64) if whole else n for n in statistics.copies)
     means = (moments.x_mean, *moments.z_mean)
-    return Learnt(statistics.frame, fitted, copies, statistics.known_errors, column_means=means, beside=beside)
+    return Learnt(
+        statistics.frame,
+        fitted,
+        copies,
+        statistics.known_errors,
+        column_means=means,
+        beside=beside,
+        by_name=by_name,
+    )
 
 
 def sums_of_fit(learnt: Learnt, n_features: int, feature_names: np.ndarray | None) -> SufficientStatistics | None:

@@ -126,8 +126,9 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     estimator, X = fitted_regressor(estimator, X, caller)
     at = factor_left_out(estimator, factor, caller) if unit == "group" else 0
     require_standard_error(estimator, standard_error, caller)
-    frame = learnt_by(estimator).frame
-    if learnt_by(estimator).fitted.posterior.is_stochastic:
+    learnt = learnt_by(estimator)
+    frame = learnt.frame
+    if learnt.fitted.posterior.is_stochastic:
         raise ValueError(
             f"{caller} takes the law of each row given all others, and with very many crossed groups the covariances "
             "of effects are only drawn. Cross-validate instead: compare_estimators, or cross_val_score with "
@@ -136,7 +137,7 @@ def read_training_rows_again(estimator, X, y, groups, standard_error, unit: str,
     if unit == "group":
         # labels are needed even if the model does not look at them
         rows = read_rows(
-            read_table(estimator, X, reset=False, groups=groups),
+            read_table(estimator, X, reset=False, groups=groups, by_name=learnt.by_name),
             groups,
             name=type(estimator).__name__,
             factors=frame.factors,

@@ -273,10 +273,11 @@ def _read_labels(estimator: Any, X: Any, groups: Any) -> Any:
     """Return the label of each row, a frame where there are several factors, None where there are none."""
     if not _is_ours(estimator):
         return None if groups is None else np.asarray(groups)
-    table = read_table(estimator, X, reset=False, groups=groups)
+    learnt = learnt_by(estimator)
+    table = read_table(estimator, X, reset=False, groups=groups, by_name=learnt.by_name)
     keyword = read_keyword(groups, table)
     labels = {}
-    for factor in learnt_by(estimator).frame.factors:
+    for factor in learnt.frame.factors:
         source = factor.source
         if source.from_keyword and not keyword:
             # Whoever needs them says so: sample_y, or a statistic.
