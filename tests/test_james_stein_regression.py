@@ -4,6 +4,8 @@ The references work on rows with dense covariance matrices (Henderson 1975), whe
 and sums of squares within groups.
 """
 
+from fractions import Fraction
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -391,3 +393,23 @@ def test_documents_and_policies(method, rng):
     with pytest.raises(ValueError, match="3 groups not seen in fit"):
         refusing.predict(at)
     assert refusing.score(X, y) == everyone.score(X, y)
+
+
+@pytest.mark.parametrize("precise", range(6))
+def test_errors_may_differ_by_any_factor(precise):
+    """Weighted least squares in exact fractions: one group is known a billion times as well as the others."""
+    z, y = np.array([0.0, 1.0, 2.5, 4.0, 4.5, 7.0]), np.array([1.0, 3.0, 4.0, 4.5, 6.0, 5.0])
+    error = np.ones(6)
+    error[precise] = 1e-9
+    X = pd.DataFrame({"z": z, "g": list("abcdef")})
+    model = JamesSteinEstimator(group_features="g", target="regression", method="empirical-bayes")
+    found = clone(model).set_params(between_group_variance=0.0).fit(X, y, standard_error=error)
+    weight, z, means = ([Fraction(value) for value in values] for values in (error**-2, z, y))
+    w, wz, wzz = (sum(a * b**k for a, b in zip(weight, z, strict=True)) for k in range(3))
+    wy, wzy = (sum(a * b**k * c for a, b, c in zip(weight, z, means, strict=True)) for k in range(2))
+    slope = (w * wzy - wz * wy) / (w * wzz - wz**2)
+    line = [float((wy - slope * wz) / w + slope * at) for at in z]
+    np.testing.assert_allclose(found.theta_, line, rtol=1e-9)
+    np.testing.assert_allclose(found.predict(X.assign(g="new")), line, rtol=1e-9)
+    assert np.isfinite(found.theta_sd_).all()
+    assert np.isfinite(model.fit(X, y, standard_error=error).heterogeneity().tau2)

@@ -292,13 +292,17 @@ def _average(weight: np.ndarray, values: np.ndarray) -> np.ndarray:
     return np.einsum("nk,nk->n", weight, values) / weight.sum(axis=1)
 
 
-def average_variance(cells: Cells, coef: np.ndarray, sum_of_squares: float, degrees: float) -> AveragedVariance:
+def average_variance(
+    cells: Cells, turn: np.ndarray, coef: np.ndarray, sum_of_squares: float, degrees: float
+) -> AveragedVariance:
     """Average over tau^2.
 
     Parameters
     ----------
     cells : Cells
         Means with their variances over sigma^2; of more groups than coefficients.
+    turn : ndarray of shape (r, r)
+        What the columns of the target were multiplied by for `cells`.
     coef : ndarray of shape (r,)
         Coefficients of the target that is predicted, less those that `cells` has taken off its means.
     sum_of_squares, degrees : float
@@ -333,8 +337,8 @@ def average_variance(cells: Cells, coef: np.ndarray, sum_of_squares: float, degr
     sigma2 = np.ones(len(weight)) if known else (sum_of_squares + fits.residual[kept]) / total_degrees
     off, covariance, spread = np.zeros((len(weight), 1)), np.zeros((1, 1)), np.zeros(len(weight))
     if len(coef):
-        at_nodes = sigma2[:, None, None] * fits.inverse[kept]
-        off = fits.coef[kept] - coef
+        at_nodes = sigma2[:, None, None] * (turn @ fits.inverse[kept] @ turn.T)
+        off = fits.coef[kept] @ turn.T - coef
         covariance = np.tensordot(weight, at_nodes, 1)
         spread = at_nodes[:, 0, 0] / covariance[0, 0]
     return AveragedVariance(weight, sigma2 * np.exp(at[kept]), sigma2, spread, off, covariance, total_degrees)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy.linalg import solve_triangular
 
 from hbsk._shrinkage import between_group_variance as _shrinkage
 from hbsk._shrinkage.averaged_variance import AveragedVariance, KnownGroups, average_variance, given_variance
@@ -143,8 +144,10 @@ def shrink_means(
         else:
             tau_free = groups.means - offset - basis @ within.slopes
             told = within.information if within.rank else None
-            cells = collect_cells(tau_free, groups.relative_variances, basis, told)
-            averaged = average_variance(cells, pull.fit.coef - within.slopes, groups.unit * groups.nu, groups.nu)
+            turn = np.eye(basis.shape[1]) if within.rank else without_leverage(basis, groups.relative_variances)
+            cells = collect_cells(tau_free, groups.relative_variances, basis @ turn, told)
+            coef, degrees = pull.fit.coef - within.slopes, groups.nu
+            averaged = average_variance(cells, turn, coef, groups.unit * degrees, degrees)
     theta = np.where(
         pull.own < 0.5,
         offset + (groups.means - offset - pull.deviations) + pull.own * pull.deviations,
@@ -191,8 +194,7 @@ class _Target(NamedTuple):
         """Fit the coefficients that only group means tell by weighted least squares, to `means` less the others."""
         told = self.within.told
         rest = self.basis[:, ~told]
-        weighted = weights[:, None] * rest
-        solution = np.linalg.solve(rest.T @ weighted, weighted.T)
+        solution = _weighted_solution(rest, weights)
         through_slopes = -solution @ self.basis[:, told]
         coef = self.within.slopes.copy()
         coef[told] += self.slopes.shift
@@ -218,6 +220,23 @@ class _Target(NamedTuple):
         if not fit.from_means[told].any():
             unknown[np.ix_(told, told)] = of_rows[np.ix_(told, told)]
         return unknown
+
+
+def _weighted_solution(basis: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return (Z'WZ)^-1 Z'W, (r, J): by QR of rows in order of their weights, which may differ by any factor.
+
+    Of products nothing would be left but the rows of largest weight (Cox and Higham 1998, SIAM J. Matrix Anal. 20).
+    """
+    if basis.shape[1] == 1:
+        weighted = weights * basis[:, 0]
+        return (weighted / (weighted @ basis[:, 0]))[None]
+    order = np.argsort(-weights, kind="stable")
+    root = np.sqrt(weights[order])
+    q, r = np.linalg.qr(root[:, None] * basis[order])
+    solution = np.empty((basis.shape[1], len(weights)))
+    if len(solution):
+        solution[:, order] = solve_triangular(r, (root[:, None] * q).T)
+    return solution
 
 
 class _Pull(NamedTuple):
