@@ -113,7 +113,7 @@ def test_a_path_is_no_document():
     with pytest.raises(
         ValueError, match=r"this is no JSON.*Where it is the path of a file: Path\(path\)\.read_text\(\)"
     ):
-        from_json("/tmp/model.json")
+        from_json("folder/model.json")
 
 
 def test_classes_and_dates_as_y_have_a_cure(X):

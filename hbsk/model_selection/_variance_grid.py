@@ -49,6 +49,9 @@ MOST_AT_ENDS, MOST_AT_ONE_POINT = 1e-3, 0.6
 UNRESOLVED_SHARE = 0.01
 # With fewer nodes nothing is smoothed: they are a quadrature.
 FEWEST_NODES = 25
+# Range of the log densities of a unit over nodes, and so of the factors of their weights, that changes no tail. (Of the
+# 73,421 rows of InstEval 3 have more; Pareto k of 32 nodes would send hundreds of them to refits.)
+HARDLY_CHANGED = 0.5
 
 
 @dataclass(frozen=True)
@@ -211,11 +214,6 @@ def _grid_of_points(points: MarginalPoints, weight: np.ndarray) -> VarianceGrid:
         log_sigma=points.log_sigma[kept, ::stride],
         conditional=conditional / conditional.sum(axis=1, keepdims=True),
     )
-
-
-# Range of the log densities of a unit over nodes, and so of the factors of their weights, that changes no tail. (Of the
-# 73,421 rows of InstEval 3 have more; Pareto k of 32 nodes would send hundreds of them to refits.)
-HARDLY_CHANGED = 0.5
 
 
 def expected(log_values: np.ndarray, log_weight: np.ndarray) -> np.ndarray:
