@@ -248,6 +248,7 @@ class PartialPoolingRegressor(RegressorMixin, SumsBase):
 
             For a lazy frame, a lazy frame of the same kind with its own columns and "prediction", "prediction_std"
             instead, which the engine computes when it is asked: null where a feature is missing or a level unknown.
+            Polars keeps the order of rows; other engines have none.
         """
         if is_lazy(X):
             beside = {"standard_error": standard_error, "include_groups": include_groups}

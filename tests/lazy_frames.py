@@ -158,7 +158,9 @@ def labels_of_each_dtype(frame):
     yield "text", frame["g"]
     yield "boolean", codes > 12
     yield "category", frame["g"].astype("category")
-    yield "date", pd.Timestamp("2024-01-01") + pd.to_timedelta(codes, unit="D")
+    time = pd.Timestamp("2024-01-01") + pd.to_timedelta(codes, unit="D")
+    yield "time", time
+    yield "date", time.dt.date
 
 
 def check_labels(engine, labels):

@@ -223,6 +223,24 @@ def test_in_memory_and_lazy_predictions_follow_either_fit():
         fit_in_memory(PartialPoolingRegressor(FORMULA), frame).predict(frame)
 
 
+def test_dates_are_dates_by_every_engine():
+    frame = rows()
+    frame["g"] = (pd.Timestamp("2024-01-01") + pd.to_timedelta(frame["g"].str[1:].astype(int), unit="D")).dt.date
+    model = PartialPoolingRegressor("y ~ x1 + (1 | g)")
+    sums = [model.collect(engine(frame)) for engine in ENGINES.values()]
+    assert list(sums[0].groups["g"]) == list(sums[1].groups["g"]) == sorted(frame["g"].unique())
+    assert (sums[0] + sums[1]).counts["g"].sum() == 2 * len(frame)
+    wanted = model.fit(frame[["g", "x1"]], frame["y"]).predict(frame[["g", "x1"]])
+    np.testing.assert_allclose(model.fit(sums[1]).predict(frame[["g", "x1"]]), wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_predictions_of_polars_keep_the_order_of_the_rows():
+    lazy = ENGINES["polars"](pd.concat([rows()] * 50).assign(row=lambda frame: np.arange(len(frame))))
+    for collected in ({}, {"engine": "streaming"}):
+        predicted = PartialPoolingRegressor(FORMULA).fit(lazy).predict(lazy, return_std=True).collect(**collected)
+        assert (predicted["row"] == np.arange(len(predicted))).all()
+
+
 # --------------------------------------------------------------------------------------------------------------------
 # Groups and levels that fit has not seen
 

@@ -64,7 +64,7 @@ class LazyTable:
         else:
             with _pandas_for_spark():
                 # pandas is here anyway, and what DuckDB needs for it; pyarrow may not be
-                rows = query.collect(backend="pandas")
+                rows = _with_dates(query.collect(backend="pandas"), query.collect_schema())
         if self.verbose:
             line = f"hbsk: {purpose}: {len(rows):,} rows in {perf_counter() - start:.2f} s"
             print(": ".join(filter(None, [line, _sql(query)])))  # noqa: T201 - what verbose=1 asks for
@@ -79,6 +79,15 @@ def read_lazy_table(X: Any, verbose: Any = 0) -> LazyTable:
     """Read a frame of any engine; no row is looked at."""
     frame = nw.from_native(X)
     return LazyTable(frame, dict(frame.collect_schema()), int(verbose))
+
+
+def _with_dates(rows: nw.DataFrame, schema: Mapping[str, Any]) -> nw.DataFrame:
+    """Return rows in pandas, which knows no dates and gives midnights for them, with the dates that the engine has."""
+    dates = [name for name, dtype in schema.items() if dtype == nw.Date]
+    if not dates:
+        return rows
+    frame = rows.to_native()
+    return nw.from_native(frame.assign(**{name: pd.to_datetime(frame[name]).dt.date for name in dates}))
 
 
 @contextmanager
@@ -219,6 +228,15 @@ def small_frame(columns: Mapping[str, Any], like: nw.LazyFrame) -> nw.LazyFrame:
         f"Frames of {engine} cannot be joined with the effects of groups. Accepted are those of Polars, DuckDB, Dask, "
         "PySpark and Ibis."
     )
+
+
+def left_joined(frame: nw.LazyFrame, small: nw.LazyFrame, left_on: list[str], right_on: list[str]) -> nw.LazyFrame:
+    """Return rows with what a small frame has beside their keys; those of Polars keep their order."""
+    if not frame.implementation.is_polars():
+        return frame.join(small, left_on=left_on, right_on=right_on, how="left")
+    native = frame.to_native(), small.to_native()
+    keys = {"left_on": left_on, "right_on": right_on}
+    return nw.from_native(native[0].join(native[1], **keys, how="left", maintain_order="left"))
 
 
 def _native(values: Any) -> pd.Series:

@@ -14,7 +14,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 
 from hbsk._data.factor import Factor
-from hbsk._data.lazy import LazyTable, small_frame
+from hbsk._data.lazy import LazyTable, left_joined, small_frame
 from hbsk._data.sources import where_labels_stand
 from hbsk._messages import quoted, warn
 from hbsk._model.lazy_columns import LazyColumns, lazy_columns, total
@@ -278,7 +278,7 @@ def _joined(frame, table: LazyTable, factor: Factor, law: RowLaw, names: dict[st
     beside[names["known"]] = np.ones(len(at), dtype=np.int64)
     groups = small_frame(beside, table.frame).with_columns(*(nw.col(key).cast(casts[key]) for key in keys))
     left = {f"{prefix}row{k}": nw.col(column).cast(casts[key]) for k, (key, column) in enumerate(keys.items())}
-    return frame.with_columns(**left).join(groups, left_on=list(left), right_on=list(keys), how="left")
+    return left_joined(frame.with_columns(**left), groups, list(left), list(keys))
 
 
 def _of_dtype(values: list, dtype: Any) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Engines that the default tests leave out: Dask on a cluster of its own, Spark on two cores, Ibis over DuckDB."""
 
+import datetime
 import itertools
 import os
 import sys
@@ -29,7 +30,13 @@ def dask_engine(dask_client):
     """Frames of Dask on the cluster."""
     import dask.dataframe
 
-    return lambda frame: dask.dataframe.from_pandas(frame, npartitions=3)
+    return lambda frame: dask.dataframe.from_pandas(with_arrow_dates(frame), npartitions=3)
+
+
+def with_arrow_dates(frame):
+    """Return a data frame whose dates are Arrow's: those of pandas are objects, of which Dask makes text."""
+    dates = [name for name in frame if type(frame[name].iloc[0]) is datetime.date]
+    return frame.astype(dict.fromkeys(dates, pd.ArrowDtype(pa.date32())))
 
 
 @pytest.fixture(scope="session")
