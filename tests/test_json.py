@@ -5,6 +5,7 @@ import decimal
 import json
 import subprocess
 import sys
+import uuid
 import warnings
 from pathlib import Path
 
@@ -143,6 +144,15 @@ LABELS = {
     "datetime": [datetime.datetime(2020, 1, d, 5) for d in (1, 2, 3, 1)],
     "timestamp": pd.DatetimeIndex(np.array([1, 10**18, -5, 1], dtype="M8[ns]")),
     "timedelta": pd.to_timedelta([1, 2, 3, 1], unit="ms"),
+    "time of a zone": pd.DatetimeIndex(["2020-03-29 01:30", "2020-10-25 01:30", "2020-01-01", "2020-03-29 01:30"])
+    .tz_localize("UTC")
+    .tz_convert("Europe/Berlin"),
+    "time of an offset": pd.DatetimeIndex([f"2020-01-0{d} 05:00+05:30" for d in (1, 2, 3, 1)]),
+    "month": pd.PeriodIndex(["2020-01", "2020-02", "2019-12", "2020-01"], freq="M"),
+    "band": pd.cut([20, 30, 45, 20], [0, 25, 40, np.inf]),
+    "bands": pd.IntervalIndex.from_tuples([(0, 1), (2.5, 3), (1, 2), (0, 1)], closed="left"),
+    "uuid": [uuid.UUID(int=2**k) for k in (100, 0, 7, 100)],
+    "decimal": [decimal.Decimal(text) for text in ("1.50", "-2", "1e30", "1.50")],
     "category": pd.Categorical(["u", "v", "w", "u"]),
 }
 
@@ -244,7 +254,7 @@ def test_generators_are_refused(generator):
 
 
 @pytest.mark.parametrize(
-    "label", [decimal.Decimal("1.5"), frozenset("a"), pd.Timestamp("2020-01-01", tz="UTC"), datetime.time(5)]
+    "label", [frozenset("a"), datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC), datetime.time(5), 1j]
 )
 def test_labels_that_json_has_no_form_for_are_refused(label):
     groups = np.empty(9, dtype=object)

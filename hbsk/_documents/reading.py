@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import decimal
 import json
 import math
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -122,9 +124,19 @@ class DocumentReader:
             case "bytes":
                 return bytes.fromhex(value)
             case "timestamp":
-                return pd.Timestamp(value[0]).as_unit(value[1])
+                text, unit, *zone = value
+                time = pd.Timestamp(text).as_unit(unit)
+                return time.tz_convert(*zone) if zone else time
             case "timedelta":
                 return pd.Timedelta(np.timedelta64(int(value[0]), value[1]))
+            case "period":
+                return pd.Period(ordinal=int(value[0]), freq=value[1])
+            case "interval":
+                return pd.Interval(self.read(value[0]), self.read(value[1]), closed=value[2])
+            case "uuid":
+                return uuid.UUID(hex=value)
+            case "decimal":
+                return decimal.Decimal(value)
             case "datetime":
                 return datetime.datetime.fromisoformat(value)
             case "date":

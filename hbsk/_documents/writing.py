@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import dataclasses
 import datetime
+import decimal
 import math
+import uuid
 from collections.abc import Mapping
 from typing import Any
 
@@ -128,10 +130,21 @@ def _write_scalar(value: Any) -> Any:
             return str(value)
         case bytes():
             return {TAG: "bytes", "value": value.hex()}
-        case pd.Timestamp() if value.tz is None and not pd.isna(value):
-            return {TAG: "timestamp", "value": [value.isoformat(), value.unit]}
+        case pd.Timestamp() if not pd.isna(value):
+            # of a zone without a name, as +02:00, the text of the time has all
+            zone = getattr(value.tz, "key", getattr(value.tz, "zone", None))
+            return {TAG: "timestamp", "value": [value.isoformat(), value.unit, *([zone] if zone else [])]}
         case pd.Timedelta() if not pd.isna(value):
             return {TAG: "timedelta", "value": [int(value.asm8.astype(np.int64)), value.unit]}
+        case pd.Period() if not pd.isna(value):
+            return {TAG: "period", "value": [value.ordinal, value.freqstr]}
+        case pd.Interval():
+            ends = [_write_scalar(value.left), _write_scalar(value.right)]
+            return _NOT_A_SCALAR if _NOT_A_SCALAR in ends else {TAG: "interval", "value": [*ends, value.closed]}
+        case uuid.UUID():
+            return {TAG: "uuid", "value": value.hex}
+        case decimal.Decimal() if value.is_finite():
+            return {TAG: "decimal", "value": str(value)}
         case datetime.datetime() if type(value) is datetime.datetime and value.tzinfo is None:
             return {TAG: "datetime", "value": value.isoformat()}
         case datetime.date() if type(value) is datetime.date:
@@ -160,6 +173,6 @@ def _cannot_write(value: Any, where: str, caller: str) -> TypeError:
     if isinstance(value, np.random.RandomState | np.random.Generator | np.random.BitGenerator):
         return TypeError(f"{message} Set it to an integer or None first, as in set_params(random_state=0).")
     return TypeError(
-        f"{message} Group labels and parameters may be str, int, float, bool, bytes, None, tuple, date, datetime, "
-        "Timestamp and Timedelta (without time zones)."
+        f"{message} Group labels and parameters may be str, int, float, bool, bytes, None, tuple, date, datetime "
+        "(without a time zone), Timestamp, Timedelta, Period, Interval, UUID and Decimal."
     )

@@ -45,7 +45,8 @@ def to_json(estimator: Any) -> str:
     ------
     TypeError
         If the estimator is of another class, or holds what JSON cannot: `bambi.Prior` objects, random generators,
-        group labels of types other than str, int, float, bool, bytes, tuple, date, datetime, Timestamp and Timedelta.
+        group labels of types other than str, int, float, bool, bytes, tuple, date, datetime, UUID, Decimal, and pandas'
+        Timestamp, Timedelta, Period and Interval.
 
     See Also
     --------
