@@ -136,7 +136,7 @@ def _write_scalar(value: Any) -> Any:
             return {TAG: "timestamp", "value": [value.isoformat(), value.unit, *([zone] if zone else [])]}
         case pd.Timedelta() if not pd.isna(value):
             return {TAG: "timedelta", "value": [int(value.asm8.astype(np.int64)), value.unit]}
-        case pd.Period() if not pd.isna(value):
+        case pd.Period():
             return {TAG: "period", "value": [value.ordinal, value.freqstr]}
         case pd.Interval():
             ends = [_write_scalar(value.left), _write_scalar(value.right)]
