@@ -119,7 +119,7 @@ def test_louis_derivatives_are_those_of_differences(family, q):
     model = replace(model, points_per_axis=15)
     rng = np.random.default_rng(1)
     psi = np.append([0.3, -0.2, 0.5], rng.normal(size=model.parameters.n_dim) * 0.4)
-    zero = np.zeros((q, 1, model.cells.n_groups))
+    zero = np.zeros((q, model.cells.n_groups, 1))
     look, _ = model.look(psi, zero)
     step = 1e-5
     around = [model.look(psi + sign * step * unit, zero)[0] for unit in np.eye(len(psi)) for sign in (1, -1)]
@@ -271,9 +271,9 @@ def test_nodes_of_the_rule_are_integrated_alike_alone_and_together(monkeypatch, 
     for together in (20_000, 1):
         monkeypatch.setattr(inner, "TOGETHER", together)
         rule = hermite_rule(5, q)
-        of_groups = integrate_groups(cells, cells.predictor(b), factor, np.zeros((q, 3, 5)), rule)
-        one = integrate_groups(cells, cells.predictor(b[:1]), factor[:1], np.zeros((q, 1, 5)), rule)
-        gradient, hessian = louis_derivatives(cells, cells.predictor(b[:1])[0], factor[:1], one, rule)
+        of_groups = integrate_groups(cells, cells.predictor(b), factor, np.zeros((q, 5, 3)), rule)
+        one = integrate_groups(cells, cells.predictor(b[:1]), factor[:1], np.zeros((q, 5, 1)), rule)
+        gradient, hessian = louis_derivatives(cells, cells.predictor(b[:1])[:, 0], factor[:1], one, rule)
         found.append([of_groups.log_integral, of_groups.share, gradient, hessian])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)

@@ -62,15 +62,15 @@ def responses_of(name, family):
 def test_maximum_likelihood_is_that_of_glmer(model):
     cells, scaling = standardise_responses(responses_of(model["data"], model["family"]))
     p, rule = cells.x.shape[1], hermite_rule(9, 1)
-    modes = np.zeros((1, 1, cells.n_groups))
+    modes = np.zeros((1, cells.n_groups, 1))
 
     def deviance(point):
         b, factor = point[None, :p], np.array([[[np.exp(point[p])]]])
         base = cells.predictor(b)
         found = integrate_groups(cells, base, factor, modes, rule)
-        gradient, _ = louis_derivatives(cells, base[0], factor, found, rule)
+        gradient, _ = louis_derivatives(cells, base[:, 0], factor, found, rule)
         gradient[p] *= factor[0, 0, 0]
-        return -np.sum(found.log_integral + b @ cells.yx.T), -gradient
+        return -np.sum(found.log_integral[:, 0] + cells.yx @ b[0]), -gradient
 
     start = np.append(np.zeros(p), np.log(0.5))
     found = minimize(deviance, start, jac=True, method="BFGS", options={"gtol": 1e-5})

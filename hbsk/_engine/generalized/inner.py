@@ -10,15 +10,16 @@ and weights g_k, w_k of the rule for the standard normal law,
 81). Without the correction by more nodes than one this is the method of Laplace, whose error for binary rows does not
 shrink with the number of groups. In z, rather than u, nothing is singular where an sd is zero.
 
-Arrays are laid out with nodes of (b, theta) before groups, and what belongs to varying columns first: (q, n_points,
-n_groups).
+Arrays have what belongs to varying columns first, then groups, then nodes of the rule where there are any, and points
+(b, theta) last: (q, n_groups, n_nodes, n_points). Sums over cells are those of whole rows then.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, reduce
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -36,6 +37,8 @@ FEW_ELEMENTS = 4_000
 TOGETHER = 20_000
 # Longest step, in units of the linear predictor.
 LONGEST_STEP = 3.0
+# What sums of squares are rounded by, as a share of them.
+ROUNDING = 32 * np.finfo(np.float64).eps
 # Points of a rule in several dimensions whose weights are less than that of the largest are left out.
 LEAST_LOG_WEIGHT = -20.0
 
@@ -73,13 +76,13 @@ class GroupIntegrals:
 
     Attributes
     ----------
-    log_integral : ndarray of shape (n_points, n_groups)
+    log_integral : ndarray of shape (n_groups, n_points)
         ``log p(y_j | b, theta)`` without constants.
-    mode : ndarray of shape (q, n_points, n_groups)
+    mode : ndarray of shape (q, n_groups, n_points)
         Of z.
-    root : ndarray of shape (q, q, n_points, n_groups)
+    root : ndarray of shape (q, q, n_groups, n_points)
         C.
-    share : ndarray of shape (n_nodes, n_points, n_groups)
+    share : ndarray of shape (n_groups, n_nodes, n_points)
         Conditional probabilities of the nodes of the rule.
     """
 
@@ -89,8 +92,8 @@ class GroupIntegrals:
     share: np.ndarray
 
     def z_at(self, node: np.ndarray) -> np.ndarray:
-        """Return z, (q, n_points, n_groups), at a node (q,) of the rule."""
-        return self.mode + np.einsum("abmj,b->amj", self.root, node)
+        """Return z, (q, n_groups, n_nodes, n_points), at nodes (n_nodes, q) of the rule."""
+        return effects_at(self.mode, self.root, node)
 
 
 def node_blocks(rule: Rule, n_elements: int) -> Iterator[slice]:
@@ -108,38 +111,45 @@ def integrate_groups(
     Parameters
     ----------
     cells : Cells
-    base : ndarray of shape (n_points, n_cells)
+    base : ndarray of shape (n_cells, n_points)
         The linear predictor without effects of groups.
     factor : ndarray of shape (n_points, q, q)
         ``Lambda``.
-    start : ndarray of shape (q, n_points, n_groups)
+    start : ndarray of shape (q, n_groups, n_points)
         Where the search for the modes begins.
     rule : Rule
     """
     likelihood = group_likelihood(cells, base)
     mode, root = group_modes(cells, base, factor, start, likelihood)
-    q = cells.n_varying
-    log_root = np.sum([np.log(root[a, a]) for a in range(q)], axis=0) if q else 0.0
-    share = np.empty((len(rule.node), len(base), cells.n_groups))
+    q, n_points = cells.n_varying, base.shape[1]
+    share = np.empty((cells.n_groups, len(rule.node), n_points))
     for nodes in node_blocks(rule, base.size):
-        node = rule.node[nodes]
-        z = np.repeat(mode[:, None], len(node), axis=1)
-        for a in range(q):
-            for c in range(a, q):
-                z[a] += node[:, c, None, None] * root[a, c]
+        z = effects_at(mode, root, rule.node[nodes])
         u = times(factor, z)
-        value = share[nodes]
-        here = likelihood if len(node) == 1 else likelihood.stacked(len(node))
-        np.negative(here.cumulants(u.reshape(q, len(node) * len(base), cells.n_groups)).reshape(value.shape), out=value)
+        value = np.subtract(rule.log_weight[nodes, None], likelihood.cumulants(u), out=share[:, nodes])
         for a in range(q):
-            value += cells.yz[a] * u[a]
+            value += cells.yz[a, :, None, None] * u[a]
             value -= 0.5 * z[a] ** 2
-        value += rule.log_weight[nodes, None, None]
-    top = share.max(axis=0)
-    np.exp(share - top, out=share)
-    total = share.sum(axis=0)
-    share /= total
-    return GroupIntegrals(top + np.log(total) + log_root, mode, root, share)
+    top = share.max(axis=1)
+    share -= top[:, None]
+    np.exp(share, out=share)
+    total = share.sum(axis=1)
+    share /= total[:, None]
+    log_integral = top + np.log(total)
+    for a in range(q):
+        log_integral += np.log(root[a, a])
+    return GroupIntegrals(log_integral, mode, root, share)
+
+
+def effects_at(mode: np.ndarray, root: np.ndarray, node: np.ndarray) -> np.ndarray:
+    """Return z, (q, n_groups, n_nodes, n_points), at nodes (n_nodes, q) of the rule."""
+    q, n_groups, n_points = mode.shape
+    z = np.empty((q, n_groups, len(node), n_points))
+    for a in range(q):
+        np.add(mode[a, :, None], node[:, a, None] * root[a, a, :, None], out=z[a])
+        for c in range(a + 1, q):
+            z[a] += node[:, c, None] * root[a, c, :, None]
+    return z
 
 
 def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.ndarray, np.ndarray]:
@@ -149,32 +159,27 @@ def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.
     the point that the last step was taken from.
     """
     likelihood = group_likelihood(cells, base) if likelihood is None else likelihood
-    z = start.copy()
     if not cells.n_varying:
-        return z, np.empty((0, 0, *z.shape[1:]))
-    root: np.ndarray | None = None
-    done = np.zeros(z.shape[1:], dtype=bool)
-    for _ in range(MOST_STEPS):
-        step, new_root, length = _newton_step(cells, factor, z, likelihood)
-        if root is None:
-            root = new_root
-            z += step
-        else:
-            z += np.where(done, 0.0, step)
-            root = np.where(done, root, new_root)
-        done |= length < LAST_STEP
-        left = ~done.all(axis=0)
+        return start.copy(), np.empty((0, 0, *start.shape[1:]))
+    step, root, length = _newton_step(cells, factor, start, likelihood)
+    z = start + step
+    done = length < LAST_STEP
+    for _ in range(MOST_STEPS - 1):
+        left = ~done.all(axis=1)
         if not left.any():
             break
         if base.size > FEW_ELEMENTS and 2 * np.count_nonzero(left) < len(left):
             (groups,) = np.nonzero(left)
             some, at = cells.of(groups), cells.cells_of(groups)
-            found, of_found = group_modes(some, base[:, at], factor, z[..., groups])
-            keep = done[:, groups]
-            z[..., groups] = np.where(keep, z[..., groups], found)
-            root[..., groups] = np.where(keep, root[..., groups], of_found)
+            found, of_found = group_modes(some, base[at], factor, z[:, groups])
+            keep = done[groups]
+            z[:, groups] = np.where(keep, z[:, groups], found)
+            root[:, :, groups] = np.where(keep, root[:, :, groups], of_found)
             break
-    assert root is not None  # there is one step at least
+        step, new_root, length = _newton_step(cells, factor, z, likelihood)
+        z += np.where(done, 0.0, step)
+        root = np.where(done, root, new_root)
+        done |= length < LAST_STEP
     return z, root
 
 
@@ -182,54 +187,72 @@ def _newton_step(cells, factor, z, likelihood):
     """Return Newton's step in z, the root of the inverse Hessian and the length of the step in conditional sds."""
     q = len(z)
     first, second = likelihood.derivatives(times(factor, z))
-    if q == 1:
-        scale = factor[:, 0]
-        root = (1.0 + scale**2 * second[0, 0]) ** -0.5
-        along = (scale * (cells.yz - first[0]) - z[0]) * root
-        step, root, length = (along * root)[None], root[None, None], np.abs(along)
-    else:
-        gradient = times(factor.swapaxes(1, 2), cells.yz[:, None] - first) - z
-        root = inverse_root(_precision(factor, second))
-        along = np.einsum("abmj,amj->bmj", root, gradient)
-        step = np.einsum("abmj,bmj->amj", root, along)
-        length = np.sqrt(np.sum(along**2, axis=0))
+    gradient = transposed_times(factor, cells.yz[..., None] - first) - z
+    root = inverse_root(precision_of_z(factor, second))
+    along = [added(root[a, b] * gradient[a] for a in range(b + 1)) for b in range(q)]
+    step = np.array([added(root[a, b] * along[b] for b in range(a, q)) for a in range(q)])
+    length = np.abs(along[0]) if q == 1 else np.sqrt(added(part * part for part in along))
     # no cell of the group moves further in the linear predictor
-    reach = np.sum(cells.reach[:, None] * np.abs(times(factor, step)), axis=0)
-    step *= np.minimum(1.0, LONGEST_STEP / np.maximum(reach, 1e-300))
+    reach = added(cells.reach[..., None] * np.abs(times(factor, step)))
+    if not reach.max() <= LONGEST_STEP:
+        step *= np.minimum(1.0, LONGEST_STEP / np.maximum(reach, 1e-300))
     return step, root, length
 
 
-def _precision(factor, second):
-    """Return ``I + Lambda' Z'WZ Lambda``, (q, q, n_points, n_groups)."""
+def precision_of_z(factor: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return ``I + Lambda' Z'WZ Lambda``, (q, q, n_groups, n_points), of ``Z'WZ`` that broadcasts to that shape.
+
+    It is regular in floats too: the diagonal has more than 1 added where products are rounded by more.
+    """
     q = len(second)
-    half = np.einsum("abmj,mbd->admj", second, factor)
-    precision = np.einsum("mac,admj->cdmj", factor, half)
-    precision[range(q), range(q)] += 1.0
+    half = [transposed_times(factor, row) for row in second]
+    precision = np.array([transposed_times(factor, [row[d] for row in half]) for d in range(q)])
+    rounded = ROUNDING * added(precision[a, a] for a in range(q))
+    for a in range(q):
+        precision[a, a] += 1.0 + rounded
     return precision
 
 
 def times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """Return products of matrices (n_points, q, q) and vectors (q, ..., n_points, n_groups)."""
-    if len(vectors) == 1:
-        return matrix[:, 0] * vectors
-    return np.einsum("mab,b...mj->a...mj", matrix, vectors)
+    """Return products of matrices (n_points, q, q) and vectors (q, ..., n_points)."""
+    return transposed_times(matrix.swapaxes(1, 2), vectors)
+
+
+def transposed_times(matrix: np.ndarray, vectors: Sequence[np.ndarray] | np.ndarray) -> np.ndarray:
+    """Return products of transposed matrices (n_points, q, q) and vectors (q, ..., n_points or 1)."""
+    q = len(vectors)
+    if q <= 1:
+        return matrix[:, 0, 0] * vectors if q else np.asarray(vectors)
+    product = np.zeros((q, *np.broadcast_shapes(vectors[0].shape, (len(matrix),))))
+    for a in range(q):
+        for b in range(q):
+            entry = matrix[:, b, a]
+            if entry.any():
+                product[a] += entry * vectors[b]
+    return product
+
+
+def added(terms: Iterable[np.ndarray]) -> np.ndarray:
+    """Return the sum of some arrays, one at least."""
+    return reduce(operator.add, terms)
 
 
 def inverse_root(precision: np.ndarray) -> np.ndarray:
-    """Return upper C, ``C C' = H^-1``, of positive definite matrices H of shape (q, q, n_points, n_groups).
+    """Return upper C, ``C C' = H^-1``, of positive definite matrices H of shape (q, q, n_groups, n_points).
 
     ``H = L L'`` by columns (Golub, Van Loan 2013, algorithm 4.2.1), and ``C = L'^-1`` by back substitution.
     """
     q = len(precision)
-    lower = np.zeros_like(precision)
+    if q == 1:
+        return precision**-0.5
+    lower, root = np.zeros_like(precision), np.zeros_like(precision)
     for a in range(q):
-        rest = precision[a:, a] - np.einsum("cbmj,bmj->cmj", lower[a:, :a], lower[a, :a])
-        lower[a:, a] = rest / np.sqrt(rest[0])
-    root = np.zeros_like(precision)
+        root[a, a] = (precision[a, a] - sum(lower[a, b] ** 2 for b in range(a))) ** -0.5
+        for c in range(a + 1, q):
+            lower[c, a] = (precision[c, a] - sum(lower[c, b] * lower[a, b] for b in range(a))) * root[a, a]
     for c in range(q):
-        root[c, c] = 1.0 / lower[c, c]
         for a in range(c - 1, -1, -1):
-            root[a, c] = -np.einsum("bmj,bmj->mj", lower[a + 1 : c + 1, a], root[a + 1 : c + 1, c]) / lower[a, a]
+            root[a, c] = -root[a, a] * added(lower[b, a] * root[b, c] for b in range(a + 1, c + 1))
     return root
 
 
@@ -263,51 +286,51 @@ def triples(q: int) -> list[tuple[int, int, int]]:
 def effect_moments(found: GroupIntegrals, factor: np.ndarray, rule: Rule) -> EffectMoments:
     """Return moments of ``u = Lambda z`` of each group, by the rule that integrated it."""
     q = factor.shape[1]
-    shape = found.log_integral.shape
+    n_groups, _, n_points = found.share.shape
     g = rule.node
     if not q:
-        nothing = np.empty((0, *shape))
+        nothing = np.empty((0, n_points, n_groups))
         return EffectMoments(nothing, nothing, nothing)
     monomials = [g[:, a] for a in range(q)]
     monomials += [g[:, a] * g[:, c] for a, c in pairs(q)] + [g[:, a] * g[:, c] * g[:, d] for a, c, d in triples(q)]
-    raw = (np.array(monomials) @ found.share.reshape(len(g), -1)).reshape(-1, *shape)
+    raw = np.moveaxis(np.array(monomials) @ found.share, 1, 0)
     first, second, third = np.split(raw, [q, q + len(pairs(q))])
     at = {pair: i for i, pair in enumerate(pairs(q))}
-    central = np.empty_like(third)
+    central = np.empty(third.shape)
     for i, (a, c, d) in enumerate(triples(q)):
         products = first[a] * second[at[c, d]] + first[c] * second[at[a, d]] + first[d] * second[at[a, c]]
         central[i] = third[i] - products + 2.0 * first[a] * first[c] * first[d]
-    second = second - np.stack([first[a] * first[c] for a, c in pairs(q)])
-    if q == 1:
-        scale = factor[:, 0] * found.root[0, 0]
-        mean = factor[:, 0] * found.mode + scale * first
-        return EffectMoments(mean, scale**2 * second, scale**3 * central)
-    outward = np.einsum("mab,bcmj->acmj", factor, found.root)
-    mean = times(factor, found.mode) + np.einsum("acmj,cmj->amj", outward, first)
-    return EffectMoments(mean, _turned(outward, second, 2), _turned(outward, central, 3))
+    second = np.array([second[at[a, c]] - first[a] * first[c] for a, c in pairs(q)])
+    # axes of the rule in units of the effects
+    outward = np.array([times(factor, found.root[:, c]) for c in range(q)]).swapaxes(0, 1)
+    mean = times(factor, found.mode)
+    for a in range(q):
+        mean[a] += added(outward[a, c] * first[c] for c in range(q))
+    turned = (mean, _turned(outward, second, 2), _turned(outward, central, 3))
+    return EffectMoments(*(part.swapaxes(1, 2) for part in turned))
 
 
 def log_mean_exponential(found: GroupIntegrals, factor: np.ndarray, rule: Rule) -> np.ndarray:
-    """Return ``log E[e^u]`` of each group, (n_points, n_groups), where there is one varying column.
+    """Return ``log E[e^u]`` of each group, (n_groups, n_points), where there is one varying column.
 
     Moments do not tell it: a group without counts has a long lower tail and a sharp upper end.
     """
-    reach = factor[:, 0] * found.root[0, 0]
+    reach = factor[:, 0, 0] * found.root[0, 0]
     top = rule.node[-1, 0] * reach
-    total = sum(share * np.exp(node[0] * reach - top) for share, node in zip(found.share, rule.node, strict=True))
-    return factor[:, 0] * found.mode[0] + top + np.log(total)
+    total = np.sum(found.share * np.exp(rule.node * reach[:, None] - top[:, None]), axis=1)
+    return factor[:, 0, 0] * found.mode[0] + top + np.log(total)
 
 
 def _turned(outward, packed, order):
-    """Return packed symmetric tensors of order 2 or 3 with every index multiplied by ``outward``."""
+    """Return packed symmetric tensors of order 2 or 3 with every index multiplied by ``outward``, one after another."""
     q = len(outward)
     at = {index: i for i, index in enumerate(pairs(q) if order == 2 else triples(q))}
-    shape = (q,) * order
-    full = np.stack([packed[at[tuple(sorted(index))]] for index in np.ndindex(shape)]).reshape(
-        *shape, *packed.shape[1:]
-    )
-    if order == 2:
-        turned = np.einsum("acmj,bdmj,cdmj->abmj", outward, outward, full, optimize=True)
-    else:
-        turned = np.einsum("admj,bemj,cfmj,defmj->abcmj", outward, outward, outward, full, optimize=True)
-    return np.stack([turned[index] for index in at])
+    tensor = {index: packed[at[tuple(sorted(index))]] for index in np.ndindex((q,) * order)}
+    for _ in range(order):
+        # the first index is turned and put last
+        tensor = {
+            (*index[1:], a): added(outward[a, c] * tensor[c, *index[1:]] for c in range(q))
+            for index in tensor
+            for a in [index[0]]
+        }
+    return np.array([tensor[index] for index in at])

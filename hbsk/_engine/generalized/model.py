@@ -17,19 +17,24 @@ from functools import cached_property
 
 import numpy as np
 
-from hbsk._engine.generalized.cells import Cells
+from hbsk._engine.generalized.cells import Cells, repeated
 from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.inner import (
+    ROUNDING,
     EffectMoments,
     GroupIntegrals,
     Rule,
+    added,
     effect_moments,
     hermite_rule,
     integrate_groups,
+    inverse_root,
     log_mean_exponential,
     node_blocks,
     pairs,
+    precision_of_z,
     times,
+    transposed_times,
     triples,
 )
 from hbsk._engine.mode_search import Look
@@ -40,8 +45,6 @@ DIFFERENCE_STEP = 1e-4
 # Steps of complete pooling, and the longest in units of the predictor.
 POOLED_STEPS, LONGEST_STEP = 50, 3.0
 POOLED_TOLERANCE = 1e-4
-# What sums of squares are rounded by, as a share of them.
-ROUNDING = 32 * np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
@@ -156,14 +159,14 @@ class GeneralizedModel:
             effects = EffectMoments(*(np.empty((size, len(psi), n_groups)) for size in sizes))
         for points, groups, cells in self.cells.blocks(len(psi)):
             b, scale = common[points], factor[points]
-            z = np.zeros((q, len(b), cells.n_groups)) if start is None else start.modes(b, scale, groups)
+            z = np.zeros((q, cells.n_groups, len(b))) if start is None else start.modes(b, scale, groups)
             found = integrate_groups(cells, cells.predictor(b), scale, z, self.rule)
-            log_integral[points, groups] = found.log_integral + b @ cells.yx.T + cells.y_offset
+            log_integral[points, groups] = found.log_integral.T + b @ cells.yx.T + cells.y_offset
             if effects is not None:
                 for whole, part in zip(effects, effect_moments(found, scale, self.rule), strict=True):
                     whole[:, points, groups] = part
             if growth is not None:
-                growth[points, groups] = log_mean_exponential(found, scale, self.rule)
+                growth[points, groups] = log_mean_exponential(found, scale, self.rule).T
         log_density = log_integral.sum(axis=1) + self.log_prior(common, theta, variance)
         return GeneralizedPoints(log_density, common, variance, log_integral, effects, growth)
 
@@ -175,12 +178,12 @@ class GeneralizedModel:
     # derivatives
 
     def look(self, psi: np.ndarray, start: np.ndarray) -> tuple[Look, np.ndarray]:
-        """Return the density at one point with its derivatives, and the modes of groups, (q, 1, n_groups).
+        """Return the density at one point with its derivatives, and the modes of groups, (q, n_groups, 1).
 
         Parameters
         ----------
         psi : ndarray of shape (n_dim,)
-        start : ndarray of shape (q, 1, n_groups)
+        start : ndarray of shape (q, n_groups, 1)
             Where these modes are looked for.
         """
         p, q = self.n_common, self.cells.n_varying
@@ -188,13 +191,13 @@ class GeneralizedModel:
         variance, factor = self.variance_points(theta)
         value = float(self.log_prior(b, theta, variance)[0])
         size = p + q * q
-        gradient, hessian, modes = np.zeros(size), np.zeros((size, size)), np.empty((q, 1, self.cells.n_groups))
+        gradient, hessian, modes = np.zeros(size), np.zeros((size, size)), np.empty((q, self.cells.n_groups, 1))
         for groups, cells in self.cells.parts:
             base = cells.predictor(b)
-            found = integrate_groups(cells, base, factor, start[..., groups], self.rule)
-            value += float(np.sum(found.log_integral + b @ cells.yx.T + cells.y_offset))
-            modes[..., groups] = found.mode
-            of_part = louis_derivatives(cells, base[0], factor, found, self.rule)
+            found = integrate_groups(cells, base, factor, start[:, groups], self.rule)
+            value += float(np.sum(found.log_integral[:, 0] + cells.yx @ b[0] + cells.y_offset))
+            modes[:, groups] = found.mode
+            of_part = louis_derivatives(cells, base[:, 0], factor, found, self.rule)
             gradient += of_part[0]
             hessian += of_part[1]
         hessian[range(p), range(p)] -= self.prior_precision
@@ -240,47 +243,54 @@ def louis_derivatives(
         At one point.
     rule : Rule
     """
-    family, group = FAMILIES[cells.family], cells.group
+    family, strata = FAMILIES[cells.family], cells.strata
     p, q = cells.x.shape[1], cells.n_varying
-    n_points, n_groups = len(rule.node), cells.n_groups
-    # expected weights of cells, times products of zeta: all that the information needs of the points
-    weight = np.zeros((1 + q + q * q, cells.n_cells))
-    scores = np.empty((n_points, n_groups, p + q * q))
+    n_nodes, n_groups = len(rule.node), cells.n_groups
+    # expected weights of cells, and times zeta, and of strata times products of zeta
+    weight, with_zeta = np.zeros(cells.n_cells), np.zeros((q, cells.n_cells))
+    with_products = np.zeros((q, q, len(strata.group)))
+    scores = np.empty((n_groups, n_nodes, p + q * q))
+    zeta = found.z_at(rule.node)[..., 0]
+    moved = strata.effects(times(factor, zeta[..., None])[..., 0])
     for nodes in node_blocks(rule, len(base) * max(p, 1)):
-        zeta = found.mode[:, 0, None] + np.einsum("abj,kb->akj", found.root[:, :, 0], rule.node[nodes])
-        u = np.einsum("ab,bkj->akj", factor[0], zeta)
-        share = found.share[nodes, 0]
-        eta = np.repeat(base[None], len(share), axis=0)
+        share, here = found.share[:, nodes, 0], zeta[:, :, nodes]
+        mean, curvature = family.mean_and_weight(base[:, None] + repeated(moved[:, nodes], strata.of_cell))
+        residual = cells.y[:, None] - cells.size[:, None] * mean
+        curvature *= cells.size[:, None]
+        scores[:, nodes, :p] = cells.sums(residual[:, :, None] * cells.x[:, None])
+        by_stratum = strata.of_cells(residual)
+        by_effect = [strata.to_groups(strata.times_column(by_stratum, a)) for a in range(q)]
+        for a, c in np.ndindex(q, q):
+            scores[:, nodes, p + q * a + c] = by_effect[a] * here[c]
+        curvature *= repeated(share, cells.group)
+        weight += curvature.sum(axis=1)
+        of_strata = strata.of_cells(curvature)
         for a in range(q):
-            eta += u[a][:, group] * cells.columns[a]
-        mean, curvature = family.mean_and_weight(eta)
-        residual = cells.y - cells.size * mean
-        scores[nodes, :, :p] = np.add.reduceat(residual[:, :, None] * cells.x, cells.starts, axis=1)
-        by_effect = np.add.reduceat(residual * cells.columns[:, None], cells.starts, axis=2)
-        scores[nodes, :, p:] = np.moveaxis((by_effect[:, None] * zeta).reshape(q * q, *share.shape), 0, 2)
-        products = [share, *(share * zeta), *(share * (zeta[:, None] * zeta).reshape(q * q, *share.shape))]
-        curvature = curvature * cells.size
-        for total, product in zip(weight, products, strict=True):
-            total += np.sum(curvature * product[:, group], axis=0)
-    gradient = np.einsum("kj,kja->ja", found.share[:, 0], scores)
-    rooted = (np.sqrt(found.share[:, 0])[:, :, None] * (scores - gradient)).reshape(-1, p + q * q)
+            with_zeta[a] += np.einsum("ik,ik->i", curvature, repeated(here[a], cells.group))
+            for c in range(a + 1):
+                with_products[a, c] += np.einsum("sk,sk->s", of_strata, repeated(here[a] * here[c], strata.group))
+                with_products[c, a] = with_products[a, c]
+    gradient = np.einsum("jk,jka->ja", found.share[:, :, 0], scores)
+    rooted = (np.sqrt(found.share) * (scores - gradient[:, None])).reshape(-1, p + q * q)
     hessian = rooted.T @ rooted
-    hessian -= _information(cells, weight)
+    hessian -= _information(cells, weight, with_zeta, with_products)
     return gradient.sum(axis=0), hessian
 
 
-def _information(cells, weight):
-    """Return ``sum w d d'`` over cells, d = [x, z_a zeta_c], given sums over points of w, w zeta and w zeta zeta'."""
+def _information(cells, weight, with_zeta, with_products):
+    """Return ``sum w d d'`` over cells, d = [x, z_a zeta_c].
+
+    Given sums over nodes of w and w zeta of cells, and of w zeta zeta' of strata.
+    """
     p, q = cells.x.shape[1], cells.n_varying
-    size = p + q * q
-    information = np.empty((size, size))
-    information[:p, :p] = cells.x.T @ (cells.x * weight[0][:, None])
+    columns = cells.strata.columns
+    information = np.empty((p + q * q, p + q * q))
+    information[:p, :p] = cells.x.T @ (cells.x * weight[:, None])
     for a in range(q):
-        of_column = cells.x.T @ (weight[1 : 1 + q] * cells.columns[a]).T
-        information[:p, p + q * a : p + q * (a + 1)] = of_column
+        of_column = slice(p + q * a, p + q * (a + 1))
+        information[:p, of_column] = cells.x.T @ (with_zeta * cells.columns[a]).T
         for c in range(q):
-            block = weight[1 + q :] @ (cells.columns[a] * cells.columns[c])
-            information[p + q * a : p + q * (a + 1), p + q * c : p + q * (c + 1)] = block.reshape(q, q)
+            information[of_column, p + q * c : p + q * (c + 1)] = with_products @ (columns[a] * columns[c])
     information[p:, :p] = information[:p, p:].T
     return information
 
@@ -292,7 +302,7 @@ def complete_pooling(cells: Cells, prior_mean: np.ndarray, prior_precision: np.n
     if not len(common):
         return common
     for _ in range(POOLED_STEPS):
-        mean, weight = family.mean_and_weight(cells.predictor(common[None])[0])
+        mean, weight = family.mean_and_weight(cells.predictor(common[None])[:, 0])
         gradient = (cells.y - cells.size * mean) @ cells.x - prior_precision * (common - prior_mean)
         precision = cells.x.T @ (cells.x * (weight * cells.size)[:, None]) + np.diag(prior_precision)
         step = np.linalg.lstsq(precision, gradient, rcond=1e-12)[0]
@@ -330,17 +340,18 @@ class ModeStart:
         return ModeStart(self.common, self.target[:, groups], self.zwz[:, :, groups], self.zwx[:, groups])
 
     def modes(self, common: np.ndarray, factor: np.ndarray, groups: slice) -> np.ndarray:
-        """Return z, (q, n_points, n_groups), at coefficients (n_points, p) and factors (n_points, q, q)."""
+        """Return z, (q, n_groups, n_points), at coefficients (n_points, p) and factors (n_points, q, q)."""
         q = len(self.zwz)
         if not q:
-            return np.empty((0, len(common), len(range(*groups.indices(self.target.shape[1])))))
+            return np.empty((0, len(range(*groups.indices(self.target.shape[1]))), len(common)))
         zwz = self.zwz[:, :, groups]
-        left = self.target[:, None, groups] - (common - self.common) @ self.zwx[:, groups].swapaxes(1, 2)
-        turned = times(factor.swapaxes(1, 2), left)
+        left = self.target[:, groups, None] - self.zwx[:, groups] @ (common - self.common).T
+        turned = transposed_times(factor, left)
         if q == 1:
-            return turned / (1.0 + factor[:, 0] ** 2 * zwz[0, 0])
-        inner = beside_identity(np.einsum("mac,abj,mbd->mjcd", factor, zwz, factor, optimize=True))
-        return np.linalg.solve(inner, turned.transpose(1, 2, 0)[..., None])[..., 0].transpose(2, 0, 1)
+            return turned / (1.0 + factor[:, 0, 0] ** 2 * zwz[0, 0, :, None])
+        root = inverse_root(precision_of_z(factor, zwz[..., None]))
+        along = [added(root[a, b] * turned[a] for a in range(b + 1)) for b in range(q)]
+        return np.array([added(root[a, b] * along[b] for b in range(a, q)) for a in range(q)])
 
 
 def beside_identity(products: np.ndarray) -> np.ndarray:
@@ -351,7 +362,7 @@ def beside_identity(products: np.ndarray) -> np.ndarray:
 
 def predictor_at(cells: Cells, common: np.ndarray, effects: np.ndarray) -> np.ndarray:
     """Return the linear predictor of cells at coefficients (p,) and effects (q, n_groups)."""
-    eta = cells.predictor(common[None])[0]
+    eta = cells.predictor(common[None])[:, 0]
     for a in range(cells.n_varying):
         eta += effects[a, cells.group] * cells.columns[a]
     return eta

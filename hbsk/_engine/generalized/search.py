@@ -46,7 +46,7 @@ class LouisSearch(ModeSearch):
     def __init__(self, model: GeneralizedModel):
         super().__init__(lambda psi: (np.empty(len(psi)), psi))
         self.model = model
-        self.modes = np.zeros((model.cells.n_varying, 1, model.cells.n_groups))
+        self.modes = np.zeros((model.cells.n_varying, model.cells.n_groups, 1))
 
     def look(self, points: np.ndarray) -> Look:
         """Return the density and its derivatives at the one point, (1, n_dim)."""
@@ -61,8 +61,8 @@ def find_joint_mode(model: GeneralizedModel, start: np.ndarray | None = None) ->
     psi = last.theta + (last.step if last.is_within(LAST_STEP) else 0.0)
     p = model.n_common
     factor = model.variance_points(last.theta[None, p:])[1][0]
-    near, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, 0])
-    return JointMode(psi, last.precision, near, xwx, lean(model, last, factor, search.modes[:, 0], near))
+    near, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, :, 0])
+    return JointMode(psi, last.precision, near, xwx, lean(model, last, factor, search.modes[:, :, 0], near))
 
 
 def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndarray, start: ModeStart) -> np.ndarray:
