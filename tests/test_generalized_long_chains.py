@@ -1,4 +1,4 @@
-"""Five binary and count models against long chains of NUTS with the same priors (`nuts_reference.py`)."""
+"""Six binary and count models against long chains of NUTS with the same priors (`nuts_reference.py`)."""
 
 import json
 from pathlib import Path

@@ -246,6 +246,44 @@ def test_sampler_options_reach_pymc_and_ours_are_refused(monkeypatch):
         nuts.sample_posterior(eight_schools(), sampler_options={"var_names": []})
 
 
+@pytest.mark.parametrize("given", [{}, {"compile_kwargs": {"backend": "jax"}}])
+def test_chains_of_nutpie_start_in_the_units_of_the_data_too(slopes, monkeypatch, given):
+    """Its own jitter of +-1 of the coefficient of a column with an sd of 35 left chains of counts standing still."""
+    import pymc
+
+    class Seen(Exception):
+        pass
+
+    def sample(**options):
+        raise Seen(options)
+
+    monkeypatch.setattr(pymc, "sample", sample)
+    with pytest.raises(Seen) as raised:
+        nuts.sample_posterior(slopes.model, sampler_options={"nuts_sampler": "nutpie", **given})
+    (seen,) = raised.value.args
+    x = slopes.X[slopes.weight > 0, 1]
+    lower, upper = (bound.data for bound in seen["initvals"]["x"].owner.inputs[-2:])
+    assert upper == -lower == pytest.approx(slopes.model.hbsk_layout.scales["Intercept"] / x.std())
+    jittered = {rv.name for rv in seen["compile_kwargs"].pop("jitter_rvs")}
+    assert jittered.isdisjoint(seen["initvals"])
+    assert seen["compile_kwargs"] == given.get("compile_kwargs", {})
+    assert "init" not in seen
+
+
+def test_options_of_the_user_are_not_written_into(monkeypatch):
+    import pymc
+
+    def sample(**options):
+        options["nuts"]["target_accept"] = 0.8  # as PyMC does for samplers other than its own
+        raise RuntimeError
+
+    monkeypatch.setattr(pymc, "sample", sample)
+    options = {"nuts": {"max_treedepth": 8}}
+    with pytest.raises(RuntimeError):
+        nuts.sample_posterior(eight_schools(), sampler_options=options)
+    assert options == {"nuts": {"max_treedepth": 8}}
+
+
 def test_bambis_own_fit_and_prediction_work_on_the_model(slopes):
     with engine_nuts.quiet(0):
         fitted = slopes.model.fit(draws=5, tune=5, chains=1, cores=1, random_seed=1, progressbar=False, quiet=True)

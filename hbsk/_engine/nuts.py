@@ -88,7 +88,9 @@ def announce(draws, tune, chains, n_parameters):
 
 def checked_options(sampler_options):
     """Return the user's options of `pymc.sample` on top of our defaults."""
-    options = dict(sampler_options or {})
+    # copies of what is nested too, into which PyMC writes
+    nested = (sampler_options or {}).items()
+    options = {name: dict(value) if isinstance(value, Mapping) else value for name, value in nested}
     for name in options:
         if name in OWNED_OPTIONS:
             raise ValueError(

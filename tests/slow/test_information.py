@@ -51,7 +51,7 @@ def test_rows_as_arviz_on_draws_of_nuts(both_engines):
     spread = np.std([chain.elpd_i.to_numpy() for chain in chains], axis=0, ddof=1) / 2
     good = (theirs.pareto_k.to_numpy() < 0.5) & (spread < 0.05)
     assert good.sum() >= 150
-    # what 16,000 draws hardly know is told by refits, of 40,000 draws each
+    # what 16,000 draws hardly know is told by refits
     for row in np.flatnonzero(~good):
         assert ours.elpd_i.to_numpy()[row] == pytest.approx(log_density_without(integrated, X, y, row), abs=0.12), row
     difference = (ours.elpd_i - theirs.elpd_i).to_numpy()[good]
@@ -62,16 +62,22 @@ def test_rows_as_arviz_on_draws_of_nuts(both_engines):
 
 
 def log_density_without(model, X, y, row):
-    """Refit without one row, the priors held, and return the log density of its y over draws of the posterior."""
+    """Refit without one row, the priors held, and return the log density of its y over draws of the posterior.
+
+    Of a row six sds out few draws know: by 160,000 the log is known to 0.15, by four times as many to 0.03.
+    """
     rest = clone(model).set_params(priors=model.priors_).fit(X.drop(index=row), y.drop(index=row))
-    draws = rest.to_datatree(draws=40_000, random_state=0)["posterior"]
     days = X.loc[row, "Days"]
     subject = {"Subject__factor_dim": str(X.loc[row, "Subject"])}
-    of_subject = draws["1|Subject"].sel(subject)
-    if "Days|Subject" in draws:
-        of_subject = of_subject + days * draws["Days|Subject"].sel(subject)
-    center = draws["Intercept"] + days * draws["Days"] + of_subject
-    return float(np.log(norm.pdf(y[row], center, draws["sigma"]).mean()))
+    density = []
+    for seed in range(4):
+        draws = rest.to_datatree(draws=40_000, random_state=seed)["posterior"]
+        of_subject = draws["1|Subject"].sel(subject)
+        if "Days|Subject" in draws:
+            of_subject = of_subject + days * draws["Days|Subject"].sel(subject)
+        center = draws["Intercept"] + days * draws["Days"] + of_subject
+        density.append(norm.pdf(y[row], center, draws["sigma"]).mean())
+    return float(np.log(np.mean(density)))
 
 
 def test_groups_as_from_draws_of_nuts(both_engines):
@@ -87,7 +93,8 @@ def two_factors():
     X = pd.DataFrame({"a": rng.integers(0, 9, 120), "b": rng.integers(0, 6, 120), "x": rng.normal(4.0, 1.0, 120)})
     y = rng.normal(size=120) + 0.5 * X["x"] + rng.normal(size=9)[X["a"]] + rng.normal(size=6)[X["b"]]
     how = {"formula": "x + (1 | a) + (1 | b)", "random_state": 1}
-    sampled = PartialPoolingRegressor(**how, inference="nuts", sampler_options=SHORT_STEPS).fit(X, y)
+    # at 0.95 one transition in 4,000 diverges, and the draws are no reference
+    sampled = PartialPoolingRegressor(**how, inference="nuts", sampler_options={"target_accept": 0.99}).fit(X, y)
     return X, y, PartialPoolingRegressor(**how).fit(X, y), sampled
 
 
