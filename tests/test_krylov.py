@@ -39,6 +39,7 @@ def fits():
     with pytest.MonkeyPatch.context() as context:
         context.setattr(crossed_passes, "CHEAP_REMAINING", 0)  # few nodes, and few of those for effects, as here
         context.setattr(crossed_posterior, "KEPT_NUMBERS", 0)
+        context.setattr(crossed, "evaluations_of", lambda _: np.inf)  # nodes of the model itself, as here
         dense = PartialPoolingRegressor(model.formula).fit(X, y)
         _ = dense.group_effects_
         on_this_route(context)

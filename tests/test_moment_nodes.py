@@ -67,3 +67,16 @@ def test_points_do_not_depend_on_last_digits_or_on_the_order_of_coordinates(sds)
     np.testing.assert_allclose(of_close, of_points, atol=1e-6)
     np.testing.assert_allclose(other, points[:, turned], atol=1e-6)
     np.testing.assert_allclose(of_other, of_points, atol=1e-6)
+
+
+def test_shared_coordinates_have_few_values_and_moments_are_kept_all_the_same():
+    values, weight = skew_values([0.02, 0.6, 0.05, 0.01])
+    points, of_points = moment_nodes(values, weight, shared=[0, 2])
+    assert len(np.unique(points[:, [0, 2]], axis=0)) == 5  # two on either axis, and those of the last coordinate
+    np.testing.assert_allclose(of_points @ points, weight @ values, atol=1e-8)
+    expected = np.cov(values.T, aweights=weight, ddof=0)
+    np.testing.assert_allclose(np.cov(points.T, aweights=of_points, ddof=0), expected, atol=1e-8)
+    assert of_points @ np.exp(points[:, 1]) == pytest.approx(weight @ np.exp(values[:, 1]), rel=2e-3)
+    wide, of_wide = moment_nodes(values, weight, shared=[1])  # too wide for that: as without
+    np.testing.assert_array_equal(wide, moment_nodes(values, weight)[0])
+    assert of_wide.sum() == pytest.approx(1.0)

@@ -7,12 +7,13 @@ The model of `hbsk._engine.marginal` with ``Z u = sum_f Z_f u_f``: all that diff
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from functools import cached_property
 
 import numpy as np
 from scipy.linalg import block_diag
 
-from hbsk._engine.crossed_passes import MOST_REMAINING, CrossedPasses
+from hbsk._engine.crossed_passes import CHEAP_REMAINING, MOST_REMAINING, CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
 from hbsk._engine.fit import (
     IntegratedNodes,
@@ -22,7 +23,9 @@ from hbsk._engine.fit import (
     small_sds,
     start_candidates,
 )
-from hbsk._engine.integrate import N_REPLICATES, importance_sample
+from hbsk._engine.hub_passes import HubPasses, hubs_of
+from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
+from hbsk._engine.interpolation import evaluations_of, interpolated
 from hbsk._engine.krylov_passes import KrylovPasses
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
@@ -35,7 +38,7 @@ from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
-from hbsk._engine.variance_law import variance_law
+from hbsk._engine.variance_law import ERROR_TARGET, law_of_fine_nodes, variance_law
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
 
@@ -45,6 +48,8 @@ from hbsk._engine.varying_location import Location, locate
 NODES_OF_FEW = 512
 NODES_OF_MANY = {3: 64, 6: 128}
 LEAST_NODES = 32
+# Of cubics, for the law of the variance parameters (sds to 1 %, in a fiftieth of a second).
+FINE_NODES = 1_024
 # Share of the error of squared distances that counts for many effects: of few nodes it says ten times what is true.
 ERROR_OF_SPREADS = 0.2
 # Search for the mode: size of the gradient, in posterior sds by its own curvature, at which one step is taken unseen.
@@ -107,7 +112,12 @@ def passes_of(sums: CrossedSums) -> CrossedPasses | KrylovPasses | NestedPasses:
     if chain is not None:
         return NestedPasses(sums, chain)
     sizes = [factor.n_groups * factor.n_varying for factor in sums.factors]
-    return CrossedPasses(sums) if sum(sizes) - max(sizes) <= MOST_REMAINING else KrylovPasses(sums)
+    if sum(sizes) - max(sizes) > MOST_REMAINING:
+        return KrylovPasses(sums)
+    hubs = hubs_of(sums)
+    if hubs and sum(sizes) - max(sizes) - sum(sizes[f] for f in hubs) > CHEAP_REMAINING:
+        return HubPasses(sums, hubs)
+    return CrossedPasses(sums)
 
 
 def crossed_model(
@@ -204,37 +214,66 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
         one = np.ones(1)
         points = model.evaluate(np.zeros((1, 0)))
         return IntegratedNodes(points, one, np.zeros(1, dtype=int), 0.0, 0.5 * one, tails, by_quadrature=True)
-    is_small = model.passes.is_cheap
+    if not model.passes.is_cheap:
+        return _integrate_many(model, tails, settings, progress)
     progress.stage = "looking for the mode"
-    if is_small:
-        starts = np.concatenate([start_of(model)[None], start_candidates(model)])
-        mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
-    else:
-        mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
-    drawn_from = proposals(model, mode, precision, thorough=is_small)
+    starts = np.concatenate([start_of(model)[None], start_candidates(model)])
+    mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
+    drawn_from = proposals(model, mode, precision)
+    progress.stage = "weighing nodes"
+    nodes = _weighed(model, drawn_from, NODES_OF_FEW, tails, settings, spreads=1.0)
+    points = joined(nodes.evaluated)
+    law = variance_law(model, nodes, points, tails, settings)
+    return of_importance_sampling(nodes, points, tails, settings, law)
+
+
+def _integrate_many(
+    model: CrossedModel, tails: Tails, settings: IntegrationSettings, progress: Progress
+) -> IntegratedNodes:
+    """Do so where effects beside the largest factor are many, and every evaluation counts."""
     n_dim = model.parameters.n_dim
-    first = NODES_OF_FEW if is_small else LEAST_NODES
-    if not is_small:
-        first = max([first, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
-    most = settings.max_nodes_of_many if n_dim >= MANY_DIMENSIONS else settings.max_nodes
+    first = max([LEAST_NODES, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
+    is_smooth = isinstance(model.passes, CrossedPasses) and evaluations_of(model) < first and n_dim < MANY_DIMENSIONS
+    progress.stage = "looking for the mode"
+    with model.passes.rough_gradients() if is_smooth else nullcontext():  # type: ignore[union-attr]
+        mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
+    progress.stage = "weighing nodes"
+    cubic = interpolated(model, mode, precision) if is_smooth else None
+    if cubic is not None:
+        mode, precision = find_mode(cubic.value_and_gradient, mode)
+        drawn_from = proposals(cubic, mode, precision, thorough=False)
+        fine = _weighed(
+            cubic, drawn_from, FINE_NODES, tails, settings, spreads=ERROR_OF_SPREADS, error_target=ERROR_TARGET
+        )
+        if cubic.holds(fine):
+            nodes = _weighed(cubic, drawn_from, first, tails, settings, spreads=ERROR_OF_SPREADS)
+            law = law_of_fine_nodes(model, fine, tails)
+            return of_importance_sampling(nodes, joined(nodes.evaluated), tails, settings, law)
+    drawn_from = proposals(model, mode, precision, thorough=False)
+    nodes = _weighed(model, drawn_from, first, tails, settings, spreads=ERROR_OF_SPREADS)
+    points = joined(nodes.evaluated)
+    rough_law = variance_law(model, nodes, points, tails, settings, finer=False)
+    return of_importance_sampling(nodes, points, tails, settings, rough_law)
+
+
+def _weighed(model, drawn_from, first, tails, settings, *, spreads, error_target=None) -> Nodes:
+    """Place nodes and weigh them, beginning with so many."""
+    many = model.parameters.n_dim >= MANY_DIMENSIONS
+    most = settings.max_nodes_of_many if many else settings.max_nodes
     if model.passes.is_stochastic:
         most = min(most, MOST_STOCHASTIC_NODES)
-    progress.stage = "weighing nodes"
-    nodes = importance_sample(
+    return importance_sample(
         model.evaluate,
         drawn_from.first,
         monitored_values(tails),
         broad=drawn_from.broad,
         first_per_replicate=first // N_REPLICATES,
         max_nodes=most,
-        error_target=settings.error_target,
+        error_target=settings.error_target if error_target is None else error_target,
         salt=settings.salt,
         refit=drawn_from.refit,
-        spreads=1.0 if is_small else ERROR_OF_SPREADS,
+        spreads=spreads,
     )
-    points = joined(nodes.evaluated)
-    law = variance_law(model, nodes, points, tails, settings, finer=is_small)
-    return of_importance_sampling(nodes, points, tails, settings, law)
 
 
 def start_of(model: CrossedModel) -> np.ndarray:

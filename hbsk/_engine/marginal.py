@@ -144,7 +144,7 @@ class MarginalModel:
 
     def _evaluate(self, theta, keep_basis):
         variance = self.parameters.points(theta)
-        log_det, common = self._integrate_effects(variance, keep_basis)
+        log_det, common = self._integrate_effects(theta, variance, keep_basis)
         if variance.sigma is None:
             mode, width = self._sigma_mode(common, variance.prior_sd)
             # x = log(sigma - floor) runs over the real line
@@ -171,19 +171,21 @@ class MarginalModel:
     def rough_log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return about the log density at points (n_points, n_dim), at one sigma each: good enough to choose one."""
         variance = self.parameters.points(theta)
-        log_det, common = self._integrate_effects(variance, keep_basis=False)
+        log_det, common = self._integrate_effects(theta, variance, keep_basis=False)
         sigma = (self._sigma_estimate(common) if variance.sigma is None else variance.sigma)[:, None]
         log_joint = self._log_likelihood(common, log_det, sigma, np.log(sigma))
         log_joint += self.parameters.sd_log_prior(theta, sigma, variance.prior_sd)
         log_prior = self.parameters.correlation_log_prior(theta) + self.parameters.location_log_prior(variance)
         return log_joint[:, 0] + log_prior
 
-    def _integrate_effects(self, variance: VariancePoints, keep_basis: bool) -> tuple[np.ndarray, ConditionalCommon]:
+    def _integrate_effects(
+        self, theta: np.ndarray, variance: VariancePoints, keep_basis: bool
+    ) -> tuple[np.ndarray, ConditionalCommon]:
         """Return ``sum_j log|M_j|`` and the law of the common coefficients, a few points at a time."""
         factor, sigma = variance.relative_factor, variance.sigma
         blocks = []
         for at in self.point_blocks(len(factor)):
-            log_det, reduced = self.reduce(factor[at])
+            log_det, reduced = self.reduce_at(theta[at], factor[at])
             given = None if sigma is None else sigma[at]
             common = ConditionalCommon.near(
                 reduced, self.prior_mean, self.prior_precision, max(self.sums.n, 1.0), given
@@ -333,6 +335,10 @@ class MarginalModel:
     def reduce(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Integrate the group effects out: see `GroupPasses.reduce`."""
         return self.passes.reduce(factor)
+
+    def reduce_at(self, theta: np.ndarray, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
+        """Integrate the group effects out at points theta, of which ``factor`` is Lambda."""
+        return self.reduce(factor)
 
     @cached_property
     def _least_residual(self) -> float:

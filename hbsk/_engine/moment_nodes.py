@@ -11,6 +11,8 @@ does not change them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from scipy.optimize import linprog, nnls
 
@@ -23,7 +25,7 @@ LEAST_WEIGHT, ROUNDING = 1e-9, 1e-8
 COST = 1
 
 
-def moment_nodes(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def moment_nodes(values: np.ndarray, weight: np.ndarray, shared: Sequence[int] = ()) -> tuple[np.ndarray, np.ndarray]:
     """Return points (m, d) and their weights (m,) with the mean and the covariance of values (n, d) with weights.
 
     Parameters
@@ -31,6 +33,8 @@ def moment_nodes(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np
     values : ndarray of shape (n, d)
     weight : ndarray of shape (n,)
         Summing to 1.
+    shared : sequence of int, optional
+        Coordinates that many points are to have in common, where they are narrow.
     """
     mean, d = weight @ values, values.shape[1]
     deviation = values - mean
@@ -38,18 +42,35 @@ def moment_nodes(values: np.ndarray, weight: np.ndarray) -> tuple[np.ndarray, np
     spread = np.diag(covariance)
     order = np.argsort(-spread, kind="stable")
     n_wide = min(int(np.sum(spread > WIDE**2)), MOST_WIDE)
-    root = np.linalg.cholesky(covariance[np.ix_(order, order)])
+    wide, narrow = order[:n_wide], order[n_wide:]
+    shared = [] if set(wide) & set(shared) else [k for k in narrow if k in shared]
+    order = np.array([*wide, *shared, *(k for k in narrow if k not in shared)])
+    covariance = covariance[np.ix_(order, order)]
+    across = np.zeros((n_wide, d - n_wide))
+    if shared:  # wide ones move none of them; what they have to do with each other is left to the weights
+        across, covariance[:n_wide, n_wide:], covariance[n_wide:, :n_wide] = (
+            covariance[:n_wide, n_wide:].copy(),
+            0.0,
+            0.0,
+        )
+    root = np.linalg.cholesky(covariance)
     white = np.linalg.solve(root, deviation[:, order].T)
+    across = np.linalg.solve(root[n_wide:, n_wide:], np.linalg.solve(root[:n_wide, :n_wide], across).T).T
     rules = [gauss_rule(coordinate, weight, POINTS_OF_WIDE) for coordinate in white[:n_wide]]
     if n_wide < d:
         reach = np.sqrt(d - n_wide) * np.eye(d - n_wide)
         rules.append((np.concatenate([reach, -reach]), np.full(2 * len(reach), 0.5 / len(reach))))
     points, of_points = rules[0]
     marginals = np.eye(len(points))
-    for more, of_more in rules[1:]:
-        points, of_points, marginals = _coupled(points, of_points, marginals, more, of_more)
+    for number, (more, of_more) in enumerate(rules[1:], start=1):
+        products = across if number == n_wide else np.zeros((number, 1))
+        points, of_points, marginals = _coupled(points, of_points, marginals, more, of_more, products)
     nodes = np.empty_like(points)
     nodes[:, order] = mean[order] + points @ root.T
+    if shared:  # to the last digit
+        own = slice(n_wide, n_wide + len(shared))
+        at, same = np.unique(points[:, own], axis=0, return_inverse=True)
+        nodes[:, shared] = (mean[shared] + at @ root[own, own].T)[same.reshape(-1)]
     return nodes, of_points
 
 
@@ -75,14 +96,20 @@ def gauss_rule(values: np.ndarray, weight: np.ndarray, n_points: int) -> tuple[n
     return points[:, None], vectors[0] ** 2
 
 
-def _coupled(points, weight, marginals, more, of_more):
-    """Return points of two rules together, their weights, and the point of each rule that they have, as indicators."""
+def _coupled(points, weight, marginals, more, of_more, products):
+    """Return points of two rules together, their weights, and the point of each rule that they have, as indicators.
+
+    Means of products of their coordinates are to be ``products``.
+    """
     i, k = (axis.ravel() for axis in np.indices((len(points), len(more))))
     together = np.concatenate([points[i], more[k]], axis=1)
     marginals = np.concatenate([marginals[:, i], np.eye(len(more))[:, k]])
+    n_before = points.shape[1]
     a, b = np.triu_indices(together.shape[1], 1)
     kept_so = np.concatenate([marginals, (together[:, a] * together[:, b]).T])
     wanted = kept_so @ (weight[i] * of_more[k])
+    is_across = (a < n_before) & (b >= n_before)
+    wanted[len(marginals) :][is_across] += products[a[is_across], b[is_across] - n_before]
     found = linprog(np.random.default_rng(COST).random(len(i)), A_eq=kept_so, b_eq=wanted, method="highs-ds")
     kept = np.arange(len(i)) if found.x is None else np.flatnonzero(found.x > LEAST_WEIGHT)
     chosen = nnls(kept_so[:, kept], wanted)[0]  # to the last digits

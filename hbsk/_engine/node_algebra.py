@@ -220,6 +220,12 @@ def systematic_resample(weight, n_draws, rng):
     return rng.permutation(at)
 
 
+def distinct_matrices(matrices):
+    """Return the distinct ones of matrices (n, ..), themselves if all differ, and which of them each is."""
+    distinct, which = np.unique(matrices, axis=0, return_inverse=True)
+    return (distinct, which.reshape(-1)) if len(distinct) < len(matrices) else (matrices, np.arange(len(matrices)))
+
+
 def nearest(nodes, points):
     """Return for each point (n_points, d) the index of the nearest of the nodes (n_nodes, d), in sds of the nodes."""
     unit = nodes.std(axis=0)

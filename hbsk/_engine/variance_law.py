@@ -93,12 +93,15 @@ class VarianceLaw:
         Where it is to be used.
     tails : Tails
         Which moments exist.
+    kept : VariancePointsSample or None
+        Points that stand for it, where they could not be found again at little cost.
     """
 
     model: MarginalModel
     start: np.ndarray
     surface: LogDensitySurface | None
     tails: Tails
+    kept: VariancePointsSample | None = None
 
     def __getstate__(self) -> dict:
         """Leave what can be computed again out of a pickle."""
@@ -107,6 +110,8 @@ class VarianceLaw:
     @cached_property
     def sample(self) -> VariancePointsSample | None:
         """Points that stand for the law, always the same; None where finer nodes leave floating point."""
+        if self.kept is not None:
+            return self.kept
         if self.surface is None:
             try:
                 with _calmly(self.model):
@@ -121,7 +126,7 @@ class VarianceLaw:
     @property
     def is_at_hand(self) -> bool:
         """Whether points of it are there, or are found in no time beside draws of group effects."""
-        if self.surface is not None:
+        if self.surface is not None or self.kept is not None:
             return True
         return ("sample" in vars(self) or cost_of_node(self.model) <= DEAR_NODES) and self.sample is not None
 
@@ -193,6 +198,18 @@ def variance_law(
     if surface is None and not finer:
         return None
     return VarianceLaw(model, nodes.theta[np.argmax(nodes.weight)], surface, tails)
+
+
+def law_of_fine_nodes(model: MarginalModel, nodes: Nodes, tails: Tails) -> VarianceLaw:
+    """Return the law that many nodes stand for, which were weighed by what costs less than the model.
+
+    Parameters
+    ----------
+    model : MarginalModel
+    nodes : Nodes
+    tails : Tails
+    """
+    return VarianceLaw(model, nodes.theta[np.argmax(nodes.weight)], None, tails, _sample_of(nodes))
 
 
 def law_of_many(

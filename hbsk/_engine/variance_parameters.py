@@ -15,6 +15,7 @@ one-dimensional integral, since the sums over groups do not contain it. *Joint*:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -137,6 +138,11 @@ class VarianceParameters:
     def sd_coordinates(self) -> tuple[int, ...]:
         """Coordinates of theta that hold group sds."""
         return tuple(self._sd_at.values())
+
+    def coordinates_of(self, columns: Collection[int]) -> list[int]:
+        """Return the coordinates of theta that Lambda of some varying columns, all those of a block, hangs on."""
+        of_sds = [at for k, at in self._sd_at.items() if k in columns]
+        return [*range(self._n_sigma), *of_sds, *(pair.at for pair in self._pairs if pair.row in columns)]
 
     @cached_property
     def _log_norm(self) -> float:

@@ -16,9 +16,10 @@ import numpy as np
 
 from hbsk._engine.crossed import CrossedModel, integrate_crossed
 from hbsk._engine.fit import IntegratedNodes, own_errors, sample_model
+from hbsk._engine.hub_passes import HubPasses
 from hbsk._engine.marginal import map_arrays
 from hbsk._engine.moment_nodes import moment_nodes
-from hbsk._engine.node_algebra import canonical_root, conditional_quantile, systematic_resample
+from hbsk._engine.node_algebra import canonical_root, conditional_quantile, distinct_matrices, systematic_resample
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
@@ -219,12 +220,13 @@ class CrossedPosterior(Posterior):
         with own_errors(), self.model.passes.kept(numbers=KEPT_NUMBERS):
             nodes = self._moment_nodes()
             factor = nodes[2]
+            passes, is_bordered = self.model.passes, isinstance(self.model.passes, HubPasses)
             # two of the moment nodes differ in sigma alone
-            distinct, same = np.unique(factor, axis=0, return_inverse=True)
-            if len(distinct) == len(factor):
-                distinct, same = factor, np.arange(len(factor))
+            distinct, same = passes.distinct(factor) if is_bordered else distinct_matrices(factor)
+            weight = np.bincount(same, nodes[0])
+            parts = passes.hub_effects(distinct) if is_bordered else passes.effects_at(distinct, weight)
             laws, start = [], 0
-            for effects in self.model.passes.effects_at(distinct, np.bincount(same, nodes[0])):
+            for effects in parts:
                 width = n_lambdas(effects)
                 here = np.flatnonzero((same >= start) & (same < start + width))
                 own = effects if width == 1 else taken(effects, same[here] - start)
@@ -243,7 +245,10 @@ class CrossedPosterior(Posterior):
             values, weight, log_sigma = self.law.sample.theta, self.law.sample.weight, self.law.sample.log_sigma
         if integrated:
             values = np.column_stack([values, log_sigma.ravel()])
-        values, weight = moment_nodes(values, weight)
+        # where hubs' effects cost nothing besides
+        others = self.model.passes.other_columns if isinstance(self.model.passes, HubPasses) else []
+        shared = self.model.parameters.coordinates_of(others) if others else []
+        values, weight = moment_nodes(values, weight, shared)
         if len(values) >= self.n_nodes:
             return every
         theta, same = np.unique(values[:, :-1] if integrated else values, axis=0, return_inverse=True)

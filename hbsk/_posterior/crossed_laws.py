@@ -20,10 +20,13 @@ import numpy as np
 import scipy.sparse as sp
 
 from hbsk._engine.drawn_covariance import DrawnCovariance
+from hbsk._engine.hub_passes import HubEffects
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
 from hbsk._engine.schur_passes import Effects, SchurPasses
 from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
+
+AnyEffects = Effects | HubEffects | NestedEffects
 
 # Nodes times rows that are worked on together.
 BLOCK_ELEMENTS = 2**16
@@ -40,7 +43,7 @@ class NodeLaw(NamedTuple):
     common_mean : ndarray of shape (p,)
     common_root : ndarray of shape (p, p)
         R, with ``R R' = Var(b)``.
-    effects : Effects or NestedEffects
+    effects : Effects, HubEffects or NestedEffects
         Of each node, or of one Lambda that all of them share.
     """
 
@@ -49,7 +52,7 @@ class NodeLaw(NamedTuple):
     factor: np.ndarray
     common_mean: np.ndarray
     common_root: np.ndarray
-    effects: Effects | NestedEffects
+    effects: AnyEffects
 
 
 def few_nodes(laws: Sequence[NodeLaw], n_rows: int) -> Iterator[NodeLaw]:
@@ -70,13 +73,17 @@ def single_nodes(laws: Sequence[NodeLaw]) -> Iterator[NodeLaw]:
             yield NodeLaw(*(part[m] for part in law[:-1]), taken(law.effects, min(m, n_lambdas(law.effects) - 1)))
 
 
-def n_lambdas(effects: Effects | NestedEffects) -> int:
+def n_lambdas(effects: AnyEffects) -> int:
     """Return of how many Lambda effects are."""
+    if isinstance(effects, HubEffects):
+        return len(effects.hub_phi)
     return len(effects.own[0] if isinstance(effects, NestedEffects) else effects.first)
 
 
-def taken(effects: Effects | NestedEffects, at) -> Effects | NestedEffects:
+def taken(effects: AnyEffects, at) -> AnyEffects:
     """Return the effects at some of the Lambda; of draws there is one."""
+    if isinstance(effects, HubEffects):
+        return effects.take(at)
     if isinstance(effects, NestedEffects):
         return NestedEffects(*([one[at] for one in part] for part in effects))
     return Effects(*(part if isinstance(part, DrawnCovariance) else part[at] for part in effects))
@@ -144,7 +151,7 @@ def rows_at_node(
 
 
 def row_parts(
-    effects: Effects | NestedEffects,
+    effects: AnyEffects,
     factor: np.ndarray,
     passes: SchurPasses | NestedPasses,
     rows: KnownRows,
@@ -155,12 +162,29 @@ def row_parts(
     if isinstance(effects, NestedEffects):
         solved = effects_of_rows(effects, passes, rows.z, rows.codes)
         relative = variances_of_rows(effects, passes, rows.z, rows.codes) if need_variance else None
+    elif isinstance(effects, HubEffects):
+        solved, relative = _rows_beside_hubs(effects, passes, rows, need_variance)
     else:
         solved, relative = _schur_rows(effects, passes, rows, need_variance)
     if relative is not None:
         for f, at in enumerate(passes.sums.columns):
             relative = relative + np.sum((rows.fresh[f] @ factor[..., at, at]) ** 2, axis=-1)
     return RowParts(rows.x - solved[..., :-1], solved[..., -1], relative)
+
+
+def _rows_beside_hubs(effects, passes, rows, need_variance):
+    """Return ``v' Phi B`` and ``v' Phi v`` (or None) of rows; ``w = v_h - B_h' Phi_o v_o`` adds ``w' P_h w``."""
+    own = {name: [getattr(rows, name)[f] for f in passes.not_hubs] for name in ("z", "fresh", "codes")}
+    of_others, relative = _schur_rows(effects.others, passes.others, rows._replace(**own), need_variance)
+    beside = -of_others[:, : passes.n_hub_effects]
+    row = np.arange(len(beside))
+    for f, places in passes.hub_places():
+        for k, z in enumerate(rows.z[f].T):
+            beside[row, places.start + rows.codes[f] * rows.z[f].shape[1] + k] += z
+    solved = of_others[:, passes.n_hub_effects :] + beside @ effects.hub_solved
+    if relative is not None:
+        relative = relative + np.sum(beside @ effects.hub_phi * beside, axis=-1)
+    return solved, relative
 
 
 def _schur_rows(effects, passes, rows, need_variance):
@@ -237,15 +261,17 @@ def levels_at_node(law: NodeLaw, passes: SchurPasses | NestedPasses, f: int) -> 
     effects = law.effects
     if isinstance(effects, NestedEffects):
         solved = effects.solved[passes.order.index(f)]
+    elif isinstance(effects, HubEffects):
+        solved = _solved_beside_hubs(effects, passes, f)
     else:
-        solved = effects.first_solved if f == passes.order[0] else effects.rest_solved[..., _places(passes, f), :]
+        solved = _solved_levels(effects, passes, f)
     reach = solved[..., :-1]
     taken = np.einsum("...jka,...a->...jk", reach, law.common_mean)
     return LevelMoments(solved[..., -1] - taken, _phi_blocks(effects, passes, f), reach)
 
 
 def share_kept(
-    effects: Effects | NestedEffects,
+    effects: AnyEffects,
     factor: np.ndarray,
     passes: SchurPasses | NestedPasses,
     f: int,
@@ -276,12 +302,44 @@ def _phi_blocks(effects, passes, f):
     """Return the blocks of Phi of the levels of factor f, (.., n_groups, q, q)."""
     if isinstance(effects, NestedEffects):
         return effects.phi[passes.order.index(f)]
+    if isinstance(effects, HubEffects):
+        return _phi_beside_hubs(effects, passes, f)
     if f == passes.order[0]:
         return effects.first_phi
     if isinstance(effects.rest_phi, DrawnCovariance):
         return effects.rest_phi.blocks[f]
     at = _places(passes, f)
     return effects.rest_phi[..., at[:, :, None], at[:, None, :]]
+
+
+def _solved_beside_hubs(effects, passes, f):
+    """Return ``Phi B`` of the levels of factor f, (.., n_groups, q, p + 1)."""
+    if f in passes.hubs:
+        own, shape = effects.hub_solved[..., dict(passes.hub_places())[f], :], passes.sums.factors[f]
+        return own.reshape(*own.shape[:-2], shape.n_groups, shape.n_varying, own.shape[-1])
+    every = _solved_levels(effects.others, passes.others, passes.not_hubs.index(f))
+    through, n = every[..., : passes.n_hub_effects], passes.n_hub_effects
+    beside = through.reshape(-1, n) @ effects.hub_solved
+    return every[..., n:] - beside.reshape(*beside.shape[:-2], *every.shape[:2], -1)
+
+
+def _phi_beside_hubs(effects, passes, f):
+    """Return the blocks of Phi of the levels of factor f, (.., n_groups, q, q)."""
+    if f in passes.hubs:
+        start, own = dict(passes.hub_places())[f].start, passes.sums.factors[f]
+        at = start + np.arange(own.n_groups * own.n_varying).reshape(own.n_groups, own.n_varying)
+        return effects.hub_phi[..., at[:, :, None], at[:, None, :]]
+    number = passes.not_hubs.index(f)
+    through = _solved_levels(effects.others, passes.others, number)[..., : passes.n_hub_effects]
+    half = through.reshape(-1, through.shape[2]) @ effects.hub_phi
+    half = half.reshape(*half.shape[:-2], *through.shape)
+    beside = half @ through.swapaxes(1, 2) if through.shape[1] > 1 else np.sum(half * through, axis=-1)[..., None]
+    return _phi_blocks(effects.others, passes.others, number) + beside
+
+
+def _solved_levels(effects, passes, f):
+    """Return ``Phi B`` of the levels of factor f, (.., n_groups, q, p + 1)."""
+    return effects.first_solved if f == passes.order[0] else effects.rest_solved[..., _places(passes, f), :]
 
 
 def _places(passes, f):

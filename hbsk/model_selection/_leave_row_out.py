@@ -27,12 +27,10 @@ from hbsk._engine.crossed import CrossedModel
 from hbsk._engine.crossed_sums import CrossedSums, PairSums
 from hbsk._engine.group_algebra import relative_inverse, unpack_symmetric
 from hbsk._engine.marginal import MarginalModel
-from hbsk._engine.nested_passes import NestedEffects
 from hbsk._engine.scaling import ColumnScaling
-from hbsk._engine.schur_passes import Effects
 from hbsk._engine.sums import GroupSums
 from hbsk._posterior.crossed import KEPT_NUMBERS
-from hbsk._posterior.crossed_laws import KnownRows, n_lambdas, row_parts, taken
+from hbsk._posterior.crossed_laws import AnyEffects, KnownRows, n_lambdas, row_parts, taken
 from hbsk.model_selection._variance_grid import (
     UnitScores,
     VarianceGrid,
@@ -304,7 +302,7 @@ class _NodesOfFactors(_Nodes):
             parts = row_parts(effects, self.grid.factor[at], passes, rows)
             yield (at, *self._law(at, *parts))
 
-    def _effects(self, together) -> Iterator[tuple[slice, Effects | NestedEffects]]:
+    def _effects(self, together) -> Iterator[tuple[slice, AnyEffects]]:
         """Yield stretches of at most so many nodes, and the law of all effects at them."""
         if self._kept is None:
             for m in range(self.grid.n_nodes):

@@ -17,7 +17,7 @@ from hbsk._engine.propriety import GrowingSds, Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.sums import GroupSums, Moments
-from hbsk._engine.variance_law import VarianceLaw
+from hbsk._engine.variance_law import VarianceLaw, VariancePointsSample
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location
 from hbsk._fit.learnt import BesideSums, Fitted, Learnt
@@ -60,6 +60,6 @@ CLASSES: dict[str, type] = {
         GrowingSds, KnownGroups, Learnt, LearntEncodings, LearntMeans, LinearPredictor, Location, LogDensitySurface,
         MarginalModel, MarginalPosterior, ModelFrame, Moments, Name, NoPoolingPosterior, Operation, PairSums,
         RateNodes, Recipe, RowOrders, SdPrior, SeparateGroups, Specification, Tails, Value, VarianceLaw,
-        VarianceParameters, WithinSlopes,
+        VarianceParameters, VariancePointsSample, WithinSlopes,
     )
 }  # fmt: skip
