@@ -13,7 +13,8 @@ from hbsk._engine import crossed
 from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.group_passes import GroupPasses
 from hbsk._engine.nested_passes import NestedPasses
-from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, draw_levels, levels_at_node, rows_at_node
+from hbsk._posterior.crossed_draws import DrawnNodes, draw_effects
+from hbsk._posterior.crossed_laws import KnownRows, NodeLaw, levels_at_node, rows_at_node
 from hbsk.model_selection import loo
 from tests.test_crossed_engine import (
     Rows,
@@ -127,7 +128,8 @@ def test_draws_have_the_moments_of_a_dense_inverse():
     phi, solved, starts = dense_law(rows, model, scalings, factor)
     common, n = np.array([0.3, -1.0, 2.0]), 20_000
     codes = [np.array([0, 3, 2]), np.array([3, 0, 39, 40]), np.array([5, 5, 0])]
-    drawn = draw_levels(model.passes, factor, np.full(n, 0.7), np.tile(common, (n, 1)), np.random.default_rng(0), codes)
+    nodes = DrawnNodes(np.full(n, 0.7), np.tile(factor, (n, 1, 1)), None, None, factor[None], np.zeros(n, dtype=int))
+    drawn = draw_effects(model.passes, nodes, np.tile(common, (n, 1)), np.random.default_rng(0), codes, 1e6)
     q = [z.shape[1] for z in rows.Z]
     at = [starts[f] + np.concatenate([c * q[f] + k for c in code if c < rows.n_groups[f] for k in range(q[f])])
           for f, code in enumerate([[*map(np.atleast_1d, code)] for code in codes])]  # fmt: skip

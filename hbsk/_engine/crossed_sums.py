@@ -78,6 +78,11 @@ class CrossedSums:
         return sum(factor.n_varying for factor in self.factors)
 
     @property
+    def n_groups(self) -> int:
+        """Number of levels of all factors."""
+        return sum(factor.n_groups for factor in self.factors)
+
+    @property
     def columns(self) -> list[slice]:
         """Where the varying columns of each factor stand among all of them."""
         ends = np.cumsum([0, *(factor.n_varying for factor in self.factors)])

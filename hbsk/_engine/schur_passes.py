@@ -258,10 +258,9 @@ class SchurPasses(ABC):
         return self._rest_zx - times_stack(self._rest_zz, rest_solved) - times_stack(self.between.T, first_solved)
 
     def complements_at(self, factor: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
-        """Yield the Schur complement and ``Phi B`` of the rest, (K, p + 1), at each of several Lambda."""
-        for block, complements in self._over(lambda at: self._complements(factor[at]), len(factor)):
-            solved = self._solved(complements)[0]
-            yield from ((alone(complements, m), solved[m]) for m in range(block.stop - block.start))
+        """Yield Schur complements and ``Phi B`` of the rest, (.., K, p + 1), of some of several Lambda at a time."""
+        for _, complements in self._over(lambda at: self._complements(factor[at]), len(factor)):
+            yield complements, self._solved(complements)[0]
 
     # one point
 

@@ -19,7 +19,7 @@ from hbsk._engine.fit import IntegratedNodes, own_errors, sample_model
 from hbsk._engine.hub_passes import HubPasses
 from hbsk._engine.marginal import map_arrays
 from hbsk._engine.moment_nodes import moment_nodes
-from hbsk._engine.node_algebra import canonical_root, conditional_quantile, distinct_matrices, systematic_resample
+from hbsk._engine.node_algebra import conditional_quantile, distinct_matrices
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
@@ -27,11 +27,11 @@ from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import SIGMAS, VarianceLaw
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import CONTRAST_DRAWS, Posterior
+from hbsk._posterior.crossed_draws import draw_effects, draw_given_rest, draw_nodes
 from hbsk._posterior.crossed_laws import (
     KnownRows,
     NodeLaw,
-    draw_by_node,
-    draw_levels,
+    coefficients_at,
     few_nodes,
     levels_at_node,
     n_lambdas,
@@ -254,7 +254,7 @@ class CrossedPosterior(Posterior):
         theta, same = np.unique(values[:, :-1] if integrated else values, axis=0, return_inverse=True)
         points = map_arrays(lambda part: part[same], self.model.evaluate(theta))
         log_sigma = values[:, -1] if integrated else np.log(points.variance.sigma)
-        common_mean, root = _coefficients(points.common, log_sigma)
+        common_mean, root = coefficients_at(points.common, log_sigma)
         return weight, np.exp(log_sigma), points.variance.relative_factor, common_mean, root
 
     # rows
@@ -364,9 +364,10 @@ class CrossedPosterior(Posterior):
         for law, n in zip(nodes, _draws_of_nodes(nodes, n_draws), strict=True):
             noise = law.effects.rest_phi.sample(rng)[:, :n]
             common = law.common_mean + rng.standard_normal((n, len(law.common_mean))) @ law.common_root.T
-            sigma = np.full(n, law.sigma)
-            conditional = (law.effects.first, law.effects.rest_solved, noise)
-            parts.append(draw_levels(self.model.passes, law.factor, sigma, common, rng, wanted, conditional))
+            sigma, contrast = np.full(n, law.sigma), np.concatenate([-common, np.ones((n, 1))], axis=1).T
+            rest, place = law.effects.rest_solved @ contrast + sigma * noise, np.zeros(n, dtype=int)
+            first = law.effects.first[None]
+            parts.append(draw_given_rest(self.model.passes, first, place, rest, sigma, contrast, rng, wanted))
             commons.append(common)
             sigmas.append(sigma)
             factors.append(np.repeat(law.factor[None], n, axis=0))
@@ -390,15 +391,13 @@ class CrossedPosterior(Posterior):
         return super().chain_draws(n_chains, n_draws, rng)
 
     def joint_draws(self, n_draws: int, rng: np.random.Generator, groups: Sequence[np.ndarray]) -> JointDraws:
-        """Draw parameters jointly, from the nodes themselves; see `Posterior.joint_draws`."""
-        at = systematic_resample(self.weight, n_draws, rng)
+        """Draw parameters jointly; see `Posterior.joint_draws`."""
         noise = rng.standard_normal((n_draws, self.common_mean.shape[1]))
-        common = self.common_mean[at] + np.einsum("sij,sj->si", self.common_root[at], noise)
         with own_errors(), one_thread_each():
-            effects = draw_by_node(
-                self.model.passes, at, self.factor, self.sigma[at], common, rng, groups, KEPT_NUMBERS
-            )
-        return self._joint(common, self.sigma[at], self.factor[at], effects)
+            drawn = draw_nodes(self, n_draws, rng)
+            common = drawn.common_mean + np.einsum("sij,sj->si", drawn.common_root, noise)
+            effects = draw_effects(self.model.passes, drawn, common, rng, groups, KEPT_NUMBERS)
+        return self._joint(common, drawn.sigma, drawn.factor, effects)
 
     def _joint(self, common, sigma, factor, effects) -> JointDraws:
         """Return joint draws, given those in the units of the engine."""
@@ -408,13 +407,6 @@ class CrossedPosterior(Posterior):
             effects = [part + self.effect_mean[of] for part, of in zip(effects, columns, strict=True)]
         variance = self._in_users_units(sigma, factor)
         return JointDraws(self.scaling.coefficients(common, self.has_intercept), variance, effects)
-
-
-def _coefficients(common, log_sigma):
-    """Return means (n_nodes, p) and roots (n_nodes, p, p) of the common coefficients at one sigma for each node."""
-    _, eigenvalue, coordinate = common.at(log_sigma[:, None])
-    mean = np.einsum("mij,mj->mi", common.basis, coordinate[:, 0])
-    return mean, canonical_root(common.basis / np.sqrt(eigenvalue))
 
 
 def fit_crossed(
@@ -470,7 +462,7 @@ def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> Crosse
         levels = (np.arange(SIGMAS) + found.level[:, None]) / SIGMAS
         sigmas = np.exp(conditional_quantile(points.log_sigma, points.weight, levels))
         usable = usable_nodes(found.weight, sigma, sigma[:, None, None] * factor)
-        mean, root = _coefficients(points.common, log_sigma)
+        mean, root = coefficients_at(points.common, log_sigma)
     weight, probes = found.weight[usable], None
     if model.passes.is_stochastic:
         by_probe = -0.5 * model.passes.log_dets_by_probe(factor[usable])

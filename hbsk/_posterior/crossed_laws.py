@@ -13,18 +13,18 @@ where v holds known levels only; each new one adds ``sigma^2 |Lambda_f' z_f|^2``
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from itertools import repeat
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
+from hbsk._engine.common_coefficients import ConditionalCommon
 from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.hub_passes import HubEffects
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
-from hbsk._engine.node_algebra import semidefinite_cholesky
+from hbsk._engine.node_algebra import canonical_root
 from hbsk._engine.schur_passes import Effects, SchurPasses
-from hbsk._posterior.nested_laws import draw_nested, effects_of_rows, variances_of_rows
+from hbsk._posterior.nested_laws import effects_of_rows, variances_of_rows
 
 AnyEffects = Effects | HubEffects | NestedEffects
 
@@ -53,6 +53,13 @@ class NodeLaw(NamedTuple):
     common_mean: np.ndarray
     common_root: np.ndarray
     effects: AnyEffects
+
+
+def coefficients_at(common: ConditionalCommon, log_sigma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return means (n_nodes, p) and roots (n_nodes, p, p) of the common coefficients at one sigma for each node."""
+    _, eigenvalue, coordinate = common.at(log_sigma[:, None])
+    mean = np.einsum("mij,mj->mi", common.basis, coordinate[:, 0])
+    return mean, canonical_root(common.basis / np.sqrt(eigenvalue))
 
 
 def few_nodes(laws: Sequence[NodeLaw], n_rows: int) -> Iterator[NodeLaw]:
@@ -346,117 +353,3 @@ def _places(passes, f):
     """Return where the effects of factor f stand among those that remain, (n_groups, q)."""
     n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
     return passes.starts[f] + np.arange(n * q).reshape(n, q)
-
-
-def draw_levels(
-    passes: SchurPasses | NestedPasses,
-    factor: np.ndarray,
-    sigma: np.ndarray,
-    common: np.ndarray,
-    rng,
-    groups: Sequence[np.ndarray],
-    given: NestedEffects | tuple[np.ndarray, np.ndarray, Any] | None = None,
-) -> list[np.ndarray]:
-    """Return joint draws of effects at one Lambda, one array (n_draws, n_codes, q) per factor.
-
-    Parameters
-    ----------
-    passes : SchurPasses or NestedPasses
-    factor : ndarray of shape (q, q)
-    sigma : ndarray of shape (n_draws,)
-    common : ndarray of shape (n_draws, p)
-        Draws of the common coefficients.
-    rng : numpy.random.Generator
-    groups : sequence of ndarray of shape (n_codes,), one per factor
-        A code that is not below the number of levels is a new level.
-    given : NestedEffects, or tuple of H, Phi B of the rest, and a complement or noise of covariance P, optional
-        Where they are known, as by `given_lambdas`; found otherwise.
-    """
-    n_draws = len(common)
-    contrast = np.concatenate([-common, np.ones((n_draws, 1))], axis=1).T
-    if isinstance(passes, NestedPasses):
-        effects = given if isinstance(given, NestedEffects) else passes.effects(factor)
-        return _draw_nested_levels(passes, effects, factor, sigma, contrast, rng, groups)
-    assert not isinstance(given, NestedEffects)
-    of_first, solved, noise = next(given_lambdas(passes, factor[None])) if given is None else given
-    if not isinstance(noise, np.ndarray):
-        noise = passes.coloured(noise, rng.standard_normal((passes.n_remaining, n_draws)))
-    rest = solved @ contrast + sigma * noise
-    drawn = []
-    for f, codes in enumerate(groups):
-        n, q = passes.sums.factors[f].n_groups, passes.sums.factors[f].n_varying
-        known = codes < n
-        at = np.where(known, codes, 0)
-        noise = sigma[:, None, None] * rng.standard_normal((n_draws, len(codes), q))
-        if f == passes.order[0]:
-            first = of_first[at]
-            rows = at[:, None] * q + np.arange(q)
-            taken = (passes.between[rows.ravel()] @ rest).reshape(len(codes), q, n_draws)
-            mean = np.einsum("jkl,jls->sjk", first, passes.level_products()[at] @ contrast - taken)
-            effects = mean + np.einsum("jkl,sjl->sjk", semidefinite_cholesky(first), noise)
-        else:
-            effects = rest[passes.starts[f] + at[:, None] * q + np.arange(q)].transpose(2, 0, 1)
-        columns = passes.sums.columns[f]
-        fresh = noise @ factor[columns, columns].T
-        drawn.append(np.where(known[:, None], effects, fresh))
-    return drawn
-
-
-def draw_by_node(
-    passes: SchurPasses | NestedPasses,
-    at: np.ndarray,
-    factor: np.ndarray,
-    sigma: np.ndarray,
-    common: np.ndarray,
-    rng,
-    groups: Sequence[np.ndarray],
-    numbers: float,
-) -> list[np.ndarray]:
-    """Return joint draws of effects, one array (n_draws, n_codes, q) per factor; see `draw_levels`.
-
-    Parameters
-    ----------
-    passes : SchurPasses or NestedPasses
-    at : ndarray of shape (n_draws,)
-        The node of each draw.
-    factor : ndarray of shape (n_nodes, q, q)
-    sigma : ndarray of shape (n_draws,)
-    common : ndarray of shape (n_draws, p)
-    rng : numpy.random.Generator
-    groups : sequence of ndarray of shape (n_codes,), one per factor
-    numbers : float
-        How many numbers the laws of all nodes may take at a time.
-    """
-    drawn = [
-        np.empty((len(at), len(codes), own.n_varying)) for codes, own in zip(groups, passes.sums.factors, strict=True)
-    ]
-    order = np.argsort(at, kind="stable")
-    starts = np.flatnonzero(np.diff(at[order], prepend=-1))
-    distinct = factor[at[order[starts]]]
-    is_held = len(distinct) * passes.numbers_kept <= numbers
-    lambdas = given_lambdas(passes, distinct) if is_held else repeat(None, len(distinct))
-    for draws, one, given in zip(np.split(order, starts[1:]), distinct, lambdas, strict=True):
-        of_node = draw_levels(passes, one, sigma[draws], common[draws], rng, groups, given)
-        for part, of_factor in zip(drawn, of_node, strict=True):
-            part[draws] = of_factor
-    return drawn
-
-
-def given_lambdas(passes: SchurPasses | NestedPasses, factor: np.ndarray) -> Iterator[Any]:
-    """Yield what `draw_levels` takes of each of several Lambda, (n_points, q, q), found for many at once."""
-    if isinstance(passes, NestedPasses):
-        for effects in passes.effects_at(factor):
-            yield from (taken(effects, m) for m in range(n_lambdas(effects)))
-    else:
-        yield from ((one.first, solved, one) for one, solved in passes.complements_at(factor))
-
-
-def _draw_nested_levels(passes, effects, factor, sigma, contrast, rng, groups):
-    n_groups = [own.n_groups for own in passes.sums.factors]
-    known = [codes < n for codes, n in zip(groups, n_groups, strict=True)]
-    at = [np.where(is_known, codes, 0) for is_known, codes in zip(known, groups, strict=True)]
-    drawn = draw_nested(passes, effects, sigma, contrast, rng, at)
-    for f, (of_factor, is_known, columns) in enumerate(zip(drawn, known, passes.sums.columns, strict=True)):
-        fresh = sigma[:, None, None] * rng.standard_normal(of_factor.shape) @ factor[columns, columns].T
-        drawn[f] = np.where(is_known[:, None], of_factor, fresh)
-    return drawn

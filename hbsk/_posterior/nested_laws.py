@@ -12,6 +12,7 @@ import numpy as np
 
 from hbsk._engine.nested_passes import NestedEffects, NestedPasses
 from hbsk._engine.node_algebra import semidefinite_cholesky
+from hbsk._posterior.parts import at_place
 
 
 def effects_of_rows(
@@ -75,6 +76,7 @@ def own_parts(
 def draw_nested(
     passes: NestedPasses,
     effects: NestedEffects,
+    place: np.ndarray,
     sigma: np.ndarray,
     contrast: np.ndarray,
     rng,
@@ -86,6 +88,9 @@ def draw_nested(
     ----------
     passes : NestedPasses
     effects : NestedEffects
+        At several Lambda.
+    place : ndarray of shape (n_draws,), dtype int
+        Which of them each draw has.
     sigma : ndarray of shape (n_draws,)
     contrast : ndarray of shape (p + 1, n_draws)
         Minus the common coefficients, and 1.
@@ -100,13 +105,14 @@ def draw_nested(
     drawn: list[np.ndarray] = [np.empty(0)] * len(passes.order)
     above = np.zeros((len(sigma), len(wanted[-1]), 0))  # effects of all ancestors
     for h in reversed(range(n_stages)):
-        level, q = wanted[h], effects.own[h].shape[1]
+        level, q = wanted[h], effects.own[h].shape[-1]
+        given, through, own = (part[h][:, level] for part in (effects.given, effects.through, effects.own))
         if h + 1 < n_stages:
             above = above[:, np.searchsorted(wanted[h + 1], passes.ancestors[h][1][level])]
         noise = sigma[:, None, None] * rng.standard_normal((len(sigma), len(level), q))
-        here = np.einsum("jka,as->sjk", effects.given[h][level], contrast, optimize=True)
-        here -= np.einsum("jka,sja->sjk", effects.through[h][level], above)
-        here += np.einsum("jkl,sjl->sjk", semidefinite_cholesky(effects.own[h][level]), noise)
+        here = np.einsum("sjka,as->sjk", at_place(given, place), contrast)
+        here -= np.einsum("sjka,sja->sjk", at_place(through, place), above)
+        here += np.einsum("sjkl,sjl->sjk", at_place(semidefinite_cholesky(own), place), noise)
         f = passes.order[h]
         drawn[f] = here[:, np.searchsorted(level, known[f])]
         above = np.concatenate([here, above], axis=2)

@@ -152,6 +152,11 @@ def moments_by_block(posterior, x, z, codes, nodes_at_once=None):
     return mean, variance
 
 
+def at_place(stack: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """Return what each draw has of a stack of points, (n_points, ..); of one point no copies."""
+    return stack if len(stack) == 1 else stack[place]
+
+
 def draw_rows(posterior, x, z, codes, n_draws, rng):
     """Return joint draws of the linear predictor of rows, (n_draws, n_rows), and of their sigma, (n_draws, 1).
 
