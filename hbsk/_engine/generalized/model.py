@@ -12,6 +12,7 @@ I_jk the information there. They hold the points of the quadrature fixed, which 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,7 +27,9 @@ from hbsk._engine.generalized.inner import (
     Rule,
     added,
     effect_moments,
+    group_modes,
     hermite_rule,
+    integrate_about,
     integrate_groups,
     inverse_root,
     log_mean_exponential,
@@ -37,6 +40,7 @@ from hbsk._engine.generalized.inner import (
     transposed_times,
     triples,
 )
+from hbsk._engine.generalized.likelihood import group_likelihood
 from hbsk._engine.mode_search import Look
 from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
 
@@ -169,6 +173,20 @@ class GeneralizedModel:
                 growth[points, groups] = log_mean_exponential(found, scale, self.rule).T
         log_density = log_integral.sum(axis=1) + self.log_prior(common, theta, variance)
         return GeneralizedPoints(log_density, common, variance, log_integral, effects, growth)
+
+    def log_integrals(self, psi: np.ndarray, start: ModeStart, rules: Sequence[Rule]) -> list[np.ndarray]:
+        """Return sums over groups of log integrals by several rules about the same modes, (n_points,) each."""
+        common, theta = psi[:, : self.n_common], psi[:, self.n_common :]
+        _, factor = self.variance_points(theta)
+        total = [np.zeros(len(psi)) for _ in rules]
+        for points, groups, cells in self.cells.blocks(len(psi)):
+            b, scale = common[points], factor[points]
+            base = cells.predictor(b)
+            likelihood = group_likelihood(cells, base)
+            about = group_modes(cells, base, scale, start.modes(b, scale, groups), likelihood)
+            for values, rule in zip(total, rules, strict=True):
+                values[points] += integrate_about(likelihood, *about, scale, rule).log_integral.sum(axis=0)
+        return total
 
     def variance_points(self, theta: np.ndarray) -> tuple[VariancePoints, np.ndarray]:
         """Return the variance parameters at theta, (n_points, n_theta), and ``Lambda``, (n_points, q, q)."""

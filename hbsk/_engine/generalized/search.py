@@ -13,8 +13,9 @@ from hbsk._engine.mode_search import LAST_STEP, Look, ModeSearch
 # Of more groups than these a share of them finds where the search for the mode begins.
 MANY_GROUPS = 4_000
 FEW_GROUPS = 500
-# Sds between groups, in units of the linear predictor for one sd of a column, that the search may begin at.
-START_SDS = (0.1, 0.3, 0.8, 2.0)
+# Sds between groups, in units of the linear predictor for one sd of a column, that are looked at for where the search
+# begins: the first, and the ratio of one to the next.
+LEAST_SD, SD_RATIO, N_SDS = 0.05, 1.6, 9
 
 
 class JointMode(NamedTuple):
@@ -91,10 +92,29 @@ def _start(model: GeneralizedModel) -> np.ndarray:
         few = model.thinned(step)
         last = LouisSearch(few).run(_start(few)[None])
         return last.theta
-    common, parameters = model.pooled, model.parameters
-    if not parameters.n_dim:
-        return common
+    if not model.parameters.n_dim:
+        return model.pooled
+    sds = LEAST_SD * SD_RATIO ** np.arange(N_SDS)
+    values = model.evaluate(_at_sds(model, sds)).log_density
+    best = int(np.argmax(values))
+    if 0 < best < N_SDS - 1:  # the vertex of a parabola
+        before, top, after = values[best - 1 : best + 2]
+        bend = 2.0 * top - before - after
+        if 0 < bend < np.inf:
+            return _at_sds(model, sds[best] * SD_RATIO ** (0.5 * (after - before) / bend))[0]
+    return _at_sds(model, sds[best])[0]
+
+
+def _at_sds(model: GeneralizedModel, sds: np.ndarray) -> np.ndarray:
+    """Return psi, (n, n_dim), with sds between groups, all the same, and pooled coefficients.
+
+    Of counts the intercept is less by half the variance, so that their mean is what it was.
+    """
+    parameters, cells = model.parameters, model.cells
     reach = np.ones(parameters.n_varying) if parameters.location is None else parameters.location.reach
-    candidates = np.array([parameters.theta_of(1.0, sd / np.maximum(reach, 1.0)) for sd in START_SDS])
-    psi = np.column_stack([np.repeat(common[None], len(candidates), axis=0), candidates])
-    return psi[np.argmax(model.evaluate(psi).log_density)]
+    theta = np.array([parameters.theta_of(1.0, sd / np.maximum(reach, 1.0)) for sd in np.atleast_1d(sds)])
+    common = np.repeat(model.pooled[None], len(theta), axis=0)
+    if cells.family == "poisson" and common.shape[1] and np.all(cells.x[:, 0] == 1.0):
+        _, factor = model.variance_points(theta)
+        common[:, 0] -= 0.5 * np.mean(np.sum((cells.z @ factor) ** 2, axis=2), axis=1)
+    return np.column_stack([common, theta])
