@@ -166,7 +166,8 @@ class Cells:
     @cached_property
     def sums(self) -> Stretches:
         """Sums over the cells of each group."""
-        return Stretches(self.starts, self.n_cells)
+        strata = self.strata
+        return strata.of_cells if strata.to_groups.are_rows else Stretches(self.starts, self.n_cells)
 
     @cached_property
     def yx(self) -> np.ndarray:

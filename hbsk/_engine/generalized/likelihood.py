@@ -52,6 +52,8 @@ class GroupLikelihood:
         """
         mean, weight = self.of_strata(self.strata.effects(effects))
         q, strata = self.cells.n_varying, self.strata
+        if strata.is_one == (True,):
+            return mean[None], weight[None, None]
         first = np.empty(effects.shape)
         second = np.empty((q, *first.shape))
         for a in range(q):
@@ -123,7 +125,8 @@ class BinomialLikelihood(GroupLikelihood):
     def of_strata_in_reach(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``sum_i m_i p_i`` and ``sum_i m_i p_i (1 - p_i)`` of each stratum."""
         odds = self.odds(moved)
-        lower = 1.0 / (1.0 + odds)
+        lower = odds + 1.0
+        np.reciprocal(lower, out=lower)
         odds *= lower
         if not self.cells.has_single_trials:
             odds *= beside(self.cells.size, odds)

@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from hbsk._engine.generalized.cells import repeated
 from hbsk._engine.generalized.families import FAMILIES
+from hbsk._engine.generalized.inner import inverse_root, precision_of_z
 from hbsk._engine.generalized.model import GeneralizedModel, ModeStart, mode_start, predictor_at
 from hbsk._engine.mode_search import LAST_STEP, Look, ModeSearch
 
@@ -15,7 +17,7 @@ MANY_GROUPS = 4_000
 FEW_GROUPS = 500
 # Sds between groups, in units of the linear predictor for one sd of a column, that are looked at for where the search
 # begins: the first, and the ratio of one to the next.
-LEAST_SD, SD_RATIO, N_SDS = 0.05, 1.6, 9
+LEAST_SD, SD_RATIO, N_SDS = 0.07, 2.0, 6
 
 
 class JointMode(NamedTuple):
@@ -76,11 +78,12 @@ def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndar
     cells, p = model.cells, model.n_common
     covariance = np.linalg.pinv(last.precision[:p, :p], hermitian=True)
     third = FAMILIES[cells.family].third(predictor_at(cells, last.theta[:p], factor @ modes)) * cells.size
-    inner = np.einsum("ac,abj,bd->jcd", factor, start.zwz, factor, optimize=True) + np.eye(len(factor))
-    followed = np.einsum("jab,bjx->ajx", factor @ np.linalg.solve(inner, factor.T[None]), start.zwx)
+    root = inverse_root(precision_of_z(factor[None], start.zwz[..., None]))[..., 0]
+    spread = np.einsum("ab,bcj->acj", factor, root)
+    followed = np.einsum("acj,bcj,bjx->ajx", spread, spread, start.zwx)
     derivative = cells.x.copy()
     for a in range(cells.n_varying):
-        derivative -= followed[a, cells.group] * cells.columns[a][:, None]
+        derivative -= repeated(followed[a], cells.group) * cells.columns[a][:, None]
     variance = np.sum((derivative @ covariance) * derivative, axis=1)
     return -0.5 * covariance @ (derivative.T @ (third * variance))
 
