@@ -111,8 +111,10 @@ def response_log_means(
     log_mean, log_rest, strata = np.empty(len(x)), np.empty(len(x)), _strata(posterior)
     for at, mixture in _blocks(posterior, x, z, codes, offset):
         points, weight = _points(mixture, strata)
-        log_mean[at] = logsumexp(log_expit(points), axis=0, b=weight[:, None])
-        log_rest[at] = logsumexp(log_expit(-points), axis=0, b=weight[:, None])
+        with np.errstate(divide="ignore"):  # no weight at all
+            log_weight = np.log(weight)[:, None]
+        log_mean[at] = logsumexp(log_expit(points) + log_weight, axis=0)
+        log_rest[at] = logsumexp(log_expit(-points) + log_weight, axis=0)
     return log_mean, log_rest
 
 

@@ -22,7 +22,7 @@ HASH_BITS, STRATUM_BITS = 40, 12
 
 
 class Stretches:
-    """Sums over stretches of consecutive rows.
+    """Sums over stretches of consecutive rows, of values (..., n_rows, n_points).
 
     Parameters
     ----------
@@ -34,21 +34,27 @@ class Stretches:
     def __init__(self, starts: np.ndarray, n_rows: int):
         self.starts, self.n_rows = starts, n_rows
         self.are_rows = len(starts) == n_rows
+        self._matrices: dict[int, sparse.csr_array] = {}
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
-        """Return sums (n_stretches, ...) of values (n_rows, ...); themselves where every row is a stretch."""
+        """Return sums (..., n_stretches, n_points); the values themselves where every row is a stretch."""
         if self.are_rows:
             return values
-        columns = values.reshape(self.n_rows, -1)
-        if len(self.starts) * columns.shape[1] < FEW_SUMS:
-            return np.add.reduceat(values, self.starts, axis=0)
-        return (self._matrix @ columns).reshape(len(self.starts), *values.shape[1:])
+        *before, n_rows, n_points = values.shape
+        n_times = values.size // max(n_rows * n_points, 1)
+        if n_times * len(self.starts) * n_points < FEW_SUMS:
+            return np.add.reduceat(values, self.starts, axis=-2)
+        sums = self._matrix(n_times) @ values.reshape(n_times * n_rows, n_points)
+        return sums.reshape(*before, len(self.starts), n_points)
 
-    @cached_property
-    def _matrix(self) -> sparse.csr_array:
-        """The sums as a product: `numpy.add.reduceat` takes 25 times as long for 1,024 columns of two rows each."""
-        parts = (np.ones(self.n_rows), np.arange(self.n_rows), np.append(self.starts, self.n_rows))
-        return sparse.csr_array(parts, shape=(len(self.starts), self.n_rows))
+    def _matrix(self, n_times):
+        """Return sums of so many blocks as a matrix: `numpy.add.reduceat` takes 25 times as long for 1,024 points."""
+        if n_times not in self._matrices:
+            n = n_times * self.n_rows
+            starts = (self.starts + self.n_rows * np.arange(n_times)[:, None]).ravel()
+            parts = (np.ones(n), np.arange(n), np.append(starts, n))
+            self._matrices[n_times] = sparse.csr_array(parts, shape=(len(starts), n))
+        return self._matrices[n_times]
 
 
 class Strata:
@@ -81,27 +87,22 @@ class Strata:
         self.to_groups = Stretches(self.of_cell[cells.starts], len(starts))
 
     def effects(self, of_groups: np.ndarray) -> np.ndarray:
-        """Return ``z'u``, (n_strata, ...), of effects u of groups (q, n_groups, ...)."""
+        """Return ``z'u``, (..., n_strata, n_points), of effects u of groups (q, ..., n_groups, n_points)."""
         if not len(of_groups):
-            return np.zeros((len(self.group), *of_groups.shape[2:]))
+            return np.zeros((*of_groups.shape[1:-2], len(self.group), of_groups.shape[-1]))
         total = self.times_column(repeated(of_groups[0], self.group), 0)
         for a in range(1, len(of_groups)):
             total = total + self.times_column(repeated(of_groups[a], self.group), a)
         return total
 
     def times_column(self, values: np.ndarray, column: int) -> np.ndarray:
-        """Return values (n_strata, ...) times a varying column."""
-        return values if self.is_one[column] else values * beside(self.columns[column], values)
+        """Return values (..., n_strata, n_points) times a varying column."""
+        return values if self.is_one[column] else values * self.columns[column][:, None]
 
 
 def repeated(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Return values (n, ...) of rows, each of which occurs, in order."""
-    return values if len(values) == len(at) else values.take(at, axis=0)
-
-
-def beside(column: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return a column (n,) in the shape that goes with values (n, ...)."""
-    return column.reshape(-1, *(1,) * (values.ndim - 1))
+    """Return values (..., n, n_points) of rows, each of which occurs, in order."""
+    return values if values.shape[-2] == len(at) else values.take(at, axis=-2)
 
 
 @dataclass(frozen=True)

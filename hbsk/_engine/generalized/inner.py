@@ -10,8 +10,8 @@ and weights g_k, w_k of the rule for the standard normal law,
 81). Without the correction by more nodes than one this is the method of Laplace, whose error for binary rows does not
 shrink with the number of groups. In z, rather than u, nothing is singular where an sd is zero.
 
-Arrays have what belongs to varying columns first, then groups, then nodes of the rule where there are any, and points
-(b, theta) last: (q, n_groups, n_nodes, n_points). Sums over cells are those of whole rows then.
+Arrays have what belongs to varying columns first, then nodes of the rule where there are any, groups, and points (b,
+theta) last: (q, n_nodes, n_groups, n_points). What is a polynomial in g_k is a product of two matrices then.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class GroupIntegrals:
         Of z.
     root : ndarray of shape (q, q, n_groups, n_points)
         C.
-    share : ndarray of shape (n_groups, n_nodes, n_points)
+    share : ndarray of shape (n_nodes, n_groups, n_points)
         Conditional probabilities of the nodes of the rule.
     """
 
@@ -93,8 +93,12 @@ class GroupIntegrals:
     share: np.ndarray
 
     def z_at(self, node: np.ndarray) -> np.ndarray:
-        """Return z, (q, n_groups, n_nodes, n_points), at nodes (n_nodes, q) of the rule."""
-        return effects_at(self.mode, self.root, node)
+        """Return z, (q, n_nodes, n_groups, n_points), at nodes (n_nodes, q) of the rule."""
+        basis = monomials(node, 1)
+        z = np.empty((len(self.mode), len(node), *self.mode.shape[1:]))
+        for of_axis, mode, root in zip(z, self.mode, self.root, strict=True):
+            of_axis[:] = polynomial(basis, [mode, *root])
+        return z
 
 
 def node_blocks(rule: Rule, n_elements: int) -> Iterator[slice]:
@@ -128,37 +132,42 @@ def integrate_about(
     likelihood: GroupLikelihood, mode: np.ndarray, root: np.ndarray, factor: np.ndarray, rule: Rule
 ) -> GroupIntegrals:
     """Integrate over the effects of groups, about their modes."""
-    cells = likelihood.cells
-    q, n_points = cells.n_varying, likelihood.base.shape[1]
-    share = np.empty((cells.n_groups, len(rule.node), n_points))
-    pull = transposed_times(factor, cells.yz[..., None])  # y'Zu = pull'z
+    cells, q = likelihood.cells, len(mode)
+    strata, linear = cells.strata, monomials(rule.node, 1)
+    # z'u of strata, and y'Zu - z'z / 2 of groups, are polynomials in g
+    outward = [strata.effects(times(factor, part)) for part in (mode, *root.swapaxes(0, 1))]
+    pull = transposed_times(factor, cells.yz[..., None])
+    terms = [added([(pull[a] - 0.5 * mode[a]) * mode[a] for a in range(q)] or [np.zeros(mode.shape[1:])])]
+    terms += [added((pull[a] - mode[a]) * root[a, c] for a in range(c + 1)) for c in range(q)]
+    terms += [(-0.5 if c == d else -1.0) * added(root[a, c] * root[a, d] for a in range(c + 1)) for c, d in pairs(q)]
+    share = polynomial(monomials(rule.node, 2), terms)
+    share += rule.log_weight[:, None, None]
     for nodes in node_blocks(rule, likelihood.base.size):
-        z = effects_at(mode, root, rule.node[nodes])
-        value = np.subtract(rule.log_weight[nodes, None], likelihood.cumulants(times(factor, z)), out=share[:, nodes])
-        for a in range(q):
-            part = pull[a, :, None] - 0.5 * z[a]
-            part *= z[a]
-            value += part
-    top = share.max(axis=1)
-    share -= top[:, None]
+        share[nodes] -= likelihood.cumulants(polynomial(linear[:, nodes], outward))
+    top = share.max(axis=0)
+    share -= top
     np.exp(share, out=share)
-    total = share.sum(axis=1)
-    share /= total[:, None]
+    total = share.sum(axis=0)
+    share /= total
     log_integral = top + np.log(total)
     for a in range(q):
         log_integral += np.log(root[a, a])
     return GroupIntegrals(log_integral, mode, root, share)
 
 
-def effects_at(mode: np.ndarray, root: np.ndarray, node: np.ndarray) -> np.ndarray:
-    """Return z, (q, n_groups, n_nodes, n_points), at nodes (n_nodes, q) of the rule."""
-    q, n_groups, n_points = mode.shape
-    z = np.empty((q, n_groups, len(node), n_points))
-    for a in range(q):
-        np.add(mode[a, :, None], node[:, a, None] * root[a, a, :, None], out=z[a])
-        for c in range(a + 1, q):
-            z[a] += node[:, c, None] * root[a, c, :, None]
-    return z
+def monomials(node: np.ndarray, order: int) -> np.ndarray:
+    """Return monomials in g up to an order of 3 at most, (n_monomials, n_nodes): those of `pairs`, of `triples`."""
+    g, q = node.T, node.shape[1]
+    values = [np.ones(len(node)), *g]
+    values += [g[a] * g[c] for a, c in pairs(q) if order > 1]
+    values += [g[a] * g[c] * g[d] for a, c, d in triples(q) if order > 2]
+    return np.array(values)
+
+
+def polynomial(basis: np.ndarray, coefficients: Sequence[np.ndarray]) -> np.ndarray:
+    """Return polynomials, (n_nodes, ...), of coefficients (...) and monomials (n_monomials, n_nodes)."""
+    together = np.array(coefficients)
+    return (basis.T @ together.reshape(len(together), -1)).reshape(-1, *together.shape[1:])
 
 
 def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.ndarray, np.ndarray]:
@@ -198,7 +207,7 @@ def _newton_step(cells, factor, z, likelihood):
     first, second = likelihood.derivatives(times(factor, z))
     if q == 1:  # a third of the calls: most of what little data take
         scale = factor[:, 0]
-        root = (1.0 + scale[:, 0] ** 2 * second) ** -0.5
+        root = 1.0 / np.sqrt(1.0 + scale[:, 0] ** 2 * second)
         along = (scale[:, 0] * (cells.yz[..., None] - first) - z) * root[0]
         step, length = along * root[0], np.abs(along[0])
         reach = cells.reach[0, :, None] * np.abs(scale[:, 0] * step[0])
@@ -224,11 +233,26 @@ def precision_of_z(factor: np.ndarray, second: np.ndarray) -> np.ndarray:
     """
     q = len(second)
     half = [transposed_times(factor, row) for row in second]
-    precision = np.array([transposed_times(factor, [row[d] for row in half]) for d in range(q)])
-    rounded = ROUNDING * added(precision[a, a] for a in range(q))
-    for a in range(q):
-        precision[a, a] += 1.0 + rounded
-    return precision
+    precision = np.empty((q, q, *half[0].shape[1:]))
+    for c, d in pairs(q):
+        precision[c, d] = precision[d, c] = added(factor[:, a, c] * half[a][d] for a in range(q))
+    return _and_identity(precision)
+
+
+def beside_identity(rooted: np.ndarray) -> np.ndarray:
+    """Return ``I + K K'``, (q, q, ...), of matrices K (q, q, ...), regular in floats as in `precision_of_z`."""
+    q = len(rooted)
+    products = np.empty(rooted.shape)
+    for a, b in pairs(q):
+        products[a, b] = products[b, a] = added(rooted[a, c] * rooted[b, c] for c in range(q))
+    return _and_identity(products)
+
+
+def _and_identity(products):
+    rounded = ROUNDING * added(products[a, a] for a in range(len(products)))
+    for a in range(len(products)):
+        products[a, a] += 1.0 + rounded
+    return products
 
 
 def times(matrix: np.ndarray, vectors: np.ndarray) -> np.ndarray:
@@ -242,11 +266,9 @@ def transposed_times(matrix: np.ndarray, vectors: Sequence[np.ndarray] | np.ndar
     if q <= 1:
         return matrix[:, 0, 0] * vectors if q else np.asarray(vectors)
     product = np.zeros((q, *np.broadcast_shapes(vectors[0].shape, (len(matrix),))))
-    for a in range(q):
-        for b in range(q):
-            entry = matrix[:, b, a]
-            if entry.any():
-                product[a] += entry * vectors[b]
+    is_some = matrix.any(axis=0)
+    for b, a in zip(*np.nonzero(is_some), strict=True):
+        product[a] += matrix[:, b, a] * vectors[b]
     return product
 
 
@@ -262,10 +284,10 @@ def inverse_root(precision: np.ndarray) -> np.ndarray:
     """
     q = len(precision)
     if q == 1:
-        return precision**-0.5
+        return 1.0 / np.sqrt(precision)
     lower, root = np.zeros_like(precision), np.zeros_like(precision)
     for a in range(q):
-        root[a, a] = (precision[a, a] - sum(lower[a, b] ** 2 for b in range(a))) ** -0.5
+        root[a, a] = 1.0 / np.sqrt(precision[a, a] - sum(lower[a, b] ** 2 for b in range(a)))
         for c in range(a + 1, q):
             lower[c, a] = (precision[c, a] - sum(lower[c, b] * lower[a, b] for b in range(a))) * root[a, a]
     for c in range(q):
@@ -304,15 +326,12 @@ def triples(q: int) -> list[tuple[int, int, int]]:
 def effect_moments(found: GroupIntegrals, factor: np.ndarray, rule: Rule) -> EffectMoments:
     """Return moments of ``u = Lambda z`` of each group, by the rule that integrated it."""
     q = factor.shape[1]
-    n_groups, _, n_points = found.share.shape
-    g = rule.node
+    _, n_groups, n_points = found.share.shape
     if not q:
         nothing = np.empty((0, n_points, n_groups))
         return EffectMoments(nothing, nothing, nothing)
-    monomials = [g[:, a] for a in range(q)]
-    monomials += [g[:, a] * g[:, c] for a, c in pairs(q)] + [g[:, a] * g[:, c] * g[:, d] for a, c, d in triples(q)]
-    raw = np.moveaxis(np.array(monomials) @ found.share, 1, 0)
-    first, second, third = np.split(raw, [q, q + len(pairs(q))])
+    raw = monomials(rule.node, 3)[1:] @ found.share.reshape(len(rule.node), -1)
+    first, second, third = np.split(raw.reshape(-1, n_groups, n_points), [q, q + len(pairs(q))])
     at = {pair: i for i, pair in enumerate(pairs(q))}
     central = np.empty(third.shape)
     for i, (a, c, d) in enumerate(triples(q)):
@@ -335,7 +354,8 @@ def log_mean_exponential(found: GroupIntegrals, factor: np.ndarray, rule: Rule) 
     """
     reach = factor[:, 0, 0] * found.root[0, 0]
     top = rule.node[-1, 0] * reach
-    total = np.sum(found.share * np.exp(rule.node * reach[:, None] - top[:, None]), axis=1)
+    growth = polynomial(monomials(rule.node, 1), [-top, reach])
+    total = np.einsum("kjm,kjm->jm", found.share, np.exp(growth, out=growth))
     return factor[:, 0, 0] * found.mode[0] + top + np.log(total)
 
 

@@ -67,12 +67,12 @@ def row_log_predictive(
             base += rows.offset[at]
         terms = np.empty((len(rule.node), *base.shape))
         for k, node in enumerate(rule.node):
-            u = times(scale, found.z_at(node[None])[:, :, 0])
+            u = times(scale, found.z_at(node[None])[:, 0])
             eta = base.copy()
             for a in range(q):
                 eta += u[a, group].T * rows.z[at, a]
             terms[k] = -weight[at] * (rows.y[at] * eta - rows.size[at] * family.cumulant(eta))
         with np.errstate(divide="ignore"):
-            terms += np.log(found.share)[group].transpose(1, 2, 0)
+            terms += np.log(found.share)[:, group].swapaxes(1, 2)
         answer[points, at] = weight[at] * constant[at] - logsumexp(terms, axis=0)
     return answer

@@ -3,14 +3,15 @@
 ``e^eta = e^base e^(z'u)``: exponentials are taken once for each cell and once for each of its strata, not for each cell
 at each point of the quadrature; and a Poisson stratum needs ``sum_i m_i e^base_i`` only.
 
-Cells and groups are first, points last, and effects may have a further axis between: several of the same coefficients.
+Points are last, cells and groups next to last: sums over cells are those of whole rows then. Before them may be a
+further axis, of several effects beside the same coefficients.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from hbsk._engine.generalized.cells import Cells, beside, repeated
+from hbsk._engine.generalized.cells import Cells, repeated
 from hbsk._engine.generalized.families import FAMILIES, LARGEST_PREDICTOR
 
 # Sum of what is in an exponent up to which products of exponentials stay in floating point.
@@ -32,23 +33,22 @@ class GroupLikelihood:
         self.strata = cells.strata
         self.largest = float(np.abs(base).max(initial=0.0))
 
-    def cumulants(self, effects: np.ndarray) -> np.ndarray:
-        """Return ``sum_i m_i A(eta_i)`` of each group, (n_groups, ..., n_points).
+    def cumulants(self, moved: np.ndarray) -> np.ndarray:
+        """Return ``sum_i m_i A(eta_i)`` of each group, (..., n_groups, n_points).
 
         Parameters
         ----------
-        effects : ndarray of shape (q, n_groups, ..., n_points)
+        moved : ndarray of shape (..., n_strata, n_points)
+            ``z'u`` of strata.
         """
-        moved = self.strata.effects(effects)
         if self.is_in_reach(moved):
             return self.cumulants_in_reach(moved)
-        cumulant = self.family.cumulant(self.predictor(moved))
-        return self.cells.sums(beside(self.cells.size, cumulant) * cumulant)
+        return self.cells.sums(self.cells.size[:, None] * self.family.cumulant(self.predictor(moved)))
 
     def derivatives(self, effects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``sum_i m_i A'(eta_i) z_i`` and ``sum_i m_i A''(eta_i) z_i z_i'``.
 
-        Their shapes are (q, n_groups, ..., n_points) and (q, q, n_groups, ..., n_points).
+        Their shapes are (q, n_groups, n_points) and (q, q, n_groups, n_points).
         """
         mean, weight = self.of_strata(self.strata.effects(effects))
         q, strata = self.cells.n_varying, self.strata
@@ -68,7 +68,7 @@ class GroupLikelihood:
         if self.is_in_reach(moved):
             return self.of_strata_in_reach(moved)
         mean, weight = self.family.mean_and_weight(self.predictor(moved))
-        size = beside(self.cells.size, mean)
+        size = self.cells.size[:, None]
         return self.strata.of_cells(size * mean), self.strata.of_cells(size * weight)
 
     def is_in_reach(self, moved: np.ndarray) -> bool:
@@ -84,8 +84,8 @@ class GroupLikelihood:
         raise NotImplementedError
 
     def predictor(self, moved: np.ndarray) -> np.ndarray:
-        """Return the linear predictor of cells, (n_cells, ..., n_points)."""
-        return repeated(moved, self.strata.of_cell) + by_points(self.base, moved)
+        """Return the linear predictor of cells, (..., n_cells, n_points)."""
+        return repeated(moved, self.strata.of_cell) + self.base
 
 
 class PoissonLikelihood(GroupLikelihood):
@@ -102,7 +102,7 @@ class PoissonLikelihood(GroupLikelihood):
     def of_strata_in_reach(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what is expected of each stratum, twice."""
         expected = np.exp(np.minimum(moved, LARGEST_PREDICTOR))
-        expected *= by_points(self.expected, expected)
+        expected *= self.expected
         return expected, expected
 
 
@@ -119,7 +119,7 @@ class BinomialLikelihood(GroupLikelihood):
         odds += 1.0
         np.log(odds, out=odds)
         if not self.cells.has_single_trials:
-            odds *= beside(self.cells.size, odds)
+            odds *= self.cells.size[:, None]
         return self.cells.sums(odds)
 
     def of_strata_in_reach(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -129,20 +129,15 @@ class BinomialLikelihood(GroupLikelihood):
         np.reciprocal(lower, out=lower)
         odds *= lower
         if not self.cells.has_single_trials:
-            odds *= beside(self.cells.size, odds)
+            odds *= self.cells.size[:, None]
         lower *= odds
         return self.strata.of_cells(odds), self.strata.of_cells(lower)
 
     def odds(self, moved: np.ndarray) -> np.ndarray:
         """Return ``e^eta`` of cells, by one exponential a stratum."""
         odds = repeated(np.exp(moved), self.strata.of_cell)
-        odds *= by_points(self.base_odds, odds)
+        odds *= self.base_odds
         return odds
-
-
-def by_points(values: np.ndarray, beside: np.ndarray) -> np.ndarray:
-    """Return values (n, n_points) in the shape that goes with others of shape (n, ..., n_points)."""
-    return values if values.ndim == beside.ndim else values[:, None]
 
 
 LIKELIHOODS: dict[str, type[GroupLikelihood]] = {"binomial": BinomialLikelihood, "poisson": PoissonLikelihood}

@@ -21,7 +21,6 @@ import numpy as np
 from hbsk._engine.generalized.cells import Cells, repeated
 from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.inner import (
-    ROUNDING,
     EffectMoments,
     GroupIntegrals,
     Rule,
@@ -267,29 +266,29 @@ def louis_derivatives(
     # expected weights of cells, and times zeta, and of strata times products of zeta
     weight, with_zeta = np.zeros(cells.n_cells), np.zeros((q, cells.n_cells))
     with_products = np.zeros((q, q, len(strata.group)))
-    scores = np.empty((n_groups, n_nodes, p + q * q))
-    zeta = found.z_at(rule.node)[..., 0]
-    moved = strata.effects(times(factor, zeta[..., None])[..., 0])
+    scores = np.empty((n_nodes, n_groups, p + q * q))
+    zeta = found.z_at(rule.node)
+    moved = strata.effects(times(factor, zeta))
     for nodes in node_blocks(rule, len(base) * max(p, 1)):
-        share, here = found.share[:, nodes, 0], zeta[:, :, nodes]
-        mean, curvature = family.mean_and_weight(base[:, None] + repeated(moved[:, nodes], strata.of_cell))
+        share, here = found.share[nodes], zeta[:, nodes]
+        mean, curvature = family.mean_and_weight(base[:, None] + repeated(moved[nodes], strata.of_cell))
         residual = cells.y[:, None] - cells.size[:, None] * mean
         curvature *= cells.size[:, None]
-        scores[:, nodes, :p] = cells.sums(residual[:, :, None] * cells.x[:, None])
+        scores[nodes, :, :p] = cells.sums(residual * cells.x)
         by_stratum = strata.of_cells(residual)
         by_effect = [strata.to_groups(strata.times_column(by_stratum, a)) for a in range(q)]
         for a, c in np.ndindex(q, q):
-            scores[:, nodes, p + q * a + c] = by_effect[a] * here[c]
+            scores[nodes, :, p + q * a + c] = (by_effect[a] * here[c])[..., 0]
         curvature *= repeated(share, cells.group)
-        weight += curvature.sum(axis=1)
+        weight += curvature.sum(axis=0)[:, 0]
         of_strata = strata.of_cells(curvature)
         for a in range(q):
-            with_zeta[a] += np.einsum("ik,ik->i", curvature, repeated(here[a], cells.group))
+            with_zeta[a] += np.einsum("kim,kim->i", curvature, repeated(here[a], cells.group))
             for c in range(a + 1):
-                with_products[a, c] += np.einsum("sk,sk->s", of_strata, repeated(here[a] * here[c], strata.group))
+                with_products[a, c] += np.einsum("ksm,ksm->s", of_strata, repeated(here[a] * here[c], strata.group))
                 with_products[c, a] = with_products[a, c]
-    gradient = np.einsum("jk,jka->ja", found.share[:, :, 0], scores)
-    rooted = (np.sqrt(found.share) * (scores - gradient[:, None])).reshape(-1, p + q * q)
+    gradient = np.einsum("kj,kja->ja", found.share[..., 0], scores)
+    rooted = (np.sqrt(found.share) * (scores - gradient)).reshape(-1, p + q * q)
     hessian = rooted.T @ rooted
     hessian -= _information(cells, weight, with_zeta, with_products)
     return gradient.sum(axis=0), hessian
@@ -370,12 +369,6 @@ class ModeStart:
         root = inverse_root(precision_of_z(factor, zwz[..., None]))
         along = [added(root[a, b] * turned[a] for a in range(b + 1)) for b in range(q)]
         return np.array([added(root[a, b] * along[b] for b in range(a, q)) for a in range(q)])
-
-
-def beside_identity(products: np.ndarray) -> np.ndarray:
-    """Return I + products, (..., q, q), regular in floats too: more than I where products are rounded by more."""
-    rounded = ROUNDING * np.einsum("...cc->...", products)
-    return products + (1.0 + rounded)[..., None, None] * np.eye(products.shape[-1])
 
 
 def predictor_at(cells: Cells, common: np.ndarray, effects: np.ndarray) -> np.ndarray:

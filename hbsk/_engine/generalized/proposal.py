@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from hbsk._engine.generalized.model import ROUNDING, beside_identity
+from hbsk._engine.generalized.inner import ROUNDING, added, beside_identity, inverse_root, pairs
 from hbsk._engine.generalized.search import JointMode
 from hbsk._engine.integrate import KernelT, Nodes, kernels_on_nodes
 from hbsk._engine.proposals import NODES_PER_DIMENSION
@@ -183,13 +183,16 @@ def working_lower(
         values, vectors = np.linalg.eigh(np.moveaxis(zwz, 2, 0))
         root = np.sqrt(np.maximum(values, 0.0))
         seen = root > np.sqrt(ROUNDING) * root[:, -1:]
-        inverse = np.where(seen, 1.0 / np.where(seen, root, 1.0), 0.0)
-        white = inverse[..., None] * np.einsum("jba,bjx->jax", vectors, zwx)
-        rooted = np.einsum("jba,ja,mbc->mjac", vectors, root * seen, factor, optimize=True)
-        inner = beside_identity(rooted @ rooted.swapaxes(2, 3))
-        products = np.einsum("jax,jby->jabxy", white, white).reshape(-1, p * p)
+        unrooted = np.where(seen, 1.0 / np.where(seen, root, 1.0), 0.0)
+        white = unrooted[..., None] * np.einsum("jba,bjx->jax", vectors, zwx)
+        rooted = np.einsum("jba,mbc->acjm", vectors * (root * seen)[:, None], factor)
+        spread = inverse_root(beside_identity(rooted))
+        inverse = [added(spread[a, c] * spread[b, c] for c in range(b, q)) for a, b in pairs(q)]
+        products = np.array([np.einsum("jx,jy->jxy", white[:, a], white[:, b]) for a, b in pairs(q)])
+        products += products.swapaxes(2, 3)
+        products[[a == b for a, b in pairs(q)]] *= 0.5
         precision -= np.einsum("jax,jay->xy", white, white)
-        precision += (np.linalg.inv(inner).reshape(len(theta), -1) @ products).reshape(-1, p, p)
+        precision += (np.array(inverse).reshape(-1, len(theta)).T @ products.reshape(-1, p * p)).reshape(-1, p, p)
     return np.linalg.cholesky(precision)
 
 

@@ -43,17 +43,35 @@ class JointMode(NamedTuple):
     lean: np.ndarray
 
 
+class Seen(NamedTuple):
+    """What a look has found of groups: ``Lambda`` (q, q), modes of z (q, n_groups), and what others follow from."""
+
+    look: Look
+    factor: np.ndarray
+    modes: np.ndarray
+    start: ModeStart
+    xwx: np.ndarray
+
+
 class LouisSearch(ModeSearch):
-    """A search that gets the Hessian with the gradient, and begins each look at the modes of groups of the last one."""
+    """A search that gets the Hessian with the gradient, and begins each look where the modes of the last one lead."""
 
     def __init__(self, model: GeneralizedModel):
         super().__init__(lambda psi: (np.empty(len(psi)), psi))
         self.model = model
-        self.modes = np.zeros((model.cells.n_varying, model.cells.n_groups, 1))
+        self.seen: Seen | None = None
 
     def look(self, points: np.ndarray) -> Look:
         """Return the density and its derivatives at the one point, (1, n_dim)."""
-        look, self.modes = self.model.look(points[0], self.modes)
+        model, p = self.model, self.model.n_common
+        factor = model.variance_points(points[:, p:])[1]
+        if self.seen is None:
+            modes = np.zeros((model.cells.n_varying, model.cells.n_groups, 1))
+        else:
+            modes = self.seen.start.modes(points[:, :p], factor, slice(0, model.cells.n_groups))
+        look, modes = model.look(points[0], modes)
+        start, xwx = mode_start(model.cells, points[0, :p], factor[0], modes[:, :, 0])
+        self.seen = Seen(look, factor[0], modes[:, :, 0], start, xwx)
         return look
 
 
@@ -62,10 +80,12 @@ def find_joint_mode(model: GeneralizedModel, start: np.ndarray | None = None) ->
     search = LouisSearch(model)
     last = search.run((_start(model) if start is None else start)[None])
     psi = last.theta + (last.step if last.is_within(LAST_STEP) else 0.0)
-    p = model.n_common
-    factor = model.variance_points(last.theta[None, p:])[1][0]
-    near, xwx = mode_start(model.cells, last.theta[:p], factor, search.modes[:, :, 0])
-    return JointMode(psi, last.precision, near, xwx, lean(model, last, factor, search.modes[:, :, 0], near))
+    seen = search.seen
+    if seen is None or seen.look is not last:  # a step that was not taken
+        search.look(last.theta[None])
+        seen = search.seen
+    assert seen is not None
+    return JointMode(psi, last.precision, seen.start, seen.xwx, lean(model, last, seen.factor, seen.modes, seen.start))
 
 
 def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndarray, start: ModeStart) -> np.ndarray:
@@ -78,12 +98,14 @@ def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndar
     cells, p = model.cells, model.n_common
     covariance = np.linalg.pinv(last.precision[:p, :p], hermitian=True)
     third = FAMILIES[cells.family].third(predictor_at(cells, last.theta[:p], factor @ modes)) * cells.size
-    root = inverse_root(precision_of_z(factor[None], start.zwz[..., None]))[..., 0]
-    spread = np.einsum("ab,bcj->acj", factor, root)
-    followed = np.einsum("acj,bcj,bjx->ajx", spread, spread, start.zwx)
     derivative = cells.x.copy()
-    for a in range(cells.n_varying):
-        derivative -= repeated(followed[a], cells.group) * cells.columns[a][:, None]
+    if cells.n_varying:
+        root = inverse_root(precision_of_z(factor[None], start.zwz[..., None]))[..., 0]
+        spread = np.einsum("ab,bcj->acj", factor, root)
+        for of_group, column in zip(
+            np.einsum("acj,bcj,bjx->ajx", spread, spread, start.zwx), cells.columns, strict=True
+        ):
+            derivative -= repeated(of_group, cells.group) * column[:, None]
     variance = np.sum((derivative @ covariance) * derivative, axis=1)
     return -0.5 * covariance @ (derivative.T @ (third * variance))
 
