@@ -3,10 +3,11 @@
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.special import expit
 
-from hbsk import PartialPoolingCountRegressor
+from hbsk import PartialPoolingClassifier, PartialPoolingCountRegressor
 from hbsk._engine.generalized.data import Responses
 from hbsk._engine.generalized.fit import generalized_model, integrate_generalized
 from hbsk._engine.integrate import monte_carlo_error
@@ -179,3 +180,48 @@ def test_rates_that_no_count_holds_have_a_summary():
     n_nodes = estimator._learnt.fitted.posterior.n_nodes
     assert n_nodes & (n_nodes - 1)
     assert np.isfinite(estimator.summary()).all(axis=None)
+
+
+@pytest.mark.parametrize("family", ["poisson", "binomial"])
+def test_counts_of_any_size_leave_digits_for_the_rest(family):
+    """Curvatures are differences of sums of squared scores as large as the counts, 1e-16 of which is not little."""
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"x": rng.normal(size=60), "g": np.arange(60) % 8})
+    rate = expit(0.5 * X["x"] + rng.normal(size=8)[X["g"]] + (family == "poisson") * rng.normal(size=60))
+    found = {}
+    for size in (1e4, 1e7, 1e9):
+        options = {"trials": size} if family == "binomial" else {}
+        model = PartialPoolingCountRegressor(group_features="g", family=family, inference="marginal")
+        found[size] = model.fit(X, np.round(size * rate), **options).summary()
+    small = found.pop(1e4)
+    for size, large in found.items():
+        # the unit of counts moves the intercept, and with it its prior
+        moved = np.log(size / 1e4) if family == "poisson" else 0.0
+        assert large.loc["Intercept", "mean"] == pytest.approx(
+            small.loc["Intercept", "mean"] + moved, abs=0.03 * small.loc["Intercept", "sd"]
+        )
+        assert large.loc["1|g_sigma", "mean"] == pytest.approx(
+            small.loc["1|g_sigma", "mean"], abs=0.03 * small.loc["1|g_sigma", "sd"]
+        )
+        for name in ("Intercept", "1|g_sigma"):
+            assert large.loc[name, "sd"] == pytest.approx(small.loc[name, "sd"], rel=0.04)
+        assert large.loc["x", "sd"] == pytest.approx(small.loc["x", "sd"] * (1e4 / size) ** 0.5, rel=0.02)
+
+
+def test_one_row_far_along_a_varying_column_leaves_a_posterior():
+    """The row makes the likelihood nearly a step in the slope of its group: the density bends both ways at its mode."""
+    rng = np.random.default_rng(0)
+    codes, x, effects = rng.integers(0, 8, 120), rng.normal(size=120), rng.normal(size=8)
+    y = rng.random(120) < expit(0.5 * x + effects[codes])
+    tables = []
+    for far in (1e4, 1e6):
+        x[3] = far
+        X = pd.DataFrame({"x": x, "g": codes})
+        model = PartialPoolingClassifier(group_features="g", slope_features="x", inference="marginal").fit(X, y)
+        assert model.diagnostics_["pareto_k"].max() < 0.7
+        tables.append(model.summary())
+    # beside that row the others have no slope to speak of, wherever it is
+    near, farther = tables
+    for name, unit in {"1|g_sigma": 1.0, "x|g_sigma": 100.0, "corr_g[1, x]": 1.0}.items():
+        assert farther.loc[name, "mean"] * unit == pytest.approx(near.loc[name, "mean"], abs=0.1 * near.loc[name, "sd"])
+        assert farther.loc[name, "sd"] * unit == pytest.approx(near.loc[name, "sd"], rel=0.1)

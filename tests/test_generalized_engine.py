@@ -12,7 +12,7 @@ from scipy.special import expit
 from hbsk._engine.generalized import inner
 from hbsk._engine.generalized.cells import collect_cells
 from hbsk._engine.generalized.data import Responses, group_constants
-from hbsk._engine.generalized.families import FAMILIES
+from hbsk._engine.generalized.families import FAMILIES, excess
 from hbsk._engine.generalized.fit import generalized_model
 from hbsk._engine.generalized.inner import effect_moments, hermite_rule, integrate_groups
 from hbsk._engine.generalized.model import louis_derivatives
@@ -277,3 +277,34 @@ def test_nodes_of_the_rule_are_integrated_alike_alone_and_together(monkeypatch, 
         found.append([of_groups.log_integral, of_groups.share, gradient, hessian])
     for ours, theirs in zip(*found, strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+@pytest.mark.parametrize("q", [1, 2])
+def test_integrals_about_the_modes_are_the_same_integrals(family, q, monkeypatch):
+    """As millions of counts need; here nothing is lost either way, and steps are short and long."""
+    responses, _ = made_up(family, q=q, trials=20)
+    cells = collect_cells(
+        family, responses.y, responses.size, responses.x, responses.z, responses.codes, responses.n_groups
+    )
+    base = cells.predictor(np.array([[-0.9, 0.3, 0.4], [2.0, -0.5, 1.0]]))
+    factor = np.array([0.7 * np.eye(q), 4.0 * np.tri(q)])
+    start, rule = np.zeros((q, cells.n_groups, 2)), hermite_rule(9, q)
+    plain = integrate_groups(cells, base, factor, start, rule)
+    monkeypatch.setitem(vars(cells), "are_heavy", True)
+    about = integrate_groups(cells, base, factor, start, rule)
+    np.testing.assert_allclose(about.log_integral, plain.log_integral, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(about.share, plain.share, rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+def test_what_a_likelihood_bends_by_over_short_and_long_steps(family):
+    """By its Taylor series where steps are short, whose next terms are 1e-10 of it."""
+    of = FAMILIES[family]
+    eta = np.array([-8.0, -0.3, 2.0])
+    step = 1e-5
+    series = of.mean_and_weight(eta)[1] * step**2 / 2 + of.third(eta) * step**3 / 6
+    np.testing.assert_allclose(excess(of, eta, np.full(3, step)), series, rtol=1e-8)
+    step = np.array([-3.0, 0.9, 1.5])
+    direct = of.cumulant(eta + step) - of.cumulant(eta) - of.mean_and_weight(eta)[0] * step
+    np.testing.assert_allclose(excess(of, eta, step), direct, rtol=1e-10)

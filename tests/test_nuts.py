@@ -251,14 +251,14 @@ def test_chains_of_nutpie_start_in_the_units_of_the_data_too(slopes, monkeypatch
     """Its own jitter of +-1 of the coefficient of a column with an sd of 35 left chains of counts standing still."""
     import pymc
 
-    class Seen(Exception):
+    class SeenError(Exception):
         pass
 
     def sample(**options):
-        raise Seen(options)
+        raise SeenError(options)
 
     monkeypatch.setattr(pymc, "sample", sample)
-    with pytest.raises(Seen) as raised:
+    with pytest.raises(SeenError) as raised:
         nuts.sample_posterior(slopes.model, sampler_options={"nuts_sampler": "nutpie", **given})
     (seen,) = raised.value.args
     x = slopes.X[slopes.weight > 0, 1]

@@ -71,8 +71,8 @@ def sample_posterior(
 ) -> SampledChains:
     """Sample the posterior of a model from `hbsk._bambi.model.build_model` with NUTS.
 
-    Chains of PyMC and nutpie start spread out by the scales of the data (their own jitter of +-1 is in the units of each
-    variable).
+    Chains of PyMC and nutpie start spread out by the scales of the data (their own jitter of +-1 is in the units of
+    each variable).
 
     Parameters
     ----------

@@ -19,6 +19,9 @@ BLOCK_ELEMENTS = 50_000
 FEW_SUMS = 200
 # Bits of hashes that remain beside the number of the group, and those of varying columns where they are not constant.
 HASH_BITS, STRATUM_BITS = 40, 12
+# Counts, or trials, of a group up to which its log likelihood is exact to far less than curvatures can tell: its
+# rounding is multiplied by the curvature, both as large as the counts (1e-16 times their square).
+MOST_COUNTS = 1e6
 
 
 class Stretches:
@@ -194,6 +197,11 @@ class Cells:
     def varies_by_intercept(self) -> bool:
         """Whether the varying intercept is the only varying column."""
         return self.strata.is_one == (True,)
+
+    @cached_property
+    def are_heavy(self) -> bool:
+        """Whether the likelihood of some group is so large that its differences lose digits."""
+        return bool(self.sums(np.column_stack([self.y, self.size])).max() > MOST_COUNTS)
 
     @cached_property
     def has_single_trials(self) -> bool:

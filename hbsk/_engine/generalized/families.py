@@ -36,6 +36,9 @@ class Family(Protocol):
     def log_constant(self, y: np.ndarray, size: np.ndarray) -> np.ndarray:
         """Return ``c(y, m)``."""
 
+    def short_excess(self, eta: np.ndarray, step: np.ndarray) -> np.ndarray:
+        """Return ``A(eta + s) - A(eta) - A'(eta) s`` of short steps s, to all digits."""
+
 
 class Binomial:
     """Successes y of m trials with log odds eta."""
@@ -65,6 +68,11 @@ class Binomial:
         """Return the log of ``m! / y! (m - y)!``."""
         return gammaln(size + 1) - gammaln(y + 1) - gammaln(size - y + 1)
 
+    def short_excess(self, eta, step):
+        """Return ``log(1 + p (e^s - 1)) - p s``."""
+        probability = expit(eta)
+        return np.log1p(probability * np.expm1(step)) - probability * step
+
 
 class Poisson:
     """Counts y with the mean ``m e^eta``."""
@@ -92,5 +100,19 @@ class Poisson:
         """Return the log of ``m^y / y!``; the gamma function for counts that are not whole."""
         return y * np.log(size) - gammaln(y + 1)
 
+    def short_excess(self, eta, step):
+        """Return ``e^eta (e^s - 1 - s)``."""
+        return self.cumulant(eta) * (np.expm1(step) - step)
+
 
 FAMILIES: dict[str, Family] = {"binomial": Binomial(), "poisson": Poisson()}
+
+
+def excess(family: Family, eta: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return ``A(eta + s) - A(eta) - A'(eta) s``: what the likelihood bends by, without loss where steps are short."""
+    is_short = np.abs(step) < 1.0
+    found = family.short_excess(eta, np.where(is_short, step, 0.0))
+    if is_short.all():
+        return found
+    mean, _ = family.mean_and_weight(eta)
+    return np.where(is_short, found, family.cumulant(eta + step) - family.cumulant(eta) - mean * step)

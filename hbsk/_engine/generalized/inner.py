@@ -19,7 +19,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from itertools import combinations_with_replacement
 from typing import NamedTuple
 
@@ -137,19 +137,30 @@ def integrate_about(
     # z'u of strata, and y'Zu - z'z / 2 of groups, are polynomials in g
     outward = [strata.effects(times(factor, part)) for part in (mode, *root.swapaxes(0, 1))]
     pull = transposed_times(factor, cells.yz[..., None])
-    terms = [added([(pull[a] - 0.5 * mode[a]) * mode[a] for a in range(q)] or [np.zeros(mode.shape[1:])])]
+    at_mode = added([(pull[a] - 0.5 * mode[a]) * mode[a] for a in range(q)] or [np.zeros(mode.shape[1:])])
+    cumulants, constant = likelihood.cumulants, at_mode
+    if cells.are_heavy:
+        # Differences of scores as large as the counts make curvatures of the posterior: all about the modes, where the
+        # probabilities of nodes keep the digits that millions of counts lose.
+        cumulants, constant = partial(likelihood.excess, outward[0]), np.zeros_like(at_mode)
+        at_mode = at_mode - likelihood.cumulants(outward[0])
+        pull = transposed_times(factor, cells.yz[..., None] - likelihood.derivatives(times(factor, mode))[0])
+        outward[0] = np.zeros_like(outward[0])
+    terms = [constant]
     terms += [added((pull[a] - mode[a]) * root[a, c] for a in range(c + 1)) for c in range(q)]
     terms += [(-0.5 if c == d else -1.0) * added(root[a, c] * root[a, d] for a in range(c + 1)) for c, d in pairs(q)]
     share = polynomial(monomials(rule.node, 2), terms)
     share += rule.log_weight[:, None, None]
     for nodes in node_blocks(rule, likelihood.base.size):
-        share[nodes] -= likelihood.cumulants(polynomial(linear[:, nodes], outward))
+        share[nodes] -= cumulants(polynomial(linear[:, nodes], outward))
     top = share.max(axis=0)
     share -= top
     np.exp(share, out=share)
     total = share.sum(axis=0)
     share /= total
     log_integral = top + np.log(total)
+    if cells.are_heavy:
+        log_integral += at_mode
     for a in range(q):
         log_integral += np.log(root[a, a])
     return GroupIntegrals(log_integral, mode, root, share)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from hbsk._engine.generalized.cells import Cells, repeated
-from hbsk._engine.generalized.families import FAMILIES, LARGEST_PREDICTOR
+from hbsk._engine.generalized.families import FAMILIES, LARGEST_PREDICTOR, excess
 
 # Sum of what is in an exponent up to which products of exponentials stay in floating point.
 LARGEST_EXPONENT = 600.0
@@ -62,6 +62,18 @@ class GroupLikelihood:
             for c in range(a + 1):
                 second[a, c] = second[c, a] = strata.to_groups(strata.times_column(weighted, c))
         return first, second
+
+    def excess(self, moved: np.ndarray, steps: np.ndarray) -> np.ndarray:
+        """Return what `cumulants` are beyond their tangent at ``z'u`` of strata, (..., n_groups, n_points).
+
+        Parameters
+        ----------
+        moved : ndarray of shape (n_strata, n_points)
+        steps : ndarray of shape (..., n_strata, n_points)
+            How far from there.
+        """
+        beyond = excess(self.family, self.predictor(moved), repeated(steps, self.strata.of_cell))
+        return self.cells.sums(self.cells.size[:, None] * beyond)
 
     def of_strata(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return sums of ``m_i A'(eta_i)`` and ``m_i A''(eta_i)`` over strata, by their ``z'u``."""

@@ -37,8 +37,9 @@ MANY_COLUMNS = 10
 WIDTH = 1.03
 # Numbers of matrices of common columns that are held at a time.
 HELD_NUMBERS = 1_000_000
-# Least curvature in a direction, as a share of that along coordinates.
-FLAT = 1e-10
+# Least curvature in a direction, as a share of that along coordinates; and least of one that is curved the other way,
+# as between two modes: sds three times those along coordinates.
+FLAT, SADDLE = 1e-10, 0.1
 # Sds of theta beyond which parabolas are flat.
 FARTHEST = 3.0
 # Steps to the mode of theta with room for b, each of a sd at most; the step of differences in sds.
@@ -308,7 +309,11 @@ def _with_room(theta: np.ndarray, covariance: np.ndarray, room: Callable[[np.nda
 
 
 def _inverse(precision: np.ndarray) -> np.ndarray:
-    """Return the inverse of a matrix whose flat directions, in units of its diagonal, count as `FLAT`."""
+    """Return the inverse of a matrix whose flat directions, in units of its diagonal, count as `FLAT`.
+
+    A negative eigenvalue counts by its size: a law must be about as wide as the density bends, either way.
+    """
     unit = np.sqrt(np.maximum(np.abs(np.diag(precision)), 1e-300))
     eigenvalues, axes = np.linalg.eigh(precision / np.outer(unit, unit))
-    return (axes / np.maximum(eigenvalues, FLAT)) @ axes.T / np.outer(unit, unit)
+    curved = np.where(eigenvalues < -FLAT, np.maximum(-eigenvalues, SADDLE), np.maximum(eigenvalues, FLAT))
+    return (axes / curved) @ axes.T / np.outer(unit, unit)
