@@ -10,7 +10,7 @@ from sklearn.utils._param_validation import StrOptions
 
 from hbsk._base import check_n_samples, keeps_former_fit, learnt_by
 from hbsk._data.checks import check_interval, check_target, check_weights
-from hbsk._data.responses import SIZE_OF, as_counts, check_counts, refuse_size_of_means
+from hbsk._data.responses import SIZE_OF, as_counts, check_counts, check_outcomes, refuse_size_of_means
 from hbsk._data.suspicions import warn_of_order
 from hbsk._estimators.partial_pooling import GeneralizedPoolingBase, PartialPoolingBase
 from hbsk._estimators.sizes import SizesMixin
@@ -427,7 +427,7 @@ class PartialPoolingCountRegressor(SizesMixin, RegressorMixin, GeneralizedPoolin
         rows = self._with_whole_sizes(self._known_rows(X, groups), X, exposure, trials, "to_datatree with X")
         if y is not None:
             y = check_target(y, rows.design.n_rows, type(self).__name__)
-            check_counts(y, rows.size, self._learnt.family)
+            check_outcomes(y, rows.size, self._learnt.family)
         return self._datatree(draws, random_state, rows, y)
 
     def to_bambi(self, X, y, groups=None, *, exposure=None, trials=None):  # type: ignore[override]

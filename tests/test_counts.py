@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score, cross_validat
 from hbsk import PartialPoolingClassifier, PartialPoolingCountRegressor, from_json, to_json
 from hbsk.exceptions import NonIntegerCountWarning
 from hbsk.model_selection import make_group_scorer
+from hbsk.predictive_checks import posterior_predictive_check
 
 N, J = 120, 10
 
@@ -300,3 +301,20 @@ def test_clone_and_tags():
     assert clone(estimator).get_params() == estimator.get_params()
     assert sklearn.utils.get_tags(PartialPoolingCountRegressor()).target_tags.positive_only
     assert not sklearn.utils.get_tags(estimator).target_tags.positive_only
+
+
+def test_outcomes_are_not_compared_with_rates_in_silence():
+    """After a fit to proportions and weights a check took them for outcomes of one trial each, and the model failed."""
+    share = SUCCESS / TRIALS
+    model = counts(family="binomial").fit(X, share, sample_weight=TRIALS)
+    for compare in (posterior_predictive_check, lambda model, X, y: model.to_datatree(X, y, draws=10)):
+        with pytest.raises(ValueError, match=r"y holds proportions.*pass successes with trials="):
+            compare(model, X, share)
+    table = posterior_predictive_check(model, X, SUCCESS, trials=TRIALS, random_state=0).p_value
+    assert table["dispersion"] > 0.01
+    with pytest.raises(ValueError, match="y must not exceed trials="):
+        posterior_predictive_check(model, X, TRIALS + 1, trials=TRIALS)
+    rates = counts().fit(X, COUNT / EXPOSURE, sample_weight=EXPOSURE)
+    for compare in (posterior_predictive_check, lambda model, X, y: model.to_datatree(X, y, draws=10)):
+        with pytest.warns(NonIntegerCountWarning, match="pass counts with exposure="):
+            compare(rates, X, COUNT / EXPOSURE)

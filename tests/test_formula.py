@@ -338,3 +338,19 @@ def test_keywords_of_functions_are_no_columns():
 
 def test_intercept_is_the_empty_term():
     assert parse_formula("y ~ (x | g)").blocks[0].terms == (INTERCEPT, (Name("x"),))
+
+
+@pytest.mark.parametrize(
+    ("left", "instead"),
+    [
+        ("p(won, played)", r"fit\(X, successes, trials=trials\)"),
+        ("cbind(won, lost)", r"fit\(X, successes, trials=trials\)"),
+        ("won | trials(played)", r"fit\(X, successes, trials=trials\)"),
+        ("weighted(won, w)", "sample_weight="),
+        ("won['yes']", r"classes_\[1\]"),
+        ("log(won)", "TransformedTargetRegressor"),
+    ],
+)
+def test_what_others_write_on_the_left_is_told_where_it_goes(left, instead):
+    with pytest.raises(ValueError, match=rf"on its left-hand side.*{instead}"):
+        parse_formula(f"{left} ~ x + (1 | g)")

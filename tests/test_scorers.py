@@ -14,12 +14,19 @@ from sklearn.compose import TransformedTargetRegressor
 from sklearn.exceptions import UnsetMetadataPassedError
 from sklearn.inspection import permutation_importance
 from sklearn.linear_model import BayesianRidge, LinearRegression
-from sklearn.metrics import make_scorer, mean_absolute_error, mean_pinball_loss, r2_score
+from sklearn.metrics import (
+    average_precision_score,
+    make_scorer,
+    mean_absolute_error,
+    mean_pinball_loss,
+    r2_score,
+    roc_auc_score,
+)
 from sklearn.model_selection import GridSearchCV, KFold, cross_val_score, cross_validate
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor
+from hbsk import JamesSteinEstimator, PartialPoolingClassifier, PartialPoolingRegressor
 from hbsk.exceptions import RowOrderWarning
 from hbsk.model_selection import WithinGroupKFold, make_group_scorer
 
@@ -379,3 +386,26 @@ def test_rows_in_another_order_are_told(wrapped):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         scorer(model, X, y, groups=groups)
+
+
+@pytest.mark.parametrize("response", ["predict_proba", "predict_log_proba", "decision_function"])
+@pytest.mark.parametrize("pos_label", [None, "fail", "pass"])
+def test_of_two_classes_metrics_get_what_those_of_scikit_learn_get(response, pos_label):
+    rng = np.random.default_rng(4)
+    features, labels = rng.normal(size=(60, 2)), np.arange(60) % 6
+    y = np.where(features[:, 0] + labels / 3 + rng.normal(size=60) > 0.8, "pass", "fail")
+    frame = np.column_stack([features, labels])
+    model = PartialPoolingClassifier(group_features=2).fit(frame, y)
+    metric = average_precision_score if pos_label else roc_auc_score
+    kwargs = {"pos_label": pos_label} if pos_label else {}
+    theirs = (
+        make_scorer(metric, response_method=response, **kwargs)(model, frame, y)
+        if response != "predict_log_proba"
+        else metric(y, model.predict_log_proba(frame)[:, int(pos_label != "fail")], **kwargs)
+    )
+    assert make_group_scorer(metric, response=response, **kwargs)(model, frame, y) == theirs
+    by_keyword = PartialPoolingClassifier().fit(features, y, groups=labels)
+    assert make_group_scorer(metric, response=response, **kwargs)(by_keyword, features, y, labels) == theirs
+    if pos_label:
+        with pytest.raises(ValueError, match=r"pos_label='other' .* none of the classes: 'fail', 'pass'"):
+            make_group_scorer(metric, response=response, pos_label="other")(model, frame, y)

@@ -21,6 +21,7 @@ SIZE_OF = {"poisson": "exposure", "binomial": "trials"}
 SMALLEST_SIZE, LARGEST_SIZE = 1e-50, 1e50
 # Relative distance from a whole number that is rounding: counts divided by exposure and multiplied again.
 WHOLE = 1e-9
+WITHOUT_TRIALS = "y holds proportions, and how many trials there were is not said."
 
 
 def read_classes(y: Any, n_rows: int, name: str) -> tuple[Any, np.ndarray]:
@@ -47,6 +48,7 @@ def read_classes(y: Any, n_rows: int, name: str) -> tuple[Any, np.ndarray]:
     values = column_or_1d(y, warn=True)
     refuse_missing_labels(values)
     check_finite(values, "y")
+    _refuse_labels_that_do_not_sort(values)
     check_classification_targets(values)
     if len(values) != n_rows:
         raise ValueError(
@@ -56,6 +58,18 @@ def read_classes(y: Any, n_rows: int, name: str) -> tuple[Any, np.ndarray]:
     labels, codes = np.unique(values, return_inverse=True)
     codes = codes.astype(np.float64)
     return (pd.Series(codes, index=y.index) if isinstance(y, pd.Series | pd.DataFrame) else codes), labels
+
+
+def _refuse_labels_that_do_not_sort(values):
+    if values.dtype != object:
+        return
+    try:
+        np.unique(values)
+    except TypeError:
+        kinds = sorted({type(value).__name__ for value in values})
+        raise TypeError(
+            f"y mixes labels of kinds that do not sort ({', '.join(kinds)}): make them all text, or all numbers."
+        ) from None
 
 
 def two_classes(codes: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -182,10 +196,7 @@ def as_counts(rows: Rows, family: str) -> Rows:
     if are_whole(rows.y).all():
         return replace(rows, y=np.round(rows.y))
     if rows.size is None and family == "binomial" and rows.sample_weight is None:
-        raise ValueError(
-            "y holds proportions, and how many trials there were is not said. Pass successes with trials=, or "
-            "proportions with sample_weight= as trials."
-        )
+        raise ValueError(f"{WITHOUT_TRIALS} Pass successes with trials=, or proportions with sample_weight= as trials.")
     if rows.size is None and rows.sample_weight is not None:
         counts = rows.y * rows.sample_weight
         whole = bool(are_whole(counts).all())
@@ -195,6 +206,19 @@ def as_counts(rows: Rows, family: str) -> Rows:
             return replace(rows, y=np.round(counts) if whole else counts, size=rows.sample_weight, sample_weight=None)
     _warn_of_fractions(rows.y, "y", family)
     return rows
+
+
+def check_outcomes(y: np.ndarray, size: np.ndarray | None, family: str) -> None:
+    """Refuse what is not compared with outcomes that a model draws: proportions without trials; warn of rates.
+
+    Parameters are those of `check_counts`.
+    """
+    check_counts(y, size, family)
+    if are_whole(y).all():
+        return
+    if size is None and family == "binomial":
+        raise ValueError(f"{WITHOUT_TRIALS} Here are compared outcomes: pass successes with trials=.")
+    _warn_of_fractions(y, "y", family)
 
 
 def _warn_of_fractions(y, what, family):

@@ -26,7 +26,7 @@ from hbsk._model.frame import ModelFrame
 from hbsk._model.options import Options
 from hbsk._model.priors import resolve_centres, resolve_priors
 from hbsk._model.redundancy import warn_redundant_columns
-from hbsk._model.refusals import refuse_sums_beyond_floats
+from hbsk._model.refusals import refuse_offsets_beyond_exponentials, refuse_sums_beyond_floats
 from hbsk._model.tail_priors import tail_priors
 from hbsk._posterior.diagnostics import nuts_diagnostics
 from hbsk._posterior.generalized import fit_generalized
@@ -114,6 +114,7 @@ def _defaults(options, frame, rows, collected, family) -> dict[str, Any]:
     specification = frame.specification
     centres = resolve_centres(specification, collected.moments.z_mean, options.priors)
     x, _, offset = specification.design(rows.features).block(0, rows.n_rows)
+    refuse_offsets_beyond_exponentials(offset, family)
     copies = np.ones(rows.n_rows) if (given := copies_of_rows(rows)) is None else given
     return default_priors(
         specification,

@@ -144,8 +144,7 @@ class _FormulaReader:
             text = " ".join(token.lexeme for token in left)
             raise ValueError(
                 f"formula={self.formula!r} has {text!r} on its left-hand side, which may only be a name for y: fit "
-                "gets y as an argument. To transform y, transform it before fit, or wrap the estimator in "
-                "sklearn.compose.TransformedTargetRegressor, which transforms predictions back."
+                f"gets y as an argument. {_instead_of_left_side(text)}"
             )
         return _name_of(left[0]), right
 
@@ -411,3 +410,23 @@ def _is_term(term: Any) -> bool:
 def _terms_of(resolved: Any) -> list[Any]:
     terms = resolved.common_terms if isinstance(resolved, Model) else [resolved]
     return [term for term in terms if not isinstance(term, NegatedIntercept)]
+
+
+def _instead_of_left_side(text: str) -> str:
+    """Return what to do instead of what Bambi, brms and R write left of `~`."""
+    first, *_ = text.split()
+    if first in ("p", "prop", "proportion", "cbind") or "trials" in text.split():
+        return (
+            "Successes out of trials are PartialPoolingCountRegressor(family='binomial') and "
+            "fit(X, successes, trials=trials)."
+        )
+    if first == "weighted":
+        return "Pass the weights as sample_weight= of fit."
+    if "[" in text:
+        return (
+            "Of two classes the second in sorting order, classes_[1], is the one that probabilities in tables are of."
+        )
+    return (
+        "To transform y, transform it before fit, or wrap a regressor in sklearn.compose.TransformedTargetRegressor, "
+        "which transforms predictions back; counts and classes need none."
+    )

@@ -12,6 +12,8 @@ from hbsk._messages import quoted, shown
 SMALLEST_RELATIVE_ERROR = 1e-7
 # Copies of rows, of which the log density holds as many terms.
 MOST_COPIES = 1e12
+# Offset of log odds or log rates, far beyond the log of any exposure, from which on exponentials leave floating point.
+LARGEST_OFFSET = 300.0
 
 
 def refuse_noise_lost_in_rounding(
@@ -56,6 +58,19 @@ def refuse_copies_beyond_count(n: float) -> None:
             "rounding of the log density is no longer small beside 1. Weights are numbers of copies; divide them by "
             "their mean if they are shares or precisions."
         )
+
+
+def refuse_offsets_beyond_exponentials(offset: np.ndarray | None, family: str) -> None:
+    """Refuse offsets of binary and count models that are no logarithms."""
+    if offset is None or np.abs(offset).max(initial=0.0) <= LARGEST_OFFSET:
+        return
+    farthest = offset[np.abs(offset).argmax()]
+    scale, instead = ("log of the rate", ", or pass exposure=") if family == "poisson" else ("log odds", "")
+    raise ValueError(
+        f"offset() of the formula adds {shown(float(farthest))} to the {scale} of a row, whose exponential leaves "
+        f"floating point; at most {LARGEST_OFFSET:g} either way are taken. Where counts are out of something take its "
+        f"logarithm, offset(log(x)){instead}."
+    )
 
 
 def refuse_sums_beyond_floats(specification, collected: CentredSums) -> None:

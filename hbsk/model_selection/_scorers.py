@@ -12,7 +12,7 @@ from sklearn.utils.metadata_routing import MetadataRequest
 
 from hbsk._base import sized_by
 from hbsk._data.suspicions import warn_of_order
-from hbsk._messages import shown
+from hbsk._messages import quoted, shown
 from hbsk.model_selection._responses import GROUPS, answering_step, call_with_groups
 
 __all__ = ["make_group_scorer"]
@@ -41,7 +41,9 @@ def make_group_scorer(
     response : str, default="predict"
         What the metric gets as `y_pred`: what this method of the estimator returns, "predict" or "predict_interval" for
         example. "mean_and_std" stands for `predict(X, return_std=True)` and a metric with three arguments,
-        `metric(y_true, mean, std, **kwargs)`. In pipelines and searches the last step, or the best estimator, is asked.
+        `metric(y_true, mean, std, **kwargs)`. Of the probabilities of two classes the metric gets those of one, as in
+        :func:`sklearn.metrics.make_scorer`: of the argument `pos_label`, or the second. In pipelines and searches the
+        last step, or the best estimator, is asked.
     **kwargs : object
         Further arguments of the metric.
 
@@ -261,7 +263,20 @@ class GroupScorer:
         estimator, X = step, answered
         if self._response == MEAN_AND_STD:
             return tuple(call_with_groups(estimator, "predict", X, groups, return_std=True))
-        return (call_with_groups(estimator, self._response, X, groups),)
+        answer = call_with_groups(estimator, self._response, X, groups)
+        return (self._of_one_class(answer, np.asarray(getattr(estimator, "classes_", ()))),)
+
+    def _of_one_class(self, answer: Any, classes: np.ndarray) -> Any:
+        """Return what is said of the positive one of two classes, which is what metrics of two classes take."""
+        if classes.shape != (2,) or self._response not in ("predict_proba", "predict_log_proba", "decision_function"):
+            return answer
+        positive = self._kwargs.get("pos_label")
+        if positive is not None and positive not in classes.tolist():
+            raise ValueError(f"pos_label={shown(positive)} of {self!r} is none of the classes: {quoted(classes)}.")
+        position = 1 if positive is None else classes.tolist().index(positive)
+        if self._response == "decision_function":
+            return answer if position else -answer
+        return answer[:, position]
 
 
 def _keyword_parameters(metric: Callable, n_positional: int) -> dict[str, Parameter]:

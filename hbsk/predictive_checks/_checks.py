@@ -15,7 +15,7 @@ from sklearn.utils.validation import _num_samples, check_is_fitted
 from hbsk._base import generator, learnt_by, read_predicted, require_standard_error
 from hbsk._data.checks import check_target
 from hbsk._data.labels import GroupFactor
-from hbsk._data.responses import positions_of_classes
+from hbsk._data.responses import check_outcomes, positions_of_classes
 from hbsk._data.sources import label_columns, read_keyword
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import read_table, refuse_lazy
@@ -217,6 +217,8 @@ def posterior_predictive_check(
         statistics = OF_COUNTS if _counts(estimator) else OF_NUMBERS
     if _counts(estimator):
         mean, size = expected_counts(estimator, X_seen, groups, exposure, trials)
+        are_sized = "exposure" in beside or "trials" in beside
+        check_outcomes(y, size if are_sized else None, learnt_by(estimator).family)
         statistics = named_statistics(statistics, count_statistics(learnt_by(estimator).family, mean, size))
     known = [factor.name for factor in learnt_by(estimator).frame.factors] if _is_ours(estimator) else []
     labels = _read_labels(estimator, X_seen, groups)
