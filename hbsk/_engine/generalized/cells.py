@@ -15,7 +15,7 @@ from scipy import sparse
 
 # Cells times nodes of one stretch of arithmetic, whose arrays stay in the cache.
 BLOCK_ELEMENTS = 50_000
-# Sums of stretches up to which `numpy.add.reduceat` takes less than a product.
+# Sums of stretches up to which ``numpy.add.reduceat`` takes less than a product.
 FEW_SUMS = 200
 # Bits of hashes that remain beside the number of the group, and those of varying columns where they are not constant.
 HASH_BITS, STRATUM_BITS = 40, 12
@@ -51,7 +51,7 @@ class Stretches:
         return sums.reshape(*before, len(self.starts), n_points)
 
     def _matrix(self, n_times):
-        """Return sums of so many blocks as a matrix: `numpy.add.reduceat` takes 25 times as long for 1,024 points."""
+        """Return sums of so many blocks as a matrix: ``numpy.add.reduceat`` takes 25 times as long for 1,024 points."""
         if n_times not in self._matrices:
             n = n_times * self.n_rows
             starts = (self.starts + self.n_rows * np.arange(n_times)[:, None]).ravel()
