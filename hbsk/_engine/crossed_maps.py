@@ -7,7 +7,7 @@ import scipy.sparse as sp
 
 from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 
-# Entries of the sparse map above which R is made of dense products instead (each takes 36 bytes).
+# Entries of the sparse map above which R is made of dense products instead (each takes 24 bytes).
 MOST_ENTRIES = 20_000_000
 # Numbers of a dense stretch of A_12.
 DENSE_NUMBERS = 2**22
@@ -81,18 +81,23 @@ class SparseMap:
         before = np.cumsum(rank + 1) - (rank + 1)
         right = np.arange(len(left)) - before[left] + first_entry[level[left]]
         flat = columns[left].astype(np.int64) * self._size + columns[right]  # columns rise within a level: lower
-        data, at = [], []
+        numbers = np.int32 if max(self._size**2, MOST_ENTRIES) < 2**31 else np.int64  # half the memory to read
+        data = []
         self._pairs = lower_indices(q)
-        for i, (k, m) in enumerate(zip(*self._pairs, strict=True)):
+        for k, m in zip(*self._pairs, strict=True):
             of_pair = values[k, left] * values[m, right]
             data.append(of_pair if k == m else of_pair + values[m, left] * values[k, right])
-            at.append(i * n_levels + level[left])
-        shape = (self._size**2, n_levels * len(self._pairs[0]))
-        self._map = sp.csr_array((np.concatenate(data), (np.tile(flat, len(data)), np.concatenate(at))), shape=shape)
+        # pairs are in the order of their levels: columns of a matrix as they stand
+        n_pairs, ends = len(data), np.cumsum(counts * (counts + 1) // 2)
+        indptr = np.concatenate([[0], *(i * len(left) + ends for i in range(n_pairs))])
+        shape = (self._size**2, n_levels * n_pairs)
+        by_level = sp.csc_array(
+            (np.concatenate(data), np.tile(flat.astype(numbers), n_pairs), indptr.astype(numbers)), shape
+        )
+        self._map = by_level.tocsr()
         # lower triangles stand for symmetric matrices: entries beside the diagonal count twice in quadratic forms
-        twice = self._map.tocsc()
-        twice.data = np.where(twice.indices % (self._size + 1) == 0, 1.0, 2.0) * twice.data
-        self._twice = twice.T
+        by_level.data *= np.where(by_level.indices % (self._size + 1) == 0, 1.0, 2.0)
+        self._twice = by_level.T
 
     def products(self, first: np.ndarray) -> np.ndarray:
         """Return lower triangles of ``A_21 H A_12``, (n_points, K, K), of packed H (n_points, n_pairs, n_levels)."""
