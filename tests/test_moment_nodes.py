@@ -32,7 +32,14 @@ def test_a_rule_of_fewer_values_than_points_is_the_values():
 
 @pytest.mark.parametrize(
     ("sds", "most"),
-    [([0.05, 0.02], 4), ([0.5], 6), ([0.02, 0.6, 0.05, 0.01], 14), ([0.5, 0.1, 0.7], 15), ([0.3] * 6 + [0.05], 44)],
+    [
+        ([0.05, 0.02], 4),
+        ([0.03, 0.02, 0.04, 0.01], 5),
+        ([0.5], 6),
+        ([0.02, 0.6, 0.05, 0.01], 14),
+        ([0.5, 0.1, 0.7], 15),
+        ([0.3] * 6 + [0.05], 44),
+    ],
 )
 def test_mean_and_covariance_are_kept(sds, most):
     values, weight = skew_values(sds)
@@ -69,10 +76,11 @@ def test_points_do_not_depend_on_last_digits_or_on_the_order_of_coordinates(sds)
     np.testing.assert_allclose(of_other, of_points, atol=1e-6)
 
 
-def test_shared_coordinates_have_few_values_and_moments_are_kept_all_the_same():
-    values, weight = skew_values([0.02, 0.6, 0.05, 0.01])
+@pytest.mark.parametrize(("narrow", "n_shared"), [(0.1, 5), (0.03, 3)])  # pairs on two axes and one centre; a simplex
+def test_shared_coordinates_have_few_values_and_moments_are_kept_all_the_same(narrow, n_shared):
+    values, weight = skew_values([0.02, 0.6, narrow, 0.01])
     points, of_points = moment_nodes(values, weight, shared=[0, 2])
-    assert len(np.unique(points[:, [0, 2]], axis=0)) == 5  # two on either axis, and those of the last coordinate
+    assert len(np.unique(points[:, [0, 2]], axis=0)) == n_shared
     np.testing.assert_allclose(of_points @ points, weight @ values, atol=1e-8)
     expected = np.cov(values.T, aweights=weight, ddof=0)
     np.testing.assert_allclose(np.cov(points.T, aweights=of_points, ddof=0), expected, atol=1e-8)

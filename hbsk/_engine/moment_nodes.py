@@ -1,12 +1,12 @@
 """Few weighted points in place of many, where what is asked of each is dear.
 
 Along narrow coordinates a function is nearly of second degree: the points ``mean +- sqrt(d) L_k`` of d of them, with
-``L L'`` their covariance, are exact for that (Julier, Uhlmann 2004, Proc. IEEE 92(3), equation 11). Along a wide one,
-as the sd of few groups has, Gauss's rule of m points for the coordinate's own, skew law is exact to degree ``2 m - 1``
-(Golub, Welsch 1969, Math. Comp. 23). Of the products of these rules some are kept, with other weights: as many as it
-takes to leave each rule what it is, and all coordinates uncorrelated (Tchakaloff's theorem says that such weights
-exist). Which points these are is settled by a cost that no two of them share: a change of values in the last digits
-does not change them.
+``L L'`` their covariance, are exact for that (Julier, Uhlmann 2004, Proc. IEEE 92(3), equation 11), and so are the
+d + 1 corners of a simplex, which do where they are very narrow. Along a wide one, as the sd of few groups has, Gauss's
+rule of m points for the coordinate's own, skew law is exact to degree ``2 m - 1`` (Golub, Welsch 1969, Math. Comp. 23).
+Of the products of these rules some are kept, with other weights: as many as it takes to leave each rule what it is, and
+all coordinates uncorrelated (Tchakaloff's theorem says that such weights exist). Which points these are is settled by a
+cost that no two of them share: a change of values in the last digits does not change them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ from scipy.optimize import linprog, nnls
 # Sd from which a coordinate is wide: the log of the sd of fewer than some ten groups has that. How many may be, the
 # widest first, and the points along each.
 WIDE, MOST_WIDE, POINTS_OF_WIDE = 0.25, 4, 6
+# Sd of all narrow coordinates below which the corners of a simplex, half as many as pairs, do: what they leave of third
+# degree grows with its cube (sds of effects of 150 and 120 levels, sds of .1: .2 % off; of InstEval, .02: .004 %).
+NEAR = 0.05
 # Weight of a point that is there by rounding only; length, in values, of what is left of a step that rounding made.
 LEAST_WEIGHT, ROUNDING = 1e-9, 1e-8
 # Of ten random costs of points the one whose sds of effects were best for eight crossed designs.
@@ -59,7 +62,9 @@ def moment_nodes(values: np.ndarray, weight: np.ndarray, shared: Sequence[int] =
     rules = [gauss_rule(coordinate, weight, POINTS_OF_WIDE) for coordinate in white[:n_wide]]
     if n_wide < d:
         reach = np.sqrt(d - n_wide) * np.eye(d - n_wide)
-        rules.append((np.concatenate([reach, -reach]), np.full(2 * len(reach), 0.5 / len(reach))))
+        is_near = spread[narrow].max() < NEAR**2
+        symmetric = _simplex(d - n_wide) if is_near else np.concatenate([reach, -reach])
+        rules.append((symmetric, np.full(len(symmetric), 1.0 / len(symmetric))))
     points, of_points = rules[0]
     marginals = np.eye(len(points))
     for number, (more, of_more) in enumerate(rules[1:], start=1):
@@ -72,6 +77,16 @@ def moment_nodes(values: np.ndarray, weight: np.ndarray, shared: Sequence[int] =
         at, same = np.unique(points[:, own], axis=0, return_inverse=True)
         nodes[:, shared] = (mean[shared] + at @ root[own, own].T)[same.reshape(-1)]
     return nodes, of_points
+
+
+def _simplex(d: int) -> np.ndarray:
+    """Return corners (d + 1, d) of a simplex with the mean 0 and the covariance of the identity."""
+    corners = np.zeros((d + 1, d))
+    for k in range(d):
+        left = d - k
+        corners[k, k] = np.sqrt((d + 1) * left / (left + 1))
+        corners[k + 1 :, k] = -corners[k, k] / left
+    return corners
 
 
 def gauss_rule(values: np.ndarray, weight: np.ndarray, n_points: int) -> tuple[np.ndarray, np.ndarray]:
