@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 
@@ -89,11 +91,10 @@ class SparseMap:
             data.append(of_pair if k == m else of_pair + values[m, left] * values[k, right])
         # pairs are in the order of their levels: columns of a matrix as they stand
         n_pairs, ends = len(data), np.cumsum(counts * (counts + 1) // 2)
-        indptr = np.concatenate([[0], *(i * len(left) + ends for i in range(n_pairs))])
+        starts = np.concatenate([[0], *(i * len(left) + ends for i in range(n_pairs))]).astype(numbers)
         shape = (self._size**2, n_levels * n_pairs)
-        by_level = sp.csc_array(
-            (np.concatenate(data), np.tile(flat.astype(numbers), n_pairs), indptr.astype(numbers)), shape
-        )
+        parts: Any = np.concatenate(data), np.tile(flat.astype(numbers), n_pairs), starts
+        by_level = sp.csc_array(parts, shape=shape)
         self._map = by_level.tocsr()
         # lower triangles stand for symmetric matrices: entries beside the diagonal count twice in quadratic forms
         by_level.data *= np.where(by_level.indices % (self._size + 1) == 0, 1.0, 2.0)
