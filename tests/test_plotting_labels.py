@@ -11,7 +11,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor
+from hbsk import (
+    JamesSteinEstimator,
+    PartialPoolingClassifier,
+    PartialPoolingCountRegressor,
+    PartialPoolingRegressor,
+)
 from hbsk.plotting import (
     GroupEffectsDisplay,
     GroupSizeDisplay,
@@ -134,3 +139,19 @@ def test_texts_are_no_tex_where_the_rest_of_a_figure_is(model, data, monkeypatch
                 texts += ax.get_yticklabels()
             for text in texts:
                 assert not (text.get_usetex() and set(text.get_text()) & set("%#&_^{}~")), text
+
+
+def test_binary_and_count_models_name_their_units():
+    rng = np.random.default_rng(3)
+    X = pd.DataFrame({"x": rng.normal(size=40), "g": np.arange(40) % 6})
+    exposure = rng.uniform(1, 9, 40)
+    counts = PartialPoolingCountRegressor(group_features="g").fit(X, rng.poisson(exposure), exposure=exposure)
+    assert GroupSizeDisplay.from_estimator(counts).ax_.get_xlabel() == "exposure in each g"
+    ax = ShrinkageDisplay.from_estimator(counts).ax_
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("log rate at features of 0 by g", "g (exposure)")
+    classes = PartialPoolingClassifier(group_features="g").fit(X, exposure > 5)
+    ax = ShrinkageDisplay.from_estimator(classes, at="mean").ax_
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("log odds at average features by g", "g (rows)")
+    shares = JamesSteinEstimator(group_features="g", method="beta-binomial")
+    shares.fit(X[["g"]], np.full(40, 2), trials=np.arange(3, 43))
+    assert GroupSizeDisplay.from_estimator(shares).ax_.get_xlabel() == "trials in each g"

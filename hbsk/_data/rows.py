@@ -373,8 +373,8 @@ def apply_unknown_policy(
 _WHY_REFUSED = {
     "error": 'unknown_groups="error" asks for this error; "population" answers with the population mean, "nan" with '
     "NaN.",
-    NO_NAN: 'unknown_groups="nan" answers with NaN, which is no class: ask for predict_proba, or set '
-    'unknown_groups="population".',
+    NO_NAN: 'unknown_groups="nan" answers with NaN, which is no class and has no score: leave these rows out, ask for '
+    'predict_proba where there are classes, or set unknown_groups="population".',
 }
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from sklearn.pipeline import Pipeline
 from sklearn.utils.validation import check_is_fitted
 
-from hbsk._base import learnt_by
+from hbsk._base import learnt_by, sized_by
 from hbsk._data.checks import check_coverage
 from hbsk._estimators.answers import check_only_factor, point_of, refuse_point
 from hbsk._messages import interval_columns, quoted
@@ -28,7 +28,7 @@ class GroupEstimates:
     labels : ndarray of shape (n_groups,)
         Labels of the groups, in the order of `groups_`.
     size : ndarray of shape (n_groups,)
-        Rows (copies of rows) in each group.
+        Rows (copies of rows) in each group, or their trials or exposure.
     no_pooling : ndarray of shape (n_groups,)
         Estimate from the group's own rows; NaN where they do not identify it.
     estimate, lower, upper : ndarray of shape (n_groups,)
@@ -37,8 +37,8 @@ class GroupEstimates:
         Weight of the group's own estimate.
     centre : ndarray of shape (n_groups,)
         What the estimates are pulled towards.
-    factor, term, centre_name : str
-        Name of the grouping factor, of what is estimated, and of the centre.
+    factor, term, centre_name, size_name : str
+        Name of the grouping factor, of what is estimated, of the centre, and of what the sizes count.
     """
 
     labels: np.ndarray
@@ -52,6 +52,7 @@ class GroupEstimates:
     factor: str
     term: str
     centre_name: str
+    size_name: str
 
     def of(self, groups: Iterable[Any] | None) -> GroupEstimates:
         """Return the estimates of some groups, in the order of `groups_`; None for all."""
@@ -143,6 +144,7 @@ def _from_means(estimator: Any, term: str | None, factor: str | None, coverage: 
         factor=shown.name,
         term="mean",
         centre_name="target",
+        size_name=sized_by(estimator) or "rows",
     )
 
 
@@ -168,16 +170,19 @@ def _from_posterior(
         shrinkage=table["shrinkage"].to_numpy(),
         centre=np.full(len(table), x @ learnt.fitted.posterior.common_estimates()),
         factor=shown.name,
-        term=_name_of_intercept(at) if shown.columns[column] == "1" else shown.columns[column],
+        term=_name_of_intercept(at, learnt.family) if shown.columns[column] == "1" else shown.columns[column],
         centre_name="population mean",
+        size_name=sized_by(estimator) or "rows",
     )
 
 
-def _name_of_intercept(at: str | Mapping[str, Any]) -> str:
-    """Return what a group's intercept is called at a point."""
-    if isinstance(at, str):
-        return "intercept" if at == "zero" else "level at average features"
-    return "level at " + (", ".join(f"{name} = {value}" for name, value in at.items()) or "average features")
+def _name_of_intercept(at: str | Mapping[str, Any], family: str) -> str:
+    """Return what a group's intercept is called at a point, in words of its unit."""
+    level = {"binomial": "log odds", "poisson": "log rate"}.get(family, "level")
+    if isinstance(at, str) and at == "zero":
+        return "intercept" if level == "level" else f"{level} at features of 0"
+    values = {} if isinstance(at, str) else at
+    return f"{level} at " + (", ".join(f"{name} = {value}" for name, value in values.items()) or "average features")
 
 
 def align(values: Any, labels: np.ndarray, argument: str) -> np.ndarray:

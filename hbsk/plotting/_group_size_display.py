@@ -39,6 +39,8 @@ class GroupSizeDisplay(GroupDisplay):
         What is estimated, for the axis.
     centre_name : str, default="population mean"
         What the centre is, for the legend.
+    size_name : str, default="rows"
+        What the sizes count: of an estimator fitted with exposure or trials these.
 
     Attributes
     ----------
@@ -88,6 +90,7 @@ class GroupSizeDisplay(GroupDisplay):
         factor="group",
         term="estimate",
         centre_name="population mean",
+        size_name="rows",
     ):
         self.labels = labels
         self.size = size
@@ -98,6 +101,7 @@ class GroupSizeDisplay(GroupDisplay):
         self.factor = factor
         self.term = term
         self.centre_name = centre_name
+        self.size_name = size_name
 
     @classmethod
     def from_estimator(
@@ -210,6 +214,6 @@ class GroupSizeDisplay(GroupDisplay):
             style = {"marker": "_", "linestyle": "none", "markersize": 4 if many else 9, "color": _style.BLACK}
             style |= {"markeredgewidth": 1.5, "label": "truth", "zorder": 5}
             (self.truth_,) = ax.plot(x, self.truth, **_style.styled(style, truth_kwargs, Line2D))
-        _style.size_axis(ax, self.size, f"rows in each {self.factor}")
+        _style.size_axis(ax, self.size, f"{self.size_name} in each {self.factor}")
         _style.write(ax.set_ylabel, f"{self.term} by {self.factor}")
         return self._end(ax)

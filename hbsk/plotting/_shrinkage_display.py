@@ -44,6 +44,8 @@ class ShrinkageDisplay(GroupDisplay):
         What is estimated, for the axis.
     centre_name : str, default="population mean"
         What the centre is, for the legend.
+    size_name : str, default="rows"
+        What the sizes count: of an estimator fitted with exposure or trials these.
 
     Attributes
     ----------
@@ -98,6 +100,7 @@ class ShrinkageDisplay(GroupDisplay):
         factor="group",
         term="estimate",
         centre_name="population mean",
+        size_name="rows",
     ):
         self.labels = labels
         self.size = size
@@ -113,6 +116,7 @@ class ShrinkageDisplay(GroupDisplay):
         self.factor = factor
         self.term = term
         self.centre_name = centre_name
+        self.size_name = size_name
 
     @classmethod
     def from_estimator(
@@ -232,7 +236,7 @@ class ShrinkageDisplay(GroupDisplay):
         labels, name = _style.shorten(self.labels[self.order_].tolist()), self.factor
         if np.ptp(self.size) > 0:
             labels = [f"{label} ({size:g})" for label, size in zip(labels, self.size[self.order_], strict=True)]
-            name = f"{name} (rows)"
+            name = f"{name} ({self.size_name})"
         _style.label_groups(ax, labels, name)
         return self._end(ax)
 
