@@ -221,7 +221,7 @@ def test_shorter_steps_are_looked_at_in_the_same_call_where_points_are_cheap(try
 
 def test_search_begins_at_the_best_of_several_points_though_some_have_no_density():
     model = SimpleNamespace(rough_log_density=lambda theta: np.where(theta[:, 0] < 0, np.nan, -theta[:, 0]))
-    np.testing.assert_array_equal(fit._best(model, np.array([[9.0], [-1.0], [0.2]])), [0.2])
+    np.testing.assert_array_equal(fit.best_of(model, np.array([[9.0], [-1.0], [0.2]])), [0.2])
 
 
 # The split-t

@@ -17,6 +17,7 @@ from hbsk._engine.crossed_passes import CHEAP_REMAINING, MOST_REMAINING, Crossed
 from hbsk._engine.crossed_sums import CrossedSums, PairSums, standardise_factors
 from hbsk._engine.fit import (
     IntegratedNodes,
+    best_of,
     engine_common_prior,
     of_importance_sampling,
     own_errors,
@@ -30,7 +31,7 @@ from hbsk._engine.krylov_passes import KrylovPasses
 from hbsk._engine.marginal import MarginalModel, MarginalPoints, joined
 from hbsk._engine.mode_search import find_mode
 from hbsk._engine.nested_passes import NestedPasses, find_chain
-from hbsk._engine.node_placement import monitored_values
+from hbsk._engine.node_placement import monitored_values, points_are_cheap
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.progress import Progress
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
@@ -217,8 +218,9 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
     if not model.passes.is_cheap:
         return _integrate_many(model, tails, settings, progress)
     progress.stage = "looking for the mode"
-    starts = np.concatenate([start_of(model)[None], start_candidates(model)])
-    mode, precision = find_mode(model.value_and_gradient, starts, polish=True)
+    are_free = points_are_cheap(model)
+    start = best_of(model, np.concatenate([start_of(model)[None], start_candidates(model, fine=are_free)]))
+    mode, precision = find_mode(model.value_and_gradient, start, polish=True, try_shorter=are_free)
     drawn_from = proposals(model, mode, precision)
     progress.stage = "weighing nodes"
     nodes = _weighed(model, drawn_from, NODES_OF_FEW, tails, settings, spreads=1.0)

@@ -239,11 +239,12 @@ def _start(model: MarginalModel) -> np.ndarray:
     step = model.passes.n_cells // MANY_CELLS
     if step >= 2:
         few = model.thinned(step)
-        return find_mode(few.value_and_gradient, _best(few, start_candidates(few, fine=points_are_cheap(few))))[0]
-    return _best(model, start_candidates(model, fine=points_are_cheap(model)))
+        return find_mode(few.value_and_gradient, best_of(few, start_candidates(few, fine=points_are_cheap(few))))[0]
+    return best_of(model, start_candidates(model, fine=points_are_cheap(model)))
 
 
-def _best(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
+def best_of(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
+    """Return the candidate, of (n, d), of the highest density, roughly."""
     log_density = model.rough_log_density(candidates)
     return candidates[np.argmax(np.where(np.isnan(log_density), -np.inf, log_density))]
 
