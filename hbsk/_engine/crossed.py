@@ -37,8 +37,10 @@ from hbsk._engine.progress import Progress
 from hbsk._engine.proposals import MANY_DIMENSIONS, proposals
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
+from hbsk._engine.schur_passes import EFFECTS_FOR_THREADS
 from hbsk._engine.settings import DEFAULT, IntegrationSettings
 from hbsk._engine.sums import CentredSums
+from hbsk._engine.threads import one_thread_each
 from hbsk._engine.variance_law import ERROR_TARGET, law_of_fine_nodes, variance_law
 from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import Location, locate
@@ -201,7 +203,8 @@ def integrate_crossed(
     ValueError
         Where numbers leave floating point on the way to it.
     """
-    with own_errors():
+    few = model.passes.n_remaining < EFFECTS_FOR_THREADS
+    with one_thread_each() if few else nullcontext(), own_errors():
         progress = Progress(verbose)
         model.passes.watch = progress.count
         try:

@@ -155,6 +155,10 @@ class CrossedPosterior(Posterior):
         """Return the variance parameters at the nodes."""
         return self._in_users_units(self.sigma, self.factor)
 
+    def residual_sds(self) -> np.ndarray:
+        """Return the residual sd at the nodes, (n_nodes,)."""
+        return self.sigma * self.scaling.y_scale
+
     def variance_law(self) -> tuple[VarianceNodes, np.ndarray, np.ndarray]:
         """Return weighted points of the variance parameters; see `Posterior.variance_law`."""
         if self.law is not None:
@@ -456,11 +460,12 @@ def _draws_of_nodes(nodes, n_draws: int) -> np.ndarray:
 def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> CrossedPosterior:
     points = found.points
     with own_errors():
-        log_sigma = conditional_quantile(points.log_sigma, points.weight, found.level)
-        sigma = np.exp(log_sigma) if points.variance.sigma is None else points.variance.sigma
-        factor = points.variance.relative_factor
         levels = (np.arange(SIGMAS) + found.level[:, None]) / SIGMAS
-        sigmas = np.exp(conditional_quantile(points.log_sigma, points.weight, levels))
+        levels = np.concatenate([found.level[:, None], levels], axis=1)
+        log_sigma, *log_sigmas = conditional_quantile(points.log_sigma, points.weight, levels).T
+        sigma = np.exp(log_sigma) if points.variance.sigma is None else points.variance.sigma
+        sigmas = np.exp(np.stack(log_sigmas, axis=1))
+        factor = points.variance.relative_factor
         usable = usable_nodes(found.weight, sigma, sigma[:, None, None] * factor)
         mean, root = coefficients_at(points.common, log_sigma)
     weight, probes = found.weight[usable], None
