@@ -300,10 +300,10 @@ class NestedPasses:
             log_det += np.log(determinant).sum(axis=-1)
             shrunken = _inner(stage.inverse, stage.rotated)
             common, of_common = stage.rotated[:, n_outer:], shrunken[:, n_outer:]
-            explained = np.einsum("kamj,kbmj->mab", common, common, optimize=True)
+            explained = _over_levels(common, common)
             cleared = _cleared(np.moveaxis(reduced, 0, 2), np.moveaxis(explained, 0, 2))
             reduced[...] = np.moveaxis(cleared, 2, 0)
-            reduced += np.einsum("kamj,kbmj->mab", common, of_common, optimize=True)
+            reduced += _over_levels(common, of_common)
             if n_outer:
                 rows = stage.rotated[:, :n_outer]
                 explained = self._sum_up(i, np.einsum("kamj,kbmj->abmj", rows, stage.rotated))
@@ -339,8 +339,9 @@ class NestedPasses:
             rows = rows[..., self._parent[i]]
             reach = _inner(stage.lower, _inner(stage.inverse, stage.rotated))  # (I + A S)^-1 V
             moved = _times_adjoint(reach, rows, of_common)
-            fit = np.einsum("kamj,lamj->mkl", moved, reach, optimize=True)
-            trace = np.einsum("kimj,inmj,lnmj->mkl", stage.lower, stage.inverse, stage.lower, optimize=True)
+            fit = _over_levels(moved.swapaxes(0, 1), reach.swapaxes(0, 1))
+            half = _inner(stage.lower, stage.inverse)
+            trace = _over_levels(half.swapaxes(0, 1), stage.lower.swapaxes(0, 1))
             gradient[:, at, at] = (fit - trace) @ factor[:, at, at]
             shrunken = np.einsum("mkl,lamj->kamj", covariances[i], reach)  # H V
             moved = np.einsum("mkl,lamj->kamj", covariances[i], moved)  # H V N
@@ -432,10 +433,17 @@ def _stage(zz, zx, covariance) -> tuple[Stage, np.ndarray]:
     lower, rotated = rotate_groups(zz.reshape(q, q, -1), zx.reshape(q, zx.shape[1], -1))
     lower = lower.reshape(zz.shape)
     row, column = lower_indices(q)
-    entries = np.einsum("kimj,mkl,lnmj->inmj", lower, covariance, lower, optimize=True)[row, column]
+    half = np.einsum("mkl,lnmj->knmj", covariance, lower)
+    entries = np.einsum("kimj,knmj->inmj", lower, half)[row, column]
     packed, determinant = inverses(np.ascontiguousarray(entries.swapaxes(0, 1)), q)
     inverse = np.moveaxis(unpack_symmetric(packed, q), 0, 2)
     return Stage(lower, rotated.reshape(q, -1, *shape), inverse), determinant
+
+
+def _over_levels(left, right):
+    """Return ``sum left' right``, (n_points, a, b), over the levels and the first axis of (q, a or b, n_points, ..)."""
+    by_point = [part.transpose(2, 1, 0, 3).reshape(part.shape[2], part.shape[1], -1) for part in (left, right)]
+    return by_point[0] @ by_point[1].swapaxes(1, 2)
 
 
 def _inner(matrix, columns):
@@ -451,7 +459,7 @@ def _relative_inverse(lower, factor):
     entries = np.einsum("kimj,limj->klmj", half, half)[row, column]
     packed, _ = inverses(np.ascontiguousarray(entries.swapaxes(0, 1)), q)
     inverse = np.moveaxis(unpack_symmetric(packed, q), 0, 2)
-    return np.einsum("mak,klmj,mbl->abmj", factor, inverse, factor, optimize=True)
+    return np.einsum("almj,mbl->abmj", np.einsum("mak,klmj->almj", factor, inverse), factor)
 
 
 def _times_adjoint(reach, rows, of_common):
