@@ -1,7 +1,8 @@
-"""Fixed matrices of several factors, and ``A_21 H A_12`` as a linear map of the entries of H."""
+"""Fixed matrices of several factors, and ``A_21 H [A_12 B_1]`` as linear maps of the entries of H."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 MOST_ENTRIES = 20_000_000
 # Numbers of a dense stretch of A_12.
 DENSE_NUMBERS = 2**22
+# Numbers of a dense map up to which it is one (0.5 MB): a fit of 24 and 6 levels is quicker by a twentieth.
+SMALL_NUMBERS = 2**16
 
 
 def rest_products(sums, others, starts, size) -> tuple[sp.csr_array, np.ndarray]:
@@ -58,20 +61,97 @@ def between_factors(sums, zero, others, starts, size) -> sp.csr_array:
     return between
 
 
-def product_map(between: sp.csr_array, q: int) -> SparseMap | DenseMap:
-    """Return the cheaper way to products: a sparse map, unless it has too many entries."""
-    n_levels = between.shape[0] // q
+def product_map(between: sp.csr_array, zx: np.ndarray) -> ProductMap:
+    """Return the cheapest way to products: a dense map of few levels, or a sparse one unless it has too many entries.
+
+    Parameters
+    ----------
+    between : csr_array of shape (n_levels q, K)
+        ``A_12``.
+    zx : ndarray of shape (n_levels, q, p + 1)
+        ``B_1``.
+    """
+    n_levels, q, n_columns = zx.shape
+    pairs, size = q * (q + 1) // 2, between.shape[1]
+    if n_levels * pairs * size * (size + n_columns) <= SMALL_NUMBERS:
+        return SmallMap(between, zx)
     by_level = np.diff(between.indptr)[::q].astype(float)
-    entries = np.sum(by_level * (by_level + 1) / 2) * q * (q + 1) / 2 if n_levels else 0.0
-    return SparseMap(between, q) if entries <= MOST_ENTRIES else DenseMap(between, q)
+    entries = np.sum(by_level * (by_level + 1) / 2) * pairs if n_levels else 0.0
+    return SparseMap(between, zx) if entries <= MOST_ENTRIES else DenseMap(between, zx)
 
 
-class SparseMap:
+class ProductMap(ABC):
+    """``A_21 H [A_12 B_1]``, and ``A_12 P A_21`` of each level."""
+
+    def __init__(self, between: sp.csr_array, zx: np.ndarray):
+        self._between, self._back, self._zx = between, between.T, zx
+        self._n_levels, self._q, _ = zx.shape
+        self._size = between.shape[1]
+        self._pairs = lower_indices(self._q)
+
+    @abstractmethod
+    def products(self, packed: np.ndarray) -> np.ndarray:
+        """Return lower triangles of ``A_21 H A_12``, (n_points, K, K), of packed H (n_points, n_pairs, n_levels)."""
+
+    @abstractmethod
+    def quadratics(self, matrices: np.ndarray) -> np.ndarray:
+        """Return ``A_12 matrix A_21`` of each level, (n_points, n_levels, q, q), for symmetric matrices (.., K, K).
+
+        Their upper triangles are never read.
+        """
+
+    def all_products(self, packed: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return `products`, and ``A_21 H B_1``, (n_points, K, p + 1), of H in both shapes."""
+        return self.products(packed), times_stack(self._back, first @ self._zx)
+
+    def _unpacked(self, packed):
+        """Return quadratics of each level from twice their entries beside the diagonal, and once those on it."""
+        packed = packed * np.where(self._pairs[0] == self._pairs[1], 1.0, 0.5)[:, None]
+        return unpack_symmetric(packed, self._q).transpose(0, 3, 1, 2)
+
+
+class SmallMap(ProductMap):
+    """Both by one dense matrix."""
+
+    def __init__(self, between: sp.csr_array, zx: np.ndarray):
+        super().__init__(between, zx)
+        rows = between.toarray().reshape(self._n_levels, self._q, self._size)
+        both = np.concatenate([rows, zx], axis=2)
+        k, m = self._pairs
+        of_pairs = rows[:, k, :, None] * both[:, m, None, :]
+        mixed = k != m
+        of_pairs[:, mixed] += rows[:, m[mixed], :, None] * both[:, k[mixed], None, :]
+        of_pairs = of_pairs.swapaxes(0, 1)  # (n_pairs, n_levels, K, K + p + 1)
+        self._map = of_pairs.reshape(len(k) * self._n_levels, -1)
+        # entries beside the diagonal of a lower triangle count twice
+        twice = np.tril(2.0 * of_pairs[..., : self._size]) - of_pairs[..., : self._size] * np.eye(self._size)
+        self._twice = np.ascontiguousarray(twice.reshape(len(k) * self._n_levels, -1).T)
+
+    def products(self, packed: np.ndarray) -> np.ndarray:
+        """Return ``A_21 H A_12``; see `ProductMap`."""
+        return self._both(packed)[:, :, : self._size]
+
+    def all_products(self, packed: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # noqa: ARG002
+        """Return ``A_21 H A_12`` and ``A_21 H B_1``; see `ProductMap`."""
+        both = self._both(packed)
+        return both[:, :, : self._size].copy(), both[:, :, self._size :]
+
+    def quadratics(self, matrices: np.ndarray) -> np.ndarray:
+        """Return ``A_12 matrix A_21`` of each level; see `ProductMap`."""
+        packed = matrices.reshape(len(matrices), -1) @ self._twice
+        return self._unpacked(packed.reshape(len(matrices), -1, self._n_levels))
+
+    def _both(self, packed):
+        return (packed.reshape(len(packed), -1) @ self._map).reshape(len(packed), self._size, -1)
+
+
+class SparseMap(ProductMap):
     """``A_21 H A_12`` as a sparse map of the entries of H, level by level, and its transpose."""
 
-    def __init__(self, between: sp.csr_array, q: int):
-        self._q, self._size = q, between.shape[1]
-        n_levels = between.shape[0] // q
+    def __init__(self, between: sp.csr_array, zx: np.ndarray):
+        super().__init__(between, zx)
+        q = self._q
+        n_levels = self._n_levels
         of_level = between[np.arange(n_levels) * q]
         counts, columns = np.diff(of_level.indptr).astype(np.int64), of_level.indices
         values = np.stack([between.data[_entries(between, q, k)] for k in range(q)])  # (q, n_entries)
@@ -85,7 +165,6 @@ class SparseMap:
         flat = columns[left].astype(np.int64) * self._size + columns[right]  # columns rise within a level: lower
         numbers = np.int32 if max(self._size**2, MOST_ENTRIES) < 2**31 else np.int64  # half the memory to read
         data = []
-        self._pairs = lower_indices(q)
         for k, m in zip(*self._pairs, strict=True):
             of_pair = values[k, left] * values[m, right]
             data.append(of_pair if k == m else of_pair + values[m, left] * values[k, right])
@@ -100,21 +179,15 @@ class SparseMap:
         by_level.data *= np.where(by_level.indices % (self._size + 1) == 0, 1.0, 2.0)
         self._twice = by_level.T
 
-    def products(self, first: np.ndarray) -> np.ndarray:
-        """Return lower triangles of ``A_21 H A_12``, (n_points, K, K), of packed H (n_points, n_pairs, n_levels)."""
-        of_entries = _times_each(self._map, first.reshape(len(first), -1))
-        return of_entries.reshape(len(first), self._size, self._size)
+    def products(self, packed: np.ndarray) -> np.ndarray:
+        """Return lower triangles of ``A_21 H A_12``; see `ProductMap`."""
+        of_entries = _times_each(self._map, packed.reshape(len(packed), -1))
+        return of_entries.reshape(len(packed), self._size, self._size)
 
     def quadratics(self, matrices: np.ndarray) -> np.ndarray:
-        """Return ``A_12 matrix A_21`` of each level, (n_points, n_levels, q, q), for symmetric matrices (.., K, K).
-
-        Their upper triangles are never read.
-        """
-        packed = _times_each(self._twice, matrices.reshape(len(matrices), -1)).reshape(
-            len(matrices), len(self._pairs[0]), -1
-        )
-        packed = packed * np.where(self._pairs[0] == self._pairs[1], 1.0, 0.5)[:, None]
-        return unpack_symmetric(packed, self._q).transpose(0, 3, 1, 2)
+        """Return ``A_12 matrix A_21`` of each level; see `ProductMap`."""
+        packed = _times_each(self._twice, matrices.reshape(len(matrices), -1))
+        return self._unpacked(packed.reshape(len(matrices), -1, self._n_levels))
 
 
 def _times_each(matrix, vectors):
@@ -133,13 +206,12 @@ def _entries(between, q, k):
     return np.arange(counts.sum()) + np.repeat(starts - offset, counts) if n_levels else np.zeros(0, dtype=int)
 
 
-class DenseMap:
+class DenseMap(ProductMap):
     """The same by dense products, a stretch of levels at a time."""
 
-    def __init__(self, between: sp.csr_array, q: int):
-        self._between, self._q, self._size = between, q, between.shape[1]
-        self._n_levels = between.shape[0] // q
-        self._width = max(1, DENSE_NUMBERS // (q * self._size))
+    def __init__(self, between: sp.csr_array, zx: np.ndarray):
+        super().__init__(between, zx)
+        self._width = max(1, DENSE_NUMBERS // (self._q * self._size))
 
     def _stretches(self):
         for start in range(0, self._n_levels, self._width):
@@ -147,17 +219,17 @@ class DenseMap:
             rows = self._between[levels.start * self._q : levels.stop * self._q].toarray()
             yield levels, rows.reshape(-1, self._q, self._size)
 
-    def products(self, first: np.ndarray) -> np.ndarray:
-        """Return ``A_21 H A_12``; see `SparseMap`."""
-        total = np.zeros((len(first), self._size, self._size))
-        blocks = unpack_symmetric(first, self._q).transpose(0, 3, 1, 2)
+    def products(self, packed: np.ndarray) -> np.ndarray:
+        """Return ``A_21 H A_12``; see `ProductMap`."""
+        total = np.zeros((len(packed), self._size, self._size))
+        blocks = unpack_symmetric(packed, self._q).transpose(0, 3, 1, 2)
         for levels, rows in self._stretches():
             for sum_so_far, block in zip(total, blocks, strict=True):
                 sum_so_far += rows.reshape(-1, self._size).T @ (block[levels] @ rows).reshape(-1, self._size)
         return total
 
     def quadratics(self, matrices: np.ndarray) -> np.ndarray:
-        """Return ``A_12 matrix A_21`` of each level; see `SparseMap`."""
+        """Return ``A_12 matrix A_21`` of each level; see `ProductMap`."""
         out = np.empty((len(matrices), self._n_levels, self._q, self._q))
         for of_matrix, lower in zip(out, matrices, strict=True):
             matrix = symmetric(lower)
@@ -165,6 +237,16 @@ class DenseMap:
                 products = (rows.reshape(-1, self._size) @ matrix).reshape(rows.shape)
                 of_matrix[levels] = products @ rows.swapaxes(1, 2)
         return out
+
+
+def times_stack(matrix, stack):
+    """Return a matrix (a, b) times each of a stack (n_points, .., m) of b rows each, (n_points, a, m)."""
+    n_points, m = len(stack), stack.shape[-1]
+    stack = stack.reshape(n_points, -1, m)
+    if n_points == 1:
+        return (matrix @ stack[0])[None]
+    side_by_side = stack.transpose(1, 0, 2).reshape(-1, n_points * m)
+    return (matrix @ side_by_side).reshape(-1, n_points, m).transpose(1, 0, 2)
 
 
 def symmetric(lower: np.ndarray) -> np.ndarray:

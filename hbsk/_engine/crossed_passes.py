@@ -1,7 +1,7 @@
 """Several grouping factors, few effects beside the largest: the Schur complement as a dense matrix, factorised.
 
 Symbols are those of `hbsk._engine.schur_passes`, with ``S = U' U`` and ``V = U'^-1 Lambda_2' B~``. R is linear in the
-entries of H: a sparse map, built once.
+entries of H: a map, built once.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from hbsk._engine.crossed_maps import product_map, symmetric
+from hbsk._engine.crossed_maps import product_map, symmetric, times_stack
 from hbsk._engine.crossed_sums import CrossedSums
 from hbsk._engine.group_algebra import nonnegative, relative_inverse, unpack_symmetric
 from hbsk._engine.krylov_passes import PROBES, probe_columns
-from hbsk._engine.schur_passes import Effects, SchurPasses, times_stack
+from hbsk._engine.schur_passes import Effects, SchurPasses
 
 # Effects beside the largest factor: 4,500 take about a second for each Cholesky factor, and 160 MB for each matrix.
 MOST_REMAINING = 4_500
@@ -87,7 +87,7 @@ class CrossedPasses(SchurPasses):
     @cached_property
     def _map(self):
         """``A_21 H A_12`` as a map of H."""
-        return product_map(self.between, self._zz.shape[1])
+        return product_map(self.between, self._zx)
 
     @property
     def is_cheap(self) -> bool:
@@ -144,7 +144,7 @@ class CrossedPasses(SchurPasses):
         lambdas = [blocks[f] for f in self.order[1:]]
         packed = relative_inverse(self.sums.factors[self.order[0]].zz, np.ascontiguousarray(blocks[self.order[0]]))
         first = unpack_symmetric(packed, self._zz.shape[1]).transpose(0, 3, 1, 2)
-        rest = self._map.products(packed)
+        rest, of_columns = self._map.all_products(packed, first)
         np.subtract(self._rest_zz, rest, out=rest)  # the lower triangle is right
         if self._is_scalar:
             scale, matrix = self._rest_scale(lambdas), rest
@@ -156,7 +156,7 @@ class CrossedPasses(SchurPasses):
             half = self._times(rest, lambdas, transpose=True)
             matrix = self._times(np.ascontiguousarray(half.swapaxes(1, 2)), lambdas, transpose=True)
         matrix.reshape(len(matrix), -1)[:, :: self.n_remaining + 1] += 1.0
-        reduced = self._rest_zx - times_stack(self.between.T, first @ self._zx)
+        reduced = self._rest_zx - of_columns
         root, white, log_det = _factorised(matrix, self._times(reduced, lambdas, transpose=True))
         return Complement(first, lambdas, rest, root, reduced, white, log_det)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import accumulate, combinations, pairwise
 
 import numpy as np
 
@@ -85,8 +85,8 @@ class CrossedSums:
     @property
     def columns(self) -> list[slice]:
         """Where the varying columns of each factor stand among all of them."""
-        ends = np.cumsum([0, *(factor.n_varying for factor in self.factors)])
-        return [slice(int(start), int(stop)) for start, stop in pairwise(ends)]
+        ends = accumulate((factor.n_varying for factor in self.factors), initial=0)
+        return [slice(start, stop) for start, stop in pairwise(ends)]
 
     def mixed(self, varying: np.ndarray) -> CrossedSums:
         """Return the sums of the varying columns ``Z @ varying``, block diagonal in the factors; see `GroupSums`."""

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hbsk._engine.crossed_maps import between_factors, rest_products
+from hbsk._engine.crossed_maps import between_factors, rest_products, times_stack
 from hbsk._engine.crossed_sums import CrossedSums
 from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.group_passes import GroupPasses
@@ -107,6 +107,7 @@ class SchurPasses(ABC):
         self._rest_zz: Any
         self._rest_zz, self._rest_zx = rest_products(sums, others, self.starts, self.n_remaining)
         self.between = between_factors(sums, zero, others, self.starts, self.n_remaining)
+        self._back = self.between.T
         self._is_scalar = all(factor.n_varying == 1 for factor in sums.factors)
         self._rest_counts = [sums.factors[f].n_groups for f in others]
         self._kept: dict[bytes, Any] | None = None
@@ -241,21 +242,19 @@ class SchurPasses(ABC):
             q = self.sums.factors[f].n_varying
             rows = slice(self.starts[f], self.starts[f] + self.sums.factors[f].n_groups * q)
             of_levels = left[:, rows].reshape(len(factor), -1, q, n_columns)
-            fit = np.einsum("mjka,mab,mjlb->mkl", of_levels, adjoint, of_levels, optimize=True) @ block
             at = self.sums.columns[f]
-            gradient[:, at, at] = fit - trace
+            gradient[:, at, at] = _forms(of_levels, adjoint) @ block - trace
         first_left = self._zx - self._zz @ first_solved
         first_left -= times_stack(self.between, rest_solved).reshape(first_left.shape)
         taken = np.eye(self._zz.shape[1]) - self._zz @ complement.first  # (I + A_j S_0)^-1
         trace = np.sum(self._zz @ taken.swapaxes(2, 3) - taken @ across @ taken.swapaxes(2, 3), axis=1)
-        fit = np.einsum("mjka,mab,mjlb->mkl", first_left, adjoint, first_left, optimize=True)
         at = self.sums.columns[zero]
-        gradient[:, at, at] = (fit - trace) @ factor[:, at, at]
+        gradient[:, at, at] = (_forms(first_left, adjoint) - trace) @ factor[:, at, at]
         return gradient
 
     def _rest_left(self, complement: Any, rest_solved, first_solved) -> np.ndarray:  # noqa: ARG002 - of that itself
         """Return ``G_2 = B_2 - A_22 U_2 - A_21 U_1``, (n_points, K, p + 1)."""
-        return self._rest_zx - times_stack(self._rest_zz, rest_solved) - times_stack(self.between.T, first_solved)
+        return self._rest_zx - times_stack(self._rest_zz, rest_solved) - times_stack(self._back, first_solved)
 
     def complements_at(self, factor: np.ndarray) -> Iterator[tuple[Any, np.ndarray]]:
         """Yield Schur complements and ``Phi B`` of the rest, (.., K, p + 1), of some of several Lambda at a time."""
@@ -305,6 +304,14 @@ class SchurPasses(ABC):
         return out
 
 
+def _forms(left, adjoint):
+    """Return ``sum_j G_j N G_j'``, (n_points, q, q), of G (n_points, n_levels, q, p + 1) and N."""
+    n_points, _, q, n_columns = left.shape
+    moved = (left.reshape(n_points, -1, n_columns) @ adjoint).reshape(left.shape)
+    moved, left = (part.swapaxes(1, 2).reshape(n_points, q, -1) for part in (moved, left))
+    return moved @ left.swapaxes(1, 2)
+
+
 def alone(stacked, m=0):
     """Return one of stacked points of a NamedTuple."""
     parts = []
@@ -322,13 +329,3 @@ def stacked(one):
         of_one = [x[None] if isinstance(x, np.ndarray) else np.array([x]) for x in of_one]
         parts.append(of_one if isinstance(part, list) else of_one[0])
     return type(one)(*parts)
-
-
-def times_stack(matrix, stack):
-    """Return a matrix (a, b) times each of a stack (n_points, .., m) of b rows each, (n_points, a, m)."""
-    n_points, m = len(stack), stack.shape[-1]
-    stack = stack.reshape(n_points, -1, m)
-    if n_points == 1:
-        return (matrix @ stack[0])[None]
-    side_by_side = stack.transpose(1, 0, 2).reshape(-1, n_points * m)
-    return (matrix @ side_by_side).reshape(-1, n_points, m).transpose(1, 0, 2)
