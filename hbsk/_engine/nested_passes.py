@@ -154,6 +154,7 @@ class NestedPasses:
                 found.append(parent[found[-1]])
             self.ancestors.append(found)
         self._q = [sums.factors[f].n_varying for f in self.order]
+        self._kept: dict[bytes, tuple[np.ndarray, list[Stage]]] | None = None
         self._sort(chain)
         self._first = GroupPasses(sums.factors[self.order[0]])
         self._products = [self._own_products(i) for i in range(len(self.order))]
@@ -225,10 +226,13 @@ class NestedPasses:
         self._counts = np.bincount(cell, minlength=len(first)).astype(float)
         self._lower, self._maps = lower[:, :, first], congruences(lower[:, :, first])
         n_outer, n_above = sum(self._q[1:]), self._n_above[0]
-        self._pairs = [(a, b) for a in range(n_outer) for b in range(a, rotated.shape[1])]
+        self._pairs = np.triu_indices(n_outer, m=rotated.shape[1])
+        self._pair_of = np.zeros((n_outer, rotated.shape[1]), dtype=int)  # both halves of what is symmetric
+        self._pair_of[self._pairs] = np.arange(len(self._pairs[0]))
+        self._pair_of[:, :n_outer] = np.maximum(self._pair_of[:, :n_outer], self._pair_of[:, :n_outer].T)
         values, explained = [], np.empty((n_outer, rotated.shape[1], n_above))
         at_row, at_column = [], []
-        for number, (a, b) in enumerate(self._pairs):
+        for number, (a, b) in enumerate(zip(*self._pairs, strict=True)):
             explained[a, b] = self._sum_up(0, np.sum(rotated[:, a] * rotated[:, b], axis=0))
             if b < n_outer:
                 explained[b, a] = explained[a, b]
@@ -237,7 +241,7 @@ class NestedPasses:
                 values.append(both if k == m else both + rotated[m, a] * rotated[k, b])
                 at_row.append(number * n_above + self._parent[0])
                 at_column.append(i * len(first) + cell)
-        shape = (len(self._pairs) * n_above, len(row) * len(first))
+        shape = (len(self._pairs[0]) * n_above, len(row) * len(first))
         self._map = sp.csr_array((np.concatenate(values), (np.concatenate(at_row), np.concatenate(at_column))), shape)
         self._map_transposed = self._map.T.tocsr()
         for i, of_stage in self._by_stage(1, explained):
@@ -258,7 +262,9 @@ class NestedPasses:
         at = self.sums.columns[self.order[0]]
         log_det, reduced = self._first.reduce(np.ascontiguousarray(factor[:, at, at]))
         for block in self._blocks(len(factor)):
-            self._stages(factor[block], log_det[block], reduced[block])
+            stages = self._stages(factor[block], log_det[block], reduced[block])
+            if self._kept is not None:
+                self._kept[factor[block].tobytes()] = stages
             if self.watch is not None:
                 self.watch(block.stop - block.start)
         beyond = ~np.isfinite(log_det)  # where Lambda leaves floating point
@@ -266,9 +272,13 @@ class NestedPasses:
         return log_det, reduced
 
     @contextmanager
-    def kept(self, n_points: int = 1, numbers: float = 0.0) -> Iterator[None]:  # noqa: ARG002 - evaluations cost too little
-        """Keep nothing; see `CrossedPasses.kept`."""
-        yield
+    def kept(self, n_points: int = 1, numbers: float = 0.0) -> Iterator[None]:  # noqa: ARG002 - laws cost too little
+        """Keep the stages of points that are reduced for their gradient; see `SchurPasses.kept`."""
+        self._kept = {} if n_points <= self._width else None
+        try:
+            yield
+        finally:
+            self._kept = None
 
     def factor_gradient(self, factor: np.ndarray, adjoint: np.ndarray) -> np.ndarray:
         """Return d log p(y) / d Lambda, (n_points, q, q), block diagonal; see `GroupPasses.covariance_gradient`."""
@@ -301,9 +311,8 @@ class NestedPasses:
             shrunken = _inner(stage.inverse, stage.rotated)
             common, of_common = stage.rotated[:, n_outer:], shrunken[:, n_outer:]
             explained = _over_levels(common, common)
-            cleared = _cleared(np.moveaxis(reduced, 0, 2), np.moveaxis(explained, 0, 2))
-            reduced[...] = np.moveaxis(cleared, 2, 0)
-            reduced += _over_levels(common, of_common)
+            cleared = _cleared(reduced.transpose(1, 2, 0), explained.transpose(1, 2, 0))
+            reduced[...] = cleared.transpose(2, 0, 1) + _over_levels(common, of_common)
             if n_outer:
                 rows = stage.rotated[:, :n_outer]
                 explained = self._sum_up(i, np.einsum("kamj,kbmj->abmj", rows, stage.rotated))
@@ -316,20 +325,18 @@ class NestedPasses:
 
     def _products_by_level(self, first):
         """Return [A V] of every outer factor, (q, q + t, n_points, n_levels), the innermost eliminated."""
-        n_points, n_outer = len(first), sum(self._q[1:])
+        n_points = len(first)
         sums = self._map @ np.ascontiguousarray(first.reshape(n_points, -1).T)
-        sums = np.ascontiguousarray(sums.reshape(len(self._pairs), -1, n_points).swapaxes(1, 2))
-        rows = np.empty((n_outer, n_outer + len(self.sums.xx), *sums.shape[1:]))
-        for (a, b), of_pair in zip(self._pairs, sums, strict=True):
-            rows[a, b] = of_pair
-            if b < n_outer:
-                rows[b, a] = of_pair
+        rows = sums.reshape(len(self._pairs[0]), -1, n_points).swapaxes(1, 2)[self._pair_of]
         return {i: self._products[i][:, :, None] + of_stage for i, of_stage in self._by_stage(1, rows)}
 
     def _gradient(self, factor, adjoint):
         zero = self.sums.columns[self.order[0]]
         n_points = len(factor)
-        first, stages = self._stages(factor, np.zeros(n_points), np.zeros((n_points, *self.sums.xx.shape)))
+        known = self._kept.pop(factor.tobytes(), None) if self._kept else None
+        if known is None:
+            known = self._stages(factor, np.zeros(n_points), np.zeros((n_points, *self.sums.xx.shape)))
+        first, stages = known
         covariances = self._covariances(factor)
         gradient = np.zeros_like(factor)
         of_common = np.moveaxis(adjoint, 0, 2)  # (p + 1, p + 1, n_points)
@@ -357,7 +364,8 @@ class NestedPasses:
     def _first_gradient(self, first, rows):
         """Return what the outer factors add to the gradient in S of the innermost factor."""
         q, n_points = self._q[0], len(first)
-        weights = np.stack([(1.0 if a == b else 2.0) * rows[a, b].T for a, b in self._pairs])
+        twice = np.where(self._pairs[0] == self._pairs[1], 1.0, 2.0)
+        weights = twice[:, None, None] * rows[self._pairs].swapaxes(1, 2)
         crossed = self._map_transposed @ weights.reshape(-1, n_points)
         crossed = np.ascontiguousarray(crossed.T).reshape(first.shape)
         row, column = lower_indices(q)
