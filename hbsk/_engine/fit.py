@@ -30,10 +30,10 @@ MANY_CELLS = 10_000
 # Of all nodes there so many stand for all of them: what is asked of a posterior costs as much for every node, and most
 # have next to no weight.
 MANY_KEPT = 2_048
-# Shares of the sd between groups, common columns left aside, at which the search for the mode may begin; and ends and
-# numbers of those that one sd has, or two have each.
+# Shares of the sd between groups, common columns left aside, at which the search for the mode may begin; and ends of a
+# fine grid, with the numbers of those that one sd has, or two have each.
 START_SHARES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.03, 0.01, 1e-3, 1e-4)
-FINE_SHARES, N_FINE_SHARES = (1.4, 0.2), {1: 24, 2: 7}
+FINE_SHARES = (1.4, 0.2), {1: 24, 2: 7}
 # The coordinate of a correlation: a third of its law lies beyond one.
 START_CORRELATIONS = (-1.0, 0.0, 1.0)
 
@@ -239,8 +239,8 @@ def _start(model: MarginalModel) -> np.ndarray:
     step = model.passes.n_cells // MANY_CELLS
     if step >= 2:
         few = model.thinned(step)
-        return find_mode(few.value_and_gradient, best_of(few, start_candidates(few, fine=points_are_cheap(few))))[0]
-    return best_of(model, start_candidates(model, fine=points_are_cheap(model)))
+        return find_mode(few.value_and_gradient, best_of(few, start_candidates(few, FINE_SHARES)))[0]
+    return best_of(model, start_candidates(model, FINE_SHARES))
 
 
 def best_of(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
@@ -249,12 +249,18 @@ def best_of(model: MarginalModel, candidates: np.ndarray) -> np.ndarray:
     return candidates[np.argmax(np.where(np.isnan(log_density), -np.inf, log_density))]
 
 
-def start_candidates(model: MarginalModel, *, fine: bool = False) -> np.ndarray:
+def start_candidates(model: MarginalModel, fine: tuple[tuple[float, float], dict[int, int]]) -> np.ndarray:
     """Return points, (n, d), with group sds from what all variance between groups would be down to a trifle of it.
 
     Where common columns explain what differs between groups the search would have a long way from the largest, along
-    which correlations near one catch it. A correlation is on either side too; a ``fine`` grid has shares of each of two
+    which correlations near one catch it. A correlation is on either side too; a fine grid has shares of each of few
     sds, and saves steps where points cost nothing.
+
+    Parameters
+    ----------
+    model : MarginalModel
+    fine : tuple of (tuple of float, dict of int to int)
+        Largest and smallest share of the grid, and how many each sd has, by the number of sds.
     """
     sums, parameters = model.sums, model.parameters
     q = parameters.n_varying
@@ -271,8 +277,9 @@ def start_candidates(model: MarginalModel, *, fine: bool = False) -> np.ndarray:
     at = list(parameters.sd_coordinates)
     shares = np.repeat(np.log(START_SHARES)[:, None], len(at), axis=1)
     correlations = START_CORRELATIONS if parameters.n_correlations == 1 else [0.0]
-    if fine and len(at) in N_FINE_SHARES:
-        apart = np.log(np.geomspace(*FINE_SHARES, N_FINE_SHARES[len(at)]))
+    ends, n_shares = fine
+    if len(at) in n_shares and points_are_cheap(model):
+        apart = np.log(np.geomspace(*ends, n_shares[len(at)]))
         shares = np.concatenate([shares, np.stack(np.meshgrid(*[apart] * len(at)), axis=-1).reshape(-1, len(at))])
     candidates = np.tile(start, (len(correlations), len(shares), 1))
     # logarithms of sds, but where they are so small that the data cannot tell
