@@ -56,7 +56,8 @@ FINE_NODES = 1_024
 # Share of the error of squared distances that counts for many effects: of few nodes it says ten times what is true.
 ERROR_OF_SPREADS = 0.2
 # Where the search for the mode may begin (see `start_candidates`): one factor may have all that is between levels, and
-# more. (Over 44 designs of two factors 2.2 looks instead of the 2.3 of one factor's grid; of three, 3.2 instead of 4.6.)
+# more. (Looks, over 52 designs of two factors, 2.2 instead of the 2.3 of one factor's grid; of three, 3.2 instead of
+# 4.6.)
 FINE_SHARES = (2.0, 0.2), {2: 8, 3: 4}
 # Search for the mode: size of the gradient, in posterior sds by its own curvature, at which one step is taken unseen.
 CLOSE_TO_MODE = 0.1

@@ -14,12 +14,14 @@ from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 MOST_ENTRIES = 20_000_000
 # Numbers of a dense stretch of A_12.
 DENSE_NUMBERS = 2**22
-# Numbers of a dense map up to which it is one (0.5 MB): a fit of 24 and 6 levels is quicker by a twentieth.
+# Numbers of a dense map up to which there is one (0.5 MB): products at 3 and at 512 points take a sixth of the time of
+# sparse ones where levels meet all others, and two thirds where they meet a tenth of them. Numbers of a dense A_12.
 SMALL_NUMBERS = 2**16
+SMALL_BETWEEN = 2**14
 
 
-def rest_products(sums, others, starts, size) -> tuple[sp.csr_array, np.ndarray]:
-    """Return ``A_22``, (K, K), sparse, and ``B_2``, (K, p + 1)."""
+def rest_products(sums, others, starts) -> tuple[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]], np.ndarray]:
+    """Return ``A_22``, (K, K), as entries with their rows and columns, and ``B_2``, (K, p + 1)."""
     values, rows, columns, products = [], [], [], []
     for i, f in enumerate(others):
         own = sums.factors[f]
@@ -39,7 +41,7 @@ def rest_products(sums, others, starts, size) -> tuple[sp.csr_array, np.ndarray]
                     rows += at
                     columns += at[::-1]
     where = (np.concatenate(rows), np.concatenate(columns))
-    return sp.csr_array((np.concatenate(values), where), shape=(size, size)), np.concatenate(products)
+    return (np.concatenate(values), where), np.concatenate(products)
 
 
 def between_factors(sums, zero, others, starts, size) -> sp.csr_array:
@@ -84,7 +86,7 @@ class ProductMap(ABC):
     """``A_21 H [A_12 B_1]``, and ``A_12 P A_21`` of each level."""
 
     def __init__(self, between: sp.csr_array, zx: np.ndarray):
-        self._between, self._back, self._zx = between, between.T, zx
+        self._between, self._zx = between, zx
         self._n_levels, self._q, _ = zx.shape
         self._size = between.shape[1]
         self._pairs = lower_indices(self._q)
@@ -102,7 +104,7 @@ class ProductMap(ABC):
 
     def all_products(self, packed: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return `products`, and ``A_21 H B_1``, (n_points, K, p + 1), of H in both shapes."""
-        return self.products(packed), times_stack(self._back, first @ self._zx)
+        return self.products(packed), times_stack(self._between.T, first @ self._zx)
 
     def _unpacked(self, packed):
         """Return quadratics of each level from twice their entries beside the diagonal, and once those on it."""

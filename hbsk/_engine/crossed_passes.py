@@ -78,11 +78,16 @@ class CrossedPasses(SchurPasses):
 
     def __init__(self, sums: CrossedSums):
         super().__init__(sums)
-        self._rest_zz = self._rest_zz.toarray()
         self._probes: np.ndarray | None = None
         self.n_cells += self.n_remaining**3 // CUBED_REMAINING_PER_GROUP
         numbers = (self.n_remaining + self._zx.shape[2]) ** 2 + self._zx.size
         self._width = max(1, BLOCK_NUMBERS // numbers)
+
+    def _matrix_of(self, entries) -> np.ndarray:
+        values, where = entries
+        matrix = np.zeros((self.n_remaining, self.n_remaining))
+        matrix[where] = values
+        return matrix
 
     @cached_property
     def _map(self):

@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hbsk._engine.crossed_maps import rest_products
+from hbsk._engine.crossed_maps import dense, rest_products
 from hbsk._engine.crossed_passes import CrossedPasses
 from hbsk._engine.crossed_sums import CrossedSums
 from hbsk._engine.group_algebra import ROUNDING
@@ -262,8 +262,8 @@ def _with_columns_of_hubs(sums, others, hubs) -> CrossedSums:
     """Return the sums of the other factors, the varying columns of hubs, level by level, before the common ones."""
     sizes = [sums.factors[f].n_groups * sums.factors[f].n_varying for f in hubs]
     starts = {f: int(start) for f, start in zip(hubs, np.cumsum([0, *sizes]), strict=False)}
-    own, beside = rest_products(sums, hubs, starts, sum(sizes))
-    xx = np.block([[own.toarray(), beside], [beside.T, sums.xx]])
+    own, beside = rest_products(sums, hubs, starts)
+    xx = np.block([[dense(own, (sum(sizes), sum(sizes))), beside], [beside.T, sums.xx]])
     factors = []
     for f in others:
         factor = sums.factors[f]

@@ -27,8 +27,9 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.sparse as sp
 
-from hbsk._engine.crossed_maps import between_factors, rest_products, times_stack
+from hbsk._engine.crossed_maps import SMALL_BETWEEN, between_factors, rest_products, times_stack
 from hbsk._engine.crossed_sums import CrossedSums
 from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.group_passes import GroupPasses
@@ -104,10 +105,12 @@ class SchurPasses(ABC):
         self._first = GroupPasses(sums.factors[zero])
         self._zz = np.ascontiguousarray(sums.factors[zero].zz.transpose(2, 0, 1))
         self._zx = np.ascontiguousarray(sums.factors[zero].zx.transpose(2, 0, 1))
-        self._rest_zz: Any
-        self._rest_zz, self._rest_zx = rest_products(sums, others, self.starts, self.n_remaining)
+        entries, self._rest_zx = rest_products(sums, others, self.starts)
+        self._rest_zz = self._matrix_of(entries)
         self.between = between_factors(sums, zero, others, self.starts, self.n_remaining)
-        self._back = self.between.T
+        few = self.between.shape[0] * self.n_remaining <= SMALL_BETWEEN
+        self._across: Any = self.between.toarray() if few else self.between
+        self._back = self._across.T
         self._is_scalar = all(factor.n_varying == 1 for factor in sums.factors)
         self._rest_counts = [sums.factors[f].n_groups for f in others]
         self._kept: dict[bytes, Any] | None = None
@@ -124,6 +127,10 @@ class SchurPasses(ABC):
     @abstractmethod
     def numbers_kept(self) -> float:
         """How many numbers the law of all effects takes at one point."""
+
+    def _matrix_of(self, entries: tuple) -> Any:
+        """Return ``A_22``, (K, K), of entries with their rows and columns."""
+        return sp.csr_array(entries, shape=(self.n_remaining, self.n_remaining))
 
     @property
     def _numbers_held(self) -> float:
@@ -228,7 +235,7 @@ class SchurPasses(ABC):
     def _solved(self, complement: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return ``Phi B`` of the rest, (n_points, K, p + 1), and of factor 0, (n_points, n_groups, q, p + 1)."""
         rest = self._rest_solved(complement)
-        across = times_stack(self.between, rest).reshape(len(rest), *self._zx.shape)
+        across = times_stack(self._across, rest).reshape(len(rest), *self._zx.shape)
         return rest, complement.first @ (self._zx - across)
 
     def _gradient(self, factor, adjoint):
@@ -245,7 +252,7 @@ class SchurPasses(ABC):
             at = self.sums.columns[f]
             gradient[:, at, at] = _forms(of_levels, adjoint) @ block - trace
         first_left = self._zx - self._zz @ first_solved
-        first_left -= times_stack(self.between, rest_solved).reshape(first_left.shape)
+        first_left -= times_stack(self._across, rest_solved).reshape(first_left.shape)
         taken = np.eye(self._zz.shape[1]) - self._zz @ complement.first  # (I + A_j S_0)^-1
         trace = np.sum(self._zz @ taken.swapaxes(2, 3) - taken @ across @ taken.swapaxes(2, 3), axis=1)
         at = self.sums.columns[zero]

@@ -173,9 +173,15 @@ def _corners(d):
     return CORNER * np.concatenate(list(_on_pairs(np.stack([-np.eye(d), np.eye(d)]))))
 
 
+@lru_cache(maxsize=16)
+def _pairs_of_axes(d):
+    """Return the later and the earlier axis of each pair."""
+    return np.tril_indices(d, -1)
+
+
 def _on_pairs(on_axes):
     """Yield the sums of what two sides of different axes have, for each pair of sides; ``on_axes`` is (2, d, ...)."""
-    i, j = np.tril_indices(on_axes.shape[1], -1)
+    i, j = _pairs_of_axes(on_axes.shape[1])
     for one in on_axes:
         for other in on_axes:
             yield one[i] + other[j]
@@ -193,7 +199,7 @@ def _missed(on_axes, at_corners):
 def _widening(on_axes, at_corners):
     """Return what `SplitT` calls widening, or None, of drops of the log density as in `_missed`."""
     d = on_axes.shape[1]
-    later, earlier = np.tril_indices(d, -1)
+    later, earlier = _pairs_of_axes(d)
     # the fall along the later axis: side of it, side of the earlier one, pair of axes
     fall = at_corners.reshape(2, 2, -1) - on_axes[:, earlier]
     ratio = np.maximum(on_axes[:, None, later], LEAST_FALL) / np.maximum(fall, LEAST_FALL)
