@@ -43,29 +43,27 @@ def conditional_quantile(grid, weight, level):
     cumulative = mass.copy(order="K")
     for step in range(1, mass.shape[1]):  # half the time of `cumsum`
         cumulative[:, step] += cumulative[:, step - 1]
+    target = level.T * cumulative[:, -1]  # (n_levels, n)
+    at = np.array([np.sum(cumulative < of_level[:, None], axis=1) for of_level in target])
+    at = np.minimum(at, mass.shape[1] - 1)
     row = np.arange(n)
-    quantiles = np.empty(level.shape)
-    for k in range(level.shape[1]):
-        target = level[:, k] * cumulative[:, -1]
-        at = np.minimum(np.sum(cumulative < target[:, None], axis=1), mass.shape[1] - 1)
-        here = mass[row, at]
-        share = np.clip((target - (cumulative[row, at] - here)) / np.maximum(here, 1e-300), 0.0, 1.0)
-        steepness = np.where(np.abs(slope[row, at]) < 1e-9, 1e-9, slope[row, at])
-        within = np.log1p(share * np.expm1(steepness)) / steepness
-        within -= curvature[row, at] / 12 * within * (1.0 - within) * (1.0 - 2.0 * within)
-        quantiles[:, k] = _cubic_at(grid, (at + within) / FINER)
-    return quantiles
+    here, steepness = mass[row, at], slope[row, at]
+    share = np.clip((target - (cumulative[row, at] - here)) / np.maximum(here, 1e-300), 0.0, 1.0)
+    steepness = np.where(np.abs(steepness) < 1e-9, 1e-9, steepness)
+    within = np.log1p(share * np.expm1(steepness)) / steepness
+    within -= curvature[row, at] / 12 * within * (1.0 - within) * (1.0 - 2.0 * within)
+    return np.ascontiguousarray(_cubic_at(grid, (at + within) / FINER).T)
 
 
 def _cubic_at(values, position):
-    """Return cubics through four neighbours in each row of values (n, n_grid), at positions (n,) counted in points."""
+    """Return cubics through four neighbours in rows of values (n, n_grid), at positions (.., n) counted in points."""
     first = np.clip(np.floor(position).astype(int) - 1, 0, max(values.shape[1] - 4, 0))
-    nearest = values[np.arange(len(values))[:, None], first[:, None] + np.arange(4)]
-    return np.sum(nearest * _lagrange(position - first).T, axis=1)
+    nearest = values[np.arange(len(values)), first + np.arange(4).reshape(-1, *[1] * first.ndim)]
+    return np.sum(nearest * _lagrange(position - first), axis=0)
 
 
 def _lagrange(u):
-    """Return the four cubic basis polynomials on the points 0 to 3, (4, n)."""
+    """Return the four cubic basis polynomials on the points 0 to 3, (4, ..)."""
     a, b, c, d = u, u - 1.0, u - 2.0, u - 3.0
     return np.stack([-b * c * d / 6, a * c * d / 2, -a * b * d / 2, a * b * c / 6])
 
