@@ -14,10 +14,9 @@ from hbsk._engine.group_algebra import lower_indices, unpack_symmetric
 MOST_ENTRIES = 20_000_000
 # Numbers of a dense stretch of A_12.
 DENSE_NUMBERS = 2**22
-# Numbers of a dense map up to which there is one (0.5 MB): products at 3 and at 512 points take a sixth of the time of
-# sparse ones where levels meet all others, and two thirds where they meet a tenth of them. Numbers of a dense A_12.
-SMALL_NUMBERS = 2**16
-SMALL_BETWEEN = 2**14
+# Numbers of a dense map up to which there is one (1 MB): products at 3 and at 512 points take a sixth of the time of
+# sparse ones where levels meet all others, and two thirds where they meet a tenth of them.
+SMALL_NUMBERS = 2**17
 
 
 def rest_products(sums, others, starts) -> tuple[tuple[np.ndarray, tuple[np.ndarray, np.ndarray]], np.ndarray]:
@@ -44,10 +43,9 @@ def rest_products(sums, others, starts) -> tuple[tuple[np.ndarray, tuple[np.ndar
     return (np.concatenate(values), where), np.concatenate(products)
 
 
-def between_factors(sums, zero, others, starts, size) -> sp.csr_array:
-    """Return ``A_12``, (n_groups q, K), sparse."""
-    own = sums.factors[zero]
-    q = own.n_varying
+def between_factors(sums, zero, others, starts) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """Return ``A_12``, (n_groups q, K), as entries with their rows and columns."""
+    q = sums.factors[zero].n_varying
     values, rows, columns = [], [], []
     for g in others:
         pair = sums.pair(zero, g)
@@ -57,35 +55,45 @@ def between_factors(sums, zero, others, starts, size) -> sp.csr_array:
                 rows.append(pair.first * q + k)
                 columns.append(starts[g] + pair.second * q_other + m)
                 values.append(pair.blocks[:, k, m])
-    at = (np.concatenate(rows), np.concatenate(columns))
-    between = sp.csr_array((np.concatenate(values), at), shape=(own.n_groups * q, size))
-    between.sort_indices()
-    return between
+    return np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))
 
 
-def product_map(between: sp.csr_array, zx: np.ndarray) -> ProductMap:
+def dense(entries: tuple[np.ndarray, tuple[np.ndarray, np.ndarray]], shape: tuple[int, int]) -> np.ndarray:
+    """Return a matrix of its entries, none of which is given twice."""
+    values, at = entries
+    matrix = np.zeros(shape)
+    matrix[at] = values
+    return matrix
+
+
+def are_few(zx: np.ndarray, size: int) -> bool:
+    """Whether matrices of levels with products ``B_1``, beside K effects, are dense."""
+    n_levels, q, n_columns = zx.shape
+    return n_levels * q * (q + 1) // 2 * size * (size + n_columns) <= SMALL_NUMBERS
+
+
+def product_map(between: np.ndarray | sp.csr_array, zx: np.ndarray) -> ProductMap:
     """Return the cheapest way to products: a dense map of few levels, or a sparse one unless it has too many entries.
 
     Parameters
     ----------
-    between : csr_array of shape (n_levels q, K)
-        ``A_12``.
+    between : ndarray or csr_array of shape (n_levels q, K)
+        ``A_12``, dense where products of levels are (`are_few`).
     zx : ndarray of shape (n_levels, q, p + 1)
         ``B_1``.
     """
-    n_levels, q, n_columns = zx.shape
-    pairs, size = q * (q + 1) // 2, between.shape[1]
-    if n_levels * pairs * size * (size + n_columns) <= SMALL_NUMBERS:
+    n_levels, q, _ = zx.shape
+    if isinstance(between, np.ndarray):
         return SmallMap(between, zx)
     by_level = np.diff(between.indptr)[::q].astype(float)
-    entries = np.sum(by_level * (by_level + 1) / 2) * pairs if n_levels else 0.0
+    entries = np.sum(by_level * (by_level + 1) / 2) * q * (q + 1) / 2 if n_levels else 0.0
     return SparseMap(between, zx) if entries <= MOST_ENTRIES else DenseMap(between, zx)
 
 
 class ProductMap(ABC):
     """``A_21 H [A_12 B_1]``, and ``A_12 P A_21`` of each level."""
 
-    def __init__(self, between: sp.csr_array, zx: np.ndarray):
+    def __init__(self, between, zx: np.ndarray):
         self._between, self._zx = between, zx
         self._n_levels, self._q, _ = zx.shape
         self._size = between.shape[1]
@@ -115,9 +123,9 @@ class ProductMap(ABC):
 class SmallMap(ProductMap):
     """Both by one dense matrix."""
 
-    def __init__(self, between: sp.csr_array, zx: np.ndarray):
+    def __init__(self, between: np.ndarray, zx: np.ndarray):
         super().__init__(between, zx)
-        rows = between.toarray().reshape(self._n_levels, self._q, self._size)
+        rows = between.reshape(self._n_levels, self._q, self._size)
         both = np.concatenate([rows, zx], axis=2)
         k, m = self._pairs
         of_pairs = rows[:, k, :, None] * both[:, m, None, :]

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.linalg import lapack
 
-from hbsk._engine.crossed_maps import product_map, symmetric, times_stack
+from hbsk._engine.crossed_maps import dense, product_map, symmetric, times_stack
 from hbsk._engine.crossed_sums import CrossedSums
 from hbsk._engine.group_algebra import nonnegative, relative_inverse, unpack_symmetric
 from hbsk._engine.krylov_passes import PROBES, probe_columns
@@ -84,15 +84,12 @@ class CrossedPasses(SchurPasses):
         self._width = max(1, BLOCK_NUMBERS // numbers)
 
     def _matrix_of(self, entries) -> np.ndarray:
-        values, where = entries
-        matrix = np.zeros((self.n_remaining, self.n_remaining))
-        matrix[where] = values
-        return matrix
+        return dense(entries, (self.n_remaining, self.n_remaining))
 
     @cached_property
     def _map(self):
         """``A_21 H A_12`` as a map of H."""
-        return product_map(self.between, self._zx)
+        return product_map(self._across, self._zx)
 
     @property
     def is_cheap(self) -> bool:
@@ -129,17 +126,18 @@ class CrossedPasses(SchurPasses):
         Zero, which is no bound, where rounding rules even so.
         """
         columns = [self.sums.columns[f] for f in self.order]
-        factor = np.zeros((1, self.sums.n_varying, self.sums.n_varying))
+        factor, inverse = np.zeros((2, 1, self.sums.n_varying, self.sums.n_varying))
         for f, at in zip(self.order, columns, strict=True):
             size = np.einsum("kkj->k", self.sums.factors[f].zz) / self.sums.factors[f].n_groups
-            factor[0, at, at] = np.diag(HARDLY_SHRUNKEN / np.sqrt(np.where(size > 0, size, 1.0)))
+            sd = HARDLY_SHRUNKEN / np.sqrt(np.where(size > 0, size, 1.0))
+            factor[0, at, at], inverse[0, at, at] = np.diag(sd), np.diag(1.0 / sd)
         complement = self._complements(factor)
         _, reduced = self._first.reduce(np.ascontiguousarray(factor[:, columns[0], columns[0]]))
         reduced -= complement.explained
         rest, first = self._solved(complement)
-        scaled = self._times(rest, [np.linalg.inv(factor[:, at, at]) for at in columns[1:]])[0]
-        of_first = np.linalg.inv(factor[0, columns[0], columns[0]]) @ first[0]
-        penalty = scaled.T @ scaled + np.einsum("jka,jkb->ab", of_first, of_first)
+        scaled = self._times(rest, [inverse[:, at, at] for at in columns[1:]])[0]
+        of_first = (inverse[0, columns[0], columns[0]] @ first[0]).reshape(-1, first.shape[-1])
+        penalty = scaled.T @ scaled + of_first.T @ of_first
         left = reduced[0] - penalty
         return nonnegative(left, np.diag(self.sums.xx)) if np.isfinite(left).all() else np.zeros_like(left)
 
@@ -225,7 +223,7 @@ class CrossedPasses(SchurPasses):
             else:
                 parts = [part[:, rows].reshape(n_points, n, q, n_probes) for part in (of_rest, half)]
                 traces.append(np.einsum("mjkz,mjlz->mkl", *parts, optimize=True) / n_probes)
-        across = times_stack(self.between, scaled).reshape(n_points, -1, self._zz.shape[1], n_probes)
+        across = times_stack(self._across, scaled).reshape(n_points, -1, self._zz.shape[1], n_probes)
         return traces, np.einsum("mjkz,mjlz->mjkl", across, across, optimize=True) / n_probes
 
     def _exact_traces(self, complement):

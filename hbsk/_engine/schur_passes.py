@@ -24,12 +24,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse as sp
 
-from hbsk._engine.crossed_maps import SMALL_BETWEEN, between_factors, rest_products, times_stack
+from hbsk._engine.crossed_maps import are_few, between_factors, dense, rest_products, times_stack
 from hbsk._engine.crossed_sums import CrossedSums
 from hbsk._engine.drawn_covariance import DrawnCovariance
 from hbsk._engine.group_passes import GroupPasses
@@ -82,8 +83,6 @@ class SchurPasses(ABC):
         K.
     starts : dict of int to int
         Where the effects of a factor that remains begin.
-    between : csr_array of shape (n_groups q, K)
-        ``A_12``.
     """
 
     how: str
@@ -107,14 +106,22 @@ class SchurPasses(ABC):
         self._zx = np.ascontiguousarray(sums.factors[zero].zx.transpose(2, 0, 1))
         entries, self._rest_zx = rest_products(sums, others, self.starts)
         self._rest_zz = self._matrix_of(entries)
-        self.between = between_factors(sums, zero, others, self.starts, self.n_remaining)
-        few = self.between.shape[0] * self.n_remaining <= SMALL_BETWEEN
-        self._across: Any = self.between.toarray() if few else self.between
+        shape = (self._zx.shape[0] * self._zx.shape[1], self.n_remaining)
+        few = are_few(self._zx, self.n_remaining)
+        self._across: Any = dense(between_factors(sums, zero, others, self.starts), shape) if few else self.between
         self._back = self._across.T
         self._is_scalar = all(factor.n_varying == 1 for factor in sums.factors)
         self._rest_counts = [sums.factors[f].n_groups for f in others]
         self._kept: dict[bytes, Any] | None = None
         self._most_kept = 1  # stretches of points
+
+    @cached_property
+    def between(self) -> sp.csr_array:
+        """``A_12``, (n_groups q, K); rows of one level have the same columns."""
+        shape = (self._zx.shape[0] * self._zx.shape[1], self.n_remaining)
+        between = sp.csr_array(between_factors(self.sums, self.order[0], self.order[1:], self.starts), shape=shape)
+        between.sort_indices()
+        return between
 
     # what a kind of complement knows
 
@@ -295,7 +302,7 @@ class SchurPasses(ABC):
 
     def _rest_scale(self, lambdas):
         """Return the diagonal of Lambda_2, (.., K), where all factors have one varying column."""
-        return np.repeat(np.stack([block[..., 0, 0] for block in lambdas], axis=-1), self._rest_counts, axis=-1)
+        return np.repeat(np.concatenate([block[..., 0] for block in lambdas], axis=-1), self._rest_counts, axis=-1)
 
     def _times(self, matrix, lambdas, *, transpose=False):
         """Return ``Lambda_2 matrix``, or ``Lambda_2' matrix``, for matrices of shape (.., K, m)."""

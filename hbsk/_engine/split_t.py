@@ -137,15 +137,17 @@ def first_proposals(
     def seen_from_far(log_densities):
         return _broad_t(mode, scales[0], drop(log_densities), distances[1])
 
-    splits, missed = [], []
-    for scale, part in zip(scales, drop(of_scales).reshape(len(scales), -1), strict=True):
+    looks, missed = [], []
+    for part in drop(of_scales).reshape(len(scales), -1):
         on_axes = part[: len(near)].reshape(2, len(distances[0]), d)
         at_corner, at_corners = on_axes[:, list(distances[0]).index(CORNER)], part[len(near) :]
-        widening = _widening(at_corner, at_corners) if len(at_corners) else None
-        splits.append(_split_t(mode, scale, on_axes, distances[0], widening))
+        looks.append((on_axes, at_corner, at_corners))
         missed.append(_missed(at_corner, at_corners))
+    chosen = int(missed[-1] < CLEARLY_LESS * missed[0])
+    on_axes, at_corner, at_corners = looks[chosen]
+    widening = _widening(at_corner, at_corners) if len(at_corners) else None
     broad = seen_from_far(of_far) if thorough else lambda: seen_from_far(log_density(mode + far))
-    return splits[int(missed[-1] < CLEARLY_LESS * missed[0])], broad
+    return _split_t(mode, scales[chosen], on_axes, distances[0], widening), broad
 
 
 def _roots(precision):

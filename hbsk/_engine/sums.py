@@ -116,7 +116,7 @@ class GroupSums:
     def transformed(self, common: np.ndarray, varying: np.ndarray) -> GroupSums:
         """Return the sums of the columns ``[X y] @ common`` and ``Z * varying``."""
         scale = varying[:, None, None]
-        zx = np.einsum("kaj,ab->kbj", self.zx, common, optimize=True)
+        zx = common.T @ self.zx
         return replace(
             self,
             zz=np.ascontiguousarray(self.zz * scale * varying[None, :, None]),
