@@ -23,6 +23,7 @@ from hbsk._engine.fit import (
     own_errors,
     small_sds,
     start_candidates,
+    takes_fine_grid,
 )
 from hbsk._engine.hub_passes import HubPasses, hubs_of
 from hbsk._engine.integrate import N_REPLICATES, Nodes, importance_sample
@@ -225,9 +226,11 @@ def _integrate(model: CrossedModel, tails: Tails, settings: IntegrationSettings,
     if not model.passes.is_cheap:
         return _integrate_many(model, tails, settings, progress)
     progress.stage = "looking for the mode"
-    start = best_of(model, np.concatenate([start_of(model)[None], start_candidates(model, FINE_SHARES)]))
+    starts = start_candidates(model, FINE_SHARES)
+    if not takes_fine_grid(model, FINE_SHARES):
+        starts = np.concatenate([start_of(model)[None], starts])
     cheap = points_are_cheap(model)
-    mode, precision = find_mode(model.value_and_gradient, start, polish=True, try_shorter=cheap)
+    mode, precision = find_mode(model.value_and_gradient, best_of(model, starts), polish=True, try_shorter=cheap)
     drawn_from = proposals(model, mode, precision)
     progress.stage = "weighing nodes"
     nodes = _weighed(model, drawn_from, NODES_OF_FEW, tails, settings, spreads=1.0)

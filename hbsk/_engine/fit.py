@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -275,18 +276,30 @@ def start_candidates(model: MarginalModel, fine: tuple[tuple[float, float], dict
         sds = sds / parameters.location.reach
     start = parameters.theta_of(sigma, sds)
     at = list(parameters.sd_coordinates)
-    shares = np.repeat(np.log(START_SHARES)[:, None], len(at), axis=1)
     correlations = START_CORRELATIONS if parameters.n_correlations == 1 else [0.0]
     ends, n_shares = fine
-    if len(at) in n_shares and points_are_cheap(model):
-        apart = np.log(np.geomspace(*ends, n_shares[len(at)]))
-        shares = np.concatenate([shares, np.stack(np.meshgrid(*[apart] * len(at)), axis=-1).reshape(-1, len(at))])
+    shares = _log_shares(len(at), ends, n_shares[len(at)] if takes_fine_grid(model, fine) else 0)
     candidates = np.tile(start, (len(correlations), len(shares), 1))
     # logarithms of sds, but where they are so small that the data cannot tell
     candidates[:, :, at] = np.maximum(start[at] + shares, np.minimum(start[at], -1.0))
     if parameters.n_correlations == 1:
         candidates[:, :, -1] = np.array(correlations)[:, None]
     return candidates.reshape(-1, parameters.n_dim)
+
+
+def takes_fine_grid(model: MarginalModel, fine: tuple[tuple[float, float], dict[int, int]]) -> bool:
+    """Whether `start_candidates` have shares of each sd."""
+    return len(model.parameters.sd_coordinates) in fine[1] and points_are_cheap(model)
+
+
+@lru_cache(maxsize=16)
+def _log_shares(n_sds: int, ends: tuple[float, float], n_shares: int) -> np.ndarray:
+    """Return logarithms of shares, (n, n_sds): the same of all sds, and the points of a fine grid."""
+    shares = np.repeat(np.log(START_SHARES)[:, None], n_sds, axis=1)
+    if not n_shares:
+        return shares
+    apart = np.log(np.geomspace(*ends, n_shares))
+    return np.concatenate([shares, np.stack(np.meshgrid(*[apart] * n_sds), axis=-1).reshape(-1, n_sds)])
 
 
 def _by_quadrature(model: MarginalModel, most_cells: int) -> tuple[MarginalPoints, np.ndarray] | None:
