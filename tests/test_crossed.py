@@ -1,6 +1,7 @@
 """Models with several grouping factors, integrated: against closed forms, dense matrices and draws."""
 
 import pickle
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,9 @@ from scipy.stats import halfnorm
 from scipy.stats import t as student
 
 from hbsk import PartialPoolingRegressor, from_json, to_json
+from hbsk._engine import threads
+from hbsk._engine.crossed import CrossedModel
+from hbsk._engine.marginal import MarginalModel
 from hbsk._posterior import crossed as crossed_posterior
 from tests.grouped_data import FIXED_SDS
 
@@ -97,6 +101,22 @@ def test_sds_are_those_of_a_quadrature(dye):
     table = model.summary().iloc[1:]
     np.testing.assert_array_less(np.abs(table["mean"] - mean) / sd, 0.02)
     np.testing.assert_array_less(np.abs(table["sd"] / sd - 1), 0.002)  # many more nodes where tables ask for them
+
+
+@pytest.mark.parametrize("name", ["Penicillin", "Pastes"])
+def test_the_search_for_the_mode_takes_two_looks_and_starts_no_threads(name, monkeypatch):
+    X, y = dyes(name)
+    looks, limits = [], []
+    look, least = CrossedModel.value_and_gradient, MarginalModel._least_residual.func
+    monkeypatch.setattr(
+        CrossedModel, "value_and_gradient", lambda self, theta: looks.append(theta) or look(self, theta)
+    )
+    limited = cached_property(lambda self: limits.append(threads._ONE_THREAD._inside) or least(self))
+    limited.__set_name__(CrossedModel, "_least_residual")
+    monkeypatch.setattr(CrossedModel, "_least_residual", limited, raising=False)
+    PartialPoolingRegressor(group_features=list(X.columns)).fit(X, y)
+    assert len(looks) == 2
+    assert limits == [1]
 
 
 def test_a_fit_comes_back_from_files_and_holds_no_matrix_of_effects(dye):

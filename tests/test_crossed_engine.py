@@ -165,11 +165,35 @@ def test_gradient_equals_differences(n_levels, n_varying, nested, fixed):
     assert_gradient_equals_differences(model, random_points(model)[0], tolerance=2e-7)
 
 
-@pytest.mark.parametrize("is_sparse", [True, False])
+@pytest.mark.parametrize("kind", ["SmallMap", "SparseMap", "DenseMap"])
 @pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
-def test_every_covariance_block_equals_the_dense_inverse(n_levels, n_varying, nested, is_sparse, monkeypatch):
-    monkeypatch.setattr(crossed_maps, "MOST_ENTRIES", np.inf if is_sparse else 0)
+def test_every_way_to_products_has_the_same_reductions_and_gradients(n_levels, n_varying, nested, kind, monkeypatch):
+    model, _ = Rows(n_levels, n_varying, nested=nested).model()
+    _, points = random_points(model, 3)
+    factor, adjoint = points.relative_factor, np.random.default_rng(0).normal(size=(3, 4, 4))
+    adjoint = adjoint @ adjoint.swapaxes(1, 2)
+    log_det, reduced = model.passes.reduce(factor)
+    gradient = model.passes.factor_gradient(factor, adjoint)
+    use_map(kind, monkeypatch)
+    passes = CrossedPasses(model.sums)
+    assert type(passes._map).__name__ == kind
+    found = passes.reduce(factor)
+    np.testing.assert_allclose(found[0], log_det, rtol=1e-12)
+    np.testing.assert_allclose(found[1], reduced, atol=1e-11 * np.abs(reduced).max())
+    np.testing.assert_allclose(passes.factor_gradient(factor, adjoint), gradient, atol=1e-11 * np.abs(gradient).max())
+
+
+def use_map(kind, monkeypatch):
+    """Have one of the maps of `crossed_maps` used, whatever the sizes."""
+    monkeypatch.setattr(crossed_maps, "SMALL_NUMBERS", np.inf if kind == "SmallMap" else 0)
+    monkeypatch.setattr(crossed_maps, "MOST_ENTRIES", np.inf if kind == "SparseMap" else 0)
     monkeypatch.setattr(crossed_maps, "DENSE_NUMBERS", 100)
+
+
+@pytest.mark.parametrize("kind", ["SmallMap", "SparseMap", "DenseMap"])
+@pytest.mark.parametrize(("n_levels", "n_varying", "nested"), DESIGNS)
+def test_every_covariance_block_equals_the_dense_inverse(n_levels, n_varying, nested, kind, monkeypatch):
+    use_map(kind, monkeypatch)
     rows = Rows(n_levels, n_varying, nested=nested)
     model, scalings = rows.model()
     _, points = random_points(model)

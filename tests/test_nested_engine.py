@@ -75,6 +75,20 @@ def test_gradient_equals_differences(chain):
     assert_gradient_equals_differences(model, random_points(model, 2)[0], tolerance=5e-7)
 
 
+def test_a_gradient_takes_what_the_evaluation_found(chain, monkeypatch):
+    _, model, _, factor = chain
+    passes, adjoint = model.passes, np.eye(4) + np.zeros((4, 4, 4))
+    alone, stages, calls = passes.factor_gradient(factor, adjoint), passes._stages, []
+    monkeypatch.setattr(passes, "_stages", lambda *args: calls.append(1) or stages(*args))
+    with passes.kept(len(factor)):
+        passes.reduce(factor)
+        passes.reduce(factor[:2])
+        np.testing.assert_array_equal(passes.factor_gradient(factor, adjoint), alone)
+    assert len(calls) == 2
+    passes.factor_gradient(factor, adjoint)
+    assert len(calls) == 3
+
+
 def test_what_no_effects_explain_is_that_of_least_squares(chain):
     rows, model, scalings, _ = chain
     Z, X, y = dense_columns(rows, scalings)

@@ -365,6 +365,14 @@ def test_sigma_is_drawn_from_its_law_given_theta(rng):
         assert np.mean((drawn - drawn.mean()) ** 3) / drawn.std() ** 3 == pytest.approx(skewness, abs=0.02)
 
 
+def test_several_levels_have_the_quantiles_of_each(rng):
+    grid = np.sort(rng.normal(size=(5, 17)), axis=1)
+    weight, levels = rng.dirichlet(np.ones(17), size=5), rng.random((5, 3))
+    together = _node_algebra.conditional_quantile(grid, weight, levels)
+    each = [_node_algebra.conditional_quantile(grid, weight, level) for level in levels.T]
+    np.testing.assert_array_equal(together, np.stack(each, axis=1))
+
+
 def test_one_correlation_at_its_true_place(rng):
     # a fixed correlation by way of theta: what is stored must be what was evaluated
     problem = make_problem(rng)
