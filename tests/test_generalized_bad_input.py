@@ -37,3 +37,16 @@ def test_labels_that_do_not_sort():
     y = np.array([1 if count > 40 else "few" for count in COUNT], dtype=object)
     with pytest.raises(TypeError, match=r"y mixes labels .* \(int, str\): make them all text"):
         PartialPoolingClassifier(group_features="g").fit(X, y)
+
+
+def test_draws_beyond_what_is_counted_are_as_large_as_predicted():
+    """They were cut at e^40."""
+    counts = PartialPoolingCountRegressor(group_features="g").fit(X[["x", "g"]], COUNT, exposure=X["people"])
+    rows, exposure = X[["x", "g"]][:5], 1e30
+    draws = counts.sample_y(rows, n_samples=400, exposure=exposure, random_state=0)
+    np.testing.assert_allclose(draws.mean(axis=1), exposure * counts.predict(rows), rtol=0.05)
+    shares = PartialPoolingCountRegressor(group_features="g", family="binomial")
+    shares.fit(X[["x", "g"]], COUNT, trials=X["people"])
+    for ask in (shares.sample_y, lambda *args, **how: shares.predict_interval(*args, kind="prediction", **how)):
+        with pytest.raises(ValueError, match=r"trials must be 9.0072e\+15 at most"):
+            ask(rows, trials=1e30)

@@ -94,3 +94,17 @@ def test_labels_that_are_none_are_named(beside_a_column):
             cls().fit(None, Y, groups=groups)
     with pytest.raises(ValueError, match="n_samples=0"):
         cls().fit(None, [], groups=[])
+
+
+@pytest.mark.parametrize("cls", [PartialPoolingRegressor, PartialPoolingClassifier, PartialPoolingCountRegressor])
+@pytest.mark.parametrize("weight", [None, np.arange(17) % 3])
+def test_a_formula_without_common_columns_is_one_whose_intercept_is_known_to_be_zero(cls, weight):
+    X, y = pd.DataFrame({"g": GROUPS}), Y if cls is PartialPoolingRegressor else (Y > 0).astype(int)
+    priors = {"1|g": ("Normal", {"mu": 0, "sigma": ("HalfNormal", {"sigma": 1.5})})}
+    without = cls("0 + (1 | g)", priors=priors).fit(X, y, sample_weight=weight)
+    known = cls("(1 | g)", priors={**priors, "Intercept": ("Normal", {"mu": 0, "sigma": 1e-5})})
+    known.fit(X, y, sample_weight=weight)
+    assert without.coef_names_ == []
+    ask = "predict_proba" if cls is PartialPoolingClassifier else "predict"
+    np.testing.assert_allclose(getattr(without, ask)(X), getattr(known, ask)(X), rtol=0.01, atol=1e-3)
+    np.testing.assert_allclose(without.group_effects(at="mean")["mean"], without.group_effects_["mean"])

@@ -21,6 +21,8 @@ SIZE_OF = {"poisson": "exposure", "binomial": "trials"}
 SMALLEST_SIZE, LARGEST_SIZE = 1e-50, 1e50
 # Relative distance from a whole number that is rounding: counts divided by exposure and multiplied again.
 WHOLE = 1e-9
+# Beyond it floats do not tell one count from the next.
+MOST_TRIALS = 2.0**53
 WITHOUT_TRIALS = "y holds proportions, and how many trials there were is not said."
 
 
@@ -241,7 +243,9 @@ def _warn_of_fractions(y, what, family):
 
 
 def check_whole_trials(trials: np.ndarray | None, what: str) -> None:
-    """Refuse fractions of trials where their outcomes are asked for."""
+    """Refuse fractions of trials, and more than are counted in floats, where their outcomes are asked for."""
+    if trials is not None and trials.max(initial=0.0) > MOST_TRIALS:
+        raise ValueError(f"trials must be {MOST_TRIALS:g} at most for {what}; got {shown(trials.max())}.")
     if trials is not None and not are_whole(trials).all():
         first = trials[~are_whole(trials)][0]
         raise ValueError(f"trials must be whole numbers for {what}; got {shown(first)}.")

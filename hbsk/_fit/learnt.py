@@ -141,7 +141,9 @@ def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, s
         for factor, codes in zip(rows.factors, rows.codes, strict=True)
     )
     x, z, _ = frame.specification.design(rows.features).block(0, rows.n_rows)
-    means = tuple(np.average(columns, axis=0, weights=counted) for columns in (x, *z))
+    weight = np.ones(rows.n_rows) if counted is None else counted
+    # not numpy.average, which cannot take tables without columns
+    means = tuple(weight @ columns / weight.sum() for columns in (x, *z))
     return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by, means)
 
 

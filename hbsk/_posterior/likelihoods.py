@@ -6,8 +6,8 @@ import numpy as np
 from scipy.special import expit, gammaln, log_expit
 
 LOG_TWO_PI = np.log(2 * np.pi)
-# Largest exponent of a rate that can be drawn from.
-LARGEST_LOG_RATE = 40.0
+# Logs of the largest rate that is drawn from, beyond which its noise is a share of 2e-9, and of the largest in floats.
+LARGEST_LOG_RATE, LARGEST_EXPONENT = 40.0, 700.0
 
 
 def log_density(family: str, y: np.ndarray, predictor: np.ndarray, scale) -> np.ndarray:
@@ -38,5 +38,8 @@ def draw_observations(family: str, predictor: np.ndarray, scale, rng: np.random.
     if family == "binomial":
         drawn = rng.binomial(np.broadcast_to(np.asarray(scale, dtype=np.int64), safe.shape), expit(safe))
     else:
-        drawn = rng.poisson(np.exp(np.minimum(safe + np.log(scale), LARGEST_LOG_RATE)))
+        log_rate = safe + np.log(scale)
+        drawn = rng.poisson(np.exp(np.minimum(log_rate, LARGEST_LOG_RATE))).astype(np.float64)
+        is_large = log_rate > LARGEST_LOG_RATE
+        drawn[is_large] = np.exp(np.minimum(log_rate[is_large], LARGEST_EXPONENT))
     return np.where(known, drawn.astype(np.float64), np.nan)
