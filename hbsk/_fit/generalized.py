@@ -208,7 +208,7 @@ def _own_estimates(frame, rows, posterior, family) -> tuple[np.ndarray, ...]:
             np.einsum("rk,rk->r", columns, posterior.group_moments(f, need_covariance=False).mean[codes])
             for f, (columns, codes) in enumerate(zip(z, rows.codes, strict=True))
         ]
-        if specification.factors
+        if len(specification.factors) > 1
         else []
     )
     found = []

@@ -55,20 +55,27 @@ def own_estimates(
     scale = np.where(scale > 0, scale, 1.0)
     columns = z / scale
     known = _identified(_grams(columns, weight, codes, n_groups))
+    reach = np.zeros(n_groups)
+    if len(scale) == 1:
+        np.maximum.at(reach, codes, np.abs(columns[:, 0]))
     estimate = np.zeros(known.shape)
     if z.shape[1] == 1 and len(ones):  # nothing but successes, or failures, has its end where it is
         estimate[:, 0] = _edges(weight * y, weight * size, codes, n_groups)
     for _ in range(STEPS):
-        eta = offset + shift + np.einsum("rk,rk->r", columns, estimate[codes])
+        eta = offset + shift + np.sum(columns * estimate[codes], axis=1)
         mean, curvature = FAMILIES[family].mean_and_weight(eta)
         error = weight * (y - size * mean)
         gradient = np.stack([np.bincount(codes, error * column, n_groups) for column in columns.T], axis=1)
         hessian = _grams(columns, weight * size * curvature, codes, n_groups)
-        ridge = 1e-12 * np.maximum(np.trace(hessian, axis1=1, axis2=2), 1e-300)
-        hessian += ridge[:, None, None] * np.eye(len(scale))
-        step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
-        longest = np.zeros(n_groups)
-        np.maximum.at(longest, codes, np.abs(np.einsum("rk,rk->r", columns, step[codes])))
+        if len(scale) == 1:
+            step = gradient / ((1.0 + 1e-12) * np.maximum(hessian[:, 0], 1e-300))
+            longest = reach * np.abs(step[:, 0])
+        else:
+            ridge = 1e-12 * np.maximum(np.trace(hessian, axis1=1, axis2=2), 1e-300)
+            hessian += ridge[:, None, None] * np.eye(len(scale))
+            step = np.linalg.solve(hessian, gradient[:, :, None])[:, :, 0]
+            longest = np.zeros(n_groups)
+            np.maximum.at(longest, codes, np.abs(np.sum(columns * step[codes], axis=1)))
         step *= np.minimum(1.0, LONGEST_STEP / np.maximum(longest, 1e-300))[:, None]
         estimate += step
         if not np.any((longest > 1e-10) & np.all(np.abs(estimate) <= FAR, axis=1)):
@@ -107,5 +114,7 @@ def _grams(columns, weight, codes, n_groups):
 
 def _identified(gram):
     """Tell which columns of each group the others do not say already, (n_groups, q)."""
+    if gram.shape[1] == 1:
+        return gram[:, 0] > 0
     projector = gram @ np.linalg.pinv(gram, rcond=UNIDENTIFIED, hermitian=True)
     return np.abs(np.einsum("jkk->jk", projector) - 1.0) < 1e-6

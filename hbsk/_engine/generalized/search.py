@@ -15,9 +15,9 @@ from hbsk._engine.mode_search import LAST_STEP, Look, ModeSearch
 # Of more groups than these a share of them finds where the search for the mode begins.
 MANY_GROUPS = 4_000
 FEW_GROUPS = 500
-# Sds between groups, in units of the linear predictor for one sd of a column, that are looked at for where the search
-# begins: the first, and the ratio of one to the next.
-LEAST_SD, SD_RATIO, N_SDS = 0.07, 2.0, 6
+# Sds between groups, in units of the linear predictor for one sd of a column, between which the search begins, and how
+# many places are looked at.
+LEAST_SD, LARGEST_SD, N_SDS = 0.07, 2.2, 6
 
 
 class JointMode(NamedTuple):
@@ -102,9 +102,8 @@ def lean(model: GeneralizedModel, last: Look, factor: np.ndarray, modes: np.ndar
     if cells.n_varying:
         root = inverse_root(precision_of_z(factor[None], start.zwz[..., None]))[..., 0]
         spread = np.einsum("ab,bcj->acj", factor, root)
-        for of_group, column in zip(
-            np.einsum("acj,bcj,bjx->ajx", spread, spread, start.zwx), cells.columns, strict=True
-        ):
+        followed = np.einsum("acj,bcj,bjx->ajx", spread, spread, start.zwx)
+        for of_group, column in zip(followed, cells.columns, strict=True):
             derivative -= repeated(of_group, cells.group) * column[:, None]
     variance = np.sum((derivative @ covariance) * derivative, axis=1)
     return -0.5 * covariance @ (derivative.T @ (third * variance))
@@ -119,25 +118,28 @@ def _start(model: GeneralizedModel) -> np.ndarray:
         return last.theta
     if not model.parameters.n_dim:
         return model.pooled
-    sds = LEAST_SD * SD_RATIO ** np.arange(N_SDS)
-    values = model.evaluate(_at_sds(model, sds)).log_density
+    parameters = model.parameters
+    reach = np.ones(parameters.n_varying) if parameters.location is None else np.maximum(parameters.location.reach, 1.0)
+    least, largest = (parameters.theta_of(1.0, sd / reach) for sd in (LEAST_SD, LARGEST_SD))
+    step = (largest - least) / (N_SDS - 1)
+    theta = least + np.arange(N_SDS)[:, None] * step
+    values = model.evaluate(_beside_theta(model, theta)).log_density
     best = int(np.argmax(values))
+    begin = theta[best]
     if 0 < best < N_SDS - 1:  # the vertex of a parabola
         before, top, after = values[best - 1 : best + 2]
         bend = 2.0 * top - before - after
         if 0 < bend < np.inf:
-            return _at_sds(model, sds[best] * SD_RATIO ** (0.5 * (after - before) / bend))[0]
-    return _at_sds(model, sds[best])[0]
+            begin = begin + 0.5 * (after - before) / bend * step
+    return _beside_theta(model, begin[None])[0]
 
 
-def _at_sds(model: GeneralizedModel, sds: np.ndarray) -> np.ndarray:
-    """Return psi, (n, n_dim), with sds between groups, all the same, and pooled coefficients.
+def _beside_theta(model: GeneralizedModel, theta: np.ndarray) -> np.ndarray:
+    """Return psi, (n, n_dim), of theta (n, n_theta) and pooled coefficients.
 
-    Of counts the intercept is less by half the variance, so that their mean is what it was.
+    Of counts the intercept is less by half the variance between groups, so that their mean is what it was.
     """
-    parameters, cells = model.parameters, model.cells
-    reach = np.ones(parameters.n_varying) if parameters.location is None else parameters.location.reach
-    theta = np.array([parameters.theta_of(1.0, sd / np.maximum(reach, 1.0)) for sd in np.atleast_1d(sds)])
+    cells = model.cells
     common = np.repeat(model.pooled[None], len(theta), axis=0)
     if cells.family == "poisson" and common.shape[1] and np.all(cells.x[:, 0] == 1.0):
         _, factor = model.variance_points(theta)
