@@ -39,6 +39,8 @@ _OPERATORS: dict[str, Callable] = {
 ROWS_PER_BLOCK = 131_072
 # Numbers of their design that are held at a time (32 MB).
 NUMBERS_PER_BLOCK = 4_194_304
+# Values up to which a dict finds levels before an index of pandas is made.
+FEW_VALUES = 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,7 +182,7 @@ def encode_levels(values: np.ndarray | pd.Series, levels: tuple, name: str) -> n
         codes = np.append(positions, -1)[values.cat.codes.to_numpy()]
     else:
         values = values.to_numpy(dtype=object) if isinstance(values, pd.Series) else values
-        codes = _index(levels).get_indexer(values)
+        codes = _codes(values, levels)
     unknown = codes < 0
     if unknown.any():
         found = pd.unique(np.asarray(values, dtype=object)[unknown])
@@ -192,6 +194,14 @@ def encode_levels(values: np.ndarray | pd.Series, levels: tuple, name: str) -> n
             "OneHotEncoder(handle_unknown='ignore')."
         )
     return codes.astype(np.int8 if len(levels) <= 127 else np.int32)
+
+
+def _codes(values: np.ndarray, levels: tuple) -> np.ndarray:
+    """Return positions in the levels, -1 for others."""
+    if values.dtype == object and len(values) <= FEW_VALUES:
+        positions = {level: position for position, level in enumerate(levels)}
+        return np.array([positions.get(value, -1) for value in values.tolist()], dtype=np.intp)
+    return _index(levels).get_indexer(values)
 
 
 def _index(levels: tuple) -> Any:

@@ -196,14 +196,13 @@ def group_modes(cells: Cells, base, factor, start, likelihood=None) -> tuple[np.
     for _ in range(MOST_STEPS - 1):
         if done.all():
             break
-        left = ~done.all(axis=1)
-        if base.size > FEW_ELEMENTS and 2 * np.count_nonzero(left) < len(left):
-            (groups,) = np.nonzero(left)
-            some, at = cells.of(groups), cells.cells_of(groups)
-            found, of_found = group_modes(some, base[at], factor, z[:, groups])
-            keep = done[groups]
-            z[:, groups] = np.where(keep, z[:, groups], found)
-            root[:, :, groups] = np.where(keep, root[:, :, groups], of_found)
+        groups, points = (np.flatnonzero(~done.all(axis=axis)) for axis in (1, 0))
+        if base.size > FEW_ELEMENTS and 2 * len(groups) * len(points) < done.size:
+            some, at = (cells.of(groups), cells.cells_of(groups)) if len(groups) < len(done) else (cells, slice(None))
+            left = np.ix_(groups, points)
+            found, of_found = group_modes(some, base[at][:, points], factor[points], z[:, *left])
+            z[:, *left] = np.where(done[left], z[:, *left], found)
+            root[:, :, *left] = np.where(done[left], root[:, :, *left], of_found)
             break
         step, new_root, length = _newton_step(cells, factor, z, likelihood)
         z += np.where(done, 0.0, step)
@@ -276,11 +275,7 @@ def transposed_times(matrix: np.ndarray, vectors: Sequence[np.ndarray] | np.ndar
     q = len(vectors)
     if q <= 1:
         return matrix[:, 0, 0] * vectors if q else np.asarray(vectors)
-    product = np.zeros((q, *np.broadcast_shapes(vectors[0].shape, (len(matrix),))))
-    is_some = matrix.any(axis=0)
-    for b, a in zip(*np.nonzero(is_some), strict=True):
-        product[a] += matrix[:, b, a] * vectors[b]
-    return product
+    return np.array([added(matrix[:, b, a] * vectors[b] for b in range(q)) for a in range(q)])
 
 
 def added(terms: Iterable[np.ndarray]) -> np.ndarray:

@@ -21,6 +21,7 @@ import numpy as np
 from hbsk._engine.generalized.cells import Cells, repeated
 from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.inner import (
+    ROUNDING,
     EffectMoments,
     GroupIntegrals,
     Rule,
@@ -190,7 +191,8 @@ class GeneralizedModel:
     def variance_points(self, theta: np.ndarray) -> tuple[VariancePoints, np.ndarray]:
         """Return the variance parameters at theta, (n_points, n_theta), and ``Lambda``, (n_points, q, q)."""
         variance = self.parameters.points(theta)
-        return variance, variance.relative_factor
+        # points are next to each other in memory, as in all that is multiplied with them
+        return variance, np.ascontiguousarray(variance.relative_factor.transpose(1, 2, 0)).transpose(2, 0, 1)
 
     # derivatives
 
@@ -351,6 +353,16 @@ class ModeStart:
     target: np.ndarray
     zwz: np.ndarray
     zwx: np.ndarray
+
+    @cached_property
+    def whitened(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return C (n_groups, q, q) of ``Z'WZ = C C'`` and ``C^-1 Z'WX`` (n_groups, q, p), in directions it has."""
+        values, vectors = np.linalg.eigh(np.moveaxis(self.zwz, 2, 0))
+        root = np.sqrt(np.maximum(values, 0.0))
+        seen = root > np.sqrt(ROUNDING) * root[:, -1:]
+        unrooted = np.where(seen, 1.0 / np.where(seen, root, 1.0), 0.0)
+        white = unrooted[..., None] * np.einsum("jba,bjx->jax", vectors, self.zwx)
+        return vectors * (root * seen)[:, None], white
 
     def of(self, groups: slice) -> ModeStart:
         """Return the start of some groups."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import special
 
-from hbsk._engine.generalized.inner import ROUNDING, added, beside_identity, inverse_root, pairs
+from hbsk._engine.generalized.inner import added, beside_identity, inverse_root, pairs
 from hbsk._engine.generalized.search import JointMode
 from hbsk._engine.integrate import KernelT, Nodes, kernels_on_nodes
 from hbsk._engine.proposals import NODES_PER_DIMENSION
@@ -44,6 +44,8 @@ FLAT, SADDLE = 1e-10, 0.1
 FARTHEST = 3.0
 # Steps to the mode of theta with room for b, each of a sd at most; the step of differences in sds.
 ROOM_STEPS, DIFFERENCE_STEP = 3, 1e-2
+# A step, in sds, after which there is none.
+LAST_STEP = 0.01
 # Points for each coordinate from which on their second moments are made those of the law; steps to it, and a mean
 # square that is taken for rounding, or for that of a point alone.
 POINTS_OF_A_DIMENSION, MATCHING_STEPS, LEAST_SQUARE = 4, 3, 0.1
@@ -181,15 +183,12 @@ def working_lower(
             precision -= (share @ products).reshape(-1, p, p)
             continue
         # With zwz = C C', K = C'F and w = C^-1 zwx: w'w - w'(I + K K')^-1 w, where nothing is lost as F grows.
-        values, vectors = np.linalg.eigh(np.moveaxis(zwz, 2, 0))
-        root = np.sqrt(np.maximum(values, 0.0))
-        seen = root > np.sqrt(ROUNDING) * root[:, -1:]
-        unrooted = np.where(seen, 1.0 / np.where(seen, root, 1.0), 0.0)
-        white = unrooted[..., None] * np.einsum("jba,bjx->jax", vectors, zwx)
-        rooted = np.einsum("jba,mbc->acjm", vectors * (root * seen)[:, None], factor)
+        root, white = (part[groups] for part in start.whitened)
+        entries = [np.outer(root[:, b, a], factor[:, b, c]) for a, c, b in np.ndindex(q, q, q)]
+        rooted = np.sum(np.reshape(entries, (q, q, q, len(root), len(theta))), axis=2)
         spread = inverse_root(beside_identity(rooted))
         inverse = [added(spread[a, c] * spread[b, c] for c in range(b, q)) for a, b in pairs(q)]
-        products = np.array([np.einsum("jx,jy->jxy", white[:, a], white[:, b]) for a, b in pairs(q)])
+        products = np.array([white[:, a, :, None] * white[:, b, None] for a, b in pairs(q)])
         products += products.swapaxes(2, 3)
         products[[a == b for a, b in pairs(q)]] *= 0.5
         precision -= np.einsum("jax,jay->xy", white, white)
@@ -304,7 +303,10 @@ def _with_room(theta: np.ndarray, covariance: np.ndarray, room: Callable[[np.nda
         values = room(np.concatenate([moved + steps, moved - steps]))
         slope = (values[: len(theta)] - values[len(theta) :]) / (2 * DIFFERENCE_STEP * reach)
         step = theta + covariance @ slope - moved
-        moved = moved + step * min(1.0, 1.0 / max(np.max(np.abs(step) / reach), 1e-300))
+        length = np.max(np.abs(step) / reach)
+        moved = moved + step * min(1.0, 1.0 / max(length, 1e-300))
+        if length < LAST_STEP:
+            break
     return moved
 
 
