@@ -39,7 +39,6 @@ def fits():
     with pytest.MonkeyPatch.context() as context:
         context.setattr(crossed_passes, "CHEAP_REMAINING", 0)  # few nodes, and few of those for effects, as here
         context.setattr(crossed_posterior, "KEPT_NUMBERS", 0)
-        context.setattr(crossed, "evaluations_of", lambda _: np.inf)  # nodes of the model itself, as here
         dense = PartialPoolingRegressor(model.formula).fit(X, y)
         _ = dense.group_effects_
         on_this_route(context)
@@ -58,6 +57,17 @@ def test_parameters_are_those_of_the_dense_route(fits):
     expected, found = dense.summary(), model.summary()
     np.testing.assert_array_less(np.abs(found["mean"] - expected["mean"]), 0.05 * expected["sd"])
     np.testing.assert_allclose(found["sd"], expected["sd"], rtol=0.02)
+
+
+def test_nodes_know_each_probe_by_cubics_as_by_evaluations(fits):
+    posterior = fits[3]._learnt.fitted.posterior
+    assert posterior.law.kept is not None
+    factor = posterior.factor[:6]
+    posterior.model.passes.reduce(factor)
+    by_probe = -0.5 * posterior.model.passes.log_dets_by_probe(factor)
+    probes = by_probe - by_probe.mean(axis=1, keepdims=True)
+    spread = np.std(probes - probes.mean(axis=0))  # what differs from node to node, and moves means
+    np.testing.assert_allclose(posterior.probes[:6], probes, atol=0.05 * spread)
 
 
 def test_effects_and_predictions_are_those_of_the_dense_route(fits):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -245,9 +246,10 @@ def _integrate_many(
     """Do so where effects beside the largest factor are many, and every evaluation counts."""
     n_dim = model.parameters.n_dim
     first = max([LEAST_NODES, *(n for least, n in NODES_OF_MANY.items() if n_dim >= least)])
-    is_smooth = isinstance(model.passes, CrossedPasses) and evaluations_of(model) < first and n_dim < MANY_DIMENSIONS
+    is_smooth = model.passes.has_smooth_points and evaluations_of(model) < first and n_dim < MANY_DIMENSIONS
     progress.stage = "looking for the mode"
-    with model.passes.rough_gradients() if is_smooth else nullcontext():  # type: ignore[union-attr]
+    is_exact = isinstance(model.passes, CrossedPasses)
+    with model.passes.rough_gradients() if is_smooth and is_exact else nullcontext():  # type: ignore[union-attr]
         mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     progress.stage = "weighing nodes"
     cubic = interpolated(model, mode, precision) if is_smooth else None
@@ -260,7 +262,8 @@ def _integrate_many(
         if cubic.holds(fine):
             nodes = _weighed(cubic, drawn_from, first, tails, settings, spreads=ERROR_OF_SPREADS)
             law = law_of_fine_nodes(model, fine, tails)
-            return of_importance_sampling(nodes, joined(nodes.evaluated), tails, settings, law)
+            found = of_importance_sampling(nodes, joined(nodes.evaluated), tails, settings, law)
+            return replace(found, by_probe=cubic.log_dets_by_probe(nodes.theta))
     drawn_from = proposals(model, mode, precision, thorough=False)
     nodes = _weighed(model, drawn_from, first, tails, settings, spreads=ERROR_OF_SPREADS)
     points = joined(nodes.evaluated)

@@ -101,24 +101,6 @@ class CrossedPasses(SchurPasses):
         """How many numbers the law of all effects takes at one point."""
         return self.n_remaining**2 + 3 * self._zx.size
 
-    @property
-    def other_columns(self) -> list[int]:
-        """Varying columns of factors that are no hubs: all; see `HubPasses`."""
-        return list(range(self.sums.n_varying))
-
-    def reduce_others(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Integrate the effects of factors that are no hubs out."""
-        return self.reduce(factor)
-
-    def bordered(
-        self,
-        factor: np.ndarray,  # noqa: ARG002 - of hubs
-        log_det: np.ndarray,
-        products: np.ndarray,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Integrate the effects of hubs out too, where there are any."""
-        return log_det, products
-
     @cached_property
     def within(self) -> np.ndarray:
         """W, (p + 1, p + 1), the products of what no effects explain: of ridge regressions of next to no penalty.

@@ -62,6 +62,8 @@ class IntegratedNodes:
     by_quadrature : bool
     n_chains : int
         Chains of equal length that the nodes are, where they were sampled; otherwise 0.
+    by_probe : ndarray of shape (n_nodes, n_probes) or None
+        Log-determinants by each probe alone, where they are estimated and the model was not evaluated at the nodes.
     """
 
     points: MarginalPoints
@@ -75,6 +77,7 @@ class IntegratedNodes:
     law: VarianceLaw | None = None
     by_quadrature: bool = False
     n_chains: int = 0
+    by_probe: np.ndarray | None = None
 
 
 def marginal_model(collected: CentredSums, priors: EnginePriors) -> tuple[MarginalModel, ColumnScaling]:

@@ -124,12 +124,15 @@ class CubicModel(ReducedModel):
         z = design_points(len(self._centre))
         theta = np.tile(mode, (len(z), 1))
         theta[:, self._coordinates] += z @ self._scale.T
-        known = self.passes.reduce_others(model.parameters.points(theta).relative_factor)
+        factor = model.parameters.points(theta).relative_factor
+        known = self.passes.reduce_others(factor)
         self._pairs = np.tril_indices(known[1].shape[1])
         values, terms = np.column_stack([known[0], known[1][:, *self._pairs]]), monomials(z, DEGREE)
         self.error = np.inf
         if np.isfinite(values).all():
-            self._coefficient = np.linalg.lstsq(terms, values, rcond=None)[0]
+            by_probe = self.passes.log_dets_by_probe(factor) if self.passes.is_stochastic else np.empty((len(z), 0))
+            both = np.linalg.lstsq(terms, np.column_stack([values, by_probe]), rcond=None)[0]
+            self._coefficient, self._of_probes = np.split(both, [values.shape[1]], axis=1)
             exact = ReducedModel(model, lambda _, factor: self.passes.bordered(factor, *known))
             off = self.evaluate(theta).log_density - exact.evaluate(theta).log_density
             self.error = float(np.sqrt(np.sum(off**2) / (len(z) - terms.shape[1])))
@@ -138,6 +141,10 @@ class CubicModel(ReducedModel):
         """Whether next to nothing of weighted nodes lies outside of the design."""
         radius = np.linalg.norm(self._z(nodes.theta), axis=1)
         return bool(nodes.weight[radius > OUTSIDE].sum() < MOST_OUTSIDE)
+
+    def log_dets_by_probe(self, theta: np.ndarray) -> np.ndarray | None:
+        """Return ``log|S|`` at points by each probe alone, (n_points, n_probes), where it is estimated."""
+        return monomials(self._z(theta), DEGREE) @ self._of_probes if self.passes.is_stochastic else None
 
     def evaluate(self, theta: np.ndarray) -> MarginalPoints:
         """Return the log posterior density at points of shape (n_points, n_dim), none beyond `REACH`."""

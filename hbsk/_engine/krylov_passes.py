@@ -106,6 +106,7 @@ class KrylovPasses(SchurPasses):
         super().__init__(sums)
         others = self.order[1:]
         sizes = [sums.factors[f].n_groups * sums.factors[f].n_varying for f in others]
+        self.has_smooth_points = min(sizes) > MOST_OF_HUB  # sds of hubs are known badly
         n_factors = max(1, sum(size > MOST_OF_HUB for size in sizes))
         self.many, self.n_many = others[:n_factors], sum(sizes[:n_factors])
         self.between_many = self.between[:, : self.n_many] if len(others) > n_factors else self.between

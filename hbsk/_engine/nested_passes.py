@@ -142,6 +142,7 @@ class NestedPasses:
 
     how = "exact for nested grouping factors"
     is_stochastic = False
+    has_smooth_points = False
     watch: Callable[[int], None] | None = None
     n_remaining = 0
 

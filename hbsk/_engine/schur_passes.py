@@ -90,6 +90,8 @@ class SchurPasses(ABC):
     is_stochastic = False
     # Is told of points that were reduced.
     watch: Callable[[int], None] | None = None
+    # Whether cubics may stand for points.
+    has_smooth_points = True
     # Points that are worked on together.
     _width = 1
 
@@ -193,6 +195,24 @@ class SchurPasses(ABC):
         beyond = ~np.isfinite(log_det)  # where Lambda leaves floating point
         reduced[beyond] = np.nan
         return log_det, reduced
+
+    @property
+    def other_columns(self) -> list[int]:
+        """Varying columns of factors that are no hubs: all; see `hub_passes`."""
+        return list(range(self.sums.n_varying))
+
+    def reduce_others(self, factor: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Integrate the effects of factors that are no hubs out."""
+        return self.reduce(factor)
+
+    def bordered(
+        self,
+        factor: np.ndarray,  # noqa: ARG002 - of hubs
+        log_det: np.ndarray,
+        products: np.ndarray,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Integrate the effects of hubs out too, where there are any."""
+        return log_det, products
 
     @contextmanager
     def kept(self, n_points: int = 1, numbers: float = 0.0) -> Iterator[None]:

@@ -470,7 +470,8 @@ def _answering(found: IntegratedNodes, model, scalings, has_intercept) -> Crosse
         mean, root = coefficients_at(points.common, log_sigma)
     weight, probes = found.weight[usable], None
     if model.passes.is_stochastic:
-        by_probe = -0.5 * model.passes.log_dets_by_probe(factor[usable])
+        known = model.passes.log_dets_by_probe(factor[usable]) if found.by_probe is None else found.by_probe[usable]
+        by_probe = -0.5 * known
         probes = by_probe - by_probe.mean(axis=1, keepdims=True)
     return CrossedPosterior(
         weight=weight / weight.sum(),
