@@ -131,18 +131,20 @@ class CrossedPasses(SchurPasses):
         first = unpack_symmetric(packed, self._zz.shape[1]).transpose(0, 3, 1, 2)
         rest, of_columns = self._map.all_products(packed, first)
         np.subtract(self._rest_zz, rest, out=rest)  # the lower triangle is right
+        reduced = self._rest_zx - of_columns
         if self._is_scalar:
             scale, matrix = self._rest_scale(lambdas), rest
             rest = np.diagonal(rest, axis1=1, axis2=2).copy()
             matrix *= scale[:, None]
             matrix *= scale[:, :, None]
+            right = reduced * scale[:, :, None]
         else:
             rest = symmetric(rest)
             half = self._times(rest, lambdas, transpose=True)
             matrix = self._times(np.ascontiguousarray(half.swapaxes(1, 2)), lambdas, transpose=True)
+            right = self._times(reduced, lambdas, transpose=True)
         matrix.reshape(len(matrix), -1)[:, :: self.n_remaining + 1] += 1.0
-        reduced = self._rest_zx - of_columns
-        root, white, log_det = _factorised(matrix, self._times(reduced, lambdas, transpose=True))
+        root, white, log_det = _factorised(matrix, right)
         return Complement(first, lambdas, rest, root, reduced, white, log_det)
 
     def _rest_solved(self, complement: Complement) -> np.ndarray:
@@ -253,7 +255,8 @@ def _factorised(matrices, right):
         together = np.empty((len(matrices), size + m, size + m))
         together[:, :size, :size] = matrices
         together[:, size:, :size] = right.swapaxes(1, 2)
-        together[:, size:, size:] = 2.0 * (1.0 + np.sum(right**2, axis=(1, 2)))[:, None, None] * np.eye(m)
+        large = 2.0 * (1.0 + np.einsum("nkm,nkm->n", right, right))
+        together[:, size:, size:] = large[:, None, None] * np.eye(m)
         try:
             lower = np.linalg.cholesky(together)
         except np.linalg.LinAlgError:

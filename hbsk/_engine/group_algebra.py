@@ -236,6 +236,8 @@ def made_up_by_rounding(zz: np.ndarray, factor: np.ndarray) -> np.ndarray:
 
 def unpack_symmetric(packed, q):
     """Return symmetric matrices (n_points, q, q, n_groups) from packed lower triangles."""
+    if q == 1:
+        return packed[:, None].copy()
     row, column = lower_indices(q)
     full = np.empty((len(packed), q, q, packed.shape[2]))
     full[:, row, column] = packed
