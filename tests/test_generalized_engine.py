@@ -9,6 +9,7 @@ from scipy.integrate import quad
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from hbsk._engine.generalized import cells as cells_module
 from hbsk._engine.generalized import inner
 from hbsk._engine.generalized.cells import collect_cells
 from hbsk._engine.generalized.data import Responses, group_constants
@@ -308,3 +309,42 @@ def test_what_a_likelihood_bends_by_over_short_and_long_steps(family):
     step = np.array([-3.0, 0.9, 1.5])
     direct = of.cumulant(eta + step) - of.cumulant(eta) - of.mean_and_weight(eta)[0] * step
     np.testing.assert_allclose(excess(of, eta, step), direct, rtol=1e-10)
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+def test_cells_of_one_varying_design_are_moved_together_and_alone_alike(family):
+    rng = np.random.default_rng(4)
+    codes, flag = np.repeat(np.arange(6), [7, 3, 9, 1, 5, 8]), rng.integers(2, size=33).astype(float)
+    x, y = np.column_stack([np.ones(33), rng.normal(size=33), flag]), rng.integers(0, 4, 33).astype(float)
+    b, factor = rng.normal(0, 0.3, (40, 3)), np.repeat(np.array([[[0.9, 0.0], [-0.4, 0.7]]]), 40, axis=0)
+    rule, found, n_strata = hermite_rule(5, 2), [], []
+    for apart in (0.0, 1e-13 * np.arange(33)):  # of which the sorted order of cells is not the same
+        z = np.column_stack([np.ones(33), flag + apart])
+        cells = collect_cells(family, y, np.full(33, 4.0), x, z, codes, 6)
+        of_groups = integrate_groups(cells, cells.predictor(b), factor, np.zeros((2, 6, 40)), rule)
+        found.append((of_groups.log_integral, *effect_moments(of_groups, factor, rule)))
+        n_strata.append(len(cells.strata.group))
+    assert n_strata[0] < 12 < n_strata[1]
+    for together, alone in zip(*found, strict=True):
+        np.testing.assert_allclose(together, alone, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("few_sums", [0, 10**9])
+def test_sums_over_stretches_are_those_of_loops(monkeypatch, few_sums):
+    monkeypatch.setattr(cells_module, "FEW_SUMS", few_sums)
+    values, starts = np.random.default_rng(5).normal(size=(3, 11, 4)), np.array([0, 2, 3, 9])
+    expected = [[block[a:b].sum(axis=0) for a, b in ((0, 2), (2, 3), (3, 9), (9, 11))] for block in values]
+    sums = cells_module.Stretches(starts, 11)
+    np.testing.assert_allclose(sums(values), expected, rtol=1e-12)
+    np.testing.assert_allclose(sums(values[1]), expected[1], rtol=1e-12)
+
+
+def test_more_steps_for_some_groups_at_some_points_leave_the_others_alone(monkeypatch):
+    responses, priors = made_up(n_groups=9, q=2, trials=6)
+    model, _ = generalized_model(responses, priors)
+    psi = np.random.default_rng(6).normal(0.0, 0.7, (80, model.n_dim))
+    found = []
+    for few in (0, 10**9):
+        monkeypatch.setattr(inner, "FEW_ELEMENTS", few)
+        found.append(model.evaluate(psi).log_density)
+    np.testing.assert_allclose(*found, rtol=1e-10)

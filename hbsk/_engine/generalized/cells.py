@@ -265,7 +265,7 @@ def collect_cells(
 
     A group without rows gets a cell of size 0, of which nothing is learnt.
     """
-    absent = np.setdiff1d(np.arange(n_groups), codes)
+    absent = np.flatnonzero(np.bincount(codes, minlength=n_groups) == 0)
     if len(absent):
         codes = np.append(codes, absent)
         nothing = np.zeros(len(absent))

@@ -14,7 +14,7 @@ from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints, mode_start
 from hbsk._engine.generalized.proposal import MANY_COLUMNS, JointProposal, joint_proposals
 from hbsk._engine.generalized.propriety import generalized_tails
-from hbsk._engine.generalized.search import JointMode, find_joint_mode
+from hbsk._engine.generalized.search import JointMode, find_joint_mode, pseudo_inverse
 from hbsk._engine.integrate import N_REPLICATES, PARETO_K_ADAPT, Nodes, importance_sample
 from hbsk._engine.marginal import joined
 from hbsk._engine.node_placement import FEW_GROUPS
@@ -207,7 +207,7 @@ def is_fine(model: GeneralizedModel, mode: JointMode, finer: int) -> bool:
     few, start = model, mode.start
     if step > 1:
         few, start = model.thinned(step), mode.start.of(slice(None, None, step))
-    covariance = np.linalg.pinv(mode.precision)
+    covariance = pseudo_inverse(mode.precision)
     along = covariance[:, p:] / np.sqrt(np.maximum(np.diag(covariance)[p:], 1e-300))
     psi = mode.psi + LOOKED_AT * np.concatenate([np.zeros((1, model.n_dim)), along.T, -along.T])
     rules = few.rule, replace(few, points_per_axis=finer).rule

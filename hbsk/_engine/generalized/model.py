@@ -320,6 +320,9 @@ def complete_pooling(cells: Cells, prior_mean: np.ndarray, prior_precision: np.n
     common = np.where(prior_precision > 0, prior_mean, 0.0)
     if not len(common):
         return common
+    share = cells.y.sum() / max(cells.size.sum(), 1e-300)
+    if family.name == "binomial" and 0 < share < 1 and cells.offset is None and np.all(cells.x[:, 0] == 1.0):
+        common[0] = np.log(share / (1.0 - share))
     for _ in range(POOLED_STEPS):
         mean, weight = family.mean_and_weight(cells.predictor(common[None])[:, 0])
         gradient = (cells.y - cells.size * mean) @ cells.x - prior_precision * (common - prior_mean)
