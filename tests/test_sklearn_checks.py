@@ -46,21 +46,22 @@ def contradictions(estimator):
     if estimator.group_features == [0, 1] or estimator.formula is not None:
         for check in ("fit_score_takes_y", "n_features_in_after_fitting", "estimators_partial_fit_n_features"):
             found[f"check_{check}"] = "partial_fit takes one grouping factor"
-    if first_column_is_labels and estimator.unknown_groups != "error":
+    is_classifier, ignores_groups = isinstance(estimator, PartialPoolingClassifier), estimator.pooling == "complete"
+    # a label cannot be NaN: the classifier refuses what others answer with NaN
+    refuses = not ignores_groups and estimator.unknown_groups in (("error", "nan") if is_classifier else ("error",))
+    if first_column_is_labels and not refuses:
         found["check_estimators_nan_inf"] = "a missing label in predict is a new group, as the policy says"
     if estimator.group_features is None and estimator.formula is None:
         return found
-    is_classifier = isinstance(estimator, PartialPoolingClassifier)
-    # a label cannot be NaN: the classifier refuses what others answer with NaN
-    if estimator.unknown_groups in (("error", "nan") if is_classifier else ("error",)):
+    if refuses:
         found["check_sample_weight_equivalence_on_dense_data"] = (
             "every row is a group of its own there, and after rows of weight 0 were removed their groups are "
             f"predicted: unknown_groups={estimator.unknown_groups!r} must refuse that"
         )
-    if is_classifier and estimator.unknown_groups == "error":
+    if is_classifier and refuses and estimator.unknown_groups == "error":
         found["check_decision_proba_consistency"] = "rows of groups that were not seen must be refused"
-    if is_classifier and estimator.pooling == "complete":
-        found["check_classifiers_train"] = "one of its two columns must be ignored; the other tells 3 rows of 4"
+    if is_classifier and ignores_groups and estimator.group_features == -1:
+        found["check_classifiers_train"] = "one of its two columns must be ignored; the first tells 3 rows of 4"
     return found
 
 
