@@ -36,6 +36,7 @@ def naive_codes(values):
 ONE = np.random.default_rng(7)
 COLUMNS = {
     "int64": np.array([7, -3, 7, 100, -3]),
+    "whole float16, below whose largest number 2**53 is not": np.array([7.0, -3.0, 7.0, 100.0], dtype=np.float16),
     "int8 of full span": np.array([127, -128, 127, 0, -128], dtype=np.int8),
     "int8 whose differences overflow": np.array([100, -100, 0, 100], dtype=np.int8),
     "uint64 all beyond int64": np.array([2**63 + 5, 2**63 + 9, 2**63 + 5], dtype=np.uint64),

@@ -288,7 +288,7 @@ def _factorize_floats(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not missing.any():
             missing = None
     present = values if missing is None else values[~missing]
-    if len(present) and max(-present.min(), present.max()) < 2**53:
+    if len(present) and max(-float(present.min()), float(present.max())) < 2**53:
         integers = present.astype(np.int64)
         if np.array_equal(integers, present):
             codes, labels = _factorize_integers(integers)
