@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from hbsk import PartialPoolingRegressor
+from hbsk._engine import variance_law
 
 N_DRAWS = 4_000
 
@@ -57,6 +58,23 @@ def test_draws_of_effects_have_the_moments_of_the_tables(fit):
         error = np.abs(effects.mean(axis=0) - of_term["deviation"]) / of_term["deviation_sd"]
         assert error.max() < 4.5 / N_DRAWS**0.5
         np.testing.assert_allclose(effects.std(axis=0) / of_term["deviation_sd"], 1.0, atol=5 / (2 * N_DRAWS) ** 0.5)
+
+
+@pytest.mark.parametrize("formula", ["y ~ x + (1 | a)", "y ~ x + (1 | a) + (1 | b)"])
+def test_draws_do_not_hang_on_what_was_asked_before(formula, monkeypatch):
+    monkeypatch.setattr(variance_law, "DEAR_NODES", 0)  # as with many common columns
+    X, y = rows(100, 6, 4)
+    model = PartialPoolingRegressor(formula).fit(X, y)
+    before = model.sample_y(X.head(2), n_samples=2_000, random_state=0)
+    model.summary()
+    np.testing.assert_array_equal(model.sample_y(X.head(2), n_samples=2_000, random_state=0), before)
+
+
+def test_few_draws_place_no_finer_nodes():
+    X, y = rows(100, 6, 4)
+    model = PartialPoolingRegressor("y ~ x + (x | a) + (1 | b)").fit(X, y)
+    model.sample_y(X.head(2), n_samples=100, random_state=0)
+    assert "sample" not in vars(model._learnt.fitted.posterior.law)
 
 
 def test_a_model_of_thirteen_variance_parameters_has_tables_and_draws():

@@ -124,11 +124,14 @@ class VarianceLaw:
         return VariancePointsSample(theta, np.arange(len(theta)), log_sigma, weight, replicate)
 
     @property
+    def is_free(self) -> bool:
+        """Whether points of it are there, or are those of a polynomial."""
+        return self.surface is not None or self.kept is not None
+
+    @property
     def is_at_hand(self) -> bool:
-        """Whether points of it are there, or are found in no time beside draws of group effects."""
-        if self.surface is not None or self.kept is not None:
-            return True
-        return ("sample" in vars(self) or cost_of_node(self.model) <= DEAR_NODES) and self.sample is not None
+        """Whether points of it are there, or are found in no time beside draws of group effects; whatever was asked."""
+        return self.is_free or (cost_of_node(self.model) <= DEAR_NODES and self.sample is not None)
 
     def draw(self, n_draws: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return draws of theta (n_draws, d) and log sigma (n_draws,); from a surface, no two are the same."""

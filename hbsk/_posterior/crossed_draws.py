@@ -60,7 +60,8 @@ def draw_nodes(posterior: CrossedPosterior, n_draws: int, rng: np.random.Generat
     changes little: that of the nearest node will do.
     """
     law = posterior.law
-    if law is None or not law.is_at_hand:
+    # of no more draws than nodes their own errors are larger than those of the nodes, and finer ones take seconds
+    if law is None or not (law.is_free or (n_draws > posterior.n_nodes and law.is_at_hand)):
         at = systematic_resample(posterior.weight, n_draws, rng)
         sigma = posterior.sigmas[at, rng.integers(posterior.sigmas.shape[1], size=n_draws)]
         return _at_nodes(posterior, at, sigma, posterior.factor[at])
