@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from hbsk import PartialPoolingRegressor
 from hbsk.datasets import load_radon, load_sleepstudy
+from hbsk.exceptions import ConvergenceWarning
 from hbsk.model_selection import loo
 from tests.test_information import refit_without
 
@@ -108,6 +109,23 @@ def test_groups_of_two_factors_as_from_draws_of_nuts(two_factors, factor):
 
 def test_rows_of_two_factors_as_from_draws_of_nuts(two_factors):
     X, y, integrated, sampled = two_factors
-    by_nodes, by_draws = loo(integrated, X, y), loo(sampled, X, y)
-    np.testing.assert_allclose(by_draws.elpd_i, by_nodes.elpd_i, atol=0.1)
-    assert by_draws.elpd == pytest.approx(by_nodes.elpd, abs=0.3)
+    by_nodes = loo(integrated, X, y).elpd_i.to_numpy()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Pareto k is above", ConvergenceWarning)
+        found = loo(sampled, X, y)
+    by_draws, known = found.elpd_i.to_numpy(), found.pareto_k.to_numpy() < 0.7
+    assert known.sum() >= 118
+    np.testing.assert_allclose(by_draws[known], by_nodes[known], atol=0.1)
+    assert by_draws[known].sum() == pytest.approx(by_nodes[known].sum(), abs=0.3)
+    # what 4,000 draws hardly know is told by refits
+    for row in np.flatnonzero(~known):
+        assert by_nodes[row] == pytest.approx(log_density_of_factors_without(integrated, X, y, row), abs=0.1)
+
+
+def log_density_of_factors_without(model, X, y, row):
+    rest = clone(model).set_params(priors=model.priors_).fit(X.drop(index=row), y.drop(index=row))
+    draws = rest.to_datatree(draws=40_000, random_state=0)["posterior"]
+    center = draws["Intercept"] + draws["x"] * X.loc[row, "x"]
+    for factor in ("a", "b"):
+        center = center + draws[f"1|{factor}"].sel({f"{factor}__factor_dim": str(int(X.loc[row, factor]))})
+    return float(np.log(norm.pdf(y[row], center, draws["sigma"]).mean()))
