@@ -116,3 +116,16 @@ def test_what_is_no_cubic_is_evaluated(monkeypatch):
     assert posterior.law is None or posterior.law.kept is None
     sigma = "1|a_sigma"
     assert ours.summary().loc[sigma, "mean"] == pytest.approx(exact.summary().loc[sigma, "mean"], rel=0.1)
+
+
+@pytest.mark.parametrize("at_start", [False, True])
+def test_a_search_that_ended_at_no_mode_leaves_nodes_to_the_model(fits, monkeypatch, at_start):
+    monkeypatch.setattr(crossed_passes, "CHEAP_REMAINING", 0)
+    model = fits[2]._learnt.fitted.posterior.model
+    start, precision = start_of(model), np.diag([1.0, 1.0, 1.0])
+    if not at_start:
+        precision[0, 0] = -1.0  # a saddle
+    monkeypatch.setattr(crossed, "quasi_newton_mode", lambda *_: (start + 3.0 * at_start, precision))
+    found = crossed.integrate_crossed(model, fits[2]._learnt.fitted.posterior.tails)
+    assert found.law is None or found.law.kept is None
+    assert np.isfinite(found.weight).all()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 from scipy.linalg import block_diag
@@ -252,23 +252,33 @@ def _integrate_many(
     with model.passes.rough_gradients() if is_smooth and is_exact else nullcontext():  # type: ignore[union-attr]
         mode, precision = quasi_newton_mode(model.value_and_gradient, start_of(model), _first_guess(model))
     progress.stage = "weighing nodes"
-    cubic = interpolated(model, mode, precision) if is_smooth else None
-    if cubic is not None:
-        mode, precision = find_mode(cubic.value_and_gradient, mode)
-        drawn_from = proposals(cubic, mode, precision, thorough=False)
-        fine = _weighed(
-            cubic, drawn_from, FINE_NODES, tails, settings, spreads=ERROR_OF_SPREADS, error_target=ERROR_TARGET
-        )
-        if cubic.holds(fine):
-            nodes = _weighed(cubic, drawn_from, first, tails, settings, spreads=ERROR_OF_SPREADS)
-            law = law_of_fine_nodes(model, fine, tails)
-            found = of_importance_sampling(nodes, joined(nodes.evaluated), tails, settings, law)
-            return replace(found, by_probe=cubic.log_dets_by_probe(nodes.theta))
+    found = _by_cubics(model, mode, precision, first, tails, settings) if is_smooth else None
+    if found is not None:
+        return found
     drawn_from = proposals(model, mode, precision, thorough=False)
     nodes = _weighed(model, drawn_from, first, tails, settings, spreads=ERROR_OF_SPREADS)
     points = joined(nodes.evaluated)
     rough_law = variance_law(model, nodes, points, tails, settings, finer=False)
     return of_importance_sampling(nodes, points, tails, settings, rough_law)
+
+
+def _by_cubics(model, mode, precision, first, tails, settings) -> IntegratedNodes | None:
+    """Place nodes and weigh them by cubics about the mode; None where these are not the log density."""
+    try:
+        cubic = interpolated(model, mode, precision)
+        if cubic is None:
+            return None
+        drawn_from = proposals(cubic, *find_mode(cubic.value_and_gradient, mode), thorough=False)
+        weighed = partial(_weighed, cubic, drawn_from, tails=tails, settings=settings, spreads=ERROR_OF_SPREADS)
+        fine = weighed(FINE_NODES, error_target=ERROR_TARGET)
+        if not cubic.holds(fine):
+            return None
+        nodes = weighed(first)
+    except np.linalg.LinAlgError:  # the search has ended at no mode
+        return None
+    law = law_of_fine_nodes(model, fine, tails)
+    found = of_importance_sampling(nodes, joined(nodes.evaluated), tails, settings, law)
+    return replace(found, by_probe=cubic.log_dets_by_probe(nodes.theta))
 
 
 def _weighed(model, drawn_from, first, tails, settings, *, spreads, error_target=None) -> Nodes:
