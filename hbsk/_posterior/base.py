@@ -128,6 +128,10 @@ class Posterior(ABC):
     def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
         """Return the mixture of the linear predictor of rows."""
 
+    def on_edge(self, codes: Sequence[np.ndarray]) -> np.ndarray:
+        """Tell which rows, (n_rows,), have laws of so many parts that they are better looked at by themselves."""
+        return np.zeros(len(codes[0]) if codes else 0, dtype=bool)
+
     def coefficient_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
         """Return the mixture of sums of coefficients: what groups absorb counts as known in them."""
         return self.row_mixture(x, z, codes)

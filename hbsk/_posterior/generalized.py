@@ -1,7 +1,8 @@
 """Posterior of a binary or count model: weighted nodes of (b, Lambda), and moments of the group effects at each.
 
 The law of a row's linear predictor given a node is that of ``x'b + z'u_j``. It is skew where groups have few rows;
-three normals stand for it (`hbsk._posterior.skew_normals`), so that a row is a mixture of normals as everywhere.
+three normals stand for it (`hbsk._posterior.skew_normals`), so that a row is a mixture of normals as everywhere. Where
+it is very skew many do (`hbsk._posterior.edge_laws`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from scipy.special import ndtri
 
 from hbsk._engine.fit import own_errors
 from hbsk._engine.generalized.data import Responses, group_constants
-from hbsk._engine.generalized.fit import GeneralizedNodes, generalized_model, integrate_generalized
+from hbsk._engine.generalized.fit import VERY_FEW_GROUPS, GeneralizedNodes, generalized_model, integrate_generalized
 from hbsk._engine.generalized.inner import EffectMoments, pairs, triples
 from hbsk._engine.generalized.leave_out import row_log_predictive
 from hbsk._engine.integrate import N_REPLICATES, unit_cube_points
-from hbsk._engine.node_algebra import semidefinite_cholesky, systematic_resample, thinned
+from hbsk._engine.node_algebra import back_and_forth, semidefinite_cholesky, systematic_resample, thinned
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.propriety import Tails
 from hbsk._engine.scaling import ColumnScaling
@@ -28,6 +29,7 @@ from hbsk._engine.variance_parameters import VarianceParameters
 from hbsk._engine.varying_location import sds_and_correlations
 from hbsk._posterior.base import Posterior
 from hbsk._posterior.diagnostics import marginal_diagnostics
+from hbsk._posterior.edge_groups import EdgeGroups, successes_of_groups
 from hbsk._posterior.node_kernels import NodeKernels, Unskewed
 from hbsk._posterior.nodes import usable_nodes
 from hbsk._posterior.parts import (
@@ -39,11 +41,13 @@ from hbsk._posterior.parts import (
     standardised,
     turned_effects,
 )
-from hbsk._posterior.skew_normals import SHARES, skew_normals
+from hbsk._posterior.skew_normals import COARSE, FINE, Cut, skew_normals
 
-COMPUTED = ("_effects", "_kernels")
+COMPUTED = ("_effects", "_kernels", "_edges")
 # Of more nodes so many stand for all: what is asked of a posterior costs as much for every node.
 MOST_NODES = 2_048
+# Coefficients and variance parameters up to which the nodes of very few groups fill the space of both.
+FILLED_DIMENSIONS = 3
 # Points of the law of the variance parameters, and which quasi-random ones.
 LAW_POINTS, LAW_SALT = 8_192, 700
 
@@ -78,6 +82,8 @@ class GeneralizedPosterior(Posterior):
     effect_mean : ndarray of shape (q,) or None
         Fixed means of the effects, in the units of the user; the rest is that of the deviations from them.
     family : {"binomial", "poisson"}
+    successes, trials : ndarray of shape (n_groups,) or None
+        Of each group, or counts and ones, where the varying intercept is the only varying column.
     """
 
     weight: np.ndarray
@@ -95,6 +101,8 @@ class GeneralizedPosterior(Posterior):
     tails: Tails = field(default_factory=Tails)
     effect_mean: np.ndarray | None = None
     family: str = "binomial"
+    successes: np.ndarray | None = None
+    trials: np.ndarray | None = None
 
     n_chains = 0
     by_quadrature = False
@@ -128,7 +136,9 @@ class GeneralizedPosterior(Posterior):
 
     @cached_property
     def _kernels(self) -> NodeKernels:
-        return NodeKernels.of_nodes(self.weight, self.theta, self.factor)
+        filled = self.common.shape[1] + self.theta.shape[1] <= FILLED_DIMENSIONS
+        narrow = filled and bool(self.n_groups) and self.n_groups[0] < VERY_FEW_GROUPS
+        return NodeKernels.of_nodes(self.weight, self.theta, self.factor, narrow=narrow)
 
     @property
     def _raw_common(self) -> np.ndarray:
@@ -210,31 +220,52 @@ class GeneralizedPosterior(Posterior):
         return mean, np.maximum(variance, 0.0), third
 
     def contrast_mixture(self, factor, z, first, second, rng) -> RowMixture:  # noqa: ARG002 - no draws are needed
-        """Return the law of ``z'u_a - z'u_b`` of pairs of groups, independent given a node: three normals for each."""
+        """Return the law of ``z'u_a - z'u_b`` of pairs of groups, independent given a node."""
         x, columns = np.zeros((len(first), len(self.scaling.x_scale))), [np.tile(z, (len(first), 1))]
         (mean, variance, third), other = (self.row_laws(x, columns, [groups]) for groups in (first, second))
-        return self._skew_mixture(mean - other[0], variance + other[1], third - other[2])
+        on_edge = self.on_edge([first]) | self.on_edge([second])
+        cut = FINE if on_edge.any() else COARSE
+        mixture = self._skew_mixture(mean - other[0], variance + other[1], third - other[2], cut)
+        if on_edge.any():
+            self._edges.put_differences(mixture, first, second, float(self.scaling.varying(z[None])[0, 0]))
+        return mixture
+
+    @cached_property
+    def _edges(self) -> EdgeGroups | None:
+        if self.successes is None or self.trials is None:
+            return None
+        tau = self.factor[:, 0, 0]
+        return EdgeGroups(self.family, self.successes, self.trials, self.weight, tau, self.effects)
+
+    def on_edge(self, codes: Sequence[np.ndarray]) -> np.ndarray:
+        """Tell which rows, (n_rows,), are of groups whose laws are worked out, of many parts each."""
+        return super().on_edge(codes) if self._edges is None else self._edges.have(codes[0])
 
     def row_mixture(self, x: np.ndarray, z: Sequence, codes: Sequence) -> RowMixture:
-        """Return the mixture of the linear predictor of rows: three normals for each node, or three times the same."""
+        """Return the mixture of the linear predictor of rows: normals for each node, or so many times the same."""
         mean, variance, third = self.row_laws(x, z, codes)
         if not self.n_groups:
             mean, sd = self._kernels.of(mean)
             return RowMixture(self.weight, mean, sd**2)
-        mixture = self._skew_mixture(mean, variance, third)
+        rows = np.flatnonzero(self.on_edge(codes))
+        mixture = self._skew_mixture(mean, variance, third, FINE if len(rows) else COARSE)
+        if len(rows):
+            sd = np.sign(self.scaling.varying(z[0][rows])[:, 0]) * np.sqrt(variance[:, rows])
+            self._edges.put(mixture, rows, codes[0][rows], mean[:, rows], sd)
         bare = ~z[0].any(axis=1)  # of common coefficients alone
         if bare.any():
-            kernels, sd = (np.repeat(part, len(SHARES), axis=0) for part in self._kernels.of(mean[:, bare]))
+            n_parts = len(mixture.weight) // self.n_nodes
+            kernels, sd = (np.repeat(part, n_parts, axis=0) for part in self._kernels.of(mean[:, bare]))
             mixture.mean[:, bare], mixture.variance[:, bare] = kernels, sd**2
         return mixture
 
-    def _skew_mixture(self, mean, variance, third) -> RowMixture:
-        """Return mixtures of three normals for each node, with these moments (n_nodes, n_rows) given it."""
+    def _skew_mixture(self, mean, variance, third, cut: Cut) -> RowMixture:
+        """Return mixtures of the parts of a cut for each node, with these moments (n_nodes, n_rows) given it."""
         sd = np.sqrt(variance)
-        means, sds = skew_normals(standardised(third, sd))
-        shape = (len(SHARES) * self.n_nodes, mean.shape[1])
+        means, sds = skew_normals(standardised(third, sd), cut)
+        shape = (len(cut.shares) * self.n_nodes, mean.shape[1])
         return RowMixture(
-            np.outer(self.weight, SHARES).ravel(),
+            np.outer(self.weight, cut.shares).ravel(),
             np.stack([mean + sd * part for part in means], axis=1).reshape(shape),
             np.stack([(sd * part) ** 2 for part in sds], axis=1).reshape(shape),
         )
@@ -341,15 +372,21 @@ class GeneralizedPosterior(Posterior):
         q = self.factor.shape[1]
         effects = np.empty((len(at), len(codes), q))
         known = codes < self.n_groups[0]
-        width = max(1, BLOCK_ELEMENTS // (len(at) * q**3))
+        on_edge = self.on_edge([codes])
+        cut = FINE if on_edge.any() else COARSE
+        width = max(1, BLOCK_ELEMENTS // (len(at) * max(q**3, len(cut.shares) // 3)))
         for start in range(0, len(codes), width):
             block = slice(start, start + width)
             seen, group = known[block], np.where(known[block], codes[block], 0)
             noise = rng.standard_normal((len(at), len(group), q))
-            chosen = np.searchsorted(np.cumsum(SHARES[:-1]), rng.random((len(at), len(group), q)), side="right")
+            chosen = np.searchsorted(np.cumsum(cut.shares[:-1]), rng.random((len(at), len(group), q)), side="right")
             root = semidefinite_cholesky(_unpacked(self.effects.covariance[:, at][:, :, group], q))
             skewness = _skewness_of_axes(root, self.effects.third[:, at][:, :, group], q)
-            means, sds = skew_normals(skewness)
+            means, sds = skew_normals(skewness, cut)
+            edge = np.flatnonzero(on_edge[block])
+            if len(edge):
+                parts = self._edges.parts(group[edge])
+                means[:, :, edge, 0], sds[:, :, edge, 0] = (part[:, at] for part in parts)
             skew = np.take_along_axis(means, chosen[None], axis=0)[0]
             skew += np.take_along_axis(sds, chosen[None], axis=0)[0] * noise
             mean = self.effects.mean[:, at][:, :, group].transpose(1, 2, 0)
@@ -436,9 +473,11 @@ def fit_generalized(
     kept = np.flatnonzero(usable)
     weight = found.nodes.weight[kept]
     if len(kept) > MOST_NODES:
-        at, weight = thinned(weight, MOST_NODES)
-        kept = kept[at]
+        along = back_and_forth(points.variance.relative_factor[kept].sum(axis=(1, 2)), points.common[kept].sum(axis=1))
+        at, weight = thinned(weight[along], MOST_NODES)
+        kept = kept[along][at]
     effects = points.effects
+    successes, trials = successes_of_groups(model.cells, sign)
     posterior = GeneralizedPosterior(
         family=responses.family,
         weight=weight / weight.sum(),
@@ -454,5 +493,7 @@ def fit_generalized(
         has_intercept=responses.has_intercept,
         tails=found.tails,
         log_growth=None if points.log_growth is None else points.log_growth[kept],
+        successes=successes,
+        trials=trials,
     )
     return FoundGeneralized(posterior, found.reliable, found, kept)

@@ -18,6 +18,8 @@ from scipy.special import boxcox1p, inv_boxcox1p
 # Width of kernels, in sds, where a law is not skew, and what the square of skewness takes off its square; Silverman's
 # rule times the fifth root of the effective nodes (Silverman 1986, eq. 3.28), and the largest of these.
 WIDE, LESS_WIDE, SILVERMAN, LARGEST = 0.8, 1.0, 1.06, 0.9
+# Width of kernels about a thousand nodes in few dimensions, where laws hang on a sd that few groups leave open.
+NARROW = 0.2
 # Sds of variance parameters beyond which parabolas are flat; least share of the mean variance at a node.
 FARTHEST, LEAST_VARIANCE = 3.0, 0.3
 # Steps to alpha and beta, and to the power that leaves no skewness.
@@ -35,14 +37,19 @@ class NodeKernels:
         Functions of the variance parameters that a mean given them is a combination of, the first 1.
     spread : ndarray of shape (n_nodes, l)
         The same for variances.
+    wide : float
+        Width where a law is not skew.
     """
 
     weight: np.ndarray
     location: np.ndarray
     spread: np.ndarray
+    wide: float = WIDE
 
     @classmethod
-    def of_nodes(cls, weight: np.ndarray, theta: np.ndarray, factor: np.ndarray) -> NodeKernels:
+    def of_nodes(
+        cls, weight: np.ndarray, theta: np.ndarray, factor: np.ndarray, *, narrow: bool = False
+    ) -> NodeKernels:
         """Return the kernels for nodes.
 
         Parameters
@@ -52,6 +59,8 @@ class NodeKernels:
             Variance parameters where they are unconstrained.
         factor : ndarray of shape (n_nodes, q, q)
             Roots of the covariance of group effects.
+        narrow : bool, default=False
+            Whether the nodes fill their few dimensions, so that their noise is less than what wide kernels hide.
         """
         deviation = theta - weight @ theta
         t = deviation / np.maximum(np.sqrt(weight @ deviation**2), 1e-300)
@@ -59,7 +68,12 @@ class NodeKernels:
         square = np.sum(factor**2, axis=2)
         square = square / np.maximum(weight @ square, 1e-300)
         one = np.ones((len(weight), 1))
-        return cls(weight, np.concatenate([one, t, t**2], axis=1), np.concatenate([one, square], axis=1))
+        return cls(
+            weight,
+            np.concatenate([one, t, t**2], axis=1),
+            np.concatenate([one, square], axis=1),
+            NARROW if narrow else WIDE,
+        )
 
     @property
     def silverman(self) -> float:
@@ -99,8 +113,8 @@ class NodeKernels:
         return features @ np.linalg.lstsq(root * features, root * values, rcond=1e-9)[0]
 
     def _width(self, skewness):
-        least = self.silverman
-        return np.sqrt(np.clip(WIDE**2 - LESS_WIDE * skewness**2, least**2, max(WIDE, least) ** 2))
+        least = min(self.silverman, self.wide) if self.wide == NARROW else self.silverman
+        return np.sqrt(np.clip(self.wide**2 - LESS_WIDE * skewness**2, least**2, max(self.wide, least) ** 2))
 
 
 def _bent(error, weight, variance):

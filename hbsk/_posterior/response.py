@@ -13,6 +13,7 @@ from scipy.special import expit, log_expit, logsumexp
 
 from hbsk._posterior.parts import RowMixture, standardised
 from hbsk._posterior.prediction import mixture_quantiles
+from hbsk._posterior.skew_normals import FINE
 
 # Points of the rule for the standard normal law, its weights summing to 1.
 NODE, WEIGHT = np.polynomial.hermite_e.hermegauss(20)
@@ -20,6 +21,9 @@ WEIGHT /= WEIGHT.sum()
 # The same for components of mixtures, which are narrower and many.
 FEW_NODES, FEW_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 FEW_WEIGHTS /= FEW_WEIGHTS.sum()
+# And for the narrow ones that many make a law of.
+FEWER_NODES, FEWER_WEIGHTS = np.polynomial.hermite_e.hermegauss(4)
+FEWER_WEIGHTS /= FEWER_WEIGHTS.sum()
 # Skewness of a coefficient from which strata of nodes are not nearly normal.
 SKEW = 0.4
 # Nodes of a stratum, and strata.
@@ -148,11 +152,18 @@ def shifted(points, offset, at):
 
 
 def _row_blocks(posterior, x, z, codes):
-    """Yield where rows are, a few at a time, and the rows."""
+    """Yield where rows are, a few at a time, and the rows: those whose laws are of many parts by themselves."""
     width = max(16, BLOCK_ELEMENTS // posterior.n_nodes)
+    on_edge = posterior.on_edge(codes)
     for start in range(0, len(x), width):
-        at = slice(start, start + width)
-        yield at, (x[at], [part[at] for part in z], [code[at] for code in codes])
+        block = slice(start, start + width)
+        if not on_edge[block].any():
+            yield block, (x[block], [part[block] for part in z], [code[block] for code in codes])
+            continue
+        for alike in (on_edge[block], ~on_edge[block]):
+            at = start + np.flatnonzero(alike)
+            if len(at):
+                yield at, (x[at], [part[at] for part in z], [code[at] for code in codes])
 
 
 def _blocks(posterior, x, z, codes, offset):
@@ -200,6 +211,8 @@ def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
         return _points_of_components(mixture)
     order, starts = strata
     n_components = len(mixture.weight) // len(order)
+    if n_components == len(FINE.shares):
+        return _points_of_components(mixture, FEWER_NODES, FEWER_WEIGHTS)
     at = (order[:, None] * n_components + np.arange(n_components)).ravel()
     starts = starts * n_components
     weight, mean, variance = mixture.weight[at], mixture.mean[at], mixture.variance[at]
@@ -218,10 +231,10 @@ def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
     return points.reshape(-1, points.shape[2]), np.outer(WEIGHT, share).ravel()
 
 
-def _points_of_components(mixture: RowMixture) -> tuple[np.ndarray, np.ndarray]:
+def _points_of_components(mixture: RowMixture, node=FEW_NODES, weight=FEW_WEIGHTS) -> tuple[np.ndarray, np.ndarray]:
     """Return points and weights of every component."""
     sd = np.sqrt(mixture.variance)
     if not sd.any():
         return mixture.mean, mixture.weight
-    points = mixture.mean + sd * FEW_NODES[:, None, None]
-    return points.reshape(-1, points.shape[2]), np.outer(FEW_WEIGHTS, mixture.weight).ravel()
+    points = mixture.mean + sd * node[:, None, None]
+    return points.reshape(-1, points.shape[2]), np.outer(weight, mixture.weight).ravel()

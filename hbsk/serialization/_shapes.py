@@ -51,7 +51,7 @@ _FIELDS: dict[type, dict[str, tuple[str, int]]] = {
     NoPoolingPosterior: {"absorbed": ("pa", _FINITE), "identified": ("Jqq", _FINITE)},
     GeneralizedPosterior: {
         **_WEIGHTED, "factor": ("mqq", _FINITE), "common": ("mp", _FINITE), "group_log_likelihood": ("mJ", _FINITE),
-        "log_growth": ("mJ", _FINITE), "theta": ("md", _FINITE),
+        "log_growth": ("mJ", _FINITE), "theta": ("md", _FINITE), "successes": ("J", _SIZE), "trials": ("J", _SIZE),
     },
     EffectMoments: {"mean": ("qmJ", _FINITE), "covariance": ("hmJ", _FINITE), "third": ("tmJ", _FINITE)},
     CrossedPosterior: {

@@ -34,6 +34,10 @@ POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
 MOST_POINTS = 130
 # Nodes of the first round by numbers of groups, and of many columns or of several variance parameters and few groups.
 GROUPS, NODES, NODES_OF_WIDE = (200, 1_000), (256, 128, 64), 1024
+# Groups below which sds between groups may be anything, and coefficients have laws that hang on them; the share of the
+# error target that is let pass there. (Two to eight groups, dense grids: ends of coefficients off by 0.4 sds with 256
+# nodes, 0.05 with these.)
+VERY_FEW_GROUPS, OF_VERY_FEW = 11, 0.4
 # Share of effective nodes from which on more of the same are as good as others.
 EFFICIENT = 0.4
 # Error of a difference of log densities that is let pass, so many sds of theta from its mode: where it grows evenly the
@@ -159,7 +163,7 @@ def integrate_generalized(
             monitored,
             first_per_replicate=first_nodes(model) // N_REPLICATES,
             max_nodes=settings.max_nodes,
-            error_target=settings.error_target,
+            error_target=settings.error_target * (OF_VERY_FEW if has_very_few_groups(model) else 1.0),
             salt=settings.salt,
             refit=Sequel(first, broad),
             grows=not is_wide(model),
@@ -221,11 +225,16 @@ def is_wide(model: GeneralizedModel) -> bool:
     return model.n_common > MANY_COLUMNS
 
 
+def has_very_few_groups(model: GeneralizedModel) -> bool:
+    """Whether groups leave the sds between them so open that tails of all laws hang on these."""
+    return bool(model.parameters.n_dim) and model.cells.n_groups < VERY_FEW_GROUPS
+
+
 def first_nodes(model: GeneralizedModel) -> int:
     """Return the nodes of the first round, a power of two: few for many groups, whose laws are nearly normal."""
     if is_wide(model):
         return NODES_OF_WIDE
-    if model.cells.n_groups < FEW_GROUPS and model.parameters.n_dim > 1:
+    if has_very_few_groups(model) or (model.cells.n_groups < FEW_GROUPS and model.parameters.n_dim > 1):
         return NODES_OF_WIDE
     at = np.searchsorted(GROUPS, model.cells.n_groups, side="right")
     return NODES[at]
