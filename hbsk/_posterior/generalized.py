@@ -46,8 +46,6 @@ from hbsk._posterior.skew_normals import COARSE, FINE, Cut, skew_normals
 COMPUTED = ("_effects", "_kernels", "_edges")
 # Of more nodes so many stand for all: what is asked of a posterior costs as much for every node.
 MOST_NODES = 2_048
-# Coefficients and variance parameters up to which the nodes of very few groups fill the space of both.
-FILLED_DIMENSIONS = 3
 # Points of the law of the variance parameters, and which quasi-random ones.
 LAW_POINTS, LAW_SALT = 8_192, 700
 
@@ -136,9 +134,9 @@ class GeneralizedPosterior(Posterior):
 
     @cached_property
     def _kernels(self) -> NodeKernels:
-        filled = self.common.shape[1] + self.theta.shape[1] <= FILLED_DIMENSIONS
-        narrow = filled and bool(self.n_groups) and self.n_groups[0] < VERY_FEW_GROUPS
-        return NodeKernels.of_nodes(self.weight, self.theta, self.factor, narrow=narrow)
+        if self.theta.shape[1] == 1 and self.n_groups[0] < VERY_FEW_GROUPS:
+            return NodeKernels.by_pieces(self.weight, self.theta[:, 0])
+        return NodeKernels.of_nodes(self.weight, self.theta, self.factor)
 
     @property
     def _raw_common(self) -> np.ndarray:
