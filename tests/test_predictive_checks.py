@@ -179,7 +179,7 @@ def test_several_factors_need_a_name(rng):
     assert list(check.observed.index[:4]) == [f"group_mean[{label}]" for label in (1, 2, 3, 4)]
     assert check.observed[4:].tolist() == [2.0, 4.0]
     assert check.observed["group_mean[2]"] == pytest.approx(y[5:10].mean())
-    with pytest.raises(ValueError, match=r"factor=None is none of the grouping factors \['a', 'b'\]"):
+    with pytest.raises(ValueError, match=r"no factor is named; name one of \['a', 'b'\], as in per_group.*factor='a'"):
         posterior_predictive_check(model, X, y, statistics=per_group("mean"), n_samples=2)
 
 

@@ -82,12 +82,12 @@ class PerGroup:
     def _rows(self, groups: Any) -> tuple[list, list[np.ndarray]]:
         """Return the labels, and the rows of each."""
         if isinstance(groups, pd.DataFrame):
-            if self.factor not in groups.columns:
-                raise ValueError(
-                    f"{self!r}: factor={self.factor!r} is none of the grouping factors {list(groups.columns)}; "
-                    "name one of them."
-                )
-            groups = groups[self.factor]
+            names = list(groups.columns)
+            named = names[0] if self.factor is None and len(names) == 1 else self.factor
+            if named not in names:
+                got = "no factor is named" if named is None else f"factor={named!r} is none of the grouping factors"
+                raise ValueError(f"{self!r}: {got}; name one of {names}, as in per_group(..., factor={names[0]!r}).")
+            groups = groups[named]
         factor, codes = GroupFactor.learn("groups", [groups if isinstance(groups, pd.Series) else np.asarray(groups)])
         if not factor.n_groups:
             raise ValueError(f"{self!r}: every label is missing, so there are no groups.")
