@@ -170,8 +170,8 @@ def _common_law(weight, b, width, contrast):
             share, value = of_tau[used], value[used]
             kernel = (contrast @ root) @ (contrast @ root) / 12.0
             centre = share @ value / share.sum()
-            spread = share @ (value - centre) ** 2 / share.sum()
-            value = centre + (value - centre) * np.sqrt(max(1.0 - kernel / spread, 0.0))
+            spread = max(share @ (value - centre) ** 2 / share.sum(), kernel)
+            value = centre + (value - centre) * np.sqrt(1.0 - kernel / spread)
             below += ndtr((at[:, None] - value) / np.sqrt(kernel)) @ share
     return Law(mean, sd, np.interp([0.05, 0.95], below, at))
 
