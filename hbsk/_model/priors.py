@@ -381,11 +381,6 @@ def _check_varying(key: str, prior: Any, n_columns: int) -> None:
         raise ValueError(
             f"priors[{shown(key)}] is {name}, under which groups share nothing; use pooling='none' for that."
         )
-    if name in ("HalfNormal", "HalfStudentT", "HalfCauchy"):
-        raise ValueError(
-            f"priors[{shown(key)}] is {name}, and it is the prior of the effects of groups, of which some are below 0. "
-            f"For that of their standard deviation write ('Normal', {{'mu': 0, 'sigma': {prior!r}}})."
-        )
     for argument, value in arguments.items():
         if not isinstance(value, tuple):
             _check_length(key, argument, value, n_columns)
