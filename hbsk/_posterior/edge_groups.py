@@ -87,8 +87,9 @@ class EdgeGroups:
         groups, position = np.unique(codes, return_inverse=True)
         means, sds = (np.moveaxis(part[:, :, position], 0, 1) for part in self.parts(groups))
         n_components = len(mixture.weight)
-        mixture.mean[:, rows] = (mean[:, None] + sd[:, None] * means).reshape(n_components, -1)
-        mixture.variance[:, rows] = ((sd[:, None] * sds) ** 2).reshape(n_components, -1)
+        at = rows if len(rows) < mixture.mean.shape[1] else slice(None)
+        mixture.mean[:, at] = (mean[:, None] + sd[:, None] * means).reshape(n_components, -1)
+        mixture.variance[:, at] = ((sd[:, None] * sds) ** 2).reshape(n_components, -1)
 
     def put_differences(self, mixture: RowMixture, first: np.ndarray, second: np.ndarray, scale: float) -> None:
         """Put laws of differences of effects in a mixture of parts of `FINE` where one group has most of the skewness.

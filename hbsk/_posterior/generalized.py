@@ -246,7 +246,11 @@ class GeneralizedPosterior(Posterior):
             mean, sd = self._kernels.of(mean)
             return RowMixture(self.weight, mean, sd**2)
         rows = np.flatnonzero(self.on_edge(codes))
-        mixture = self._skew_mixture(mean, variance, third, FINE if len(rows) else COARSE)
+        if len(rows) < len(x):
+            mixture = self._skew_mixture(mean, variance, third, FINE if len(rows) else COARSE)
+        else:
+            weight = np.outer(self.weight, FINE.shares).ravel()
+            mixture = RowMixture(weight, *np.empty((2, len(weight), len(x))))
         if len(rows):
             sd = np.sign(self.scaling.varying(z[0][rows])[:, 0]) * np.sqrt(variance[:, rows])
             self._edges.put(mixture, rows, codes[0][rows], mean[:, rows], sd)
@@ -335,8 +339,7 @@ class GeneralizedPosterior(Posterior):
 
     def shrinkage(self, factor: int = 0, turned: np.ndarray | None = None) -> np.ndarray:  # noqa: ARG002 - one factor
         """Return ``1 - Var(u_jk | y, b, Sigma) / tau_k^2``, averaged; (n_groups, q)."""
-        q = self.factor.shape[1]
-        n_groups = self.n_groups[0]
+        q, n_groups = self.factor.shape[1], self.n_groups[0]
         raw = turned_effects(self.scaling, turned)
         prior = np.sum(raw(self.factor.swapaxes(1, 2)) ** 2, axis=1)
         shrinkage = np.empty((n_groups, q))

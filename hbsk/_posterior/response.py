@@ -21,9 +21,6 @@ WEIGHT /= WEIGHT.sum()
 # The same for components of mixtures, which are narrower and many.
 FEW_NODES, FEW_WEIGHTS = np.polynomial.hermite_e.hermegauss(9)
 FEW_WEIGHTS /= FEW_WEIGHTS.sum()
-# And for the narrow ones that many make a law of.
-FEWER_NODES, FEWER_WEIGHTS = np.polynomial.hermite_e.hermegauss(4)
-FEWER_WEIGHTS /= FEWER_WEIGHTS.sum()
 # Skewness of a coefficient from which strata of nodes are not nearly normal.
 SKEW = 0.4
 # Nodes of a stratum, and strata.
@@ -205,36 +202,45 @@ def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
     """Return points (n_points, n_rows) and weights (n_points,) that stand for the law of the predictor of rows.
 
     In each stratum of nodes they are ``mean + sd (g + skewness (g^2 - 1) / 6)``, g those of the rule for a normal law:
-    the expansion of Cornish and Fisher (1938).
+    the expansion of Cornish and Fisher (1938). Of a law of many parts each part has such points.
     """
     if strata is None:
         return _points_of_components(mixture)
     order, starts = strata
-    n_components = len(mixture.weight) // len(order)
-    if n_components == len(FINE.shares):
-        return _points_of_components(mixture, FEWER_NODES, FEWER_WEIGHTS)
-    at = (order[:, None] * n_components + np.arange(n_components)).ravel()
-    starts = starts * n_components
-    weight, mean, variance = mixture.weight[at], mixture.mean[at], mixture.variance[at]
-    share = np.add.reduceat(weight, starts)
-    relative = weight / np.repeat(share, np.diff(starts, append=len(at)))
+    n_components, n_rows = len(mixture.weight) // len(order), mixture.mean.shape[1]
+    is_fine = n_components == len(FINE.shares)
+    node, of_node = (FEW_NODES, FEW_WEIGHTS) if is_fine else (NODE, WEIGHT)
+    # of few parts all are one law in a stratum, of many each is one
+    n_laws = n_components if is_fine else 1
+    starts = starts * (n_components // n_laws)
+
+    def in_order(values):
+        return values.reshape(len(order), n_components, -1)[order].reshape(
+            -1, n_laws, values.size // len(mixture.weight)
+        )
+
+    weight, mean, variance = (in_order(part) for part in (mixture.weight, mixture.mean, mixture.variance))
+    share = np.add.reduceat(weight, starts, axis=0)
+    size = np.diff(starts, append=len(weight))
+    relative = weight / np.repeat(share, size, axis=0)
 
     def averaged(values):
-        return np.add.reduceat(relative[:, None] * values, starts, axis=0)
+        return np.add.reduceat(relative * values, starts, axis=0)
 
     centre = averaged(mean)
-    deviation = mean - np.repeat(centre, np.diff(starts, append=len(at)), axis=0)
+    deviation = mean - np.repeat(centre, size, axis=0)
     square = deviation**2
     sd = np.sqrt(averaged(square + variance))
     skewness = standardised(averaged(deviation * (square + 3.0 * variance)), sd)
-    points = centre + sd * (NODE[:, None, None] + skewness / 6.0 * (NODE[:, None, None] ** 2 - 1.0))
-    return points.reshape(-1, points.shape[2]), np.outer(WEIGHT, share).ravel()
+    node = node[:, None, None, None]
+    points = centre + sd * (node + skewness / 6.0 * (node**2 - 1.0))
+    return points.reshape(-1, n_rows), np.outer(of_node, share).ravel()
 
 
-def _points_of_components(mixture: RowMixture, node=FEW_NODES, weight=FEW_WEIGHTS) -> tuple[np.ndarray, np.ndarray]:
+def _points_of_components(mixture: RowMixture) -> tuple[np.ndarray, np.ndarray]:
     """Return points and weights of every component."""
     sd = np.sqrt(mixture.variance)
     if not sd.any():
         return mixture.mean, mixture.weight
-    points = mixture.mean + sd * node[:, None, None]
-    return points.reshape(-1, points.shape[2]), np.outer(weight, mixture.weight).ravel()
+    points = mixture.mean + sd * FEW_NODES[:, None, None]
+    return points.reshape(-1, points.shape[2]), np.outer(FEW_WEIGHTS, mixture.weight).ravel()
