@@ -238,6 +238,17 @@ def test_effects_have_a_prior_of_the_users_at_zero(rng):
 # The key in priors
 
 
+def test_effects_that_are_independent_at_zero_have_no_correlation_there(rng):
+    X, y = many_lines(rng, 1)
+    X["x0"] += 3.0  # the columns of the engine are about the mean, at which the effects are correlated
+    rows = [
+        [row for row in model.summary().index if row.startswith("corr_")]
+        for point in (0.0, 3.0)
+        for model in [PartialPoolingRegressor("x0 + (x0 || g)", priors={"centre|g": {"x0": point}}).fit(X, y)]
+    ]
+    assert rows == [[], ["corr_g[1, x0]"]]
+
+
 def test_priors_that_are_shown_repeat_the_fit(rng):
     X, y = many_lines(rng, 2)
     X[["x0", "x1"]] += [700.0, -20.0]
