@@ -23,7 +23,7 @@ from sklearn.preprocessing import StandardScaler, TargetEncoder
 import hbsk.model_selection
 from hbsk import JamesSteinEstimator, PartialPoolingRegressor
 from hbsk.datasets import make_grouped_regression
-from hbsk.model_selection import WithinGroupKFold, _compare, _scores, compare_estimators, make_group_scorer
+from hbsk.model_selection import WithinGroupKFold, _folds, _scores, compare_estimators, make_group_scorer
 
 KNOWN, NEW = "new rows of known groups", "new groups"
 METRICS = ["rmse", "mae", "crps", "log_score", "coverage", "width", "fit_seconds", "predict_seconds"]
@@ -356,11 +356,11 @@ def test_polars_and_lists(data):
 
 def test_first_import_of_bambi_is_not_timed(monkeypatch):
     monkeypatch.setitem(sys.modules, "bambi", None)  # importing it is now an error
-    _compare._import_before_timing(make_pipeline(StandardScaler(), Ridge()))
+    _folds._import_before_timing(make_pipeline(StandardScaler(), Ridge()))
     for model in (PartialPoolingRegressor(inference="nuts"), PartialPoolingRegressor()):
         for estimator in (model, make_pipeline(StandardScaler(), model)):
             with pytest.raises(ImportError) if model.inference == "nuts" else nullcontext():
-                _compare._import_before_timing(estimator)
+                _folds._import_before_timing(estimator)
 
 
 def test_estimators_are_not_changed(data):
@@ -432,8 +432,9 @@ TABLE = (np.arange(12.0)[:, None], np.arange(12.0) ** 2, list("aabbccaabbcc"))
             (LINE, *TABLE),
             {"scoring": ["RMSE"]},
             ValueError,
-            f"scoring names 'RMSE', which is neither one of {sorted([*METRICS, 'poisson_deviance'])} nor a scorer "
-            "of scikit-learn (sklearn.metrics.get_scorer_names() lists those).",
+            "scoring names 'RMSE', which is neither one of "
+            f"{sorted([*METRICS, 'poisson_deviance', 'log_loss', 'brier'])} nor a scorer of scikit-learn "
+            "(sklearn.metrics.get_scorer_names() lists those).",
         ),
         (
             (LINE, *TABLE),

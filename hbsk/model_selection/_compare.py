@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from sklearn import get_config
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, clone, is_classifier
+from sklearn.base import is_classifier
 from sklearn.metrics import get_scorer
-from sklearn.pipeline import Pipeline
-from sklearn.utils import _safe_indexing, column_or_1d, indexable
+from sklearn.utils import column_or_1d, indexable
 from sklearn.utils.parallel import Parallel, delayed
-from sklearn.utils.validation import _num_samples, has_fit_parameter
+from sklearn.utils.validation import _num_samples
 
 from hbsk._data.checks import check_target, check_weights
+from hbsk._data.responses import check_counts, check_sizes
 from hbsk._data.suspicions import warn_of_order
 from hbsk._data.table import refuse_lazy
-from hbsk._estimators.partial_pooling import PartialPoolingBase
 from hbsk._messages import shown
 from hbsk.model_selection import _scores
+from hbsk.model_selection._folds import Data, Job, Result, run
 from hbsk.model_selection._questions import questions
-from hbsk.model_selection._responses import GROUPS, answering_step, call_with_groups, parameters, takes_groups
-from hbsk.model_selection._scorers import GroupScorer
 from hbsk.model_selection._splitters import refuse_name
 
 __all__ = ["compare_estimators"]
 
 SECONDS = ("fit_seconds", "predict_seconds")
-METRICS = ("rmse", "mae", "crps", "log_score", "coverage", "width", *SECONDS)
-# Of classes; and what is measured of counts where it is named.
-OF_CLASSES, OF_COUNTS = ("log_loss", "brier"), ("poisson_deviance",)
+OF_NUMBERS = ("rmse", "mae", "crps", "log_score", "coverage", "width")
+OF_CLASSES = ("log_loss", "brier")
+# What is measured where nothing is named: by what counts are out of.
+DEFAULTS = {"": OF_NUMBERS, "exposure": ("poisson_deviance", "coverage", "width"), "trials": OF_CLASSES}
 
 
 def compare_estimators(
@@ -44,6 +40,8 @@ def compare_estimators(
     *,
     cv: Any = "both",
     scoring: Any = None,
+    exposure: Any = None,
+    trials: Any = None,
     sample_weight: Any = None,
     n_jobs: int | None = None,
 ) -> pd.DataFrame:
@@ -61,7 +59,7 @@ def compare_estimators(
     X : array-like or dataframe of shape (n_samples, n_features)
         Features; the group column too, where an estimator reads its groups from there.
     y : array-like of shape (n_samples,)
-        Responses.
+        Responses; counts with `exposure`, successes with `trials`.
     groups : array-like of shape (n_samples,) or (n_samples, n_factors), default=None
         The group of each row, of several factors in columns. The folds are made of them, and estimators that take
         `groups=` in `fit` and `predict` get them, also as the last step of a pipeline; those that read a column
@@ -75,13 +73,16 @@ def compare_estimators(
         an iterable of training and test rows); a single splitter is named after its class, a single iterable is called
         "folds".
     scoring : list of str, dict of str to scorer, or None, default=None
-        What is measured. None: all of the metrics below. A list may name these and scikit-learn's scorers ("r2"). A
-        dict maps names to either, or to functions `scorer(estimator, X, y)`; :func:`make_group_scorer` makes such
-        functions that are given the groups too.
+        What is measured. None: the metrics below, by what y is. A list may name these and scikit-learn's scorers
+        ("r2"). A dict maps names to either, or to functions `scorer(estimator, X, y)`; :func:`make_group_scorer` makes
+        such functions that are given the groups too.
+    exposure, trials : array-like of shape (n_samples,) or float, default=None
+        What counts are over, or successes out of. Estimators of counts get it in `fit`; others are fitted to rates, ``y
+        / exposure``, with exposure as weights, the same likelihood, and classifiers to successes and failures of
+        `trials`. Rates and shares are what is scored, weighted likewise.
     sample_weight : array-like of shape (n_samples,), default=None
-        Weight of each row in `fit`, where an estimator takes it, and in "log_loss", "brier" and "poisson_deviance": the
-        exposure behind rates, or the trials behind proportions, as `PartialPoolingCountRegressor` and
-        `PoissonRegressor` take them.
+        Weight of each row in `fit`, where an estimator takes it, and in all that is measured but "coverage" and
+        "width", which count rows; beside exposure or trials, or in place of them where y holds rates or shares.
     n_jobs : int, default=None
         Number of fits at a time. Seconds are comparable only with one.
 
@@ -117,12 +118,15 @@ def compare_estimators(
       distribution is not normal. "crps" is computed by the package `scoringrules`: where it is not installed the rows
       of "crps" are NaN, or there is an ImportError if `scoring` names "crps".
     - "coverage", "width": fraction of 90 % intervals that hold their y (0.9 is right, not 1), and their mean width.
-      From `predict_interval(X, coverage=0.9)`, else from the same normal distribution.
+      From `predict_interval(X, coverage=0.9)`, else from the same normal distribution. Estimators of counts are asked
+      for intervals of new counts, which are whole and hold at least 0.9; with `exposure` or `trials` both are per unit.
     - "log_loss", "brier": of classifiers, minus the mean log probability of the class that was seen, and the mean
       squared distance of the probability of the second of two classes from it (of several classes the sum of squared
-      distances of all). With classifiers they are measured by default, instead of those above; NaN without
-      `predict_proba`.
-    - "poisson_deviance": of counts and rates, where it is named; infinite where a prediction is not positive.
+      distances of all). With classifiers, and with `trials`, they are measured by default, instead of those above; of
+      regressors y must be shares. With trials they are means over trials, the same as of rows repeated so often. NaN
+      without `predict_proba`; infinite where a share is predicted outside 0 and 1.
+    - "poisson_deviance": of counts and rates, by default with `exposure`, else where it is named; infinite where a
+      prediction is not positive.
     - "fit_seconds", "predict_seconds": wall time of `fit` and `predict`, pipelines included, the first import of Bambi
       not included.
 
@@ -130,6 +134,9 @@ def compare_estimators(
     (`DummyRegressor`), have NaN in crps, log_score, coverage and width. An infinite sd gives infinite scores. In
     pipelines and searches the distribution is that of the last step, or of the best estimator; a
     TransformedTargetRegressor gives none.
+
+    Searches get rates with weights, which they pass to their scorers too; with metadata routing on what was requested.
+    Scorers see rates, and weights where they take them; those of `make_group_scorer` also exposure and trials.
 
     An error in any fold stops the comparison, with a note that says where; no score is set to NaN for it.
 
@@ -164,24 +171,35 @@ def compare_estimators(
     refuse_name(groups, "compare_estimators")
     refuse_lazy(X, "X")
     X, y, groups = indexable(X, y, groups)
-    warn_of_order(X, [("y", y), ("groups", groups)])
+    warn_of_order(
+        X,
+        [("y", y), ("groups", groups), ("exposure", exposure), ("trials", trials), ("sample_weight", sample_weight)],
+    )
+    n_rows = _num_samples(X)
+    sized_by, size = _read_size(exposure, trials, n_rows)
     classes = None
-    if _are_classifiers(estimators):
+    if _are_classifiers(estimators, sized_by):
         y = column_or_1d(y)
         classes = np.unique(y)
     else:
-        y = check_target(y, _num_samples(X), "compare_estimators")
-    weight = check_weights(sample_weight, _num_samples(X), "compare_estimators", are_sizes=True)
-    measures = _check_scoring(scoring, METRICS if classes is None else (*OF_CLASSES, *SECONDS))
+        y = check_target(y, n_rows, "compare_estimators")
+        if size is not None:
+            check_counts(y, size, "poisson" if sized_by == "exposure" else "binomial")
+    weight = check_weights(sample_weight, n_rows, "compare_estimators", are_sizes=True)
+    measures = _check_scoring(scoring, sized_by, classes is not None)
+    data = Data.of(X, y, groups, weight, sized_by, size)
+    if classes is None:
+        _refuse_log_loss_of_numbers(measures, data.outcome)
     jobs = [
-        _Job(question, name, fold, train, test)
+        Job(question, name, fold, train, test)
         for question, folds in questions(cv, X, y, groups, estimators).items()
         for name in estimators
         for fold, (train, test) in enumerate(folds)
     ]
     results = Parallel(n_jobs=n_jobs)(
-        delayed(_run)(job, estimators[job.estimator], X, y, groups, weight, measures, classes) for job in jobs
+        delayed(run)(job, estimators[job.estimator], data, measures, classes) for job in jobs
     )
+    outcome, importance = data.outcome, data.importance
     rows = [
         (
             job.question,
@@ -189,7 +207,12 @@ def compare_estimators(
             label,
             job.fold,
             _measure(
-                label, measures[label], y[job.test], result, classes, None if weight is None else weight[job.test]
+                label,
+                measures[label],
+                outcome[job.test],
+                result,
+                classes,
+                None if importance is None else importance[job.test],
             ),
         )
         for job, result in zip(jobs, results, strict=True)
@@ -215,20 +238,39 @@ def _check_estimators(estimators: Any) -> dict[str, Any]:
     return dict(estimators)
 
 
-def _are_classifiers(estimators: Mapping[str, Any]) -> bool:
-    """Tell whether all estimators are classifiers; a mixture has no common y."""
+def _read_size(exposure: Any, trials: Any, n_rows: int) -> tuple[str, np.ndarray | None]:
+    """Return what counts are out of, "" for nothing, and how much."""
+    if exposure is not None and trials is not None:
+        raise ValueError(
+            "compare_estimators was given both exposure= and trials=: counts are over exposure, successes out of "
+            "trials. Leave one out."
+        )
+    for name, values in (("exposure", exposure), ("trials", trials)):
+        if values is not None:
+            return name, check_sizes(values, n_rows, name, "compare_estimators")
+    return "", None
+
+
+def _are_classifiers(estimators: Mapping[str, Any], sized_by: str) -> bool:
+    """Tell whether all estimators are classifiers, and y classes; a mixture has no common y but shares of trials."""
     kinds = {name: is_classifier(estimator) for name, estimator in estimators.items()}
+    if sized_by == "trials":
+        return False
     if len(set(kinds.values())) > 1:
         one, other = (next(name for name, kind in kinds.items() if kind is wanted) for wanted in (True, False))
         raise TypeError(
             f"estimators[{one!r}] is a classifier and estimators[{other!r}] is none: they have no metric in common. "
-            "Compare classifiers with each other."
+            "Compare classifiers with each other, or give successes with trials= (1 for y of 0 and 1)."
         )
+    if all(kinds.values()) and sized_by:
+        raise ValueError("exposure= was given with classifiers, which know no counts. Leave it out.")
     return all(kinds.values())
 
 
-def _check_scoring(scoring: Any, default: tuple[str, ...]) -> dict[str, Any]:
+def _check_scoring(scoring: Any, sized_by: str, of_classes: bool) -> dict[str, Any]:
     """Map the names of what is measured to names of our metrics, or to scorers."""
+    default = (*(OF_CLASSES if of_classes else DEFAULTS[sized_by]), *SECONDS)
+    known = {*default} if of_classes else {*OF_NUMBERS, *OF_CLASSES, "poisson_deviance", *SECONDS}
     if scoring is None:
         return {metric: metric for metric in default}
     if isinstance(scoring, str) or not isinstance(scoring, Iterable):
@@ -239,7 +281,6 @@ def _check_scoring(scoring: Any, default: tuple[str, ...]) -> dict[str, Any]:
     named = dict(scoring) if isinstance(scoring, Mapping) else {name: name for name in scoring}
     measures = {}
     for label, measure in named.items():
-        known = {*default, *SECONDS, *(OF_COUNTS if "rmse" in default else ())}
         if isinstance(measure, str) and measure not in known:
             try:
                 measure = get_scorer(measure)
@@ -263,191 +304,37 @@ def _check_scoring(scoring: Any, default: tuple[str, ...]) -> dict[str, Any]:
     return measures
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# One fold
-
-
-@dataclass(frozen=True)
-class _Job:
-    question: str
-    estimator: str
-    fold: int
-    train: np.ndarray
-    test: np.ndarray
-
-
-@dataclass(frozen=True)
-class _Result:
-    """Answers of one estimator for the test rows of one fold.
-
-    Attributes
-    ----------
-    mean : ndarray of shape (n_test,)
-    sd : ndarray of shape (n_test,) or None
-    interval : ndarray of shape (n_test, 2) or None
-        With probability 0.9.
-    seconds : dict of str to float
-    scores : dict of str to float
-        What the scorers said.
-    """
-
-    mean: np.ndarray | None
-    sd: np.ndarray | None
-    interval: np.ndarray | None
-    seconds: dict[str, float]
-    scores: dict[str, float] = field(default_factory=dict)
-    probability: np.ndarray | None = None
-
-
-def _run(job, estimator, X, y, groups, weight, measures, classes) -> _Result:
-    """Fit to the training rows of a fold and answer for its test rows."""
-    try:
-        train, test = ((_safe_indexing(X, rows), y[rows], _take(groups, rows)) for rows in (job.train, job.test))
-        weight = None if weight is None else weight[job.train]
-        return _fit_and_answer(clone(estimator), train, test, weight, measures, classes)
-    except Exception as error:
-        error.add_note(f"This is estimators[{job.estimator!r}] in fold {job.fold} of {job.question!r}.")
-        raise
-
-
-def _take(groups: Any, rows: np.ndarray) -> Any:
-    return None if groups is None else _safe_indexing(groups, rows)
-
-
-def _fit_and_answer(estimator, train, test, weight, measures, classes) -> _Result:
-    X_train, y_train, groups_train = train
-    X, y, groups = test
-    _import_before_timing(estimator)
-    start = time.perf_counter()
-    estimator.fit(X_train, y_train, **_fit_arguments(estimator, groups_train), **_weights(estimator, weight))
-    fitted = time.perf_counter()
-    # A pipeline's predict takes no groups in some settings, its last step always does.
-    last, X_last = answering_step(estimator, X)
-    mean, probability = None, None
-    if classes is None:
-        mean = np.asarray(call_with_groups(last, "predict", X_last, groups), dtype=np.float64).reshape(-1)
-    elif hasattr(last, "predict_proba"):
-        probability = _of_classes(call_with_groups(last, "predict_proba", X_last, groups), last.classes_, classes)
-    seconds = {"fit_seconds": fitted - start, "predict_seconds": time.perf_counter() - fitted}
-    metrics = {measure for measure in measures.values() if isinstance(measure, str)}
-    sd, interval = _distribution(last, X_last, groups, metrics) if classes is None else (None, None)
-    scores = {
-        label: _scorer_value(scorer, estimator, X, y, groups)
-        for label, scorer in measures.items()
-        if not isinstance(scorer, str)
-    }
-    return _Result(mean, sd, interval, seconds, scores, probability)
-
-
-def _of_classes(probability: np.ndarray, known: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Return probabilities of all classes; 0 of those that an estimator has not seen."""
-    full = np.zeros((len(probability), len(classes)))
-    full[:, np.searchsorted(classes, known)] = probability
-    return full
-
-
-def _weights(estimator: Any, weight: np.ndarray | None) -> dict[str, Any]:
-    """Find the keyword by which `fit` takes weights; none where it does not."""
-    if weight is None:
-        return {}
-    if isinstance(estimator, Pipeline):
-        name, last = estimator.steps[-1]
-        return {f"{name}__{keyword}": value for keyword, value in _weights(last, weight).items()}
-    return {"sample_weight": weight} if has_fit_parameter(estimator, "sample_weight") else {}
-
-
-def _import_before_timing(estimator: Any) -> None:
-    """Import what sampling by NUTS imports on first need: it costs seconds, once a process."""
-    parts = [estimator, *(estimator.get_params().values() if hasattr(estimator, "get_params") else ())]
-    if any(isinstance(part, PartialPoolingBase) and part.inference == "nuts" for part in parts):
-        import bambi  # noqa: F401
-
-
-def _fit_arguments(estimator: Any, groups: Any) -> dict[str, Any]:
-    """Find the keyword by which `fit` takes groups; none where it does not."""
-    if groups is None:
-        return {}
-    if isinstance(estimator, Pipeline) and not get_config()["enable_metadata_routing"]:
-        name, last = estimator.steps[-1]
-        return {f"{name}__{keyword}": value for keyword, value in _fit_arguments(last, groups).items()}
-    return {GROUPS: groups} if takes_groups(estimator, "fit") else {}
-
-
-def _distribution(
-    estimator: Any, X: Any, groups: Any, metrics: set[str]
-) -> tuple[np.ndarray | None, np.ndarray | None]:
-    """Ask for the sd and the 90 % interval of each row, where a metric needs them; None where there are none."""
-    sd, interval = None, None
-    if {"coverage", "width"} & metrics and "coverage" in parameters(getattr(estimator, "predict_interval", None)):
-        interval = call_with_groups(estimator, "predict_interval", X, groups, coverage=_scores.COVERAGE)
-        metrics = metrics - {"coverage", "width"}
-    if {"crps", "log_score", "coverage", "width"} & metrics and "return_std" in parameters(estimator.predict):
-        mean, sd = (
-            np.asarray(a, dtype=np.float64) for a in call_with_groups(estimator, "predict", X, groups, return_std=True)
+def _refuse_log_loss_of_numbers(measures: Mapping[str, Any], outcome: np.ndarray) -> None:
+    named = [name for name in OF_CLASSES if name in measures.values()]
+    if named and (outcome.min() < 0 or outcome.max() > 1):
+        raise ValueError(
+            f"scoring names {named[0]!r}, which is of classes, or of shares between 0 and 1; y reaches from "
+            f"{shown(outcome.min())} to {shown(outcome.max())}. Give successes with trials=, or name another metric."
         )
-        # DummyRegressor fills a place with zeros; it does not claim to be certain.
-        sd = sd if sd.any() else None
-        if interval is None and sd is not None:
-            interval = _scores.normal_interval(mean, sd)
-    return sd, interval
-
-
-def _scorer_value(scorer: Callable, estimator: Any, X: Any, y: np.ndarray, groups: Any) -> float:
-    if isinstance(scorer, GroupScorer):
-        return scorer(estimator, X, y, groups=groups)
-    last, X_last = answering_step(estimator, X)
-    if groups is not None and takes_groups(last, "predict"):
-        wrapped = _ClassifiesWithGroups if is_classifier(last) else _PredictsWithGroups
-        return scorer(wrapped(last, groups), X_last, y)
-    return scorer(estimator, X, y)
-
-
-class _PredictsWithGroups(RegressorMixin, BaseEstimator):
-    """A fitted estimator with the groups of the rows it will be asked for; scikit-learn's scorers cannot pass them."""
-
-    def __init__(self, estimator: Any, groups: Any):
-        self.estimator = estimator
-        self.groups = groups
-
-    def predict(self, X: Any) -> np.ndarray:
-        return call_with_groups(self.estimator, "predict", X, self.groups)
-
-
-class _ClassifiesWithGroups(ClassifierMixin, _PredictsWithGroups):
-    """The same of a classifier."""
-
-    @property
-    def classes_(self) -> np.ndarray:
-        return self.estimator.classes_
-
-    def predict_proba(self, X: Any) -> np.ndarray:
-        return call_with_groups(self.estimator, "predict_proba", X, self.groups)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Numbers
 
 
-def _measure(label, measure, y, result: _Result, classes, weight) -> float:
+def _measure(label, measure, y, result: Result, classes, weight) -> float:
     """Give one number of one fold; NaN where the estimator gives no answer of that kind."""
     if not isinstance(measure, str):
         return result.scores[label]
     if measure in result.seconds:
         return result.seconds[measure]
-    if measure in OF_CLASSES:
+    if classes is not None:
         if result.probability is None:
             return np.nan
         return getattr(_scores, measure)(np.searchsorted(classes, y), result.probability, weight)
-    assert result.mean is not None
-    if measure in OF_COUNTS:
-        return _scores.poisson_deviance(y, result.mean, weight)
-    if measure in ("rmse", "mae"):
-        return getattr(_scores, measure)(y, result.mean)
-    if measure == "crps" and not _scores.crps_is_available():
-        return np.nan
-    if measure in ("crps", "log_score"):
-        return np.nan if result.sd is None else getattr(_scores, measure)(y, result.mean, result.sd)
-    if result.interval is None:
+    if measure in OF_CLASSES and result.mean is not None:
+        return getattr(_scores, f"{measure}_of_shares")(y, result.mean, weight)
+    if measure in ("rmse", "mae", "poisson_deviance") and result.mean is not None:
+        return getattr(_scores, measure)(y, result.mean, weight)
+    if measure in ("crps", "log_score") and result.sd is not None:
+        available = measure != "crps" or _scores.crps_is_available()
+        return getattr(_scores, measure)(y, result.mean, result.sd, weight) if available else np.nan
+    if measure not in ("coverage", "width") or result.interval is None:
         return np.nan
     return _scores.width(result.interval) if measure == "width" else _scores.coverage(y, result.interval)
 

@@ -36,7 +36,12 @@ def call_with_groups(estimator: Any, method: str, X: Any, groups: Any, **options
 
 
 def takes_groups(estimator: Any, method: str) -> bool:
-    """Tell whether a method takes `groups=`, itself or for an estimator within, and has not refused it.
+    """Tell whether a method takes `groups=`, as `takes` does."""
+    return takes(estimator, method, GROUPS)
+
+
+def takes(estimator: Any, method: str, name: str) -> bool:
+    """Tell whether a method takes an argument, itself or for an estimator within, and has not refused it.
 
     A request that was never set is no refusal: where scikit-learn insists on one, its own error says so best.
     """
@@ -44,11 +49,11 @@ def takes_groups(estimator: Any, method: str) -> bool:
     with config_context(enable_metadata_routing=True):
         routing = get_routing_for_object(estimator)
     if isinstance(routing, MetadataRouter):
-        return _some_part_asks(routing, method)
-    if GROUPS not in parameters(getattr(estimator, method)):
+        return _some_part_asks(routing, method, name)
+    if name not in parameters(getattr(estimator, method)):
         return False
     # Methods that scikit-learn knows nothing of, such as predict_interval, are asked as predict is.
-    return _request(routing, method) is not False
+    return _request(routing, method, name) is not False
 
 
 def parameters(function: Any) -> set[str]:
@@ -59,20 +64,20 @@ def parameters(function: Any) -> set[str]:
         return set()
 
 
-def _some_part_asks(routing: MetadataRouter, method: str) -> bool:
+def _some_part_asks(routing: MetadataRouter, method: str, name: str) -> bool:
     for _, (mapping, part) in routing:
         for caller, callee in mapping:
             if caller != method:
                 continue
             if isinstance(part, MetadataRouter):
-                if _some_part_asks(part, callee):
+                if _some_part_asks(part, callee, name):
                     return True
-            elif _request(part, callee, absent=False) is not False:
+            elif _request(part, callee, name, absent=False) is not False:
                 return True
     return False
 
 
-def _request(routing: Any, method: str, absent: Any = None) -> Any:
-    """Get what was requested of `groups`: True, False, None (never set) or a str (another name), or `absent`."""
+def _request(routing: Any, method: str, name: str, absent: Any = None) -> Any:
+    """Get what was requested of an argument: True, False, None (never set) or a str (another name), or `absent`."""
     method = method if hasattr(routing, method) else "predict"
-    return getattr(routing, method).requests.get(GROUPS, absent)
+    return getattr(routing, method).requests.get(name, absent)
