@@ -12,7 +12,6 @@ I_jk the information there. They hold the points of the quadrature fixed, which 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -27,9 +26,7 @@ from hbsk._engine.generalized.inner import (
     Rule,
     added,
     effect_moments,
-    group_modes,
     hermite_rule,
-    integrate_about,
     integrate_groups,
     inverse_root,
     log_mean_exponential,
@@ -40,7 +37,6 @@ from hbsk._engine.generalized.inner import (
     transposed_times,
     triples,
 )
-from hbsk._engine.generalized.likelihood import group_likelihood
 from hbsk._engine.mode_search import Look
 from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
 
@@ -132,11 +128,13 @@ class GeneralizedModel:
         """Return the log prior density, (n_points,), of coefficients (n_points, p) and theta, Jacobians included."""
         parameters = self.parameters
         value = self._log_norm - 0.5 * (common - self.prior_mean) ** 2 @ self.prior_precision
-        if parameters.n_varying:
-            one = np.ones((len(theta), 1))
-            value += parameters.sd_log_prior(theta, one, variance.prior_sd)[:, 0]
-            value += parameters.correlation_log_prior(theta) + parameters.location_log_prior(variance)
-        return value
+        return value + self.log_prior_of_theta(theta, variance) if parameters.n_varying else value
+
+    def log_prior_of_theta(self, theta: np.ndarray, variance: VariancePoints) -> np.ndarray:
+        """Return the log prior density of theta, (n_points,)."""
+        parameters = self.parameters
+        value = parameters.sd_log_prior(theta, np.ones((len(theta), 1)), variance.prior_sd)[:, 0]
+        return value + parameters.correlation_log_prior(theta) + parameters.location_log_prior(variance)
 
     # the density
 
@@ -174,18 +172,17 @@ class GeneralizedModel:
         log_density = log_integral.sum(axis=1) + self.log_prior(common, theta, variance)
         return GeneralizedPoints(log_density, common, variance, log_integral, effects, growth)
 
-    def log_integrals(self, psi: np.ndarray, start: ModeStart, rules: Sequence[Rule]) -> list[np.ndarray]:
-        """Return sums over groups of log integrals by several rules about the same modes, (n_points,) each."""
+    def log_ratios(self, psi: np.ndarray, start: ModeStart, finer: Rule) -> np.ndarray:
+        """Return log densities by another rule less those by the model's own, about the same modes, (n_points,)."""
         common, theta = psi[:, : self.n_common], psi[:, self.n_common :]
         _, factor = self.variance_points(theta)
-        total = [np.zeros(len(psi)) for _ in rules]
+        n_own, together = len(self.rule.node), Rule(*map(np.concatenate, zip(self.rule, finer, strict=True)))
+        total = np.zeros(len(psi))
         for points, groups, cells in self.cells.blocks(len(psi)):
             b, scale = common[points], factor[points]
-            base = cells.predictor(b)
-            likelihood = group_likelihood(cells, base)
-            about = group_modes(cells, base, scale, start.modes(b, scale, groups), likelihood)
-            for values, rule in zip(total, rules, strict=True):
-                values[points] += integrate_about(likelihood, *about, scale, rule).log_integral.sum(axis=0)
+            z = start.modes(b, scale, groups)
+            share = integrate_groups(cells, cells.predictor(b), scale, z, together).share
+            total[points] += np.log(share[n_own:].sum(axis=0) / share[:n_own].sum(axis=0)).sum(axis=0)
         return total
 
     def variance_points(self, theta: np.ndarray) -> tuple[VariancePoints, np.ndarray]:
@@ -205,10 +202,12 @@ class GeneralizedModel:
         start : ndarray of shape (q, n_groups, 1)
             Where these modes are looked for.
         """
-        p, q = self.n_common, self.cells.n_varying
-        b, theta = psi[None, :p], psi[None, p:]
-        variance, factor = self.variance_points(theta)
-        value = float(self.log_prior(b, theta, variance)[0])
+        p, q, n_theta = self.n_common, self.cells.n_varying, self.parameters.n_dim
+        b, steps = psi[None, :p], DIFFERENCE_STEP * np.eye(n_theta)
+        around = psi[p:] + np.concatenate([np.zeros((1, n_theta)), steps, -steps])
+        variance, factors = self.variance_points(around)
+        factor = factors[:1]
+        value = float(self.log_prior(b, around, variance)[0])
         size = p + q * q
         gradient, hessian, modes = np.zeros(size), np.zeros((size, size)), np.empty((q, self.cells.n_groups, 1))
         for groups, cells in self.cells.parts:
@@ -221,23 +220,23 @@ class GeneralizedModel:
             hessian += of_part[1]
         hessian[range(p), range(p)] -= self.prior_precision
         gradient[:p] -= self.prior_precision * (psi[:p] - self.prior_mean)
-        gradient, hessian = self._in_theta(theta, gradient, hessian)
+        gradient, hessian = self._in_theta(around, variance, factors, gradient, hessian)
         return Look(psi, value, gradient, -hessian), modes
 
-    def _in_theta(self, theta, gradient, hessian):
-        """Carry derivatives in (b, Lambda) over to (b, theta), with those of the prior of theta."""
+    def _in_theta(self, around, points, factors, gradient, hessian):
+        """Carry derivatives in (b, Lambda) over to (b, theta), with those of the prior of theta.
+
+        ``around`` holds theta, and a step of `DIFFERENCE_STEP` up and one down in each coordinate.
+        """
         p, q, n_theta = self.n_common, self.cells.n_varying, self.parameters.n_dim
         if not n_theta:
             return gradient[:p], hessian[:p, :p]
-        by_factor = gradient[p:].reshape(1, q, q)
-        steps = DIFFERENCE_STEP * np.eye(n_theta)
-        around = theta + np.concatenate([np.zeros((1, n_theta)), steps, -steps])
-        points, factor = self.variance_points(around)
+        by_factor = np.broadcast_to(gradient[p:].reshape(q, q), factors.shape)
         one = np.ones((len(around), 1))
         # the gradient in theta with the derivative in Lambda held: its slope is the curvature of prior and map
-        slopes = self.parameters.gradient(around, points, one, one, np.repeat(by_factor, len(around), axis=0), None)
+        slopes = self.parameters.gradient(around, points, one, one, by_factor, None)
         curvature = (slopes[1 : n_theta + 1] - slopes[n_theta + 1 :]) / (2 * DIFFERENCE_STEP)
-        jacobian = (factor[1 : n_theta + 1] - factor[n_theta + 1 :]).reshape(n_theta, -1).T / (2 * DIFFERENCE_STEP)
+        jacobian = (factors[1 : n_theta + 1] - factors[n_theta + 1 :]).reshape(n_theta, -1).T / (2 * DIFFERENCE_STEP)
         change = np.zeros((p + q * q, p + n_theta))
         change[range(p), range(p)] = 1.0
         change[p:, p:] = jacobian
@@ -264,36 +263,33 @@ def louis_derivatives(
     """
     family, strata = FAMILIES[cells.family], cells.strata
     p, q = cells.x.shape[1], cells.n_varying
-    n_nodes, n_groups = len(rule.node), cells.n_groups
     # expected weights of cells, and times zeta, and of strata times products of zeta
     weight, with_zeta = np.zeros(cells.n_cells), np.zeros((q, cells.n_cells))
     with_products = np.zeros((q, q, len(strata.group)))
-    scores = np.empty((n_nodes, n_groups, p + q * q))
-    zeta = found.z_at(rule.node)
+    # nodes are in the place of points: all sums are those of whole rows
+    share, zeta = found.share[:, :, 0].T, found.z_at(rule.node)[..., 0].swapaxes(1, 2)
+    scores = np.empty((p + q * q, *share.shape))
     moved = strata.effects(times(factor, zeta))
-    for nodes in node_blocks(rule, len(base) * max(p, 1)):
-        share, here = found.share[nodes], zeta[:, nodes]
-        mean, curvature = family.mean_and_weight(base[:, None] + repeated(moved[nodes], strata.of_cell))
+    for nodes in node_blocks(rule, len(base)):
+        here = zeta[..., nodes]
+        mean, curvature = family.mean_and_weight(base[:, None] + repeated(moved[:, nodes], strata.of_cell))
         residual = cells.y[:, None] - cells.size[:, None] * mean
-        curvature *= cells.size[:, None]
-        scores[nodes, :, :p] = cells.sums(residual * cells.x)
+        scores[:p, :, nodes] = cells.sums(cells.x.T[..., None] * residual)
         by_stratum = strata.of_cells(residual)
-        by_effect = [strata.to_groups(strata.times_column(by_stratum, a)) for a in range(q)]
-        for a, c in np.ndindex(q, q):
-            scores[nodes, :, p + q * a + c] = (by_effect[a] * here[c])[..., 0]
-        curvature *= repeated(share, cells.group)
-        weight += curvature.sum(axis=0)[:, 0]
+        for a in range(q):
+            by_effect = strata.to_groups(strata.times_column(by_stratum, a))
+            scores[p + q * a : p + q * (a + 1), :, nodes] = by_effect * here
+        curvature = curvature * (cells.size[:, None] * repeated(share[:, nodes], cells.group))
+        weight += curvature.sum(axis=1)
         of_strata = strata.of_cells(curvature)
         for a in range(q):
-            with_zeta[a] += np.einsum("kim,kim->i", curvature, repeated(here[a], cells.group))
+            with_zeta[a] += np.einsum("ik,ik->i", curvature, repeated(here[a], cells.group))
             for c in range(a + 1):
-                with_products[a, c] += np.einsum("ksm,ksm->s", of_strata, repeated(here[a] * here[c], strata.group))
+                with_products[a, c] += np.einsum("sk,sk->s", of_strata, repeated(here[a] * here[c], strata.group))
                 with_products[c, a] = with_products[a, c]
-    gradient = np.einsum("kj,kja->ja", found.share[..., 0], scores)
-    rooted = (np.sqrt(found.share) * (scores - gradient)).reshape(-1, p + q * q)
-    hessian = rooted.T @ rooted
-    hessian -= _information(cells, weight, with_zeta, with_products)
-    return gradient.sum(axis=0), hessian
+    gradient = np.einsum("ajk,jk->aj", scores, share)
+    rooted = ((scores - gradient[..., None]) * np.sqrt(share)).reshape(p + q * q, -1)
+    return gradient.sum(axis=1), rooted @ rooted.T - _information(cells, weight, with_zeta, with_products)
 
 
 def _information(cells, weight, with_zeta, with_products):
