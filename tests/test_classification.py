@@ -196,6 +196,9 @@ def test_what_is_refused():
         classifier.predict_proba(X)
     with pytest.raises(ValueError, match="'perhaps'"):
         classifier.fit(X, Y).to_datatree(NEW[:1], ["perhaps"])
+    objects = np.array([True, False] * (len(X) // 2), dtype=object)
+    with pytest.raises(ValueError, match=r"Unknown label type.* objects \(bool\).* y.astype\(bool\)"):
+        PartialPoolingClassifier(group_features="g").fit(X[: len(objects)], objects)
 
 
 def test_groups_by_keyword_are_routed(model):

@@ -15,7 +15,7 @@ import pytest
 from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 
-from hbsk import JamesSteinEstimator, PartialPoolingRegressor, from_json, to_json
+from hbsk import JamesSteinEstimator, PartialPoolingClassifier, PartialPoolingRegressor, from_json, to_json
 from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, ShrinkageWarning
 
 
@@ -262,3 +262,38 @@ def test_labels_that_json_has_no_form_for_are_refused(label):
     fitted = JamesSteinEstimator().fit(np.zeros((9, 1)), np.arange(9.0), groups=groups)
     with pytest.raises(TypeError, match=r"cannot write an element of .*Group labels"):
         to_json(fitted)
+
+
+CLASSES = {
+    "days": np.array(["2020-02-29", "1969-12-31"], dtype="M8[D]"),
+    "times": pd.Series(pd.to_datetime(["2020-02-29 12:30:00.25", "1969-12-31 00:00:00.00"])),
+    "spans": np.array([7, -1], dtype="m8[ms]"),
+    "texts of any length": np.array(["ß", ""], dtype=np.dtypes.StringDType()),
+    "categories": pd.Series(["b", "a"], dtype="category"),
+    "pandas texts": pd.Series(["b", "a"], dtype="string"),
+    "float32": np.array([2.5e9, 3.0], dtype=np.float32),
+    "uint8": np.array([3, 0], dtype=np.uint8),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSES)
+def test_classes_of_every_kind_come_back(kind):
+    labels, rows = CLASSES[kind], np.arange(12) % 2
+    features, groups = np.arange(12.0)[:, None], np.arange(12) // 4
+    y = labels.iloc[rows].reset_index(drop=True) if isinstance(labels, pd.Series) else labels[rows]
+    fitted = PartialPoolingClassifier(pooling="complete").fit(features, y, groups=groups)
+    loaded = from_json(to_json(fitted))
+    assert loaded.classes_.dtype == fitted.classes_.dtype
+    assert loaded.classes_.tolist() == fitted.classes_.tolist() == sorted(np.asarray(labels).tolist())
+    np.testing.assert_array_equal(loaded.predict(features), fitted.predict(features))
+
+
+def test_times_that_are_none_are_refused():
+    fitted = PartialPoolingClassifier(pooling="complete").fit(
+        np.arange(12.0)[:, None], np.array([1, 2] * 6, dtype="M8[s]"), groups=np.arange(12) // 4
+    )
+    text = to_json(fitted)
+    assert '"M8[s]"' in text
+    for wrong in ('"f8"', '"O"', '"M9[s]"'):
+        with pytest.raises(ValueError, match="damaged"):
+            from_json(text.replace('"M8[s]"', wrong))

@@ -50,7 +50,10 @@ def read_classes(y: Any, n_rows: int, name: str) -> tuple[Any, np.ndarray]:
     values = column_or_1d(y, warn=True)
     refuse_missing_labels(values)
     check_finite(values, "y")
+    if values.dtype.kind == "T":  # NumPy's texts of any length, which scikit-learn's metrics do not take
+        values = np.array(values.tolist(), dtype=str)
     _refuse_labels_that_do_not_sort(values)
+    _refuse_objects(values)
     check_classification_targets(values)
     if len(values) != n_rows:
         raise ValueError(
@@ -72,6 +75,18 @@ def _refuse_labels_that_do_not_sort(values):
         raise TypeError(
             f"y mixes labels of kinds that do not sort ({', '.join(kinds)}): make them all text, or all numbers."
         ) from None
+
+
+def _refuse_objects(values):
+    """Raise for labels that scikit-learn knows no kind of, in its words; it says nothing but them."""
+    if values.dtype != object or not len(values) or type_of_target(values) != "unknown":
+        return
+    kinds = sorted({type(value).__name__ for value in values})
+    kind = kinds[0] if kinds[0] in ("int", "bool") and len(kinds) == 1 else "str"
+    raise ValueError(
+        f"Unknown label type: unknown. y is an array of objects ({', '.join(kinds)}), and labels must be text, whole "
+        f"numbers, booleans or NumPy's times, for scikit-learn's metrics too. Convert them: y.astype({kind})."
+    )
 
 
 def two_classes(codes: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:

@@ -123,6 +123,8 @@ class DocumentReader:
                 return float(value)
             case "bytes":
                 return bytes.fromhex(value)
+            case "times":
+                return self._times(*value)
             case "timestamp":
                 text, unit, *zone = value
                 time = pd.Timestamp(text).as_unit(unit)
@@ -142,6 +144,12 @@ class DocumentReader:
             case "date":
                 return datetime.date.fromisoformat(value)
         raise DamagedError(f"The document has an object of the kind {tag!r}, which this version of hbsk does not know.")
+
+    def _times(self, dtype: str, numbers: Any) -> np.ndarray:
+        kind, ticks = np.dtype(dtype), self.read(numbers)
+        if kind.kind not in "mM" or not isinstance(ticks, np.ndarray) or ticks.dtype != np.int64:
+            raise DamagedError(f"The document is damaged: it has times of the kind {dtype!r:.60}.")
+        return ticks.view(kind)
 
     def _column(self, values: Any, size: int | None = None) -> np.ndarray:
         """Return the values of one column, which pandas may copy."""

@@ -82,6 +82,9 @@ class Writer:
         return self._tagged("dict", pairs)
 
     def _array(self, array: np.ndarray, where: str) -> dict[str, Any]:
+        if array.dtype.kind in "mM" and np.datetime_data(array.dtype)[0] != "generic":
+            ordered = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("=")))
+            return self._tagged("times", [array.dtype.str.lstrip("<>=|"), self.write(ordered.view(np.int64), where)])
         if id(array) not in self._numbers:
             self._numbers[id(array)] = (array, len(self.arrays))
             self.arrays.append(
