@@ -10,12 +10,12 @@ import numpy as np
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.inner import EffectMoments
 from hbsk._posterior.edge_laws import effect_parts
+from hbsk._posterior.node_strata import NodeStrata, Strata
 from hbsk._posterior.parts import SMALLEST_SD, RowMixture, standardised
+from hbsk._posterior.skew_normals import FINE, skew_normals
 
 # Skewness of effects, root mean square over the nodes, beyond which their laws are worked out.
 EDGE = 0.3
-# Laws, nodes times groups, that are kept.
-LAWS_HELD = 50_000
 # Share of the third moment of a difference beside which that of the other group is none.
 LESSER = 0.3
 
@@ -31,6 +31,7 @@ class EdgeGroups:
         See `hbsk._posterior.edge_laws`.
     weight : ndarray of shape (n_nodes,)
     tau : ndarray of shape (n_nodes,)
+    common : ndarray of shape (n_nodes, p)
     effects : EffectMoments
     """
 
@@ -39,6 +40,7 @@ class EdgeGroups:
     trials: np.ndarray
     weight: np.ndarray
     tau: np.ndarray
+    common: np.ndarray
     effects: EffectMoments
 
     @cached_property
@@ -54,60 +56,68 @@ class EdgeGroups:
         """Tell which codes are of them."""
         return np.isin(codes, self.groups) if len(self.groups) else np.zeros(len(codes), dtype=bool)
 
-    def parts(self, groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return means and sds, (n_parts, n_nodes, n_groups), of parts of standardised effects; see `effect_parts`."""
-        if len(self.groups) * len(self.weight) > LAWS_HELD:
-            return self._worked_out(groups)
-        at = np.searchsorted(self.groups, groups)
-        means, sds = self._held
-        return means[:, :, at], sds[:, :, at]
-
     @cached_property
-    def _held(self):
-        return self._worked_out(self.groups)
+    def strata(self) -> NodeStrata:
+        """Strata of the nodes."""
+        deviation = self.common - self.weight @ self.common
+        widest = np.sqrt(np.max(self.weight @ deviation**2, initial=0.0))
+        return NodeStrata.of_nodes(self.weight, np.abs(self.tau), float(widest))
 
-    def _worked_out(self, groups):
-        tau = np.maximum(np.abs(self.tau), SMALLEST_SD)
-        y, size = self.successes[groups], self.trials[groups]
-        return effect_parts(self.family, y, size, self.effects.mean[0][:, groups], tau)
+    def parts(self, strata: Strata, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return means and sds, (n_parts, n_strata, n), of parts of standardised effects of codes (n,)."""
+        mean = self.effects.mean[0][:, codes]
+        tau = np.broadcast_to(np.maximum(np.abs(self.tau), SMALLEST_SD)[:, None], mean.shape)
+        y, size = self.successes[codes], self.trials[codes]
+        return effect_parts(self.family, y, size, strata.averaged(mean), strata.averaged(tau))
 
-    def put(self, mixture: RowMixture, rows: np.ndarray, codes: np.ndarray, mean, sd) -> None:
-        """Put laws in their places in a mixture of parts of `FINE`: ``mean + sd e``, e the standardised effect.
+    def parts_at_nodes(self, codes: np.ndarray, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same, (n_parts, n_at, n), of the strata of some nodes."""
+        strata = self.strata.along(self.effects.mean[0][:, codes])
+        number = strata.number()[at][None]
+        means, sds = self.parts(strata, codes)
+        return np.take_along_axis(means, number, axis=1), np.take_along_axis(sds, number, axis=1)
+
+    def mixture(self, mean, sd, third, codes: np.ndarray, on_edge: np.ndarray, rest=None) -> RowMixture:
+        """Return laws of ``mean + sd e`` over strata, e the standardised effect of a group.
 
         Parameters
         ----------
-        mixture : RowMixture
-        rows : ndarray of shape (n,), dtype int
-            Which of its rows.
-        codes : ndarray of shape (n,), dtype int
-            Their groups, all of them with an edge.
-        mean, sd : ndarray of shape (n_nodes, n)
+        mean, sd, third : ndarray of shape (n_nodes, n)
             Negative sds turn laws about.
+        codes : ndarray of shape (n,), dtype int
+            Groups.
+        on_edge : ndarray of shape (n,), dtype bool
+            Which laws are worked out; the others follow from their third moments.
+        rest : ndarray of shape (n_nodes, n), optional
+            Variance of independent noise.
         """
-        groups, position = np.unique(codes, return_inverse=True)
-        means, sds = (np.moveaxis(part[:, :, position], 0, 1) for part in self.parts(groups))
-        n_components = len(mixture.weight)
-        at = rows if len(rows) < mixture.mean.shape[1] else slice(None)
-        mixture.mean[:, at] = (mean[:, None] + sd[:, None] * means).reshape(n_components, -1)
-        mixture.variance[:, at] = ((sd[:, None] * sds) ** 2).reshape(n_components, -1)
+        strata = self.strata.along(mean)
+        parts = skew_normals(strata.averaged(standardised(third, sd)), FINE)
+        at = np.flatnonzero(on_edge)
+        for part, worked_out in zip(parts, self.parts(strata.of(at), codes[at]), strict=True):
+            part[:, :, at] = worked_out
+        return strata.mixture(mean, sd, FINE.shares, parts, rest)
 
-    def put_differences(self, mixture: RowMixture, first: np.ndarray, second: np.ndarray, scale: float) -> None:
-        """Put laws of differences of effects in a mixture of parts of `FINE` where one group has most of the skewness.
+    def differences(self, mean, third, first: np.ndarray, second: np.ndarray, scale: float) -> RowMixture:
+        """Return laws of differences of effects, of the parts of that group which has most of the skewness.
 
         The effect of the other group is taken for normal. Where both are skew the moments of the difference tell more.
+
+        Parameters
+        ----------
+        mean, third : ndarray of shape (n_nodes, n_pairs)
+        first, second : ndarray of shape (n_pairs,), dtype int
+        scale : float
+            Of effects in differences.
         """
-        of_groups = np.unique(np.concatenate([first, second]))
-        third = np.sqrt(self.weight @ self.effects.third[0][:, of_groups] ** 2)
-        of_first, of_second = (third[np.searchsorted(of_groups, groups)] for groups in (first, second))
-        for lead, other, sign, more in ((first, second, 1.0, of_first), (second, first, -1.0, of_second)):
-            less = np.where(sign > 0, of_second, of_first)
-            at = np.flatnonzero(self.have(lead) & (less < LESSER * more))
-            if len(at):
-                effects, (a, b) = self.effects, (lead[at], other[at])
-                mean = sign * scale * (effects.mean[0][:, a] - effects.mean[0][:, b])
-                self.put(mixture, at, a, mean, sign * scale * np.sqrt(effects.covariance[0][:, a]))
-                n_parts = len(mixture.weight) // len(self.weight)
-                mixture.variance[:, at] += np.repeat(scale**2 * effects.covariance[0][:, b], n_parts, axis=0)
+        of_groups = np.sqrt(self.weight @ self.effects.third[0] ** 2)
+        turned = of_groups[second] > of_groups[first]
+        lead, other = np.where(turned, second, first), np.where(turned, first, second)
+        on_edge = self.have(lead) & (of_groups[other] < LESSER * of_groups[lead])
+        of_lead, rest = (scale**2 * np.maximum(self.effects.covariance[0][:, codes], 0.0) for codes in (lead, other))
+        sign = np.where(turned, -np.sign(scale), np.sign(scale))
+        sd = np.where(on_edge, sign * np.sqrt(of_lead), np.sqrt(of_lead + rest))
+        return self.mixture(mean, sd, third, lead, on_edge, np.where(on_edge, rest, 0.0))
 
 
 def successes_of_groups(cells: Cells, sign: int) -> tuple[np.ndarray | None, np.ndarray | None]:

@@ -55,19 +55,17 @@ _TO_NODES = _integrals_to_nodes()
 def effect_parts(
     family: str, y: np.ndarray, size: np.ndarray, mean: np.ndarray, tau: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return means and sds, (n_parts, n_nodes, n_groups), of normals of the shares of `FINE` for effects.
+    """Return means and sds, (n_parts, n_strata, n), of normals of the shares of `FINE` for effects.
 
     Of mean 0 and variance 1: what they stand for is scaled by the moments that are known.
 
     Parameters
     ----------
     family : {"binomial", "poisson"}
-    y, size : ndarray of shape (n_groups,)
-    mean : ndarray of shape (n_nodes, n_groups)
-    tau : ndarray of shape (n_nodes,)
+    y, size : ndarray of shape (n,)
+    mean, tau : ndarray of shape (n_strata, n)
     """
-    y, size = (np.broadcast_to(values, mean.shape).ravel() for values in (y, size))
-    tau = np.repeat(tau, mean.shape[1])
+    y, size, tau = (np.broadcast_to(values, mean.shape).ravel() for values in (y, size, tau))
     flat, shape = mean.ravel(), (len(FINE.shares), *mean.shape)
     means, sds = np.empty((len(FINE.shares), len(flat))), np.empty((len(FINE.shares), len(flat)))
     for start in range(0, len(flat), LAWS_AT_A_TIME):

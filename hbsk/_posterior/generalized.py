@@ -41,7 +41,7 @@ from hbsk._posterior.parts import (
     standardised,
     turned_effects,
 )
-from hbsk._posterior.skew_normals import COARSE, FINE, Cut, skew_normals
+from hbsk._posterior.skew_normals import COARSE, FINE, skew_normals
 
 COMPUTED = ("_effects", "_kernels", "_edges")
 # Of more nodes so many stand for all: what is asked of a posterior costs as much for every node.
@@ -221,19 +221,17 @@ class GeneralizedPosterior(Posterior):
         """Return the law of ``z'u_a - z'u_b`` of pairs of groups, independent given a node."""
         x, columns = np.zeros((len(first), len(self.scaling.x_scale))), [np.tile(z, (len(first), 1))]
         (mean, variance, third), other = (self.row_laws(x, columns, [groups]) for groups in (first, second))
-        on_edge = self.on_edge([first]) | self.on_edge([second])
-        cut = FINE if on_edge.any() else COARSE
-        mixture = self._skew_mixture(mean - other[0], variance + other[1], third - other[2], cut)
-        if on_edge.any():
-            self._edges.put_differences(mixture, first, second, float(self.scaling.varying(z[None])[0, 0]))
-        return mixture
+        mean, third = mean - other[0], third - other[2]
+        if (self.on_edge([first]) | self.on_edge([second])).any():
+            return self._edges.differences(mean, third, first, second, float(self.scaling.varying(z[None])[0, 0]))
+        return self._skew_mixture(mean, variance + other[1], third)
 
     @cached_property
     def _edges(self) -> EdgeGroups | None:
         if self.successes is None or self.trials is None:
             return None
         tau = self.factor[:, 0, 0]
-        return EdgeGroups(self.family, self.successes, self.trials, self.weight, tau, self.effects)
+        return EdgeGroups(self.family, self.successes, self.trials, self.weight, tau, self.common, self.effects)
 
     def on_edge(self, codes: Sequence[np.ndarray]) -> np.ndarray:
         """Tell which rows, (n_rows,), are of groups whose laws are worked out, of many parts each."""
@@ -245,29 +243,28 @@ class GeneralizedPosterior(Posterior):
         if not self.n_groups:
             mean, sd = self._kernels.of(mean)
             return RowMixture(self.weight, mean, sd**2)
-        rows = np.flatnonzero(self.on_edge(codes))
-        if len(rows) < len(x):
-            mixture = self._skew_mixture(mean, variance, third, FINE if len(rows) else COARSE)
-        else:
-            weight = np.outer(self.weight, FINE.shares).ravel()
-            mixture = RowMixture(weight, *np.empty((2, len(weight), len(x))))
-        if len(rows):
-            sd = np.sign(self.scaling.varying(z[0][rows])[:, 0]) * np.sqrt(variance[:, rows])
-            self._edges.put(mixture, rows, codes[0][rows], mean[:, rows], sd)
         bare = ~z[0].any(axis=1)  # of common coefficients alone
-        if bare.any():
-            n_parts = len(mixture.weight) // self.n_nodes
-            kernels, sd = (np.repeat(part, n_parts, axis=0) for part in self._kernels.of(mean[:, bare]))
-            mixture.mean[:, bare], mixture.variance[:, bare] = kernels, sd**2
+        kernels = self._kernels.of(mean[:, bare]) if bare.any() else None
+        on_edge = self.on_edge(codes) & ~bare
+        if on_edge.any():
+            sd = np.sqrt(variance)
+            sd[:, on_edge] *= np.sign(self.scaling.varying(z[0][on_edge])[:, 0])
+            if kernels is not None:
+                mean[:, bare], sd[:, bare] = kernels
+            return self._edges.mixture(mean, sd, third, codes[0], on_edge)
+        mixture = self._skew_mixture(mean, variance, third)
+        if kernels is not None:
+            mixture.mean[:, bare], sd = (np.repeat(part, len(COARSE.shares), axis=0) for part in kernels)
+            mixture.variance[:, bare] = sd**2
         return mixture
 
-    def _skew_mixture(self, mean, variance, third, cut: Cut) -> RowMixture:
-        """Return mixtures of the parts of a cut for each node, with these moments (n_nodes, n_rows) given it."""
+    def _skew_mixture(self, mean, variance, third) -> RowMixture:
+        """Return mixtures of three normals for each node, with these moments (n_nodes, n_rows) given it."""
         sd = np.sqrt(variance)
-        means, sds = skew_normals(standardised(third, sd), cut)
-        shape = (len(cut.shares) * self.n_nodes, mean.shape[1])
+        means, sds = skew_normals(standardised(third, sd))
+        shape = (len(COARSE.shares) * self.n_nodes, mean.shape[1])
         return RowMixture(
-            np.outer(self.weight, cut.shares).ravel(),
+            np.outer(self.weight, COARSE.shares).ravel(),
             np.stack([mean + sd * part for part in means], axis=1).reshape(shape),
             np.stack([(sd * part) ** 2 for part in sds], axis=1).reshape(shape),
         )
@@ -386,8 +383,7 @@ class GeneralizedPosterior(Posterior):
             means, sds = skew_normals(skewness, cut)
             edge = np.flatnonzero(on_edge[block])
             if len(edge):
-                parts = self._edges.parts(group[edge])
-                means[:, :, edge, 0], sds[:, :, edge, 0] = (part[:, at] for part in parts)
+                means[:, :, edge, 0], sds[:, :, edge, 0] = self._edges.parts_at_nodes(group[edge], at)
             skew = np.take_along_axis(means, chosen[None], axis=0)[0]
             skew += np.take_along_axis(sds, chosen[None], axis=0)[0] * noise
             mean = self.effects.mean[:, at][:, :, group].transpose(1, 2, 0)

@@ -26,11 +26,14 @@ class RowMixture:
     mean, variance : ndarray of shape (n_nodes, n_rows)
         The nodes are those of the posterior in order, or several for each of them. Variance 0 where a node fixes the
         row (draws); infinite where nothing identifies it.
+    starts : ndarray of int or None
+        Where components are parts of laws in strata (`hbsk._posterior.node_strata`), the first stratum of each level.
     """
 
     weight: np.ndarray
     mean: np.ndarray
     variance: np.ndarray
+    starts: np.ndarray | None = None
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
         """Return mean and variance of each row."""

@@ -7,6 +7,7 @@ is not the inverse link of the mean: with an uncertain predictor probabilities a
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from scipy.special import expit, log_expit, logsumexp
@@ -167,7 +168,7 @@ def _blocks(posterior, x, z, codes, offset):
     """Yield where rows are, a few at a time, and their mixture."""
     for at, rows in _row_blocks(posterior, x, z, codes):
         mixture = posterior.row_mixture(*rows)
-        yield at, RowMixture(mixture.weight, shifted(mixture.mean, offset, at), mixture.variance)
+        yield at, replace(mixture, mean=shifted(mixture.mean, offset, at))
 
 
 def _strata(posterior) -> tuple[np.ndarray, np.ndarray] | None:
@@ -207,19 +208,18 @@ def _points(mixture: RowMixture, strata) -> tuple[np.ndarray, np.ndarray]:
     if strata is None:
         return _points_of_components(mixture)
     order, starts = strata
-    n_components, n_rows = len(mixture.weight) // len(order), mixture.mean.shape[1]
-    is_fine = n_components == len(FINE.shares)
+    (n_components, n_rows), is_fine = mixture.mean.shape, mixture.starts is not None
     node, of_node = (FEW_NODES, FEW_WEIGHTS) if is_fine else (NODE, WEIGHT)
-    # of few parts all are one law in a stratum, of many each is one
-    n_laws = n_components if is_fine else 1
-    starts = starts * (n_components // n_laws)
-
-    def in_order(values):
-        return values.reshape(len(order), n_components, -1)[order].reshape(
-            -1, n_laws, values.size // len(mixture.weight)
-        )
-
-    weight, mean, variance = (in_order(part) for part in (mixture.weight, mixture.mean, mixture.variance))
+    if is_fine:  # each part is a law in a level of its own strata
+        order, starts = slice(None), mixture.starts
+        shape = (-1, len(FINE.shares))
+    else:  # all parts are one law in a stratum
+        n_parts = n_components // len(order)
+        starts = starts * n_parts
+        order = (order[:, None] * n_parts + np.arange(n_parts)).ravel()
+        shape = (-1, 1)
+    weight = mixture.weight[order].reshape(*shape, 1)
+    mean, variance = (values[order].reshape(*shape, n_rows) for values in (mixture.mean, mixture.variance))
     share = np.add.reduceat(weight, starts, axis=0)
     size = np.diff(starts, append=len(weight))
     relative = weight / np.repeat(share, size, axis=0)
