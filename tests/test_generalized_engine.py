@@ -261,6 +261,20 @@ def test_own_estimates_are_where_the_score_of_each_group_vanishes(family):
         assert found[j] == pytest.approx(expected, abs=1e-8)
 
 
+def test_own_slopes_are_infinite_where_the_likelihood_rises_without_end_and_only_there():
+    flag, year = np.tile([0.0, 1.0], 12), 2000.0 + np.tile(np.arange(8.0), 3)
+    codes, trials = np.repeat([0, 1, 2], 8), np.full(24, 50.0)
+    y = np.array([9, 20] * 4 + [9, 50] * 4 + [0, 20] * 4, dtype=float)
+    columns = np.column_stack([np.ones(24), flag])
+    found = own_estimates("binomial", y, trials, columns, codes, 3, np.zeros(24))
+    few, many = np.log(9 / 41), np.log(20 / 30)
+    np.testing.assert_allclose(found, [[few, many - few], [few, np.inf], [-np.inf, np.inf]], rtol=1e-9)
+    # far from the data an intercept is large, and no edge
+    y = trials * FAMILIES["binomial"].mean(0.5 * (year - 2003.0))
+    found = own_estimates("binomial", y, trials, np.column_stack([np.ones(24), year]), codes, 3, np.zeros(24))
+    np.testing.assert_allclose(found, np.tile([-1001.5, 0.5], (3, 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("family", "q"), [("binomial", 1), ("binomial", 2), ("poisson", 1), ("poisson", 2)])
 def test_nodes_of_the_rule_are_integrated_alike_alone_and_together(monkeypatch, family, q):
     rng = np.random.default_rng(2)

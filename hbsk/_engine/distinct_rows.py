@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 
-class FewRows(NamedTuple):
+class HeldRows(NamedTuple):
     """Columns of rows that are held at once, as `collect` asks a design for them."""
 
     x: np.ndarray
@@ -32,7 +32,7 @@ class FewRows(NamedTuple):
 class DistinctRows(NamedTuple):
     """What `collect` sums, each row once."""
 
-    design: FewRows
+    design: HeldRows
     codes: np.ndarray | None
     y: np.ndarray
     sample_weight: np.ndarray | None
@@ -69,5 +69,5 @@ def distinct_rows(
     def taken(part):
         return None if part is None else part[rows]
 
-    few = FewRows(x[rows], [block[rows] for block in z], taken(offset))
+    few = HeldRows(x[rows], [block[rows] for block in z], taken(offset))
     return DistinctRows(few, taken(codes), y[rows], sample_weight, taken(standard_error))

@@ -27,8 +27,8 @@ from hbsk._engine.settings import DEFAULT
 from hbsk._estimators.answers import PosteriorAnswersMixin, point_of
 from hbsk._estimators.comparisons import PosteriorComparisonsMixin
 from hbsk._fit.gaussian import bambi_model
-from hbsk._fit.generalized import generalized_priors, infer_generalized
-from hbsk._fit.learnt import Learnt, learnt_of_rows
+from hbsk._fit.generalized import generalized_priors, learn_generalized
+from hbsk._fit.learnt import Learnt
 from hbsk._messages import shown, warn
 from hbsk._model.design import PredictedRows
 from hbsk._model.frame import ModelFrame, read_training_frame, unknown_rows
@@ -181,8 +181,7 @@ class GeneralizedPoolingBase(PartialPoolingBase):
 
     def _infer(self, options: Options, frame: ModelFrame, rows: Rows, family: str, sized_by: str = "") -> None:
         """Find the posterior and learn it."""
-        fitted = infer_generalized(options, frame, rows, family)
-        self._learn(learnt_of_rows(frame, rows, fitted, family, sized_by))
+        self._learn(learn_generalized(options, frame, rows, family, sized_by))
 
     def _rows(
         self, X: Any, groups: Any, include_groups: bool = True, *, must_answer: bool = False

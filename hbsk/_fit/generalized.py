@@ -10,14 +10,16 @@ import numpy as np
 from hbsk._data.responses import are_whole
 from hbsk._data.rows import Rows
 from hbsk._engine.crossed import crossed_model
+from hbsk._engine.distinct_rows import HeldRows
 from hbsk._engine.generalized.data import Responses
 from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.priors import EnginePriors
-from hbsk._engine.sums import CentredSums
+from hbsk._engine.sums import CentredSums, collect
+from hbsk._engine.threads import n_threads
 from hbsk._fit.collecting import collect_factor_pairs, collect_sums
 from hbsk._fit.gaussian import bambi_model, draws_posterior, effect_means
-from hbsk._fit.learnt import Fitted, copies_of_rows
+from hbsk._fit.learnt import Fitted, Learnt, copies_of_rows, learnt_of_rows
 from hbsk._model.centres import varying_intercept
 from hbsk._model.default_priors import default_priors, sds_of_interactions
 from hbsk._model.design import DesignWithMeans
@@ -34,14 +36,28 @@ from hbsk._posterior.group_tables import common_counterparts
 from hbsk._posterior.orders import RowOrders
 
 
-def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: str) -> Fitted:
-    """Integrate a binary or count model, or sample it where that is asked for or needed."""
-    specification = frame.specification
+def learn_generalized(options: Options, frame: ModelFrame, rows: Rows, family: str, sized_by: str) -> Learnt:
+    """Fit a binary or count model, and keep what later questions need."""
+    specification, design = frame.specification, held_rows(frame, rows)
     with np.errstate(over="ignore", invalid="ignore"):
-        collected = sums_of_columns(frame, rows)
+        collected = sums_of_columns(frame, rows, design)
     refuse_sums_beyond_floats(specification, collected)
     warn_redundant_columns(specification, collected, rows.n_rows, pooled=options.pooling == "partial")
-    defaults = _defaults(options, frame, rows, collected, family)
+    fitted = infer_generalized(options, frame, rows, family, design, collected)
+    return learnt_of_rows(frame, rows, fitted, family, sized_by, collected.moments)
+
+
+def held_rows(frame: ModelFrame, rows: Rows) -> HeldRows:
+    """Return all columns of the design at once, which the engine holds anyway."""
+    return HeldRows(*frame.specification.design(rows.features).block(0, rows.n_rows))
+
+
+def infer_generalized(
+    options: Options, frame: ModelFrame, rows: Rows, family: str, design: HeldRows, collected: CentredSums
+) -> Fitted:
+    """Integrate a binary or count model, or sample it where that is asked for or needed."""
+    specification = frame.specification
+    defaults = _defaults(options, frame, rows, design, collected, family)
     priors = _resolved(options, frame, defaults, family)
     if options.pooling == "none":
         priors = without_pooling(options, frame, priors, defaults)
@@ -57,12 +73,12 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
                 f"This model must be sampled by NUTS ({reason}), which takes whole counts and trials: y, and trials, "
                 "times sample_weight are not whole. Use whole numbers, or a model that can be integrated."
             )
-        return _sample(options, frame, rows, priors, family, f"nuts ({reason})")
+        return _sample(options, frame, rows, design, priors, family, f"nuts ({reason})")
     exact = engine_priors(specification, priors, known_standard_error=True)
-    responses, exact, effect_mean = stated(options, frame, rows, collected, family, exact)
+    responses, exact, effect_mean = stated(options, frame, rows, design, collected, family, exact)
     found = fit_generalized(responses, exact, options.integration)
     if not found.reliable and options.inference == "auto" and options.pooling != "none" and are_countable(rows, family):
-        return _sample(options, frame, rows, priors, family, "nuts (importance sampling was not reliable)")
+        return _sample(options, frame, rows, design, priors, family, "nuts (importance sampling was not reliable)")
     why = "quadrature over the effects of one grouping factor" if specification.factors else "without groups"
     posterior = replace(found.posterior, effect_mean=effect_mean)
     return Fitted(
@@ -71,19 +87,25 @@ def infer_generalized(options: Options, frame: ModelFrame, rows: Rows, family: s
         f"marginal ({why})",
         reliable=found.reliable,
         effect_mean=effect_mean,
-        own_estimates=_own_estimates(frame, rows, posterior, family),
+        own_estimates=_own_estimates(frame, rows, design, posterior, family),
     )
 
 
 def stated(
-    options: Options, frame: ModelFrame, rows: Rows, collected: CentredSums, family: str, exact: EnginePriors
+    options: Options,
+    frame: ModelFrame,
+    rows: Rows,
+    design: HeldRows,
+    collected: CentredSums,
+    family: str,
+    exact: EnginePriors,
 ) -> tuple[Responses, EnginePriors, np.ndarray | None]:
     """Return rows and priors as the engine takes them, and the fixed means of effects."""
     if options.pooling == "none":
         columns = range(len(exact.group_sd))
         exact = replace(exact, blocks=tuple((k,) for k in columns), lkj_eta=tuple(1.0 for _ in columns))
     effect_mean = effect_means(frame.specification, exact) if np.any(exact.group_mean) else None
-    return responses_of(frame, rows, collected, family, effect_mean), exact, effect_mean
+    return responses_of(frame, rows, design, collected, family, effect_mean), exact, effect_mean
 
 
 def _why_sampled(options, frame, priors) -> str | None:
@@ -98,31 +120,51 @@ def _why_sampled(options, frame, priors) -> str | None:
     return None
 
 
-def sums_of_columns(frame: ModelFrame, rows: Rows) -> CentredSums:
-    """Collect the sums of the columns, a row with m trials as m rows: forms of the same data have the same priors."""
-    return collect_sums(frame, replace(rows, sample_weight=copies_of_rows(rows)))
+def sums_of_columns(frame: ModelFrame, rows: Rows, design: HeldRows) -> CentredSums:
+    """Collect the sums of the columns, a row with m trials as m rows: forms of the same data have the same priors.
+
+    Those of groups are there where they are looked at: where there are as many common columns, which may tell all
+    groups apart.
+    """
+    specification = frame.specification
+    assert rows.y is not None
+    codes, n_groups, intercept = None, 0, None
+    if specification.factors and rows.factors[0].n_groups <= design.x.shape[1]:
+        codes, n_groups = rows.codes[0], rows.factors[0].n_groups
+        intercept = varying_intercept(specification.factors[0])
+    return collect(
+        design,
+        codes,
+        n_groups,
+        rows.y,
+        has_intercept=specification.has_intercept,
+        sample_weight=copies_of_rows(rows),
+        counterparts=[common_counterparts(specification, factor) for factor in specification.factors],
+        varying_intercept=intercept,
+        n_threads=n_threads(),
+    )
 
 
 def generalized_priors(options: Options, frame: ModelFrame, rows: Rows, family: str) -> dict[str, Any]:
     """Return every prior of the model, the user's and the defaults, as plain data."""
-    defaults = _defaults(options, frame, rows, sums_of_columns(frame, rows), family)
+    design = held_rows(frame, rows)
+    defaults = _defaults(options, frame, rows, design, sums_of_columns(frame, rows, design), family)
     priors = _resolved(options, frame, defaults, family)
     return without_pooling(options, frame, priors, defaults) if options.pooling == "none" else priors
 
 
-def _defaults(options, frame, rows, collected, family) -> dict[str, Any]:
+def _defaults(options, frame, rows, design, collected, family) -> dict[str, Any]:
     specification = frame.specification
     centres = resolve_centres(specification, collected.moments.z_mean, options.priors)
-    x, _, offset = specification.design(rows.features).block(0, rows.n_rows)
-    refuse_offsets_beyond_exponentials(offset, family)
+    refuse_offsets_beyond_exponentials(design.offset, family)
     copies = np.ones(rows.n_rows) if (given := copies_of_rows(rows)) is None else given
     return default_priors(
         specification,
         collected.moments,
         centres,
         family=family,
-        location=_log_rate(rows, offset) if family == "poisson" else 0.0,
-        interaction_sd=sds_of_interactions(specification, x, copies) if family == "binomial" else None,
+        location=_log_rate(rows, design.offset) if family == "poisson" else 0.0,
+        interaction_sd=sds_of_interactions(specification, design.x, copies) if family == "binomial" else None,
     )
 
 
@@ -172,11 +214,15 @@ def without_pooling(options: Options, frame: ModelFrame, priors: dict[str, Any],
 
 
 def responses_of(
-    frame: ModelFrame, rows: Rows, collected: CentredSums, family: str, effect_mean: np.ndarray | None
+    frame: ModelFrame,
+    rows: Rows,
+    design: HeldRows,
+    collected: CentredSums,
+    family: str,
+    effect_mean: np.ndarray | None,
 ) -> Responses:
     """Return rows as the engine takes them."""
     specification = frame.specification
-    design = specification.design(rows.features)
     whole = design if effect_mean is None else DesignWithMeans(design, effect_mean)
     x, z, offset = whole.block(0, rows.n_rows)
     assert rows.y is not None
@@ -198,10 +244,10 @@ def responses_of(
     )
 
 
-def _own_estimates(frame, rows, posterior, family) -> tuple[np.ndarray, ...]:
+def _own_estimates(frame, rows, design, posterior, family) -> tuple[np.ndarray, ...]:
     """Return for each factor what each group's own rows say of its coefficients, all else at posterior means."""
     specification = frame.specification
-    x, z, offset = specification.design(rows.features).block(0, rows.n_rows)
+    x, z, offset = design
     rest = np.zeros(rows.n_rows) if offset is None else offset
     effects = (
         [
@@ -236,7 +282,7 @@ def are_countable(rows: Rows, family: str) -> bool:
     return bool(are_whole(rows.y * weight).all()) and (family == "poisson" or bool(are_whole(trials).all()))
 
 
-def _sample(options, frame, rows, priors, family, why) -> Fitted:
+def _sample(options, frame, rows, design, priors, family, why) -> Fitted:
     """Sample the posterior by NUTS through Bambi."""
     from hbsk._bambi.sampling import diagnose, sample_posterior
 
@@ -244,7 +290,7 @@ def _sample(options, frame, rows, priors, family, why) -> Fitted:
     n_factors = len(specification.factors)
     draws = sample_posterior(bambi_model(frame, rows, priors, family), **options.sampling)
     posterior = replace(draws_posterior(draws, ()), family=family)
-    working = _working_rows(frame, rows, posterior, family)
+    working = _working_rows(rows, design, posterior, family)
     parts = [collect_sums(frame, working, f) for f in range(n_factors)]
     posterior = replace(draws_posterior(draws, parts), family=family)
     if n_factors > 1:
@@ -259,19 +305,18 @@ def _sample(options, frame, rows, priors, family, why) -> Fitted:
         why,
         reliable=False,
         sample_stats={name: stats[name].to_numpy() for name in stats.data_vars},
-        own_estimates=_own_estimates(frame, rows, posterior, family),
+        own_estimates=_own_estimates(frame, rows, design, posterior, family),
     )
 
 
-def _working_rows(frame, rows, posterior, family) -> Rows:
+def _working_rows(rows, design, posterior, family) -> Rows:
     """Return rows with the errors of their working responses at the mean predictor, as iterated least squares has them.
 
     McCullagh and Nelder (1989), section 2.5: shrinkage is told by the curvature of the likelihood.
     """
-    x, z, offset = frame.specification.design(rows.features).block(0, rows.n_rows)
-    predictor, _ = posterior.row_moments(x, z, rows.codes, False)
-    if offset is not None:
-        predictor = predictor + offset
+    predictor, _ = posterior.row_moments(design.x, design.z, rows.codes, False)
+    if design.offset is not None:
+        predictor = predictor + design.offset
     mean, curvature = FAMILIES[family].mean_and_weight(predictor)
     size = np.ones(rows.n_rows) if rows.size is None else rows.size
     information = np.maximum(size * curvature, 1e-12)

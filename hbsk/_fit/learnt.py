@@ -133,17 +133,16 @@ def copies_of_rows(rows: Rows) -> np.ndarray | None:
     return rows.size * rows.sample_weight
 
 
-def learnt_of_rows(frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, sized_by: str) -> Learnt:
-    """Keep of a fit of rows what later questions need."""
+def learnt_of_rows(
+    frame: ModelFrame, rows: Rows, fitted: Fitted, family: str, sized_by: str, moments: Moments
+) -> Learnt:
+    """Keep of a fit of rows what later questions need; ``moments`` are of copies of rows."""
     counted = copies_of_rows(rows)
     copies = tuple(
         np.bincount(codes, weights=counted, minlength=factor.n_groups)
         for factor, codes in zip(rows.factors, rows.codes, strict=True)
     )
-    x, z, _ = frame.specification.design(rows.features).block(0, rows.n_rows)
-    weight = np.ones(rows.n_rows) if counted is None else counted
-    # not numpy.average, which cannot take tables without columns
-    means = tuple(weight @ columns / weight.sum() for columns in (x, *z))
+    means = (moments.x_mean, *moments.z_mean)
     return Learnt(frame, fitted, copies, rows.standard_error is not None, family, sized_by, means)
 
 

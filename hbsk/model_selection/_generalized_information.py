@@ -15,7 +15,7 @@ from hbsk._data.responses import as_counts, check_sizes, positions_of_classes
 from hbsk._data.rows import Rows
 from hbsk._engine.generalized.data import Responses
 from hbsk._engine.priors import EnginePriors
-from hbsk._fit.generalized import stated, sums_of_columns
+from hbsk._fit.generalized import held_rows, stated, sums_of_columns
 from hbsk._messages import listed, warn
 from hbsk._model.design import PredictedRows
 from hbsk._model.exactness import engine_priors
@@ -154,8 +154,9 @@ def _again(problem) -> tuple[Responses, EnginePriors, Any]:
     learnt = learnt_by(problem.estimator)
     exact = engine_priors(learnt.frame.specification, learnt.fitted.priors, known_standard_error=True)
     options = options_of(problem.estimator)
-    collected = sums_of_columns(learnt.frame, problem.rows)
-    responses, exact, _ = stated(options, learnt.frame, problem.rows, collected, problem.family, exact)
+    design = held_rows(learnt.frame, problem.rows)
+    collected = sums_of_columns(learnt.frame, problem.rows, design)
+    responses, exact, _ = stated(options, learnt.frame, problem.rows, design, collected, problem.family, exact)
     found = fit_generalized(responses, exact, options.integration)
     before, (mean, covariance) = problem.posterior.common_estimates(), found.posterior.common_moments()
     if np.any(np.abs(mean - before) > SAME * np.sqrt(np.diag(covariance)) + 1e-9):

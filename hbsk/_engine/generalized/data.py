@@ -97,6 +97,11 @@ class GeneralizedScaling:
         """Return rows in the units of the engine."""
         x = self.columns.common(responses.x, self.has_intercept)
         z = self.columns.varying(responses.z) if responses.z.shape[1] else responses.z
+        y, size, offset = self.outcomes(responses)
+        return EngineRows(y, size, x, z, offset)
+
+    def outcomes(self, responses: Responses) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return y, sizes and offsets of rows in the units of the engine."""
         y, size, offset = responses.y, responses.size, responses.offset
         if responses.family == "poisson":
             size = size * np.exp(self.columns.y_centre)
@@ -104,7 +109,7 @@ class GeneralizedScaling:
                 size, offset = size * np.exp(offset), None
         elif self.sign < 0:
             y, offset = size - y, None if offset is None else -offset
-        return EngineRows(y, size, x, z, offset)
+        return y, size, offset
 
 
 def standardise_responses(responses: Responses) -> tuple[Cells, GeneralizedScaling]:
@@ -142,7 +147,8 @@ def standardise_responses(responses: Responses) -> tuple[Cells, GeneralizedScali
     rows = scaling.rows(responses)
     if responses.family == "binomial":
         scaling = GeneralizedScaling(columns, responses.has_intercept, _sign(rows, weight))
-        rows = scaling.rows(responses)
+        y, size, offset = scaling.outcomes(responses)
+        rows = rows._replace(y=y, size=size, offset=offset)
     used = weight > 0
     codes = responses.codes if responses.z.shape[1] else np.zeros(len(weight), dtype=int)
     n_groups = max(responses.n_groups, 1) if responses.z.shape[1] else 1
@@ -154,8 +160,8 @@ def standardise_responses(responses: Responses) -> tuple[Cells, GeneralizedScali
 
 def group_constants(responses: Responses, scaling: GeneralizedScaling) -> np.ndarray:
     """Return what ``log p(y_j | b, theta)`` has beside the integrals, (n_groups,): it depends on y alone."""
-    rows = scaling.rows(responses)
-    constant = FAMILIES[responses.family].log_constant(rows.y, rows.size)
+    y, size, _ = scaling.outcomes(responses)
+    constant = FAMILIES[responses.family].log_constant(y, size)
     if responses.weight is not None:
         constant = np.where(responses.weight > 0, responses.weight, 0.0) * constant
     if not responses.z.shape[1]:
