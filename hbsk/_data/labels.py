@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from hbsk._data.texts import distinct_texts
 from hbsk._messages import shown
 
 Values = np.ndarray | pd.Series
@@ -203,6 +204,9 @@ def factorize(values: Values) -> tuple[np.ndarray, np.ndarray]:
     if isinstance(values, pd.Series):
         if isinstance(values.dtype, pd.CategoricalDtype):
             return _factorize_categories(values)
+        if isinstance(values.dtype, pd.StringDtype):
+            codes, texts = distinct_texts(values)
+            return codes.astype(np.int64, copy=False), np.array(texts, dtype=object)
         values = _native(values)
     if isinstance(values, np.ndarray):
         kind = values.dtype.kind

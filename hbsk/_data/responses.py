@@ -13,6 +13,7 @@ from sklearn.utils.multiclass import check_classification_targets, type_of_targe
 from hbsk._data.checks import check_per_row
 from hbsk._data.rows import Rows
 from hbsk._data.table import check_finite, refuse_lazy, refuse_missing_labels
+from hbsk._data.texts import distinct_texts
 from hbsk._messages import quoted, shown, warn
 from hbsk.exceptions import NonIntegerCountWarning
 
@@ -47,34 +48,44 @@ def read_classes(y: Any, n_rows: int, name: str) -> tuple[Any, np.ndarray]:
     if y is None:
         raise ValueError(f"This {name} estimator requires y to be passed, but the target y is None.")
     refuse_lazy(y, "y")
+    is_text = isinstance(y, pd.Series) and isinstance(y.dtype, pd.StringDtype)
+    labels, codes = _labels_of_text(y) if is_text else _labels_in_order(y)
+    if len(codes) != n_rows:
+        raise ValueError(
+            f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows, y has "
+            f"{len(codes)} values."
+        )
+    codes = codes.astype(np.float64)
+    return (pd.Series(codes, index=y.index) if isinstance(y, pd.Series | pd.DataFrame) else codes), labels
+
+
+def _labels_of_text(y: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Return `_labels_in_order` of text; where there are two, sorting all of it would take thirty times as long."""
+    codes, texts = distinct_texts(y)
+    if len(texts) != 2 or codes.min() < 0:
+        return _labels_in_order(y)
+    labels = np.array(sorted(texts), dtype=object)
+    return labels, codes if labels[0] == texts[0] else 1 - codes
+
+
+def _labels_in_order(y: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Return the distinct labels, sorted, and the position of each among them, with all that can be wrong with them."""
     values = column_or_1d(y, warn=True)
     refuse_missing_labels(values)
     check_finite(values, "y")
     if values.dtype.kind == "T":  # NumPy's texts of any length, which scikit-learn's metrics do not take
         values = np.array(values.tolist(), dtype=str)
-    _refuse_labels_that_do_not_sort(values)
-    _refuse_objects(values)
-    check_classification_targets(values)
-    if len(values) != n_rows:
-        raise ValueError(
-            f"Found input variables with inconsistent numbers of samples: X has {n_rows} rows, y has "
-            f"{len(values)} values."
-        )
-    labels, codes = np.unique(values, return_inverse=True)
-    codes = codes.astype(np.float64)
-    return (pd.Series(codes, index=y.index) if isinstance(y, pd.Series | pd.DataFrame) else codes), labels
-
-
-def _refuse_labels_that_do_not_sort(values):
-    if values.dtype != object:
-        return
     try:
-        np.unique(values)
+        labels, codes = np.unique(values, return_inverse=True)
     except TypeError:
         kinds = sorted({type(value).__name__ for value in values})
         raise TypeError(
             f"y mixes labels of kinds that do not sort ({', '.join(kinds)}): make them all text, or all numbers."
         ) from None
+    _refuse_objects(values)
+    if len(labels) > 2 or values.dtype.kind not in "biu":  # two integers are classes
+        check_classification_targets(values)
+    return labels, codes
 
 
 def _refuse_objects(values):
@@ -91,8 +102,8 @@ def _refuse_objects(values):
 
 def two_classes(codes: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Return 0 or 1 for each row, and the two labels; an error where there are fewer, or more."""
-    present, binary = np.unique(codes, return_inverse=True)
-    found = labels[present.astype(int)]
+    present = np.flatnonzero(np.bincount(codes.astype(int)))
+    found = labels[present]
     if len(found) > 2:
         kind = type_of_target(labels[codes.astype(int)])
         raise ValueError(
@@ -104,7 +115,7 @@ def two_classes(codes: np.ndarray, labels: np.ndarray, name: str) -> tuple[np.nd
             f"y has one class only, {shown(found[0])}, in the rows of positive weight; {name} needs two. A rate that "
             "is 0 or 1 in all rows can be estimated by PartialPoolingCountRegressor(family='binomial')."
         )
-    return binary.astype(np.float64), found
+    return (codes == present[1]).astype(np.float64), found
 
 
 def positions_of_classes(y: Any, classes: np.ndarray, n_rows: int, name: str) -> np.ndarray:

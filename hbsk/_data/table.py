@@ -13,6 +13,7 @@ from scipy.sparse import issparse
 from sklearn.utils import assert_all_finite
 from sklearn.utils.validation import validate_data
 
+from hbsk._data.texts import distinct_texts
 from hbsk._messages import shown
 
 ACCEPTED_COLUMNS = "numbers, booleans, strings or categories"
@@ -75,6 +76,10 @@ class Table:
             self._made[key] = make()
         return self._made[key]
 
+    def texts(self, name: str) -> tuple[np.ndarray, list[str]]:
+        """Give codes of the rows of a column of text, -1 where it is missing, and its texts in order of appearance."""
+        return self.made(("texts", name), lambda: distinct_texts(self.column(name)))
+
     def labels(self, name: str) -> np.ndarray | pd.Series:
         """Give one column as it arrived, for use as group labels: text stays text, missing stays missing."""
         return label_column(self._raw(name))
@@ -108,7 +113,7 @@ class Table:
             column = self.column(name)
             if isinstance(column, np.ndarray):
                 check_finite(column, "X", "impute them, or drop the rows", f"Column {name!r} of X: ")
-            elif column.isna().any():
+            elif column.array.isna().any():
                 raise ValueError(
                     f"Input X contains NaN: column {name!r} has {int(column.isna().sum())} missing values. "
                     f"{estimator_name} does not accept missing values in features; impute them or drop the rows."
@@ -125,7 +130,14 @@ def _take(column: Any, index: np.ndarray | None) -> Any:
 
 
 def check_finite(values: np.ndarray, argument: str, cure: str = DROP_ROWS, place: str = "") -> None:
-    """scikit-learn's finiteness check, which sums first and only looks at every value when the sum is not finite."""
+    """scikit-learn's finiteness check, which sums first and only looks at every value when the sum is not finite.
+
+    Of few numbers the sum takes a fifth of all that is looked up around it there.
+    """
+    kind = values.dtype.kind
+    with np.errstate(over="ignore", invalid="ignore"):
+        if kind in "biu" or (kind == "f" and np.isfinite(values.sum())):
+            return
     try:
         assert_all_finite(values, input_name=argument)
     except ValueError as error:
@@ -308,7 +320,7 @@ def read_table(
             "dense array."
         )
     _refuse_dicts(X)
-    if nw.dependencies.is_into_dataframe(X):
+    if isinstance(X, pd.DataFrame) or nw.dependencies.is_into_dataframe(X):
         wanted = getattr(estimator, "feature_names_in_", ()) if by_name else ()
         if len(wanted):
             frame = nw.from_native(X, eager_only=True)
@@ -407,7 +419,11 @@ def _read_frame(estimator: Any, X: Any, *, reset: bool, min_samples: int) -> Tab
     duplicates = sorted({str(name) for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if duplicates:
         raise ValueError(f"X has more than one column named {', '.join(map(repr, duplicates))}. Rename them.")
-    validate_data(estimator, X, reset=reset, skip_check_array=True)
+    if reset and isinstance(X, pd.DataFrame) and all(type(name) is str for name in names):
+        # what validate_data does with such a frame, without a tenth of a small fit for finding out that it is one
+        estimator.n_features_in_, estimator.feature_names_in_ = len(names), np.array(names, dtype=object)
+    else:
+        validate_data(estimator, X, reset=reset, skip_check_array=True)
     n_rows, n_columns = X.shape
     context = f" is required by {type(estimator).__name__}."
     if n_rows < 1:
@@ -416,7 +432,8 @@ def _read_frame(estimator: Any, X: Any, *, reset: bool, min_samples: int) -> Tab
         raise ValueError(f"Found array with 0 feature(s) (shape={X.shape}) while a minimum of 1{context}")
     _check_n_rows(estimator, n_rows, min_samples)
     index = X.index if isinstance(X, pd.DataFrame) else None
-    return Table(_FrameColumns(X, _column_names(estimator, n_columns)), n_rows, index)
+    columns = _FrameColumns(X, _column_names(estimator, n_columns), names)
+    return Table(columns, n_rows, index)
 
 
 def frame_columns(frame: Any, names: Sequence[str]) -> Mapping[str, Any]:
@@ -427,17 +444,21 @@ def frame_columns(frame: Any, names: Sequence[str]) -> Mapping[str, Any]:
 class _FrameColumns(Mapping):
     """Columns of a frame by name, taken out of it when they are asked for: of two thousand a model may use two."""
 
-    def __init__(self, frame: Any, names: list[str]):
+    def __init__(self, frame: Any, names: list[str], labels: list | None = None):
         self._positions = {name: position for position, name in enumerate(names)}
         self._frame = frame if isinstance(frame, pd.DataFrame) else nw.from_native(frame, eager_only=True)
         self._taken: dict[str, Any] = {}
+        self._has_these_names = labels == names and isinstance(frame, pd.DataFrame)
 
     def __getitem__(self, name: str) -> Any:
         if name not in self._taken:
-            self._taken[name] = self._at(self._positions[name])
+            self._taken[name] = self._at(name)
         return self._taken[name]
 
-    def _at(self, position: int) -> Any:
+    def _at(self, name: str) -> Any:
+        if self._has_these_names:
+            return self._frame[name]  # in a third of the time that it takes by position
+        position = self._positions[name]
         if isinstance(self._frame, pd.DataFrame):
             return self._frame.iloc[:, position]
         return self._frame.get_column(self._frame.columns[position])

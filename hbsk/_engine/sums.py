@@ -25,6 +25,7 @@ ROWS_PER_BLOCK = 65_536
 ROWS_FOR_A_FIRST_CENTRE = 4_096
 # Rows up to which those that are alike become one: a thousand take 0.4 ms.
 FEW_ROWS = 1_000
+EPSILON = float(np.finfo(float).eps)
 
 
 @dataclass(frozen=True)
@@ -303,6 +304,8 @@ def _stretches(n_rows: int, n_groups: int, n_threads: int) -> list[list[slice]]:
     width = max(ROWS_PER_BLOCK, 2 * n_groups)
     blocks = [slice(start, min(start + width, n_rows)) for start in range(0, n_rows, width)]
     n_threads = max(1, min(n_threads, len(blocks) // 2))
+    if n_threads == 1:
+        return [blocks]
     ends = np.linspace(0, len(blocks), n_threads + 1).astype(int)
     return [blocks[start:stop] for start, stop in pairwise(ends)]
 
@@ -428,7 +431,7 @@ def _mean_and_sd(totals, centre, n):
 
 def no_rounding(spread, size):
     """Return sds, but 0 for the last bit of its size that rounding leaves a constant column."""
-    return np.where(spread <= 4 * np.finfo(float).eps * size, 0.0, spread)
+    return np.where(spread <= 4 * EPSILON * size, 0.0, spread)
 
 
 def _collect_rows(task: _Task, blocks: list[slice]) -> _Totals:

@@ -104,7 +104,7 @@ class PartialPoolingBase(GroupRoutingMixin, PosteriorComparisonsMixin, Posterior
     def _begin(self, X: Any, groups: Any, learning: bool = True, **reading: Any) -> tuple[Options, Table]:
         """Take down the options of a fit, and read X; what is read is learnt, or is not."""
         self._check_options()
-        options = replace(options_of(self), integration=self._integration)
+        options = options_of(self, self._integration)
         return options, read_training_table(self if learning else copy(self), X, groups, **reading)
 
     def _read(self, options: Options, table: Table, y, groups, **beside: Any) -> tuple[ModelFrame, Rows]:

@@ -78,7 +78,10 @@ def default_priors(
         distances = [np.where(sd > 0, distance, 0.0) for distance in distances]
     else:
         distances = [np.where(np.isnan(distance), mean, distance) for distance in distances]
-    of_factors = [float(np.sqrt((WIDTH * y_scale) ** 2 + np.nansum((scale * distance) ** 2))) for distance in distances]
+    of_factors = [
+        float(np.sqrt((WIDTH * y_scale) ** 2 + np.sum((scale * distance) ** 2, where=~np.isnan(distance))))
+        for distance in distances
+    ]
     of_intercept = of_factors.pop()
 
     priors: dict[str, Any] = {}

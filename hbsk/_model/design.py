@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from hbsk._data.table import Table
+from hbsk._engine.distinct_rows import HeldRows
 from hbsk._messages import warn
 from hbsk._model.expressions import CATEGORICAL, ELEMENTWISE, STATEFUL, Call, Expression, Name, Operation, Value, label
 from hbsk._model.transforms import apply_state
@@ -183,9 +184,26 @@ def encode_levels(values: np.ndarray | pd.Series, levels: tuple, name: str) -> n
     else:
         values = values.to_numpy(dtype=object) if isinstance(values, pd.Series) else values
         codes = _codes(values, levels)
+    return _refusing_unknown(codes, levels, name, lambda: values)
+
+
+def is_text(column: np.ndarray | pd.Series) -> bool:
+    """Tell whether a column of a `Table` holds text: neither numbers nor categories."""
+    return isinstance(column, pd.Series) and not isinstance(column.dtype, pd.CategoricalDtype)
+
+
+def encode_texts(codes: np.ndarray, texts: list[str], levels: tuple, name: str) -> np.ndarray:
+    """Return `encode_levels` of codes of texts; see `Table.texts`."""
+    positions = {level: position for position, level in enumerate(levels)}
+    found = np.array([*(positions.get(text, -1) for text in texts), -1], dtype=np.intp)[codes]
+    return _refusing_unknown(found, levels, name, lambda: np.array([*texts, None], dtype=object)[codes])
+
+
+def _refusing_unknown(codes: np.ndarray, levels: tuple, name: str, values: Callable[[], Any]) -> np.ndarray:
+    """Return positions in the levels in a small dtype; an error, which shows values, where some are not there."""
     unknown = codes < 0
     if unknown.any():
-        found = pd.unique(np.asarray(values, dtype=object)[unknown])
+        found = pd.unique(np.asarray(values(), dtype=object)[unknown])
         shown = ", ".join("a missing value" if pd.isna(value) else repr(value) for value in found[:10])
         more = f" and {len(found) - 10} more" if len(found) > 10 else ""
         raise ValueError(
@@ -232,7 +250,10 @@ class Design:
             expression = component.expression
             if component.levels is not None and isinstance(expression, Name) and expression not in self._levels:
                 name = recipe.bindings.get(expression.column, expression.column)
-                make = partial(encode_levels, features.column(name), component.levels, expression.column)
+                column, levels = features.column(name), component.levels
+                make = partial(encode_levels, column, levels, expression.column)
+                if is_text(column):
+                    make = partial(encode_texts, *features.texts(name), levels, expression.column)
                 self._levels[expression] = features.made((name, component.levels), make)
 
     def _column(self, name: str) -> np.ndarray:
@@ -390,12 +411,12 @@ class DesignWithMeans:
 
     Parameters
     ----------
-    design : Design
+    design : Design or HeldRows
     effect_mean : ndarray of shape (q,)
         Of the varying columns of all factors, one factor after another.
     """
 
-    def __init__(self, design: Design, effect_mean: np.ndarray):
+    def __init__(self, design: Design | HeldRows, effect_mean: np.ndarray):
         self.n_rows = design.n_rows
         self._design, self._effect_mean = design, effect_mean
 

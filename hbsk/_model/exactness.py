@@ -50,7 +50,8 @@ class _NotExactError(Exception):
 
 
 def _common_arrays(specification: Specification, priors: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    means, sds = [], []
+    means: list[float] = []
+    sds: list[float] = []
     for term, n_columns in columns_of_terms(specification.common_terms).items():
         prior = priors[term]
         if not isinstance(prior, tuple):
@@ -58,14 +59,18 @@ def _common_arrays(specification: Specification, priors: Mapping[str, Any]) -> t
         name, arguments = prior
         if name not in ("Normal", "Flat"):
             raise _NotExactError(f"the prior of {term!r} is {name}, neither Normal nor Flat")
-        means.append(np.broadcast_to(arguments.get("mu", 0.0), n_columns))
-        sds.append(np.broadcast_to(np.inf if name == "Flat" else _normal_sd(arguments), n_columns))
-    empty = np.empty(0)
-    return np.concatenate([empty, *means]), np.concatenate([empty, *sds]).astype(np.float64)
+        means += _of_columns(arguments.get("mu", 0.0), n_columns)
+        sds += _of_columns(np.inf if name == "Flat" else _normal_sd(arguments), n_columns)
+    return np.array(means, dtype=np.float64), np.array(sds, dtype=np.float64)
 
 
-def _normal_sd(arguments: Mapping[str, Any]) -> np.ndarray:
-    return np.asarray(arguments["sigma"]) if "sigma" in arguments else np.asarray(arguments["tau"]) ** -0.5
+def _of_columns(value: Any, n_columns: int) -> list[float]:
+    """Return a number for each column."""
+    return value if isinstance(value, list) else [value] * n_columns
+
+
+def _normal_sd(arguments: Mapping[str, Any]) -> Any:
+    return arguments["sigma"] if "sigma" in arguments else (np.asarray(arguments["tau"]) ** -0.5).tolist()
 
 
 def _varying(term: str, terms: Sequence[str], priors: Mapping[str, Any]) -> list[tuple[SdPrior | float, float]]:

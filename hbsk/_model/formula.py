@@ -7,6 +7,7 @@ written from column names (`write_formula`, which does not import formulae). Bot
 import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from hbsk._data.sources import find_column, selected_columns
@@ -40,18 +41,18 @@ class ParsedFormula:
     blocks: tuple[Block, ...]
     bindings: tuple[tuple[str, str], ...] = ()
 
-    @property
+    @cached_property
     def factors(self) -> tuple[FactorNames, ...]:
         """Grouping factors, each a tuple of names, in order of appearance."""
         return tuple(dict.fromkeys(block.factor for block in self.blocks))
 
-    @property
+    @cached_property
     def feature_names(self) -> tuple[str, ...]:
         """Names read left of `|` or outside of group terms, in order of appearance."""
         terms = [*self.common, *(term for block in self.blocks for term in block.terms)]
         return tuple(dict.fromkeys(name for term in terms for part in term for name in columns_in(part)))
 
-    @property
+    @cached_property
     def factor_names(self) -> tuple[str, ...]:
         """Names right of `|`, in order of appearance."""
         return tuple(dict.fromkeys(name for factor in self.factors for name in factor))

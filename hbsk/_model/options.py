@@ -38,7 +38,8 @@ class Options:
         return {name: getattr(self, name) for name in names}
 
 
-def options_of(estimator: Any) -> Options:
+def options_of(estimator: Any, integration: IntegrationSettings = DEFAULT) -> Options:
     """Take down what the parameters of an estimator are now."""
     names = [field.name for field in fields(Options) if field.name not in ("name", "integration")]
-    return Options(type(estimator).__name__, **{name: getattr(estimator, name) for name in names})
+    given = {name: getattr(estimator, name) for name in names}
+    return Options(type(estimator).__name__, **given, integration=integration)

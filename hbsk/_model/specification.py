@@ -16,7 +16,7 @@ import pandas as pd
 from hbsk._data.checks import check_digits
 from hbsk._data.factor import Factor
 from hbsk._data.table import Table
-from hbsk._model.design import Component, Design, Recipe, TermRecipe, compute, native, term_width, values_of
+from hbsk._model.design import Component, Design, Recipe, TermRecipe, compute, is_text, native, term_width, values_of
 from hbsk._model.expressions import (
     CATEGORICAL,
     INTERCEPT,
@@ -209,9 +209,8 @@ class RecipeReader:
             column = self.raw(expression.column)
             self.widths[expression] = 1
             if isinstance(column, pd.Series):
-                self.levels[expression] = self.find_levels(column, label(expression))
+                self.levels[expression] = self.levels_of(expression, column)
             else:
-                self.levels[expression] = None
                 check_digits(column, f"Column {expression.column!r} of X")
         elif isinstance(expression, Call) and expression.function in CATEGORICAL:
             coded = expression.arguments[0]
@@ -224,6 +223,13 @@ class RecipeReader:
             else:
                 values = compute(expression, self.read, self.states)
                 self.levels[expression] = self.find_levels(values, label(expression))
+
+    def levels_of(self, name: Name, column: pd.Series) -> tuple:
+        """Return the levels of a column of X, whose texts the design looks up again."""
+        if is_text(column) and (self.weight is None or self.weight.all()):
+            codes, texts = self.features.texts(self.bindings.get(name.column, name.column))
+            return in_order([None] * bool((codes < 0).any()) + texts, label(name), ordered=False)
+        return self.find_levels(column, label(name))
 
     def check_offset(self, expression: Expression) -> None:
         head = values_of(expression, self.head, self.states)
@@ -258,7 +264,7 @@ class RecipeReader:
 
 def in_order(levels: list, name: str, *, ordered: bool) -> tuple:
     """Return levels sorted, as formulae sorts them, unless they are in an order of their own."""
-    if any(pd.isna(level) for level in levels):
+    if any(type(level) is not str and pd.isna(level) for level in levels):
         raise ValueError(f"The categorical column {name!r} has missing values; fill them in or drop the rows.")
     if not ordered:
         with suppress(TypeError):  # levels that do not sort keep their order of appearance
@@ -315,11 +321,13 @@ def _common_recipes(
 ) -> tuple[tuple[Term, ...], tuple[TermRecipe, ...]]:
     """Return the common terms, with those formulae adds for full rank, and their recipes."""
     full = list(terms)
-    for term, of_term in _codings(full, has_intercept, reader).items():
+    codings = _codings(full, has_intercept, reader)
+    for term, of_term in codings.items():
         for coding in of_term[:-1]:
             numeric = [part for part in term if reader.levels[part] is None]
             full.insert(full.index(term), (*[part for part in term if part in coding], *numeric))
-    codings = _codings(full, has_intercept, reader)
+    if len(full) > len(terms):
+        codings = _codings(full, has_intercept, reader)
     recipes = []
     for term in full:
         ways = codings.get(term, [{}])

@@ -273,7 +273,7 @@ def collect_cells(
         x, z = (np.concatenate([part, np.zeros((len(absent), part.shape[1]))]) for part in (x, z))
         offset = None if offset is None else np.append(offset, nothing)
     columns = [*x.T, *z.T] if offset is None else [*x.T, *z.T, offset]
-    varying = [column for column in z.T if column.min() != column.max()]
+    columns, varying = ([column for column in part if column.min() != column.max()] for part in (columns, z.T))
     stratum_bits = STRATUM_BITS if varying else 0
     key = _hashed(columns, len(y)) >> np.uint64(64 - HASH_BITS + stratum_bits)
     if varying:
