@@ -16,7 +16,7 @@ from hbsk._engine.generalized.data import Responses, group_constants
 from hbsk._engine.generalized.families import FAMILIES, excess
 from hbsk._engine.generalized.fit import generalized_model
 from hbsk._engine.generalized.inner import effect_moments, hermite_rule, integrate_groups
-from hbsk._engine.generalized.model import louis_derivatives
+from hbsk._engine.generalized.model import louis_derivatives, mode_start
 from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
@@ -128,6 +128,11 @@ def test_louis_derivatives_are_those_of_differences(family, q):
     hessian = [(a.gradient - b.gradient) / (2 * step) for a, b in zip(around[::2], around[1::2], strict=True)]
     np.testing.assert_allclose(look.gradient, gradient, atol=2e-5 * np.abs(gradient).max())
     np.testing.assert_allclose(-look.precision, hessian, atol=1e-4 * np.abs(hessian).max())
+    start = mode_start(model.cells, psi[:3], np.eye(q), np.zeros((q, model.cells.n_groups)))[0]
+    of_common = model.common_gradient(np.stack([psi, psi + 0.1]), start)
+    np.testing.assert_allclose(of_common[0], look.gradient[:3], rtol=1e-9, atol=1e-9)
+    there = [model.evaluate(psi + 0.1 + sign * step * np.eye(len(psi))[:3], start).log_density for sign in (1, -1)]
+    np.testing.assert_allclose(of_common[1], (there[0] - there[1]) / (2 * step), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(model.evaluate(psi[None]).log_density, look.value, rtol=1e-12)
 
 

@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
+from hbsk import PartialPoolingClassifier, PartialPoolingCountRegressor
 from tests.edge_designs import KINDS, design_of, errors_of
 
 pytestmark = pytest.mark.slow
@@ -23,3 +25,20 @@ def test_laws_at_the_edges_are_those_of_dense_grids(kind):
             most = MOST_SEPARATED if (kind, name, which) == ("separated", "common", "ends") else MOST[which]
             assert np.quantile(errors, 0.9) < most, (name, which)
             assert max(errors) < WORST[which], (name, which)
+
+
+@pytest.mark.parametrize("pooling", ["partial", "none"])
+@pytest.mark.parametrize("cls", [PartialPoolingClassifier, PartialPoolingCountRegressor])
+@pytest.mark.parametrize(("n_rows", "n_columns"), [(120, 45), (120, 40), (250, 40)])
+def test_many_columns_of_few_rows_are_integrated(cls, pooling, n_rows, n_columns):
+    """120 rows are separated by 45 columns; nothing may fall to NUTS by itself, and errors are those that are said."""
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        x = rng.normal(size=(n_rows, n_columns)) + (seed % 4 == 0) * rng.normal(size=(n_rows, 1))
+        groups = rng.integers(0, 8 + 4 * (seed % 5), n_rows)
+        eta = x @ rng.normal(0, (0.1, 0.3, 0.6)[seed % 3], n_columns) + rng.normal(size=24)[groups]
+        y = rng.random(n_rows) < expit(eta) if cls is PartialPoolingClassifier else rng.poisson(np.exp(eta.clip(-5, 5)))
+        model = cls(pooling=pooling).fit(x, y, groups=groups)
+        assert model.inference_.startswith("marginal"), seed
+        assert model.diagnostics_["pareto_k"].max() < 0.7, seed
+        assert model.diagnostics_["ess_bulk"].min() > 100, seed

@@ -185,6 +185,22 @@ class GeneralizedModel:
             total[points] += np.log(share[n_own:].sum(axis=0) / share[:n_own].sum(axis=0)).sum(axis=0)
         return total
 
+    def common_gradient(self, psi: np.ndarray, start: ModeStart) -> np.ndarray:
+        """Return derivatives of the log density in the common coefficients, (n_points, p): of Fisher's identity."""
+        common, factor = psi[:, : self.n_common], self.variance_points(psi[:, self.n_common :])[1]
+        gradient = self.prior_precision * (self.prior_mean - common)
+        mean_of = FAMILIES[self.cells.family].mean_and_weight
+        for points, groups, cells in self.cells.blocks(len(psi)):
+            b, scale = common[points], factor[points]
+            base = cells.predictor(b)
+            found = integrate_groups(cells, base, scale, start.modes(b, scale, groups), self.rule)
+            expected = np.zeros(base.shape)
+            for node, share in zip(self.rule.node, found.share, strict=True):
+                moved = cells.strata.effects(times(scale, found.z_at(node[None])))[0]
+                expected += mean_of(base + repeated(moved, cells.strata.of_cell))[0] * repeated(share, cells.group)
+            gradient[points] += (cells.y[:, None] - cells.size[:, None] * expected).T @ cells.x
+        return gradient
+
     def variance_points(self, theta: np.ndarray) -> tuple[VariancePoints, np.ndarray]:
         """Return the variance parameters at theta, (n_points, n_theta), and ``Lambda``, (n_points, q, q)."""
         variance = self.parameters.points(theta)

@@ -25,8 +25,8 @@ from scipy import special
 
 from hbsk._engine.generalized.inner import added, beside_identity, inverse_root, pairs
 from hbsk._engine.generalized.search import JointMode
-from hbsk._engine.integrate import KernelT, Nodes, kernels_on_nodes
-from hbsk._engine.proposals import NODES_PER_DIMENSION
+from hbsk._engine.integrate import N_REPLICATES, KernelT, Nodes, kernels_on_nodes, unit_cube_points
+from hbsk._engine.proposals import LEAST_CURVATURE, MOST_CURVATURE, NODES_PER_DIMENSION
 from hbsk._engine.split_t import SplitT, first_proposals
 from hbsk._engine.variance_parameters import VarianceParameters
 
@@ -49,6 +49,9 @@ LAST_STEP = 0.01
 # Points for each coordinate from which on their second moments are made those of the law; steps to it, and a mean
 # square that is taken for rounding, or for that of a point alone.
 POINTS_OF_A_DIMENSION, MATCHING_STEPS, LEAST_SQUARE = 4, 3, 0.1
+# Regressions of gradients on points, the last of twice as many, points for each coordinate, and the share of theta that
+# is looked at. (More points, and more steps, change effective sizes by a tenth; Sobol nets of their own.)
+NEAREST_STEPS, NEAREST_POINTS, MIDDLE, NEAREST_SALT = 3, 5, 0.8, 300
 LOG_TWO_PI = np.log(2 * np.pi)
 
 
@@ -150,6 +153,38 @@ class CommonGivenVariance:
         covariance = share * (weight[:, None] * left).T @ left + (1.0 - share) * self.spread @ self.spread.T
         return replace(self, shift=self.shift + shift, spread=np.linalg.cholesky(covariance))
 
+    def nearest(self, variance: SplitT | None, gradient: Callable[[np.ndarray], np.ndarray]) -> CommonGivenVariance:
+        """Return the law with the mean and spread of the normal law nearest to the posterior, as `nearest_normal`.
+
+        Parameters
+        ----------
+        variance : SplitT or None
+            Of theta; of its nodes the middle ones are looked at.
+        gradient : callable
+            Derivatives in b of the log density at psi, (n_points, p).
+        """
+        law, (p, n_theta) = self, self.slope.shape
+        per_replicate = 2 ** int(np.ceil(np.log2(NEAREST_POINTS * (p + n_theta) / N_REPLICATES)))
+        for step in range(NEAREST_STEPS):
+            is_last = step == NEAREST_STEPS - 1
+            uniforms = unit_cube_points(p + n_theta, per_replicate * (2 if is_last else 1), NEAREST_SALT + step)
+            middle = 0.5 + MIDDLE * (uniforms[:, :n_theta] - 0.5)
+            theta = middle if variance is None else variance.points(middle)
+            zeta, features, lower = special.ndtri(uniforms[:, n_theta:]), law._features(theta), law._lower(theta)
+            noise = features @ law.shift + zeta @ law.spread.T
+            turned = np.linalg.solve(lower.swapaxes(1, 2), noise[..., None])[..., 0]
+            slopes = gradient(np.column_stack([law.centre(theta) + turned @ law.correction.T, theta]))
+            slopes = np.linalg.solve(lower, (slopes @ law.correction)[..., None])[..., 0] @ law.spread
+            of_features, hessian = np.split(
+                np.linalg.lstsq(np.column_stack([features, zeta]), slopes, rcond=None)[0], [features.shape[1]]
+            )
+            curvature, axes = np.linalg.eigh(-0.5 * (hessian + hessian.T))
+            curvature = np.clip(curvature, LEAST_CURVATURE, MOST_CURVATURE)
+            shift = law.shift + of_features @ (axes / curvature) @ axes.T @ law.spread.T
+            spread = law.spread @ (axes * curvature**-0.5)
+            law = replace(law, shift=shift, spread=np.linalg.cholesky(spread @ spread.T))
+        return law
+
     def _features(self, theta):
         t = np.clip((theta - self.mode.psi[len(self.prior_precision) :]) / self.reach, -FARTHEST, FARTHEST)
         return np.column_stack([np.ones(len(theta)), t, t**2])
@@ -237,6 +272,11 @@ class JointProposal:
         p = len(self.common.prior_precision)
         value = self.common.log_density(psi[:, :p], psi[:, p:])
         return value if self.variance is None else value + self.variance.log_density(psi[:, p:])
+
+    def nearest(self, gradient: Callable[[np.ndarray], np.ndarray]) -> JointProposal:
+        """Return the first proposal with the law of b nearest to the posterior; see `CommonGivenVariance.nearest`."""
+        assert not isinstance(self.variance, KernelT)
+        return replace(self, common=self.common.nearest(self.variance, gradient))
 
     def refitted(self, nodes: Nodes) -> JointProposal:
         """Return the proposal with kernels on the theta of weighted nodes, and the moments of their b given theta.
