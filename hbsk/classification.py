@@ -406,6 +406,8 @@ class PartialPoolingClassifier(ClassifierMixin, GeneralizedPoolingBase):
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
+        # a column that is asked for and left out may be the one that tells the classes apart
+        tags.classifier_tags.poor_score = self.group_features is not None and self.pooling == "complete"
         return tags
 
     def _log_probabilities(self, X, groups, include_groups, must_answer=False):

@@ -59,9 +59,10 @@ def contradictions(estimator):
             f"predicted: unknown_groups={estimator.unknown_groups!r} must refuse that"
         )
     if is_classifier and refuses and estimator.unknown_groups == "error":
-        found["check_decision_proba_consistency"] = "rows of groups that were not seen must be refused"
-    if is_classifier and ignores_groups and estimator.group_features == -1:
-        found["check_classifiers_train"] = "one of its two columns must be ignored; the first tells 3 rows of 4"
+        found["check_decision_proba_consistency"] = (
+            "its column of labels is one of measurements, none of which is seen twice: every row to predict is of a "
+            "group that was not seen, and must be refused"
+        )
     return found
 
 
