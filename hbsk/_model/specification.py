@@ -286,7 +286,7 @@ def _contrast(expression: Expression, levels: tuple, *, full: bool) -> tuple[np.
         if full:
             return eye, names
         reference = 0 if special is None else levels.index(special)
-        return np.delete(eye, reference, axis=1), names[:reference] + names[reference + 1 :]
+        return eye[:, np.arange(len(levels)) != reference], names[:reference] + names[reference + 1 :]
     omitted = len(levels) - 1 if special is None else levels.index(special)
     matrix = np.delete(eye, omitted, axis=1)
     matrix[omitted] = -1.0

@@ -429,14 +429,14 @@ class FoundGeneralized:
         Whether Pareto k and the Monte Carlo error met their targets.
     found : GeneralizedNodes
         With the cells of the data.
-    kept : ndarray of int
+    kept : ndarray of int or slice
         Which of its nodes are those of the posterior.
     """
 
     posterior: GeneralizedPosterior
     reliable: bool
     found: GeneralizedNodes
-    kept: np.ndarray
+    kept: np.ndarray | slice
 
     def row_log_predictive(self, responses: Responses) -> tuple[np.ndarray, np.ndarray]:
         """Return ``log p(y_i | y_-i, node)`` of the rows of the fit, (n_nodes, n_rows), and weights of the nodes."""
@@ -467,12 +467,12 @@ def fit_generalized(
     points, sign = found.points, scaling.sign
     with own_errors():
         usable = usable_nodes(found.nodes.weight, points.common, points.variance.relative_factor, points.log_integral)
-    kept = np.flatnonzero(usable)
+    kept = slice(None) if usable.all() else np.flatnonzero(usable)  # arrays of all nodes are not copied
     weight = found.nodes.weight[kept]
-    if len(kept) > MOST_NODES:
+    if len(weight) > MOST_NODES:
         along = back_and_forth(points.variance.relative_factor[kept].sum(axis=(1, 2)), points.common[kept].sum(axis=1))
         at, weight = thinned(weight[along], MOST_NODES)
-        kept = kept[along][at]
+        kept = np.flatnonzero(usable)[along][at]
     effects = points.effects
     successes, trials = successes_of_groups(model.cells, sign)
     posterior = GeneralizedPosterior(
