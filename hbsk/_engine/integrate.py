@@ -44,8 +44,8 @@ class Proposal(Protocol):
     def n_uniforms(self) -> int:
         """Number of uniform coordinates that a point takes."""
 
-    def points(self, uniforms: np.ndarray) -> np.ndarray:
-        """Map points of the unit cube to theta."""
+    def draw(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map points of the unit cube to theta; and return the log density there."""
 
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return the log density at points (n, d)."""
@@ -88,6 +88,11 @@ class KernelT:
         at = np.minimum(((choice - WIDE_SHARE) / (1 - WIDE_SHARE) * len(self.centres)).astype(int), KERNELS - 1)
         centre = np.where(wide[:, None], self.mean, self.centres[at])
         return centre + (z * np.where(wide, self.wide, self.bandwidth)[:, None]) @ self.scale.T
+
+    def draw(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map points of the unit cube to theta; and return the log density there."""
+        theta = self.points(uniforms)
+        return theta, self.log_density(theta)
 
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return the log density at points (n, d)."""
@@ -246,6 +251,7 @@ class _Round:
 
     proposal: Proposal
     theta: np.ndarray
+    log_proposal: np.ndarray
     evaluated: Any
     replicate: np.ndarray
     spare: np.ndarray
@@ -253,9 +259,14 @@ class _Round:
     @classmethod
     def drawn(cls, proposal, evaluate, per_replicate: int, salt: int) -> _Round:
         uniforms = unit_cube_points(1 + proposal.n_uniforms, per_replicate, salt)
-        theta = proposal.points(uniforms[:, 1:])
+        theta, log_proposal = proposal.draw(uniforms[:, 1:])
         replicate = np.repeat(np.arange(N_REPLICATES), per_replicate)
-        return cls(proposal, theta, evaluate(theta), replicate, uniforms[:, 0])
+        return cls(proposal, theta, log_proposal, evaluate(theta), replicate, uniforms[:, 0])
+
+    def log_density_at(self, others: list[_Round]) -> np.ndarray:
+        """Return the log density of the proposal at the nodes of all rounds."""
+        parts = [self.log_proposal if other is self else self.proposal.log_density(other.theta) for other in others]
+        return np.concatenate(parts)
 
 
 def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray], spreads: float) -> Nodes:
@@ -264,7 +275,7 @@ def _weigh(rounds: list[_Round], monitored: Callable[[list], np.ndarray], spread
     log_density = np.concatenate([r.evaluated.log_density for r in rounds])
     log_share = np.log([len(r.theta) / len(theta) for r in rounds])
     log_mixture = np.logaddexp.reduce(
-        [share + r.proposal.log_density(theta) for share, r in zip(log_share, rounds, strict=True)], axis=0
+        [share + r.log_density_at(rounds) for share, r in zip(log_share, rounds, strict=True)], axis=0
     )
     log_weight = np.where(np.isfinite(log_density), log_density, -np.inf) - log_mixture
     weight, pareto_k = smoothed_weights(log_weight)

@@ -65,6 +65,11 @@ class NormalT:
         z = special.ndtri(uniforms[:, :-1]) * (WIDTH * stretch)[:, None]
         return self.mean + z @ self.scale.T
 
+    def draw(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map points of the unit cube to theta; and return the log density there."""
+        theta = self.points(uniforms)
+        return theta, self.log_density(theta)
+
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return the log density at points (n, d)."""
         d, df = len(self.mean), TAIL_DF

@@ -72,6 +72,11 @@ class SplitT:
             z[:, axis] *= np.exp(self._log_width(z, axis))
         return self.centre + z @ self.scale.T
 
+    def draw(self, uniforms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Map points of the unit cube to theta; and return the log density there."""
+        theta = self.points(uniforms)
+        return theta, self.log_density(theta)
+
     def log_density(self, theta: np.ndarray) -> np.ndarray:
         """Return the log density at points (n, d)."""
         z, log_width = self._standardised(theta)

@@ -15,8 +15,9 @@ from scipy import sparse
 
 # Cells times nodes of one stretch of arithmetic, whose arrays stay in the cache.
 BLOCK_ELEMENTS = 50_000
-# Sums of stretches up to which ``numpy.add.reduceat`` takes less than a product.
-FEW_SUMS = 200
+# Sums of stretches times rows up to which a full matrix takes less than any other way (15 sums of 56 rows: half of a
+# sparse one, which takes 80 us to make); and sums up to which ``numpy.add.reduceat`` takes less than a sparse one.
+FULL_ENTRIES, FEW_SUMS = 1_000, 200
 # Bits of hashes that remain beside the number of the group, and those of varying columns where they are not constant.
 HASH_BITS, STRATUM_BITS = 40, 12
 # Counts, or trials, of a group up to which its log likelihood is exact to far less than curvatures can tell: its
@@ -32,30 +33,46 @@ class Stretches:
     starts : ndarray of shape (n_stretches,), dtype int
         The first row of each.
     n_rows : int
+    times : ndarray of shape (n_rows,), optional
+        What rows are multiplied by; 1 by default.
     """
 
-    def __init__(self, starts: np.ndarray, n_rows: int):
-        self.starts, self.n_rows = starts, n_rows
+    def __init__(self, starts: np.ndarray, n_rows: int, times: np.ndarray | None = None):
+        self.starts, self.n_rows, self.times = starts, n_rows, times
         self.are_rows = len(starts) == n_rows
         self._matrices: dict[int, sparse.csr_array] = {}
 
     def __call__(self, values: np.ndarray) -> np.ndarray:
         """Return sums (..., n_stretches, n_points); the values themselves where every row is a stretch."""
         if self.are_rows:
-            return values
+            return self._multiplied(values)
+        if self.n_rows * len(self.starts) <= FULL_ENTRIES:
+            return self._full @ values
         *before, n_rows, n_points = values.shape
         n_times = values.size // max(n_rows * n_points, 1)
         if n_times * len(self.starts) * n_points < FEW_SUMS:
-            return np.add.reduceat(values, self.starts, axis=-2)
+            return np.add.reduceat(self._multiplied(values), self.starts, axis=-2)
         sums = self._matrix(n_times) @ values.reshape(n_times * n_rows, n_points)
         return sums.reshape(*before, len(self.starts), n_points)
+
+    def _multiplied(self, values):
+        return values if self.times is None else values * self.times[:, None]
+
+    @cached_property
+    def _full(self):
+        """Sums as a matrix, (n_stretches, n_rows)."""
+        rows = np.arange(self.n_rows)
+        matrix = np.zeros((len(self.starts), self.n_rows))
+        matrix[np.searchsorted(self.starts, rows, side="right") - 1, rows] = 1.0 if self.times is None else self.times
+        return matrix
 
     def _matrix(self, n_times):
         """Return sums of so many blocks as a matrix: ``numpy.add.reduceat`` takes 25 times as long for 1,024 points."""
         if n_times not in self._matrices:
             n = n_times * self.n_rows
             starts = (self.starts + self.n_rows * np.arange(n_times)[:, None]).ravel()
-            parts = (np.ones(n), np.arange(n), np.append(starts, n))
+            data = np.ones(n) if self.times is None else np.tile(self.times, n_times)
+            parts = (data, np.arange(n), np.append(starts, n))
             self._matrices[n_times] = sparse.csr_array(parts, shape=(len(starts), n))
         return self._matrices[n_times]
 
@@ -76,8 +93,8 @@ class Strata:
     columns : ndarray of shape (q, n_strata)
     is_one : tuple of bool, length q
         Which columns are 1 everywhere.
-    of_cells, to_groups : Stretches
-        Sums of cells to strata, and of strata to groups.
+    of_cells, of_sized_cells, to_groups : Stretches
+        Sums of cells to strata, as they are and times their sizes, and of strata to groups.
     """
 
     def __init__(self, new: np.ndarray, cells: Cells):
@@ -87,6 +104,7 @@ class Strata:
         self.columns = cells.columns[:, starts]
         self.is_one = tuple(bool(np.all(column == 1.0)) for column in self.columns)
         self.of_cells = Stretches(starts, cells.n_cells)
+        self.of_sized_cells = Stretches(starts, cells.n_cells, None if cells.has_single_trials else cells.size)
         self.to_groups = Stretches(self.of_cell[cells.starts], len(starts))
 
     def effects(self, of_groups: np.ndarray) -> np.ndarray:
@@ -172,6 +190,14 @@ class Cells:
         """Sums over the cells of each group."""
         strata = self.strata
         return strata.of_cells if strata.to_groups.are_rows else Stretches(self.starts, self.n_cells)
+
+    @cached_property
+    def sized_sums(self) -> Stretches:
+        """Sums over the cells of each group, times their sizes."""
+        strata = self.strata
+        if strata.to_groups.are_rows:
+            return strata.of_sized_cells
+        return Stretches(self.starts, self.n_cells, None if self.has_single_trials else self.size)
 
     @cached_property
     def yx(self) -> np.ndarray:

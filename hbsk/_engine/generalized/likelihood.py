@@ -28,22 +28,26 @@ class GroupLikelihood:
         The linear predictor without effects of groups.
     """
 
+    most = LARGEST_EXPONENT
+
     def __init__(self, cells: Cells, base: np.ndarray):
         self.cells, self.base, self.family = cells, base, FAMILIES[cells.family]
         self.strata = cells.strata
         self.largest = float(np.abs(base).max(initial=0.0))
 
-    def cumulants(self, moved: np.ndarray) -> np.ndarray:
+    def cumulants(self, moved: np.ndarray, furthest: float | None = None) -> np.ndarray:
         """Return ``sum_i m_i A(eta_i)`` of each group, (..., n_groups, n_points).
 
         Parameters
         ----------
         moved : ndarray of shape (..., n_strata, n_points)
             ``z'u`` of strata.
+        furthest : float, optional
+            What its absolute value is at most, where that is known.
         """
-        if self.is_in_reach(moved):
+        if self.is_in_reach(_largest(moved) if furthest is None else furthest):
             return self.cumulants_in_reach(moved)
-        return self.cells.sums(self.cells.size[:, None] * self.family.cumulant(self.predictor(moved)))
+        return self.cells.sized_sums(self.family.cumulant(self.predictor(moved)))
 
     def derivatives(self, effects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``sum_i m_i A'(eta_i) z_i`` and ``sum_i m_i A''(eta_i) z_i z_i'``.
@@ -73,19 +77,18 @@ class GroupLikelihood:
             How far from there.
         """
         beyond = excess(self.family, self.predictor(moved), repeated(steps, self.strata.of_cell))
-        return self.cells.sums(self.cells.size[:, None] * beyond)
+        return self.cells.sized_sums(beyond)
 
     def of_strata(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return sums of ``m_i A'(eta_i)`` and ``m_i A''(eta_i)`` over strata, by their ``z'u``."""
-        if self.is_in_reach(moved):
+        if self.is_in_reach(_largest(moved)):
             return self.of_strata_in_reach(moved)
         mean, weight = self.family.mean_and_weight(self.predictor(moved))
-        size = self.cells.size[:, None]
-        return self.strata.of_cells(size * mean), self.strata.of_cells(size * weight)
+        return self.strata.of_sized_cells(mean), self.strata.of_sized_cells(weight)
 
-    def is_in_reach(self, moved: np.ndarray) -> bool:
-        """Whether products of exponentials stay in floating point."""
-        return self.largest + max(moved.max(), -moved.min()) <= LARGEST_EXPONENT
+    def is_in_reach(self, furthest: float) -> bool:
+        """Whether products of exponentials are what the family says, effects of groups up to so far away."""
+        return self.largest + furthest <= self.most
 
     def cumulants_in_reach(self, moved: np.ndarray) -> np.ndarray:
         """Return `cumulants` by ``z'u`` of strata."""
@@ -103,9 +106,11 @@ class GroupLikelihood:
 class PoissonLikelihood(GroupLikelihood):
     """`GroupLikelihood` of Poisson counts."""
 
+    most = LARGEST_PREDICTOR
+
     def __init__(self, cells: Cells, base: np.ndarray):
         super().__init__(cells, base)
-        self.expected = cells.strata.of_cells(cells.size[:, None] * np.exp(np.minimum(base, LARGEST_PREDICTOR)))
+        self.expected = cells.strata.of_sized_cells(np.exp(np.minimum(base, LARGEST_PREDICTOR)))
 
     def cumulants_in_reach(self, moved: np.ndarray) -> np.ndarray:
         """Return ``sum_i m_i A(eta_i)`` of each group."""
@@ -113,7 +118,7 @@ class PoissonLikelihood(GroupLikelihood):
 
     def of_strata_in_reach(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return what is expected of each stratum, twice."""
-        expected = np.exp(np.minimum(moved, LARGEST_PREDICTOR))
+        expected = np.exp(moved)
         expected *= self.expected
         return expected, expected
 
@@ -130,9 +135,7 @@ class BinomialLikelihood(GroupLikelihood):
         odds = self.odds(moved)
         odds += 1.0
         np.log(odds, out=odds)
-        if not self.cells.has_single_trials:
-            odds *= self.cells.size[:, None]
-        return self.cells.sums(odds)
+        return self.cells.sized_sums(odds)
 
     def of_strata_in_reach(self, moved: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return ``sum_i m_i p_i`` and ``sum_i m_i p_i (1 - p_i)`` of each stratum."""
@@ -140,16 +143,18 @@ class BinomialLikelihood(GroupLikelihood):
         lower = odds + 1.0
         np.reciprocal(lower, out=lower)
         odds *= lower
-        if not self.cells.has_single_trials:
-            odds *= self.cells.size[:, None]
         lower *= odds
-        return self.strata.of_cells(odds), self.strata.of_cells(lower)
+        return self.strata.of_sized_cells(odds), self.strata.of_sized_cells(lower)
 
     def odds(self, moved: np.ndarray) -> np.ndarray:
         """Return ``e^eta`` of cells, by one exponential a stratum."""
         odds = repeated(np.exp(moved), self.strata.of_cell)
         odds *= self.base_odds
         return odds
+
+
+def _largest(moved):
+    return max(moved.max(), -moved.min())
 
 
 LIKELIHOODS: dict[str, type[GroupLikelihood]] = {"binomial": BinomialLikelihood, "poisson": PoissonLikelihood}

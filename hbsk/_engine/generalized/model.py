@@ -26,7 +26,9 @@ from hbsk._engine.generalized.inner import (
     Rule,
     added,
     effect_moments,
+    group_modes,
     hermite_rule,
+    integrate_about,
     integrate_groups,
     inverse_root,
     log_mean_exponential,
@@ -37,6 +39,7 @@ from hbsk._engine.generalized.inner import (
     transposed_times,
     triples,
 )
+from hbsk._engine.generalized.likelihood import group_likelihood
 from hbsk._engine.mode_search import Look
 from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
 
@@ -152,23 +155,29 @@ class GeneralizedModel:
         common, theta = psi[:, : self.n_common], psi[:, self.n_common :]
         variance, factor = self.variance_points(theta)
         n_groups, q = self.cells.n_groups, self.cells.n_varying
-        log_integral = np.empty((len(psi), n_groups))
+        # points are next to each other in memory, as in all that is put there
+        log_integral = np.empty((n_groups, len(psi))).T
         effects, growth = None, None
         if moments and self.cells.family == "poisson" and self.cells.varies_by_intercept:
-            growth = np.empty((len(psi), n_groups))
+            growth = np.empty((n_groups, len(psi))).T
         if moments:
             sizes = (q, len(pairs(q)), len(triples(q)))
-            effects = EffectMoments(*(np.empty((size, len(psi), n_groups)) for size in sizes))
+            effects = EffectMoments(*(np.empty((size, n_groups, len(psi))).swapaxes(1, 2) for size in sizes))
         for points, groups, cells in self.cells.blocks(len(psi)):
             b, scale = common[points], factor[points]
             z = np.zeros((q, cells.n_groups, len(b))) if start is None else start.modes(b, scale, groups)
-            found = integrate_groups(cells, cells.predictor(b), scale, z, self.rule)
+            base = cells.predictor(b)
+            likelihood = group_likelihood(cells, base)
+            found = integrate_about(likelihood, *group_modes(cells, base, scale, z, likelihood), scale, self.rule)
             log_integral[points, groups] = found.log_integral.T + b @ cells.yx.T + cells.y_offset
-            if effects is not None:
-                for whole, part in zip(effects, effect_moments(found, scale, self.rule), strict=True):
-                    whole[:, points, groups] = part
+            if effects is None:
+                continue
+            moments_here = effect_moments(found, scale)
+            for whole, part in zip(effects, moments_here, strict=True):
+                whole[:, points, groups] = part
             if growth is not None:
-                growth[points, groups] = log_mean_exponential(found, scale, self.rule).T
+                expected = likelihood.derivatives(np.zeros_like(z))[0][0].T
+                growth[points, groups] = log_mean_exponential(moments_here, scale[:, 0, 0], cells.yz[0], expected)
         log_density = log_integral.sum(axis=1) + self.log_prior(common, theta, variance)
         return GeneralizedPoints(log_density, common, variance, log_integral, effects, growth)
 
