@@ -311,12 +311,14 @@ def test_a_pickle_of_a_few_groups_is_small(rng):
 
 
 def test_levels_of_a_column_are_encoded_once_for_a_fit(rng, monkeypatch):
-    X = pd.DataFrame({"c": rng.choice(["u", "v", "w"], 60), "g": rng.choice(list("abcde"), 60)})
+    X = pd.DataFrame({"c": rng.choice(["u", "v", "w"], 60), "g": rng.choice(list("abcde"), 60), "h": np.arange(60) % 4})
     looked_at = []
-    encode = design.encode_levels
-    monkeypatch.setattr(design, "encode_levels", lambda *of: looked_at.append(of[2]) or encode(*of))
+    encode = design.encode_texts
+    monkeypatch.setattr(design, "encode_texts", lambda *of: looked_at.append(of[3]) or encode(*of))
     PartialPoolingClassifier("c + (1 | g)").fit(X, np.arange(60) % 2)
     assert looked_at == ["c"]
+    PartialPoolingRegressor("c + (1 | g) + (1 | h)").fit(X, rng.normal(size=60))  # which asks for designs three times
+    assert looked_at == ["c", "c"]
 
 
 @pytest.mark.parametrize(
