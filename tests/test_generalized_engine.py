@@ -16,10 +16,11 @@ from hbsk._engine.generalized.data import Responses, group_constants
 from hbsk._engine.generalized.families import FAMILIES, excess
 from hbsk._engine.generalized.fit import generalized_model
 from hbsk._engine.generalized.inner import effect_moments, hermite_rule, integrate_groups, log_mean_exponential
-from hbsk._engine.generalized.model import louis_derivatives, mode_start
+from hbsk._engine.generalized.model import louis_derivatives
 from hbsk._engine.generalized.own_estimates import own_estimates
 from hbsk._engine.generalized.proposal import joint_proposals
 from hbsk._engine.generalized.search import find_joint_mode
+from hbsk._engine.generalized.working import working_model
 from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._posterior.generalized import fit_generalized
@@ -130,7 +131,7 @@ def test_louis_derivatives_are_those_of_differences(family, q):
     hessian = [(a.gradient - b.gradient) / (2 * step) for a, b in zip(around[::2], around[1::2], strict=True)]
     np.testing.assert_allclose(look.gradient, gradient, atol=2e-5 * np.abs(gradient).max())
     np.testing.assert_allclose(-look.precision, hessian, atol=1e-4 * np.abs(hessian).max())
-    start = mode_start(model.cells, psi[:3], np.eye(q), np.zeros((q, model.cells.n_groups)))[0]
+    start = working_model(model.cells, psi[:3], np.eye(q), np.zeros((q, model.cells.n_groups))).start
     of_common = model.common_gradient(np.stack([psi, psi + 0.1]), start)
     np.testing.assert_allclose(of_common[0], look.gradient[:3], rtol=1e-9, atol=1e-9)
     there = [model.evaluate(psi + 0.1 + sign * step * np.eye(len(psi))[:3], start).log_density for sign in (1, -1)]

@@ -12,7 +12,7 @@ from hbsk._engine.fit import engine_common_prior, own_errors
 from hbsk._engine.generalized.cells import Cells
 from hbsk._engine.generalized.data import GeneralizedScaling, Responses, standardise_responses
 from hbsk._engine.generalized.inner import EffectMoments
-from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints, mode_start
+from hbsk._engine.generalized.model import GeneralizedModel, GeneralizedPoints
 from hbsk._engine.generalized.proposal import MANY_COLUMNS, JointProposal, joint_proposals
 from hbsk._engine.generalized.propriety import generalized_tails
 from hbsk._engine.generalized.search import JointMode, find_joint_mode, pseudo_inverse
@@ -127,14 +127,12 @@ def points_per_axis(cells: Cells) -> int:
 
 def small_sds(model: GeneralizedModel, location) -> np.ndarray:
     """Return sds near which group effects begin to be seen: as in `hbsk._engine.fit`, by weights without them."""
-    cells = model.cells
-    q = cells.n_varying
+    q, n_groups = model.cells.n_varying, model.cells.n_groups
     if not q:
         return np.ones(0)
-    start, _ = mode_start(cells, model.pooled, np.zeros((q, q)), np.zeros((q, cells.n_groups)))
     to_engine = np.eye(q) if location is None else location.to_engine
-    information = np.sum(to_engine * (start.zwz.sum(axis=2) @ to_engine), axis=0) / cells.n_groups
-    return 2.0 * (np.maximum(information, 1e-12) * np.sqrt(max(cells.n_groups, 2) / 2)) ** -0.5
+    information = np.sum(to_engine * (model.pooled.start.zwz.sum(axis=2) @ to_engine), axis=0) / n_groups
+    return 2.0 * (np.maximum(information, 1e-12) * np.sqrt(max(n_groups, 2) / 2)) ** -0.5
 
 
 def integrate_generalized(
@@ -208,14 +206,14 @@ class Sequel:
 
 def resolved(model: GeneralizedModel) -> tuple[GeneralizedModel, JointMode]:
     """Return the model with a quadrature that is fine enough where its posterior is, and its joint mode."""
-    start = None
+    begin = None
     while True:
-        mode = find_joint_mode(model, start)
+        mode = find_joint_mode(model, begin)
         q = model.cells.n_varying
         finer = model.points_per_axis + (4 if q == 1 else 2)
         if not model.parameters.n_dim or finer**q > MOST_POINTS or is_fine(model, mode, 2 * finer - 3):
             return model, mode
-        model, start = replace(model, points_per_axis=finer), mode.psi
+        model, begin = replace(model, points_per_axis=finer), (mode.psi, mode.start)
 
 
 def is_fine(model: GeneralizedModel, mode: JointMode, finer: int) -> bool:

@@ -20,34 +20,27 @@ import numpy as np
 from hbsk._engine.generalized.cells import Cells, repeated
 from hbsk._engine.generalized.families import FAMILIES
 from hbsk._engine.generalized.inner import (
-    ROUNDING,
     EffectMoments,
     GroupIntegrals,
     Rule,
-    added,
     effect_moments,
     group_modes,
     hermite_rule,
     integrate_about,
     integrate_groups,
-    inverse_root,
     log_mean_exponential,
     node_blocks,
     pairs,
-    precision_of_z,
     times,
-    transposed_times,
     triples,
 )
 from hbsk._engine.generalized.likelihood import group_likelihood
+from hbsk._engine.generalized.working import ModeStart, WorkingModel, complete_pooling, working_model
 from hbsk._engine.mode_search import Look
 from hbsk._engine.variance_parameters import VarianceParameters, VariancePoints
 
 # Step in theta of the differences that carry derivatives in Lambda over to theta: those of a few smooth functions.
 DIFFERENCE_STEP = 1e-4
-# Steps of complete pooling, and the longest in units of the predictor.
-POOLED_STEPS, LONGEST_STEP = 50, 3.0
-POOLED_TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
@@ -116,9 +109,10 @@ class GeneralizedModel:
         return replace(self, cells=self.cells.of(np.arange(0, self.cells.n_groups, step)))
 
     @cached_property
-    def pooled(self) -> np.ndarray:
-        """Mode of the coefficients without effects of groups, (p,)."""
-        return complete_pooling(self.cells, self.prior_mean, self.prior_precision)
+    def pooled(self) -> WorkingModel:
+        """The working model at the mode of the coefficients without effects of groups."""
+        common, q = complete_pooling(self.cells, self.prior_mean, self.prior_precision), self.cells.n_varying
+        return working_model(self.cells, common, np.zeros((q, q)), np.zeros((q, self.cells.n_groups)))
 
     # priors
 
@@ -243,7 +237,7 @@ class GeneralizedModel:
             of_part = louis_derivatives(cells, base[:, 0], factor, found, self.rule)
             gradient += of_part[0]
             hessian += of_part[1]
-        hessian[range(p), range(p)] -= self.prior_precision
+        hessian[:p, :p] -= np.diag(self.prior_precision)
         gradient[:p] -= self.prior_precision * (psi[:p] - self.prior_mean)
         gradient, hessian = self._in_theta(around, variance, factors, gradient, hessian)
         return Look(psi, value, gradient, -hessian), modes
@@ -256,14 +250,13 @@ class GeneralizedModel:
         p, q, n_theta = self.n_common, self.cells.n_varying, self.parameters.n_dim
         if not n_theta:
             return gradient[:p], hessian[:p, :p]
-        by_factor = np.broadcast_to(gradient[p:].reshape(q, q), factors.shape)
-        one = np.ones((len(around), 1))
+        one, by_factor = np.ones((len(around), 1)), gradient[p:].reshape(1, q, q)
         # the gradient in theta with the derivative in Lambda held: its slope is the curvature of prior and map
         slopes = self.parameters.gradient(around, points, one, one, by_factor, None)
         curvature = (slopes[1 : n_theta + 1] - slopes[n_theta + 1 :]) / (2 * DIFFERENCE_STEP)
         jacobian = (factors[1 : n_theta + 1] - factors[n_theta + 1 :]).reshape(n_theta, -1).T / (2 * DIFFERENCE_STEP)
         change = np.zeros((p + q * q, p + n_theta))
-        change[range(p), range(p)] = 1.0
+        change[:p, :p] = np.eye(p)
         change[p:, p:] = jacobian
         hessian = change.T @ hessian @ change
         hessian[p:, p:] += 0.5 * (curvature + curvature.T)
@@ -299,7 +292,7 @@ def louis_derivatives(
         here = zeta[..., nodes]
         mean, curvature = family.mean_and_weight(base[:, None] + repeated(moved[:, nodes], strata.of_cell))
         residual = cells.y[:, None] - cells.size[:, None] * mean
-        scores[:p, :, nodes] = cells.sums(cells.x.T[..., None] * residual)
+        scores[:p, :, nodes] = (cells.times_x @ residual).reshape(p, cells.n_groups, residual.shape[1])
         by_stratum = strata.of_cells(residual)
         for a in range(q):
             by_effect = strata.to_groups(strata.times_column(by_stratum, a))
@@ -333,110 +326,3 @@ def _information(cells, weight, with_zeta, with_products):
             information[of_column, p + q * c : p + q * (c + 1)] = with_products @ (columns[a] * columns[c])
     information[p:, :p] = information[:p, p:].T
     return information
-
-
-def complete_pooling(cells: Cells, prior_mean: np.ndarray, prior_precision: np.ndarray) -> np.ndarray:
-    """Return the mode of the coefficients without effects of groups, by iterated weighted least squares."""
-    family = FAMILIES[cells.family]
-    common = np.where(prior_precision > 0, prior_mean, 0.0)
-    if not len(common):
-        return common
-    share = cells.y.sum() / max(cells.size.sum(), 1e-300)
-    if family.name == "binomial" and 0 < share < 1 and cells.offset is None and np.all(cells.x[:, 0] == 1.0):
-        common[0] = np.log(share / (1.0 - share))
-    for _ in range(POOLED_STEPS):
-        mean, weight = family.mean_and_weight(cells.predictor(common[None])[:, 0])
-        gradient = (cells.y - cells.size * mean) @ cells.x - prior_precision * (common - prior_mean)
-        precision = cells.x.T @ (cells.x * (weight * cells.size)[:, None]) + np.diag(prior_precision)
-        step = np.linalg.lstsq(precision, gradient, rcond=1e-12)[0]
-        step *= min(1.0, LONGEST_STEP / max(np.abs(cells.x @ step).max(), 1e-300))
-        common = common + step
-        if step @ precision @ step < POOLED_TOLERANCE:
-            break
-    return common
-
-
-@dataclass(frozen=True)
-class ModeStart:
-    """Where modes of groups are looked for at any (b, theta): those of the Gaussian model with weights held.
-
-    With ``t_j = Z'(y - m mu) + Z'WZ u^`` at a known mode u^ of the effects, one step of Newton's method in u leads to
-    ``z = (I + Lambda' Z'WZ Lambda)^-1 Lambda' (t_j - Z'WX (b - b^))``, by products over groups alone.
-
-    Attributes
-    ----------
-    common : ndarray of shape (p,)
-        b^.
-    target : ndarray of shape (q, n_groups)
-        t.
-    zwz : ndarray of shape (q, q, n_groups)
-    zwx : ndarray of shape (q, n_groups, p)
-    """
-
-    common: np.ndarray
-    target: np.ndarray
-    zwz: np.ndarray
-    zwx: np.ndarray
-
-    @cached_property
-    def whitened(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return C (n_groups, q, q) of ``Z'WZ = C C'`` and ``C^-1 Z'WX`` (n_groups, q, p), in directions it has."""
-        values, vectors = np.linalg.eigh(np.moveaxis(self.zwz, 2, 0))
-        root = np.sqrt(np.maximum(values, 0.0))
-        seen = root > np.sqrt(ROUNDING) * root[:, -1:]
-        unrooted = np.where(seen, 1.0 / np.where(seen, root, 1.0), 0.0)
-        white = unrooted[..., None] * np.einsum("jba,bjx->jax", vectors, self.zwx)
-        return vectors * (root * seen)[:, None], white
-
-    def of(self, groups: slice) -> ModeStart:
-        """Return the start of some groups."""
-        return ModeStart(self.common, self.target[:, groups], self.zwz[:, :, groups], self.zwx[:, groups])
-
-    def modes(self, common: np.ndarray, factor: np.ndarray, groups: slice) -> np.ndarray:
-        """Return z, (q, n_groups, n_points), at coefficients (n_points, p) and factors (n_points, q, q)."""
-        q = len(self.zwz)
-        if not q:
-            return np.empty((0, len(range(*groups.indices(self.target.shape[1]))), len(common)))
-        zwz = self.zwz[:, :, groups]
-        left = self.target[:, groups, None] - self.zwx[:, groups] @ (common - self.common).T
-        turned = transposed_times(factor, left)
-        if q == 1:
-            return turned / (1.0 + factor[:, 0, 0] ** 2 * zwz[0, 0, :, None])
-        root = inverse_root(precision_of_z(factor, zwz[..., None]))
-        along = [added(root[a, b] * turned[a] for a in range(b + 1)) for b in range(q)]
-        return np.array([added(root[a, b] * along[b] for b in range(a, q)) for a in range(q)])
-
-
-def predictor_at(cells: Cells, common: np.ndarray, effects: np.ndarray) -> np.ndarray:
-    """Return the linear predictor of cells at coefficients (p,) and effects (q, n_groups)."""
-    eta = cells.predictor(common[None])[:, 0]
-    for a in range(cells.n_varying):
-        eta += effects[a, cells.group] * cells.columns[a]
-    return eta
-
-
-def mode_start(cells: Cells, common: np.ndarray, factor: np.ndarray, modes: np.ndarray) -> tuple[ModeStart, np.ndarray]:
-    """Return the start of searches near a known mode, and ``X'WX`` of these weights.
-
-    Parameters
-    ----------
-    cells : Cells
-    common : ndarray of shape (p,)
-    factor : ndarray of shape (q, q)
-        ``Lambda``.
-    modes : ndarray of shape (q, n_groups)
-        Of z.
-    """
-    effects = factor @ modes
-    eta = predictor_at(cells, common, effects)
-    mean, weight = FAMILIES[cells.family].mean_and_weight(eta)
-    weight = weight * cells.size
-    score = np.add.reduceat((cells.y - cells.size * mean) * cells.columns, cells.starts, axis=1)
-    q, n_groups, p = cells.n_varying, cells.n_groups, len(common)
-    zwz, zwx = np.empty((q, q, n_groups)), np.empty((q, n_groups, p))
-    for a in range(q):
-        weighted = weight * cells.columns[a]
-        zwz[a] = np.add.reduceat(weighted * cells.columns, cells.starts, axis=1)
-        zwx[a] = np.add.reduceat(weighted[:, None] * cells.x, cells.starts, axis=0)
-    target = score + np.einsum("abj,bj->aj", zwz, effects)
-    return ModeStart(common, target, zwz, zwx), cells.x.T @ (cells.x * weight[:, None])
