@@ -89,7 +89,9 @@ def test_plots_are_drawn(fitted, plot):
     # Without pooling the mean of groups is no parameter: a constant, which has no density.
     common = ["1|Subject"] if name == "no pooling" else ["Intercept"]
     variables = [*common, *sorted(VARIANCES[name] - {"corr_Subject", "corr_pupil"})]
-    getattr(az, plot)(tree, var_names=variables, backend="matplotlib")
+    # Two subjects of eighteen: what a panel takes does not depend on how many there are.
+    coords = {"Subject__factor_dim": ["308", "309"]} if name == "no pooling" else {}
+    getattr(az, plot)(tree, var_names=variables, coords=coords, backend="matplotlib")
     figure = plt.gcf()
     figure.canvas.draw()
     assert len(figure.axes) >= 1

@@ -70,10 +70,10 @@ def contradictions(estimator):
     }
 
 
+# Partly pooled proportions are checked among the slow tests: the classifier walks the same way.
 @parametrize_with_checks(
     [
         Proportions(),
-        Proportions(group_features=-1),
         Proportions(group_features=0, pooling="none", unknown_groups="error"),
         ShrunkenProportions(),
         ShrunkenProportions(group_features=-1),

@@ -26,9 +26,13 @@ PAIRS = [("a", "b"), ("c", "e"), ("f", "a")]
 FIRST, SECOND = [a for a, _ in PAIRS], [b for _, b in PAIRS]
 
 
-def of_draws(model, factor="g", x=0.0, n_draws=20_000):
+def draws_of(model, n_draws=20_000):
+    return model.to_datatree(draws=n_draws // 4, random_state=3)["posterior"]
+
+
+def of_draws(model, tree=None, factor="g", x=0.0):
     """Return joint draws of the levels of all groups, (n_draws, n_groups)."""
-    tree = model.to_datatree(draws=n_draws // 4, random_state=3)["posterior"]
+    tree = draws_of(model) if tree is None else tree
     level = tree[f"1|{factor}"].to_numpy()
     level = level.reshape(-1, level.shape[-1])
     if f"x|{factor}" in tree:
@@ -56,9 +60,10 @@ def test_differences_are_those_of_joint_draws(formula, monkeypatch):
     model = PartialPoolingRegressor(formula).fit(X, Y)
     table = model.compare_groups(FIRST, SECOND, factor="g", coverage=0.8)
     assert list(table) == ["group", "other", "mean", "sd", "eti80_lb", "eti80_ub", "p_greater"]
-    agrees(table, of_draws(model))
+    tree = draws_of(model)
+    agrees(table, of_draws(model, tree))
     there = model.compare_groups(FIRST, SECOND, factor="g", at={"x": 21.0}, coverage=0.8)
-    agrees(there, of_draws(model, x=21.0))
+    agrees(there, of_draws(model, tree, x=21.0))
     means = model.group_effects(at={"x": 21.0}).query("term == '1|g'").set_index("group")["mean"]
     np.testing.assert_allclose(there["mean"], means[FIRST].to_numpy() - means[SECOND].to_numpy(), rtol=1e-7)
 

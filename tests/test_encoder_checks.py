@@ -22,7 +22,7 @@ def contradictions(estimator):
 @parametrize_with_checks(
     [
         PartialPoolingEncoder(cv=3),
-        PartialPoolingEncoder(columns=0, cv=3, unknown_groups="nan", add=("sd", "count")),
+        PartialPoolingEncoder(columns=0, target_type="continuous", cv=3, unknown_groups="nan", add=("sd", "count")),
         PartialPoolingEncoder(target_type="continuous", method="sure", cv=3, unknown_groups="error"),
     ],
     expected_failed_checks=contradictions,

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import matplotlib
 import pytest
+from sklearn.model_selection import KFold
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[1] / "examples").rglob("*.py"))
-SAMPLED = {"plot_eight_schools", "plot_lesson_simulation"}  # NUTS: up to a minute
+# NUTS, up to a minute; simulations and comparisons of many fits, whose like of fewer fits stay.
+SLOW = {"plot_eight_schools", "plot_lesson_simulation", "plot_james_stein_risk", "plot_compare_baselines"}
 
 # The questions that the gallery answers: a script that is renamed or lost is noticed.
 QUESTIONS = {
@@ -57,6 +59,10 @@ def own_folder(tmp_path, monkeypatch):
     plt.close("all")
 
 
+def once(n_splits, n_repeats, random_state):
+    return KFold(n_splits, shuffle=True, random_state=random_state)
+
+
 def figures():
     import matplotlib.pyplot as plt
 
@@ -65,10 +71,12 @@ def figures():
 
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SAMPLED)) for path in EXAMPLES],
+    [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] * (path.stem in SLOW)) for path in EXAMPLES],
 )
 def test_example_runs_and_draws(path, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(path)])
+    # What the folds are repeated for are the digits; `run.py example` shows those.
+    monkeypatch.setattr("sklearn.model_selection.RepeatedKFold", once)
     runpy.run_path(str(path), run_name="__main__")
     assert figures() > 0
 

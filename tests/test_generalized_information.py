@@ -1,6 +1,7 @@
 """LOO and WAIC of counts and classes against ratios of marginal likelihoods on a grid."""
 
 import warnings
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -19,20 +20,27 @@ GROUP = np.array([0, 0, 1, 1, 2, 2, 3, 3, 4, 4])
 FRAME = pd.DataFrame({"g": GROUP})
 
 
-def log_evidence(rows):
-    """``log p(y)`` of some rows under Normal(0, 1.5) and HalfNormal(2.5), on a grid of (b, tau, z_j)."""
-    b, tau, z = np.linspace(-7, 7, 121), np.linspace(0.0, 11.0, 161), np.linspace(-7, 7, 141)
+b, tau, z = np.linspace(-7, 7, 121), np.linspace(0.0, 11.0, 161), np.linspace(-7, 7, 141)
+
+
+@cache
+def evidence_of_group(successes, failures):
+    """``log p(a | b, tau)`` of a group on the grid, but for coefficients: groups come again and again."""
     law = np.exp(-0.5 * z**2)
     law /= law.sum()
     eta = b[:, None, None] + tau[:, None] * z
-    log_p, log_q = log_expit(eta), log_expit(-eta)
+    return np.log(np.exp(successes * log_expit(eta) + failures * log_expit(-eta)) @ law)
+
+
+def log_evidence(rows):
+    """``log p(y)`` of some rows under Normal(0, 1.5) and HalfNormal(2.5), on a grid of (b, tau, z_j)."""
     total = -0.5 * (b[:, None] / 1.5) ** 2 - 0.5 * (tau / 2.5) ** 2
     total[:, [0, -1]] -= np.log(2)  # trapezoid rule
     for group in np.unique(GROUP[rows]):
         at = rows[GROUP[rows] == group]
         a, m = SUCCESSES[at], TRIALS[at]
         constant = sum(binom.logpmf(a, m, 0.5) + m * np.log(2))
-        total = total + constant + np.log(np.exp(a.sum() * log_p + (m - a).sum() * log_q) @ law)
+        total = total + constant + evidence_of_group(int(a.sum()), int((m - a).sum()))
     return logsumexp(total)
 
 

@@ -16,7 +16,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.linear_model import Ridge
 
 from hbsk import JamesSteinEstimator, PartialPoolingClassifier, PartialPoolingRegressor, from_json, to_json
-from hbsk.exceptions import ConvergenceWarning, NoGroupsWarning, ShrinkageWarning
+from hbsk.exceptions import NoGroupsWarning, ShrinkageWarning
 
 
 def rows(n=60, seed=3):
@@ -117,12 +117,11 @@ def test_known_standard_errors_and_weights_come_back():
     pd.testing.assert_frame_equal(loaded.group_effects_, fitted.group_effects_, check_exact=True)
 
 
-def test_draws_of_nuts_come_back():
-    options = {"draws": 25, "tune": 25, "chains": 2, "random_state": 1}
-    with pytest.warns(ConvergenceWarning):
-        fitted = PartialPoolingRegressor("x + (1 | school) + (1 | class)", inference="nuts", **options).fit(X, Y)
+def test_draws_of_nuts_come_back(crossed):
+    fitted, frame, _ = crossed
+    new = frame[:7].assign(pupil=list("abnewca"))
     loaded = from_json(to_json(fitted))
-    assert answers(loaded, NEW) == answers(fitted, NEW)
+    assert answers(loaded, new) == answers(fitted, new)
     pd.testing.assert_frame_equal(loaded.diagnostics_, fitted.diagnostics_, check_exact=True)
     stats = fitted._learnt.fitted.sample_stats
     assert {name: loaded._learnt.fitted.sample_stats[name].tobytes() for name in stats} == {

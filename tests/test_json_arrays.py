@@ -2,6 +2,7 @@
 
 import base64
 import json
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,13 @@ MODELS = {
     "classes": lambda: PartialPoolingClassifier("x + (1 | g)").fit(X, Y > 0),
     "encoder": lambda: PartialPoolingEncoder(add=("sd", "count")).fit(X[["g", "h"]], np.digitize(Y, [-0.5, 0.5])),
 }
+
+
+@cache
+def document(name):
+    return to_json(MODELS[name]())
+
+
 ANSWERS = {"classes": "predict_proba", "encoder": "transform"}
 
 
@@ -74,7 +82,7 @@ def test_every_array_changed_is_refused_in_our_words_or_answers_in_finite_number
 
 
 def test_the_field_is_named():
-    content = json.loads(to_json(MODELS["means"]()))
+    content = json.loads(document("means"))
     number = content["state"]["_learnt"]["fields"]["means"]["fields"]["theta_sd"]["value"]
     arrays = list(content["arrays"])
     arrays[number] = encoded(np.full(6, -1.0))
@@ -101,7 +109,7 @@ ENCODED = {
 
 @pytest.mark.parametrize(("change", "message"), ENCODED.values(), ids=ENCODED)
 def test_encodings_that_no_fit_has_are_refused_by_name(change, message):
-    content = json.loads(to_json(MODELS["encoder"]()))
+    content = json.loads(document("encoder"))
     fields = content["state"]["_learnt"]["fields"]["columns"]["g"]["fields"]
     for name, values in change.items():
         fields[name] = {"$": "array", "value": len(content["arrays"])}
@@ -111,7 +119,7 @@ def test_encodings_that_no_fit_has_are_refused_by_name(change, message):
 
 
 def test_columns_of_an_encoder_are_those_of_its_rows():
-    whole = to_json(MODELS["encoder"]())
+    whole = document("encoder")
     for change in ("another name", "many columns", "names that are none", "labels that are none"):
         content = json.loads(whole)
         state = content["state"]

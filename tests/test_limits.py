@@ -157,13 +157,13 @@ def test_collinear_columns_share_their_coefficient(rng, pooling):
 @pytest.mark.parametrize("slopes", [None, "all"])
 def test_more_columns_than_rows(rng, pooling, slopes):
     X, y = grouped(rng, [2, 3, 6])
-    more = pd.DataFrame(rng.normal(size=(11, 17)), columns=[f"c{k}" for k in range(17)])
+    more = pd.DataFrame(rng.normal(size=(11, 11)), columns=[f"c{k}" for k in range(11)])
     wide = pd.concat([X, more], axis=1)
-    slopes = None if slopes is None else ["x", "c1", "c2"]
+    slopes = None if slopes is None else ["x", "c1"]
     model = PartialPoolingRegressor(group_features="g", pooling=pooling, slope_features=slopes, correlated=False)
     model.fit(wide, y)
     assert_finite(answers(model, wide), ("effects",) if pooling == "none" else ())
-    assert len(model.coef_) == 19
+    assert len(model.coef_) == 13
     # the posterior is proper: a far point is less certain than the data
     far = wide.copy()
     far[more.columns] += 10.0

@@ -149,9 +149,12 @@ def test_the_same_seed_gives_the_same_draws_of_every_kind_of_seed():
         return nuts.sample_posterior(model, draws=20, tune=20, chains=2, random_state=random_state).b
 
     model = eight_schools()
-    for make in (lambda: 5, lambda: np.random.RandomState(5), lambda: np.random.default_rng(5)):
-        np.testing.assert_array_equal(intercepts(make()), intercepts(make()))
+    np.testing.assert_array_equal(intercepts(5), intercepts(np.int64(5)))
     assert np.any(intercepts(5) != intercepts(6))
+    # of a generator an integer is drawn
+    for make in (np.random.RandomState, np.random.default_rng):
+        assert isinstance(engine_nuts._seed(make(5)), int)
+        assert engine_nuts._seed(make(5)) == engine_nuts._seed(make(5)) != engine_nuts._seed(make(6))
     assert engine_nuts._seed(None) is None
     with pytest.raises(ValueError, match=r"random_state='five'"):
         engine_nuts._seed("five")

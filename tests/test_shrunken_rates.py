@@ -26,12 +26,12 @@ def fitted(method, count=COUNT, size=SIZE, **params):
 
 def brute_force(method, count, size):
     """Weights on a fine grid of (log kappa, m) by scipy's own laws of counts, and kappa and m."""
-    u = np.linspace(-14, 16, 121) + np.log(np.median(size))
+    u = np.linspace(-14, 16, 61) + np.log(np.median(size))
     if method == "beta-binomial":
-        m = stats.beta(0.5, 0.5).ppf((np.arange(250) + 0.5) / 250)
-        log_prior = np.zeros(250)  # equal shares of the prior
+        m = stats.beta(0.5, 0.5).ppf((np.arange(120) + 0.5) / 120)
+        log_prior = np.zeros(120)  # equal shares of the prior
     else:
-        log_m = np.linspace(-9, 4, 251)
+        log_m = np.linspace(-9, 4, 131)
         m, log_prior = np.exp(log_m), 0.5 * log_m  # m^-1/2, by log m
     kappa, m = np.exp(u)[:, None], m[None]
     log_weight = stats.logistic(np.log(np.median(size))).logpdf(u)[:, None] + log_prior

@@ -10,6 +10,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from hbsk import PartialPoolingClassifier, PartialPoolingCountRegressor
 from tests import test_sklearn_checks as fast
+from tests.test_binomial_checks import Proportions
 
 pytestmark = [pytest.mark.slow, *([fast.pytestmark] if not isinstance(fast.pytestmark, list) else fast.pytestmark)]
 
@@ -28,6 +29,7 @@ ESTIMATORS = [
     for cls in (PartialPoolingClassifier, PartialPoolingCountRegressor)
     if settings(estimator := cls(**dict(zip(OPTIONS, values, strict=True)))) not in FAST
 ]
+ESTIMATORS.append(Proportions(group_features=-1))
 
 
 @parametrize_with_checks(ESTIMATORS, expected_failed_checks=fast.contradictions, xfail_strict=True)
