@@ -255,6 +255,11 @@ def test_tables_documents_and_displays(method):
     summary = model.summary()
     assert list(summary.index) == ["Intercept", "kappa", "between_group_variance", "1|player_sigma"]
     assert (summary["eti95_lb"] < summary["eti95_ub"]).all()
+    exact = model.summary(diagnostics=True)
+    pd.testing.assert_frame_equal(exact[summary.columns], summary)
+    assert exact.columns[len(summary.columns) :].tolist() == ["equivalent_draws", "equivalent_draws_tail", "mcse_mean"]
+    assert np.isinf(exact["equivalent_draws"]).all()
+    assert (exact["mcse_mean"] == 0).all()
     ranks = model.rank_groups()
     assert ranks["expected_rank"].sum() == pytest.approx(21)
     assert ranks.index[0] == "d"

@@ -39,7 +39,7 @@ from hbsk._posterior.summary import n_rank_draws, rank_table, ranks_of_draws, su
 from hbsk._shrinkage.draws import draw_means
 from hbsk._shrinkage.heterogeneity import analyse_means, why_not_analysed
 from hbsk._shrinkage.rates import FittedRates
-from hbsk._shrinkage.tables import EFFECT_COLUMNS, effect_table, parameter_table, rate_table
+from hbsk._shrinkage.tables import EFFECT_COLUMNS, WITHOUT_MONTE_CARLO, effect_table, parameter_table, rate_table
 
 
 def check_only_factor(factors: tuple[Factor, ...], factor: Any) -> None:
@@ -151,7 +151,7 @@ class ShrunkenAnswersMixin:
             return effect_table(factor.name, term, factor.labels, self.group_sizes_, own, learnt.means, coverage)
         return pd.DataFrame(columns=EFFECT_COLUMNS)
 
-    def summary(self, coverage=0.95):
+    def summary(self, coverage=0.95, *, diagnostics=False):
         """Return the parameters that were estimated, with what is known of them.
 
         Method and target of the fit are the names of its columns and rows, and stand in its upper left corner.
@@ -160,6 +160,9 @@ class ShrunkenAnswersMixin:
         ----------
         coverage : float, default=0.95
             Probability of the central intervals.
+        diagnostics : bool, default=False
+            Whether to add what other estimators tell of Monte Carlo error. Nothing is sampled here: there is none,
+            ``mcse_mean`` is 0, ``equivalent_draws`` and ``equivalent_draws_tail`` are infinite.
 
         Returns
         -------
@@ -176,18 +179,19 @@ class ShrunkenAnswersMixin:
         learnt = learnt_by(self)
         if isinstance(learnt.means, FittedRates):
             table = rate_table(learnt.means, [factor.name for factor in learnt.factors], float(coverage))
-            return table.rename_axis(index=f"target: {learnt.target}", columns=learnt.method)
-        analysis = None if why_not_analysed(learnt.means) else self.heterogeneity(coverage)
-        terms = [term for factor in learnt.factors for term in factor.terms]
-        table = parameter_table(
-            learnt.means,
-            learnt.columns,
-            terms[0] if terms else None,
-            self.between_group_variance_,
-            analysis,
-            float(coverage),
-            tau2_is_given=learnt.variance_by == "given",
-        )
+        else:
+            terms = [term for factor in learnt.factors for term in factor.terms]
+            table = parameter_table(
+                learnt.means,
+                learnt.columns,
+                terms[0] if terms else None,
+                self.between_group_variance_,
+                None if why_not_analysed(learnt.means) else self.heterogeneity(coverage),
+                float(coverage),
+                tau2_is_given=learnt.variance_by == "given",
+            )
+        if diagnostics:
+            table = table.assign(**WITHOUT_MONTE_CARLO)
         return table.rename_axis(index=f"target: {learnt.target}", columns=learnt.method)
 
     def heterogeneity(self, coverage=0.95):

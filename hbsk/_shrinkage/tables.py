@@ -21,6 +21,8 @@ from hbsk._shrinkage.shrunken_groups import infinite_where_unknown
 EFFECT_COLUMNS = [
     "factor", "group", "term", "n", "no_pooling", "mean", "sd", "deviation", "deviation_sd", "shrinkage",
 ]  # fmt: skip
+# What tables of posteriors tell of Monte Carlo error, where nothing is sampled.
+WITHOUT_MONTE_CARLO = {"equivalent_draws": np.inf, "equivalent_draws_tail": np.inf, "mcse_mean": 0.0}
 
 
 def effect_table(
