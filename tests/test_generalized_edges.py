@@ -225,3 +225,17 @@ def test_one_row_far_along_a_varying_column_leaves_a_posterior():
     for name, unit in {"1|g_sigma": 1.0, "x|g_sigma": 100.0, "corr_g[1, x]": 1.0}.items():
         assert farther.loc[name, "mean"] * unit == pytest.approx(near.loc[name, "mean"], abs=0.1 * near.loc[name, "sd"])
         assert farther.loc[name, "sd"] * unit == pytest.approx(near.loc[name, "sd"], rel=0.1)
+
+
+@pytest.mark.parametrize("family", ["binomial", "poisson"])
+@pytest.mark.parametrize("seed", [0, 4])
+def test_few_counts_in_many_groups_are_integrated(family, seed):
+    """Their posteriors have a shoulder at an sd of zero, where coefficients have long stopped to move with its log."""
+    rng, codes = np.random.default_rng(seed), np.repeat(np.arange(70), 3)
+    rate = 0.2 * np.exp(rng.normal(0.0, 0.7, 70)[codes])
+    y = rng.poisson(rate) if family == "poisson" else rng.random(len(codes)) < rate
+    ones = np.ones((len(codes), 1))
+    found = fit_generalized(of_rows(y, x=ones, family=family, codes=codes), priors_of(p=1, sd_of_intercept=2.5))
+    assert found.reliable
+    assert found.posterior.pareto_k < 0.5
+    assert len(found.found.nodes.weight) <= 1024

@@ -139,6 +139,10 @@ class VarianceParameters:
         """Coordinates of theta that hold group sds."""
         return tuple(self._sd_at.values())
 
+    def free_sds(self, theta: np.ndarray) -> np.ndarray:
+        """Return the group sds that have coordinates, (n_points, n_free), in the order of `sd_coordinates`."""
+        return self._sds(theta)[:, list(self._sd_at)]
+
     def coordinates_of(self, columns: Collection[int]) -> list[int]:
         """Return the coordinates of theta that Lambda of some varying columns, all those of a block, hangs on."""
         of_sds = [at for k, at in self._sd_at.items() if k in columns]

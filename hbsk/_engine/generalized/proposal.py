@@ -1,7 +1,7 @@
 """What nodes of (b, theta) are drawn from: theta from a law of its own, then b given theta, nearly normal.
 
 Let C be the inverse of minus the Hessian of the log density at the joint mode, and ``B = C_bt C_tt^-1``. Given theta,
-b has the centre ``b^ + B (theta - theta^)`` and the root
+b has the centre ``b^ + B m(theta)`` and the root
 
     R(theta) = R_Louis R_W(theta^)^-1 R_W(theta),
     R_W(theta) R_W(theta)' = (X'WX + K - sum_j (X'WZ)_j Lambda (I + Lambda' (Z'WZ)_j Lambda)^-1 Lambda' (Z'WX)_j)^-1
@@ -9,6 +9,10 @@ b has the centre ``b^ + B (theta - theta^)`` and the root
 with the weights W of the mode, R_Louis the root of the covariance of b given theta^ by the Hessian. This is the
 covariance of the coefficients in a Gaussian model with these weights: with few groups it grows with their sd, and
 where R is held fixed the largest weights are far out. (Four groups of counts: Pareto k from 0.65 to -0.46.)
+
+m is ``theta - theta^``, but towards an sd of zero the change of its square, over the derivative of that at the mode.
+(Seventy groups with 37 counts, a shoulder of the posterior at tau = 0: there ``theta - theta^`` leads five conditional
+sds astray; Pareto k from 2.2 to -0.5, 256 nodes instead of 16,128.)
 
 The axes of b have Johnson's S_U laws, the normal law stretched by a hyperbolic sine (Johnson 1949, Biometrika 36):
 tails like those of Student's t with some twenty degrees of freedom, and both a distribution and a quantile in closed
@@ -19,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy import special
@@ -93,7 +98,20 @@ class CommonGivenVariance:
     def centre(self, theta: np.ndarray) -> np.ndarray:
         """Return the centre of b, (n_points, p), at theta (n_points, n_theta)."""
         p = len(self.prior_precision)
-        return self.mode.psi[:p] + (theta - self.mode.psi[p:]) @ self.slope.T
+        moved = theta - self.mode.psi[p:]
+        at = list(self.parameters.sd_coordinates)
+        square, slope = self._square
+        by_square = (self.parameters.free_sds(theta) ** 2 - square) / slope
+        moved[:, at] = np.where(moved[:, at] < 0, by_square, moved[:, at])
+        return self.mode.psi[:p] + moved @ self.slope.T
+
+    @cached_property
+    def _square(self):
+        """Squares of free sds at the mode, and derivatives of these."""
+        theta, at = self.mode.psi[len(self.prior_precision) :], list(self.parameters.sd_coordinates)
+        step = DIFFERENCE_STEP * self.reach
+        below, square, above = self.parameters.free_sds(theta + np.outer([-1, 0, 1], step)) ** 2
+        return square, np.maximum((above - below) / (2 * step[at]), 1e-300)
 
     def draw(
         self, uniforms: np.ndarray, theta: np.ndarray, log_weight: np.ndarray | None = None
