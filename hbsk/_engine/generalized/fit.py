@@ -32,6 +32,10 @@ POINTS_PER_AXIS = (1, 7, 5, 4)
 POINTS_OF_COUNTS = 11
 # For binary rows of few to a group, whose conditional laws are far from normal.
 POINTS_OF_SMALL_GROUPS, SMALL_GROUP = 15, 3.0
+# For a varying intercept and slope of very few groups, whose sds may be so large that laws are cut off, up to so many
+# cells, where points cost little. (Groups of nothing but successes or failures: with the 7 that differences of log
+# densities ask for, their sds are 3.5 % too small, and ends of intervals off by 0.2 of them.)
+POINTS_OF_VERY_FEW, FEW_CELLS = 11, 1_000
 # Of all axes together, beyond which no finer rule is tried.
 MOST_POINTS = 130
 # Nodes of the first round by numbers of groups, and of many columns or of several variance parameters and few groups.
@@ -118,6 +122,8 @@ def points_per_axis(cells: Cells) -> int:
     """Return the points of the quadrature on each axis."""
     if cells.varies_by_intercept and cells.family == "poisson":
         return POINTS_OF_COUNTS
+    if cells.n_varying == 2 and cells.n_groups < VERY_FEW_GROUPS and cells.n_cells <= FEW_CELLS:
+        return POINTS_OF_VERY_FEW
     if cells.n_varying == 1 and cells.family == "binomial":
         per_group = np.add.reduceat(cells.size, cells.starts)
         if np.median(per_group) <= SMALL_GROUP:
