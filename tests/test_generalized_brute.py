@@ -10,7 +10,7 @@ from hbsk._engine.priors import EnginePriors
 from hbsk._engine.sd_prior import SdPrior
 from hbsk._engine.settings import IntegrationSettings
 from hbsk._posterior.generalized import fit_generalized
-from hbsk._posterior.response import inverse_link, response_interval, response_mean
+from hbsk._posterior.response import inverse_link, response_interval, response_log_means, response_mean
 
 CASES = {
     "binary": ("binomial", [1, 1, 0, 1, 0, 0], [1] * 6, [0, 0, 1, 1, 2, 2]),
@@ -102,3 +102,16 @@ def assert_moments(mean, variance, probability, values):
     exact, sd = mean_and_sd(probability, values)
     assert abs(mean - exact) < 0.02 * sd
     np.testing.assert_allclose(np.sqrt(variance), sd, rtol=0.02)
+
+
+def test_logs_of_probabilities_that_floating_point_has_not():
+    responses, priors = of_case("binomial")
+    posterior = fit_generalized(responses, priors, IntegrationSettings()).posterior
+    x, codes = np.ones((3, 1)), [np.array([0, 1, 2])]
+    far = np.array([-1000.0, 1000.0, 0.0])
+    log_mean, log_rest = response_log_means(posterior, x, [x], codes, far)
+    near, near_rest = response_log_means(posterior, x, [x], codes, np.sign(far) * 200.0)
+    # that far out each is proportional to e^eta
+    assert log_mean[0] == pytest.approx(near[0] - 800.0, abs=1e-9)
+    assert log_rest[1] == pytest.approx(near_rest[1] - 800.0, abs=1e-9)
+    np.testing.assert_allclose(np.exp(log_mean[2]) + np.exp(log_rest[2]), 1.0)

@@ -27,11 +27,11 @@ SKEW = 0.4
 # Nodes of a stratum, and strata.
 NODES_OF_A_STRATUM, MOST_STRATA = 16, 16
 # Nodes times rows worked on at a time.
-BLOCK_ELEMENTS = 200_000
+BLOCK_ELEMENTS = 50_000
 # Share of the posterior, that of the widest laws, that mean rates of new groups leave out.
 WIDEST = 0.005
-# Largest exponent in floating point.
-LARGEST_EXPONENT = 700.0
+# Largest exponent in floating point, and the least probability that is nowhere near its end.
+LARGEST_EXPONENT, LEAST_PROBABILITY = 700.0, 1e-290
 
 
 def response_mean(
@@ -113,11 +113,18 @@ def response_log_means(
     log_mean, log_rest, strata = np.empty(len(x)), np.empty(len(x)), _strata(posterior)
     for at, mixture in _blocks(posterior, x, z, codes, offset):
         points, weight = _points(mixture, strata)
-        with np.errstate(divide="ignore"):  # no weight at all
-            log_weight = np.log(weight)[:, None]
-        log_mean[at] = logsumexp(log_expit(points) + log_weight, axis=0)
-        log_rest[at] = logsumexp(log_expit(-points) + log_weight, axis=0)
+        log_mean[at], log_rest[at] = _log_mean_expit(points, weight), _log_mean_expit(-points, weight)
     return log_mean, log_rest
+
+
+def _log_mean_expit(points, weight):
+    """Return logs of mean probabilities, of predictors (n_points, n_rows): of logs only where these are too small."""
+    mean = weight @ expit(points)
+    is_lost = mean < LEAST_PROBABILITY
+    log_mean = np.log(np.where(is_lost, 1.0, mean))
+    if is_lost.any():
+        log_mean[is_lost] = logsumexp(log_expit(points[:, is_lost]), b=weight[:, None], axis=0)
+    return log_mean
 
 
 def response_interval(
