@@ -239,3 +239,18 @@ def test_few_counts_in_many_groups_are_integrated(family, seed):
     assert found.reliable
     assert found.posterior.pareto_k < 0.5
     assert len(found.found.nodes.weight) <= 1024
+
+
+@pytest.mark.parametrize("seed", [22, 32, 43])
+def test_flat_priors_beside_sds_that_leave_them_nothing(seed):
+    # three failures, beside a wide prior of the sd: where it is large the groups take all that data tell of the others
+    rng = np.random.default_rng(seed)
+    X = pd.DataFrame({"g": np.repeat(np.arange(13), 2), "x": rng.normal(size=26).round(1)})
+    trials = 1 + rng.integers(3, size=26)
+    failures = np.isin(np.arange(26), rng.choice(26, 3, replace=False))
+    flat = ("Flat", {})
+    wide = {"Intercept": flat, "x": flat, "1|g": ("Normal", {"sigma": ("HalfNormal", {"sigma": 10.0})})}
+    model = PartialPoolingCountRegressor("x + (1 | g)", family="binomial", priors=wide, inference="marginal")
+    model.fit(X, trials - failures, trials=trials)
+    assert np.isfinite(model.coef_).all()
+    assert np.isfinite(model.predict_interval(X)).all()

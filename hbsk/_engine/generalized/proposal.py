@@ -28,7 +28,7 @@ from functools import cached_property
 import numpy as np
 from scipy import special
 
-from hbsk._engine.generalized.inner import added, beside_identity, inverse_root, pairs
+from hbsk._engine.generalized.inner import ROUNDING, added, beside_identity, inverse_root, pairs
 from hbsk._engine.generalized.search import JointMode, pseudo_inverse
 from hbsk._engine.integrate import N_REPLICATES, KernelT, Nodes, kernels_on_nodes, unit_cube_points
 from hbsk._engine.proposals import LEAST_CURVATURE, MOST_CURVATURE, NODES_PER_DIMENSION
@@ -239,7 +239,9 @@ def working_lower(
     q, n_groups = start.target.shape
     if not p:
         return np.empty((len(theta), 0, 0))
-    precision = np.repeat((mode.xwx + np.diag(prior_precision))[None], len(theta), axis=0)
+    # regular in floats too: large sds leave flat priors nothing but what differences are rounded by
+    least = prior_precision + p * ROUNDING * np.diag(mode.xwx)
+    precision = np.repeat((mode.xwx + np.diag(least))[None], len(theta), axis=0)
     width = max(1, HELD_NUMBERS // max(p * p * q * q, len(theta) * q * q, 1))
     for first in range(0, n_groups if q else 0, width):
         groups = slice(first, first + width)
