@@ -27,6 +27,7 @@ ESTIMATORS = [
     *(cls() for cls in CLASSES),
     PartialPoolingRegressor(group_features=-1),
     PartialPoolingClassifier(group_features=-1),
+    PartialPoolingCountRegressor(group_features=-1),
     PartialPoolingRegressor(group_features=-1, pooling="complete"),
     PartialPoolingRegressor(group_features=-1, pooling="none", unknown_groups="nan"),
     PartialPoolingClassifier(group_features=-1, pooling="none", unknown_groups="nan"),  # a label cannot be NaN
