@@ -12,7 +12,7 @@ from scipy.interpolate import CubicSpline
 from scipy.special import expit, ndtr
 
 RULE = np.polynomial.legendre.leggauss(40)
-DROP, HALVINGS, REACH = 30.0, 50, 8.5
+DROP, HALVINGS = 30.0, 50
 
 
 class Law(NamedTuple):
@@ -34,10 +34,10 @@ class Grid(NamedTuple):
 
 def grid_of(family, y, size, x, codes, sds, sd_of_tau, n_tau=48):
     """Return a `Grid`; priors are Normal(0, sds) on coefficients of centred columns, HalfNormal(sd_of_tau) on tau."""
-    n_b = 51 if x.shape[1] == 1 else 29
+    n_b, reach = (51, 8.5) if x.shape[1] == 1 else (31, 9.1)
     x = x - np.append(0.0, x[:, 1:].mean(axis=0))
     groups = [np.flatnonzero(codes == j) for j in range(codes.max() + 1)]
-    mesh = np.stack(np.meshgrid(*[np.linspace(-REACH, REACH, n_b)] * x.shape[1], indexing="ij"), axis=-1)
+    mesh = np.stack(np.meshgrid(*[np.linspace(-reach, reach, n_b)] * x.shape[1], indexing="ij"), axis=-1)
     mesh = mesh.reshape(-1, x.shape[1])
     taus = np.exp(np.linspace(np.log(sd_of_tau) - 8.5, np.log(6.5 * sd_of_tau), n_tau))
     log_joint, b, width, effects = [], [], [], []
@@ -53,10 +53,10 @@ def grid_of(family, y, size, x, codes, sds, sd_of_tau, n_tau=48):
         effects.append(points)
         log_prior = -0.5 * np.sum((b[-1] / sds) ** 2, axis=1) - 0.5 * (tau / sd_of_tau) ** 2 + np.log(tau)
         log_joint.append(log_integral + log_prior + np.log(np.diag(root)).sum())
-        width.append(2.0 * REACH / (n_b - 1) * root)
+        width.append(2.0 * reach / (n_b - 1) * root)
     weight = np.exp(np.array(log_joint) - np.max(log_joint))
     weight /= weight.sum()
-    assert weight[:, np.abs(mesh).max(axis=1) == REACH].sum() < 1e-6  # the grid holds the posterior
+    assert weight[:, np.abs(mesh).max(axis=1) == reach].sum() < 1e-6  # the grid holds the posterior
     predictor, rate = zip(
         *(_group_law(family, weight, b, [e[j] for e in effects]) for j in range(len(groups))), strict=True
     )
