@@ -149,6 +149,15 @@ def test_unknown_groups():
         error.predict_proba(NEW)
 
 
+@pytest.mark.parametrize("first", ["no", "yes"])
+@pytest.mark.parametrize("dtype", [object, "string", "str"])
+def test_text_classes_of_a_series_do_not_depend_on_which_comes_first(model, first, dtype):
+    order = np.argsort(first != Y, kind="stable")
+    found = PartialPoolingClassifier(group_features="g").fit(X.iloc[order], pd.Series(Y, dtype=dtype).iloc[order])
+    assert found.classes_.tolist() == ["no", "yes"]
+    np.testing.assert_allclose(found.predict_proba(NEW), model.predict_proba(NEW), atol=1e-9)
+
+
 @pytest.mark.parametrize("labels", [(False, True), (0, 1), (-1, 1), ("b", "a"), (2.0, 5.0)])
 def test_any_two_labels(model, labels):
     y = np.where(Y == "yes", labels[1], labels[0])

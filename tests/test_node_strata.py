@@ -66,6 +66,15 @@ def test_mixtures_over_strata_are_those_over_nodes():
     np.testing.assert_allclose((mixture_quantiles(found, LEVELS) - ends) / scale, 0.0, atol=0.005)
 
 
+def test_parts_that_are_not_centred_keep_the_covariance_of_means_and_sds():
+    weight, tau, mean, sd = nodes()
+    along = NodeStrata.of_nodes(weight, tau, 0.0).along(mean)  # few strata, in which both vary much
+    parts = tuple(np.full((1, len(along.nodes.share), 3), value) for value in (2.0, 0.5))
+    found = along.mixture(mean, sd, np.ones(1), parts)
+    for one, other in zip(found.moments(), RowMixture(weight, mean + 2.0 * sd, (0.5 * sd) ** 2).moments(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9)
+
+
 def test_noise_is_added():
     weight, tau, mean, sd = nodes()
     along = NodeStrata.of_nodes(weight, tau, 1.0).along(mean)

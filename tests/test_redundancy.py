@@ -9,7 +9,7 @@ from sklearn.compose import make_column_transformer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from hbsk import PartialPoolingRegressor
+from hbsk import PartialPoolingClassifier, PartialPoolingRegressor
 from hbsk._model.redundancy import find_relations
 from hbsk.exceptions import RedundantColumnsWarning
 
@@ -162,6 +162,13 @@ def test_columns_that_tell_all_groups_apart(data, drop):
     assert "tell all 12 groups" in message
     # a column that varies within groups tells none of them
     assert warnings_of(model(), X.join(level).assign(**{"3": level["3"] + 0.01 * X["x"] ** 2}), y) == []
+
+
+def test_columns_of_a_classifier_that_tell_all_groups_apart(data):
+    X, y = data
+    again = X[["g", "x"]].join(pd.get_dummies(X["g"], prefix="is").iloc[:, 1:])
+    (message,) = warnings_of(PartialPoolingClassifier(group_features="g"), again, y > y.median())
+    assert "tell all 12 groups of 'g' apart" in message
 
 
 @pytest.mark.parametrize("has_intercept", [True, False])
